@@ -1,0 +1,118 @@
+# `make` or `make help` lists the targets. Each one sets up what it needs, without root and without Docker.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Any Python from 3.11 to 3.13; `make PYTHON=/path/to/python …` picks one. Looked for only when it is needed.
+PYTHON ?= $$(.ci/find-python)
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+# What a set-up depends on: a change here sets up again, anything else doesn't.
+SETUP := pyproject.toml
+
+ENDPOINT ?= anthropic
+ENDPOINTS ?= anthropic local:8080
+TESTS ?= tests
+CODE = $(foreach part,stbass celery_app tests benchmarks examples,$(if $(wildcard $(part)/*.py $(part)/*/*.py),$(part)))
+
+.PHONY: help
+help:  ## list the targets
+	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z0-9._%-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@echo "  make worker ENDPOINT='anthropic local:8080'   make test TESTS=tests/unit   make PYTHON=python3.13 install"
+
+# Set-up ------------------------------------------------------------------------------------------
+
+.PHONY: install
+install: $(VENV)/.installed  ## make .venv with stbass in it, ready for work
+
+$(VENV)/.installed: $(SETUP)
+	@python="$(PYTHON)"; [ -n "$$python" ] || exit 1; \
+	[ -x $(BIN)/python ] || { echo "making $(VENV) with $$python"; "$$python" -m venv $(VENV); }
+	@echo "installing stbass[dev] into $(VENV)"
+	@$(BIN)/python $(PIP_INSTALL) --upgrade pip
+	@$(BIN)/python $(PIP_INSTALL) -e ".[dev]"
+	@touch $@
+
+# One environment per Python version: .venv-3.12, .venv-3.13.
+.venv-3.%/.installed: $(SETUP)
+	@python=$$(.ci/find-python 3.$*); \
+	[ -x .venv-3.$*/bin/python ] || { echo "making .venv-3.$* with $$python"; "$$python" -m venv .venv-3.$*; }
+	@echo "installing stbass[dev] into .venv-3.$*"
+	@.venv-3.$*/bin/python $(PIP_INSTALL) --upgrade pip
+	@.venv-3.$*/bin/python $(PIP_INSTALL) -e ".[dev]"
+	@touch $@
+
+# The oldest versions that pyproject.toml allows.
+.venv-lowest/.installed: $(SETUP) tests/lowest.txt
+	@python=$$(.ci/find-python 3.11); \
+	[ -x .venv-lowest/bin/python ] || { echo "making .venv-lowest with $$python"; "$$python" -m venv .venv-lowest; }
+	@echo "installing stbass[dev] at its lowest versions into .venv-lowest"
+	@.venv-lowest/bin/python $(PIP_INSTALL) --upgrade pip
+	@.venv-lowest/bin/python $(PIP_INSTALL) -e ".[dev]" -c tests/lowest.txt
+	@touch $@
+
+$(VENV)/.installed-bench: $(VENV)/.installed
+	@echo "installing stbass[bench] into $(VENV)"
+	@$(BIN)/python $(PIP_INSTALL) -e ".[dev,bench]"
+	@touch $@
+
+# Use ---------------------------------------------------------------------------------------------
+
+.PHONY: demo
+demo: install  ## the whole thing in one minute: Redis, two workers, results and failures
+	@$(BIN)/stbass demo
+
+.PHONY: worker
+worker: install  ## a worker for ENDPOINT (several: ENDPOINT='anthropic local:8080')
+	@$(BIN)/stbass worker $(foreach endpoint,$(ENDPOINT),-e $(endpoint))
+
+.PHONY: dev
+dev: install  ## Redis and one worker per endpoint in ENDPOINTS, until Ctrl-C
+	@$(BIN)/stbass dev $(foreach endpoint,$(ENDPOINTS),-e $(endpoint))
+
+# Check -------------------------------------------------------------------------------------------
+
+.PHONY: test
+test: install  ## the tests (TESTS=path picks some)
+	@$(BIN)/python -m pytest -q -m "not slow" $(TESTS)
+
+.PHONY: test-slow
+test-slow: install  ## the tests that take long
+	@$(BIN)/python -m pytest -q -m slow $(TESTS)
+
+.PHONY: test-3.12 test-3.13
+test-3.12 test-3.13: test-%: .venv-%/.installed
+	@.venv-$*/bin/python -m pytest -q -m "not slow" $(TESTS)
+test-3.12:  ## the tests on Python 3.12
+test-3.13:  ## the tests on Python 3.13
+
+.PHONY: lowest
+lowest: .venv-lowest/.installed  ## the tests with the oldest dependencies allowed
+	@.venv-lowest/bin/python -m pytest -q -m "not slow" $(TESTS)
+
+.PHONY: lint
+lint: install  ## ruff: rules and format
+	@$(BIN)/ruff check $(CODE)
+	@$(BIN)/ruff format --check $(CODE)
+
+.PHONY: format
+format: install  ## ruff: mend what it can
+	@$(BIN)/ruff check --fix $(CODE)
+	@$(BIN)/ruff format $(CODE)
+
+.PHONY: types
+types: install  ## mypy, strict
+	@$(BIN)/mypy $(CODE)
+
+.PHONY: bench
+bench: $(VENV)/.installed-bench  ## ours and the peers side by side; writes benchmarks/results.md
+	@$(BIN)/python -m benchmarks
+
+.PHONY: clean
+clean:  ## remove environments, caches and build products
+	@rm -rf .venv .venv-* .venvs .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
