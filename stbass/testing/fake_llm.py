@@ -30,6 +30,7 @@ __all__ = ["FakeLLM", "LLMError", "complete", "embed"]
 _BODY_LIMIT = 2**20
 _DIMENSIONS = 8
 _START_SECONDS = 10.0
+_GOOD, _BAD = {"early", "great", "kind", "thanks"}, {"broken", "late", "never", "rude"}
 
 
 class LLMError(StbassError):
@@ -253,6 +254,9 @@ async def _read_body(reader: asyncio.StreamReader) -> bytes:
 
 
 def _say(model: str, asked: str) -> str:
+    if "good, bad or neither" in asked:
+        words = set(asked.lower().replace(".", " ").split())
+        return "bad" if words & _BAD else "good" if words & _GOOD else "neither"
     return f"{model} on {asked!r}: it depends."
 
 

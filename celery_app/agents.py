@@ -1,0 +1,93 @@
+"""Example agents. They ask the LLM server at ``STBASS_LLM_URL``, which may be a fake one, so that they need no key.
+
+What an agent works on, and with which model, stands in its placement::
+
+    (reason, Placement(model="opus", endpoint="anthropic", config={"prompt": "Why is the sky blue?", "steps": 4}))
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery_app.settings import Settings
+from stbass.errors import ConfigurationError
+from stbass.process import Process, ProcessContext
+from stbass.testing import fake_llm as llm
+
+__all__ = ["classify", "embed", "reason", "summarize"]
+
+_TEXTS = ("The parcel came a day early.", "The parcel never came.", "The parcel is blue.")
+
+
+@Process
+async def reason(ctx: ProcessContext) -> dict[str, Any]:
+    """Think in steps (``steps``, 4) about ``prompt``, with a checkpoint after each; goes on where it was cut off."""
+    prompt, steps = _config(ctx, "prompt", "Why is the sky blue?"), int(_config(ctx, "steps", 4))
+    thoughts: list[str] = list((ctx.resumed_from or {}).get("thoughts", ()))
+    while len(thoughts) < steps:
+        ctx.progress(len(thoughts), steps, f"step {len(thoughts) + 1}")
+        thoughts.append(await llm.complete(f"{prompt} (step {len(thoughts) + 1})", model=_model(ctx), url=_url()))
+        ctx.checkpoint({"step": len(thoughts), "thoughts": thoughts.copy()})
+    ctx.progress(steps, steps, "done")
+    return {"steps": steps, "conclusion": thoughts[-1] if thoughts else ""}
+
+
+@Process
+async def classify(ctx: ProcessContext) -> dict[str, str]:
+    """Give each of ``texts`` a label, with a checkpoint after each. Fails on a text that is empty."""
+    texts = list(_config(ctx, "texts", _TEXTS))
+    labels: dict[str, str] = {}
+    for done, text in enumerate(texts):
+        ctx.progress(done, len(texts), "classifying")
+        if not text.strip():
+            raise ValueError(f"text {done + 1} of {len(texts)} is empty: there is nothing to classify")
+        answer = await llm.complete(f"{text} Is this good, bad or neither?", model=_model(ctx), url=_url())
+        labels[text] = _label(answer)
+        ctx.checkpoint({"classified": len(labels), "of": len(texts)})
+    ctx.progress(len(texts), len(texts), "done")
+    return labels
+
+
+@Process
+async def embed(ctx: ProcessContext) -> list[list[float]]:
+    """The vectors of ``texts``."""
+    texts = list(_config(ctx, "texts", _TEXTS))
+    vectors: list[list[float]] = []
+    for done, text in enumerate(texts):
+        ctx.progress(done, len(texts), "embedding")
+        vectors.append(await llm.embed(text, model=_model(ctx), url=_url()))
+        ctx.checkpoint({"embedded": len(vectors)})
+    ctx.progress(len(texts), len(texts), "done")
+    return vectors
+
+
+@Process
+async def summarize(ctx: ProcessContext) -> str:
+    """A summary of ``texts``, in one go."""
+    texts = list(_config(ctx, "texts", _TEXTS))
+    return await llm.complete("Summarize: " + " ".join(texts), model=_model(ctx), url=_url())
+
+
+def _config(ctx: ProcessContext, name: str, default: Any) -> Any:
+    config = ctx.placement.config if ctx.placement is not None else None
+    return (config or {}).get(name, default)
+
+
+def _model(ctx: ProcessContext) -> str:
+    return (ctx.placement.model if ctx.placement is not None else None) or "default"
+
+
+def _url() -> str:
+    url = Settings.from_environment().llm_url
+    if url is None:
+        raise ConfigurationError(
+            "STBASS_LLM_URL is not set where this process runs: the example agents ask the server there;"
+            " start one with python -m stbass.testing.fake_llm and set STBASS_LLM_URL=http://127.0.0.1:8080"
+        )
+    return url
+
+
+def _label(answer: str) -> str:
+    """The first label that stands in the answer."""
+    words = [word.strip(".,:;!?'\"").lower() for word in answer.split()]
+    return next((word for word in words if word in ("good", "bad", "neither")), "neither")

@@ -1,0 +1,302 @@
+"""Settings of the worker application, all of them from the environment, all of them checked at the start.
+
+``python -m celery_app`` prints the page that documents them (``docs/settings.md``).
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+from stbass.errors import ConfigurationError
+
+__all__ = ["Settings", "page"]
+
+_POOLS = {
+    "asyncio": "stbass.backends.celery.pool:AsyncioPool",
+    "prefork": "prefork",
+    "threads": "threads",
+    "solo": "solo",
+}
+_REDIS = ("redis", "rediss", "redis+socket", "sentinel")
+_AMQP = ("amqp", "amqps", "pyamqp")
+_DEFAULT_REDIS = "redis://localhost:6379/0"
+_ASYNCIO_CONCURRENCY = 1000
+_KEY_CHARACTERS = 16
+_PREFIX = "STBASS_"
+_PAGE = """\
+# Settings of the worker application
+
+`celery -A celery_app worker` and `stbass worker` read these environment variables. An empty one counts as not set.
+A wrong one is refused at the start: the error names the variable and says what is wrong with it, and never shows a
+secret. A producer that uses `celery_app.app` reads the same ones.
+
+| variable | meaning | default |
+|---|---|---|
+{rows}
+
+This page is generated: `python -m celery_app > docs/settings.md`.
+"""
+
+
+def _url(*schemes: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        # Nothing of the text goes into a reason but the scheme: a password may stand anywhere in a wrong URL.
+        for part in text.split(";"):
+            scheme, separator, _ = part.partition("://")
+            if not separator or scheme not in schemes:
+                raise ValueError(f"must be a URL that starts with one of {', '.join(s + '://' for s in schemes)}")
+            if scheme == "redis+socket":
+                continue
+            try:
+                split = urlsplit(part)
+                valid = bool(split.hostname) and (split.port is None or split.port > 0)
+            except ValueError:
+                valid = False
+            if not valid:
+                raise ValueError(f"must be {scheme}://[user:password@]host[:port]/…; host or port is missing or wrong")
+        return text
+
+    return parse
+
+
+def _number(least: float, *, above: bool = False) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value) or value < least or (above and value == least):
+            raise ValueError(f"must be a number of seconds, {'more than' if above else 'at least'} {least:g}")
+        return value
+
+    return parse
+
+
+def _whole(least: int, most: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        value = int(text) if re.fullmatch(r"\d{1,18}", text) else -1
+        if not least <= value <= most:
+            raise ValueError(f"must be a whole number from {least} to {most}")
+        return value
+
+    return parse
+
+
+def _modules(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    for name in names:
+        if not all(part.isidentifier() for part in name.split(".")):
+            raise ValueError(f"must be modules joined with commas, and {name!r} is not the name of one")
+    return names
+
+
+def _pool(text: str) -> str:
+    if text not in _POOLS:
+        raise ValueError(f"must be one of {', '.join(_POOLS)}")
+    return text
+
+
+def _key(text: str) -> str:
+    if len(text) < _KEY_CHARACTERS:
+        raise ValueError(
+            f"must have at least {_KEY_CHARACTERS} characters; make one: python -c 'import secrets;"
+            " print(secrets.token_hex(32))'"
+        )
+    return text
+
+
+def _text(text: str) -> str:
+    return text
+
+
+def _setting(
+    variable: str,
+    parse: Callable[[str], Any],
+    meaning: str,
+    *,
+    default: Any = None,
+    shown: str | None = None,
+    secret: bool = False,
+) -> Any:
+    """A field that is read from ``variable``; ``shown`` is what the documentation says the default is."""
+    shown = f"`{default}`" if shown is None else shown
+    metadata = {"variable": variable, "parse": parse, "meaning": meaning, "shown": shown, "secret": secret}
+    return field(default=default, repr=not secret, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the application is set to. Make one with :meth:`from_environment`."""
+
+    broker_url: str = _setting(
+        "STBASS_BROKER_URL",
+        _url(*_REDIS, *_AMQP),
+        "Where the queues are: Redis 6.2+ or Valkey (`redis://`, `rediss://`, `redis+socket://`, `sentinel://`), or"
+        " RabbitMQ (`amqp://`).",
+        default=_DEFAULT_REDIS,
+        secret=True,
+    )
+    result_backend: str | None = _setting(
+        "STBASS_RESULT_BACKEND",
+        _url(*_REDIS),
+        "Where results, leases and checkpoints are: Redis or Valkey.",
+        shown="the broker, if that is Redis",
+        secret=True,
+    )
+    sentinel_master: str | None = _setting(
+        "STBASS_SENTINEL_MASTER",
+        _text,
+        "Name of the master that the Sentinels watch; needed with a `sentinel://` URL.",
+        shown="none",
+    )
+    include: tuple[str, ...] = _setting(
+        "STBASS_INCLUDE",
+        _modules,
+        "Modules whose processes a worker may run, joined with commas. A worker imports these and no others.",
+        default=("celery_app.agents",),
+        shown="`celery_app.agents`",
+    )
+    signing_key: str | None = _setting(
+        "STBASS_SIGNING_KEY",
+        _key,
+        "Secret that producers and workers share, at least 16 characters. With it every message and every result is"
+        " signed, and one that is not is refused.",
+        shown="none: nothing is signed",
+        secret=True,
+    )
+    pool: str = _setting(
+        "STBASS_POOL",
+        _pool,
+        "How a worker runs processes: `asyncio` (one event loop, thousands of waiting processes), or one of Celery's"
+        " own pools: `prefork`, `threads`, `solo`.",
+        default="asyncio",
+    )
+    concurrency: int | None = _setting(
+        "STBASS_CONCURRENCY",
+        _whole(1, 1_000_000),
+        "How many processes one worker runs at once.",
+        shown=f"`{_ASYNCIO_CONCURRENCY}` with the pool `asyncio`, else the number of CPUs",
+    )
+    lease: float = _setting(
+        "STBASS_LEASE",
+        _number(0.1),
+        "Seconds after which a worker that is not heard of counts as lost.",
+        default=10.0,
+        shown="`10`",
+    )
+    grace: float = _setting(
+        "STBASS_GRACE",
+        _number(0),
+        "Seconds that running processes get to end after SIGTERM, before they are handed to another worker.",
+        default=10.0,
+        shown="`10`",
+    )
+    max_message_bytes: int = _setting(
+        "STBASS_MAX_MESSAGE_BYTES",
+        _whole(1024, 512 * 2**20),
+        "Largest message and largest result, in bytes.",
+        default=16 * 2**20,
+        shown="`16777216` (16 MiB)",
+    )
+    result_expires: float = _setting(
+        "STBASS_RESULT_EXPIRES",
+        _number(0, above=True),
+        "Seconds that results are kept.",
+        default=86400.0,
+        shown="`86400` (a day)",
+    )
+    llm_url: str | None = _setting(
+        "STBASS_LLM_URL",
+        _url("http"),
+        "The chat-completions server that the example agents ask (`python -m stbass.testing.fake_llm` is one).",
+        shown="none: the example agents fail and say so",
+    )
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
+        """Read and check the settings; a variable that is empty counts as not set.
+
+        Args:
+            environment: the variables; None means this process's.
+
+        Raises:
+            ConfigurationError: one is wrong, or is misspelt; the message names it and says why, without its value if
+                that is a secret.
+        """
+        environment = os.environ if environment is None else environment
+        _refuse_misspelt(environment)
+        given: dict[str, Any] = {}
+        for each in fields(cls):
+            variable = each.metadata["variable"]
+            text = environment.get(variable, "").strip()
+            if not text:
+                continue
+            try:
+                given[each.name] = each.metadata["parse"](text)
+            except ValueError as error:
+                what = variable if each.metadata["secret"] else f"{variable}={text!r}"
+                raise ConfigurationError(f"{what}: {error}", variable=variable) from None
+        made = cls(**given)
+        made._check_together()
+        return made
+
+    def _check_together(self) -> None:
+        for each in fields(self):
+            url = getattr(self, each.name)
+            if self.sentinel_master is None and isinstance(url, str) and url.startswith("sentinel://"):
+                raise ConfigurationError(
+                    f"STBASS_SENTINEL_MASTER: must be set, to the name of the master, when {each.metadata['variable']}"
+                    " is a sentinel:// URL",
+                    variable="STBASS_SENTINEL_MASTER",
+                )
+        if self.result_backend is None and self.broker_url.partition("://")[0] not in _REDIS:
+            raise ConfigurationError(
+                "STBASS_RESULT_BACKEND: must be set when STBASS_BROKER_URL is not Redis, e.g. redis://localhost:6379/0",
+                variable="STBASS_RESULT_BACKEND",
+            )
+
+    def for_celery(self) -> dict[str, Any]:
+        """The arguments for :func:`stbass.backends.celery.make_app`."""
+        made: dict[str, Any] = {
+            "broker_url": self.broker_url,
+            "result_backend": self.result_backend or self.broker_url,
+            "include": self.include,
+            "worker_pool": _POOLS[self.pool],
+            "worker_concurrency": self.concurrency or (_ASYNCIO_CONCURRENCY if self.pool == "asyncio" else None),
+            "result_expires": self.result_expires,
+            "stbass_lease": self.lease,
+            "stbass_grace": self.grace,
+            "stbass_max_message_bytes": self.max_message_bytes,
+        }
+        if self.signing_key is not None:
+            made["stbass_signing_key"] = self.signing_key
+        if self.sentinel_master is not None:
+            made["broker_transport_options"] = {"master_name": self.sentinel_master}
+            made["result_backend_transport_options"] = {"master_name": self.sentinel_master}
+        return made
+
+
+def _refuse_misspelt(environment: Mapping[str, str]) -> None:
+    """Refuse what is nearly a setting: otherwise a misspelt signing key would quietly mean no signing."""
+    known = [each.metadata["variable"] for each in fields(Settings)]
+    for name in sorted(environment):
+        if name.upper().startswith(_PREFIX) and name not in known:
+            near = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.85)
+            if near:
+                raise ConfigurationError(f"{name}: there is no such setting; do you mean {near[0]}?", variable=name)
+
+
+def page() -> str:
+    """The page that documents the settings, in Markdown."""
+    rows = [
+        f"| `{each.metadata['variable']}` | {each.metadata['meaning']} | {each.metadata['shown']} |"
+        for each in fields(Settings)
+    ]
+    return _PAGE.format(rows="\n".join(rows))

@@ -1,0 +1,167 @@
+"""Settings come from the environment, are checked at the start, and are documented in one table."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from celery_app.settings import Settings, page
+from stbass.errors import ConfigurationError
+
+ROOT = Path(__file__).parents[2]
+SECRET = "sesame-open-sesame-open"
+
+
+def test_with_nothing_set_everything_has_its_default() -> None:
+    settings = Settings.from_environment({})
+    assert settings == Settings()
+    assert settings.for_celery() == {
+        "broker_url": "redis://localhost:6379/0",
+        "result_backend": "redis://localhost:6379/0",
+        "include": ("celery_app.agents",),
+        "worker_pool": "stbass.backends.celery.pool:AsyncioPool",
+        "worker_concurrency": 1000,
+        "result_expires": 86400.0,
+        "stbass_lease": 10.0,
+        "stbass_grace": 10.0,
+        "stbass_max_message_bytes": 16 * 2**20,
+    }
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "field", "value"),
+    [
+        ("STBASS_BROKER_URL", "rediss://user:pw@host:6380/1", "broker_url", "rediss://user:pw@host:6380/1"),
+        ("STBASS_BROKER_URL", "redis+socket:///tmp/redis.sock", "broker_url", "redis+socket:///tmp/redis.sock"),
+        ("STBASS_RESULT_BACKEND", "redis://[::1]:6379/2", "result_backend", "redis://[::1]:6379/2"),
+        ("STBASS_SENTINEL_MASTER", "main", "sentinel_master", "main"),
+        ("STBASS_INCLUDE", "one.two, three,", "include", ("one.two", "three")),
+        ("STBASS_SIGNING_KEY", SECRET, "signing_key", SECRET),
+        ("STBASS_POOL", "solo", "pool", "solo"),
+        ("STBASS_CONCURRENCY", "25", "concurrency", 25),
+        ("STBASS_LEASE", "0.5", "lease", 0.5),
+        ("STBASS_GRACE", "0", "grace", 0.0),
+        ("STBASS_MAX_MESSAGE_BYTES", "1024", "max_message_bytes", 1024),
+        ("STBASS_RESULT_EXPIRES", "60", "result_expires", 60.0),
+        ("STBASS_LLM_URL", "http://127.0.0.1:8080", "llm_url", "http://127.0.0.1:8080"),
+        ("STBASS_CONCURRENCY", "  ", "concurrency", None),
+    ],
+)
+def test_a_setting_is_read(variable: str, text: str, field: str, value: Any) -> None:
+    assert getattr(Settings.from_environment({variable: text}), field) == value
+
+
+def test_every_setting_is_among_those_tried_above() -> None:
+    [parametrize] = [mark for mark in test_a_setting_is_read.pytestmark if mark.name == "parametrize"]
+    assert {case[0] for case in parametrize.args[1]} == {each.metadata["variable"] for each in fields(Settings)}
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "reason"),
+    [
+        ("STBASS_BROKER_URL", "localhost:6379", "must be a URL that starts with one of redis://"),
+        ("STBASS_BROKER_URL", "http://localhost", "must be a URL that starts with one of redis://"),
+        ("STBASS_BROKER_URL", "redis://", "host or port is missing or wrong"),
+        ("STBASS_BROKER_URL", "redis://localhost:port", "host or port is missing or wrong"),
+        ("STBASS_BROKER_URL", "redis://localhost:99999", "host or port is missing or wrong"),
+        ("STBASS_BROKER_URL", "sentinel://one:26379;http://two", "must be a URL that starts with one of redis://"),
+        ("STBASS_BROKER_URL", "amqp://localhost", "STBASS_RESULT_BACKEND: must be set when"),
+        ("STBASS_BROKER_URL", "sentinel://one:26379", "STBASS_SENTINEL_MASTER: must be set, to the name of the master"),
+        ("STBASS_RESULT_BACKEND", "amqp://localhost", "must be a URL that starts with one of redis://"),
+        ("STBASS_INCLUDE", "agents.py,my-agents", "'my-agents' is not the name of one"),
+        ("STBASS_SIGNING_KEY", "short", "at least 16 characters"),
+        ("STBASS_POOL", "gevent", "STBASS_POOL='gevent': must be one of asyncio, prefork, threads, solo"),
+        ("STBASS_CONCURRENCY", "0", "STBASS_CONCURRENCY='0': must be a whole number from 1"),
+        ("STBASS_CONCURRENCY", "many", "must be a whole number from 1"),
+        ("STBASS_CONCURRENCY", "1.5", "must be a whole number from 1"),
+        ("STBASS_CONCURRENCY", "9" * 5000, "must be a whole number from 1"),
+        ("STBASS_LEASE", "0", r"must be a number of seconds, at least 0\.1"),
+        ("STBASS_LEASE", "nan", "must be a number of seconds"),
+        ("STBASS_GRACE", "-1", "must be a number of seconds, at least 0"),
+        ("STBASS_GRACE", "inf", "must be a number of seconds"),
+        ("STBASS_MAX_MESSAGE_BYTES", "16MiB", "must be a whole number from 1024"),
+        ("STBASS_RESULT_EXPIRES", "0", "must be a number of seconds, more than 0"),
+        ("STBASS_LLM_URL", "https://localhost", "must be a URL that starts with one of http://"),
+    ],
+)
+def test_a_wrong_setting_is_refused_with_its_name_and_the_reason(variable: str, text: str, reason: str) -> None:
+    with pytest.raises(ConfigurationError, match=reason) as caught:
+        Settings.from_environment({variable: text})
+    assert variable in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("STBASS_BROKER_URL", f"redis://user:{SECRET}@host:port"),
+        ("STBASS_BROKER_URL", f"redis://:{SECRET}"),
+        ("STBASS_BROKER_URL", f"http://user:{SECRET}@host"),
+        ("STBASS_BROKER_URL", SECRET),
+        ("STBASS_RESULT_BACKEND", f"redis://user:{SECRET}@host:port"),
+        ("STBASS_SIGNING_KEY", SECRET[:15]),
+    ],
+)
+def test_an_error_never_shows_a_secret(variable: str, text: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        Settings.from_environment({variable: text})
+    shown = f"{caught.value!r} {caught.value} {caught.value.__cause__!r}"
+    assert SECRET[:15] not in shown
+
+
+def test_the_repr_shows_no_secret() -> None:
+    url = f"redis://user:{SECRET}@host"
+    settings = Settings.from_environment(
+        {"STBASS_BROKER_URL": url, "STBASS_RESULT_BACKEND": url, "STBASS_SIGNING_KEY": SECRET}
+    )
+    assert SECRET not in repr(settings)
+
+
+@pytest.mark.parametrize("name", ["STBASS_SIGNIN_KEY", "STBASS_CONCURENCY", "stbass_signing_key"])
+def test_a_misspelt_setting_is_refused(name: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"{name}: there is no such setting; do you mean STBASS_"):
+        Settings.from_environment({name: "anything"})
+
+
+def test_other_variables_are_left_alone() -> None:
+    assert Settings.from_environment({"STBASS_SOMETHING_OF_MINE": "1", "PATH": "/bin"}) == Settings()
+
+
+def test_without_the_asyncio_pool_celery_chooses_the_concurrency() -> None:
+    made = Settings.from_environment({"STBASS_POOL": "prefork"}).for_celery()
+    assert (made["worker_pool"], made["worker_concurrency"]) == ("prefork", None)
+
+
+def test_the_master_of_the_sentinels_goes_to_both_connections() -> None:
+    made = Settings.from_environment(
+        {"STBASS_BROKER_URL": "sentinel://one:26379;sentinel://two:26379", "STBASS_SENTINEL_MASTER": "main"}
+    ).for_celery()
+    assert made["broker_transport_options"] == made["result_backend_transport_options"] == {"master_name": "main"}
+
+
+def test_the_page_in_the_documentation_is_the_one_that_the_settings_make() -> None:
+    assert (ROOT / "docs" / "settings.md").read_text() == page(), "run: python -m celery_app > docs/settings.md"
+
+
+def test_the_page_has_a_row_for_every_setting() -> None:
+    for each in fields(Settings):
+        assert f"| `{each.metadata['variable']}` | {each.metadata['meaning']} |" in page()
+
+
+def test_a_worker_with_a_wrong_setting_does_not_start() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "celery", "-A", "celery_app", "worker", "-Q", "anthropic"],
+        env={**os.environ, "STBASS_LEASE": "soon"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "STBASS_LEASE='soon': must be a number of seconds" in done.stderr
