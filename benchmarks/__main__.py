@@ -1,0 +1,98 @@
+"""``python -m benchmarks [F1 F2 … | all] [--rounds N] [--quick]``: measure, print one table, write ``results.md``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import re
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.harness import ROOT, Row, journal, options, versions
+from benchmarks.report import Section, print_sections, section_of, write_markdown
+from benchmarks.targets import WORK
+
+MODULES = ("fleet", "channels", "composition", "frontends")
+"""Where benchmarks are looked for: a function named ``f1`` that gives back rows is the benchmark F1."""
+
+
+def discover() -> dict[str, Callable[[], list[Row]]]:
+    """Every benchmark by its name, in the order of the list of targets."""
+    found: dict[str, Callable[[], list[Row]]] = {}
+    for name in MODULES:
+        if importlib.util.find_spec(f"benchmarks.{name}") is None:
+            continue
+        module = importlib.import_module(f"benchmarks.{name}")
+        found |= {key.upper(): value for key, value in vars(module).items() if re.fullmatch(r"[a-z]\d", key)}
+    order = [*WORK, *sorted(found)]
+    return {name: found[name] for name in sorted(found, key=order.index)}
+
+
+def run_all(benches: dict[str, Callable[[], list[Row]]]) -> tuple[list[Section], bool]:
+    """Run them one after another; one that breaks is reported and the others go on."""
+    sections: list[Section] = []
+    sound = True
+    for name, bench in benches.items():
+        print(f"{name}: {WORK.get(name, '')}", file=sys.stderr, flush=True)
+        journal.clear()
+        begun = time.monotonic()
+        try:
+            rows = bench()
+        except Exception:
+            # Said in full and counted in the exit code; hours of other results must not go with it.
+            traceback.print_exc()
+            sound = False
+            continue
+        sections.append(section_of(name, rows, journal))
+        sound = sound and not journal.failures
+        print(f"  {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
+    return sections, sound
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run what the command line asks for.
+
+    Returns:
+        0: all measured and no target missed; 1: a target missed; 2: something could not be measured.
+    """
+    benches = discover()
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument(
+        "bench", nargs="*", default=["all"], help=f"all, or some of {' '.join(benches)}; a letter means its group"
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="samples of each subject (5)")
+    parser.add_argument(
+        "--quick", action="store_true", help="one round, hardly waiting for a quiet machine; nothing is written"
+    )
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results.md", help="the page to write")
+    arguments = parser.parse_args(argv)
+    if arguments.rounds < 1:
+        parser.error(f"--rounds must be at least 1, got {arguments.rounds}")
+    wanted: list[str] = [name.upper() for name in arguments.bench]
+    unknown = [name for name in wanted if name != "ALL" and not any(bench.startswith(name) for bench in benches)]
+    if unknown:
+        parser.error(f"no benchmark {', '.join(unknown)}; there are: all {' '.join(benches)}")
+    chosen = {
+        name: run for name, run in benches.items() if any(want == "ALL" or name.startswith(want) for want in wanted)
+    }
+
+    options.rounds, options.patience, options.retake = arguments.rounds, 20.0, True
+    if arguments.quick:
+        options.rounds, options.patience, options.retake = 1, 1.0, False
+    sections, sound = run_all(chosen)
+    print_sections(sections)
+    if arguments.quick:
+        print("Quick figures: one sample each, the machine perhaps busy. Nothing was written.")
+    elif sections:
+        write_markdown(arguments.out, sections, versions, f"{options.rounds} rounds")
+    if not sound:
+        return 2
+    return 1 if any(section.missed for section in sections) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

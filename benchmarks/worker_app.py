@@ -1,0 +1,8 @@
+"""The Celery application of our workers and of our producer."""
+
+from __future__ import annotations
+
+from benchmarks.peers.driver import redis_url
+from stbass.backends.celery import make_app
+
+app = make_app(broker_url=redis_url(), result_backend=redis_url(), include=["benchmarks.agents"])

@@ -1,0 +1,334 @@
+"""The benchmarks' harness: statistics, ratios, targets and tables. What they measure is never asserted."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks import harness
+from benchmarks.harness import Journal, Row, Sample, SubjectFailed, median_alternating, run_driver
+from benchmarks.peers.driver import percentile
+from benchmarks.quiet import CpuTimes, busy_limit, foreign_share, process_tree, read_cpu
+from benchmarks.report import plain_table, section_of, write_markdown
+from benchmarks.targets import TARGETS, WORK, advantage, is_ours, reached
+
+
+@pytest.fixture(autouse=True)
+def _any_machine_is_quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Readings that say that nobody else runs, so that a test depends on no machine."""
+    ticks = iter(range(0, 10_000_000, 100))
+    monkeypatch.setattr(harness, "wait_until_quiet", lambda patience: True)
+    monkeypatch.setattr(harness, "read_cpu", lambda: CpuTimes(next(ticks), 0, 0))
+    harness.journal.clear()
+    yield
+    harness.journal.clear()
+
+
+def _from(values: list[float], calls: list[str], name: str) -> Callable[[], float]:
+    given = iter(values)
+
+    def measure() -> float:
+        calls.append(name)
+        return next(given)
+
+    return measure
+
+
+# Sampling ----------------------------------------------------------------------------------------
+
+
+def test_subjects_are_sampled_in_turn_and_medians_given_back() -> None:
+    # given two subjects
+    calls: list[str] = []
+    subjects = {"a": _from([5, 1, 3], calls, "a"), "b": _from([20, 60, 40], calls, "b")}
+    # when they are sampled three times
+    medians = median_alternating(subjects, rounds=3)
+    # then neither had all of its samples before the other
+    assert calls == ["a", "b", "a", "b", "a", "b"]
+    assert medians == {"a": 3, "b": 40}
+    assert [sample.value for sample in harness.journal.samples] == [5, 20, 1, 60, 3, 40]
+
+
+def test_the_command_line_says_how_many_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    # given a command line that asked for two rounds
+    monkeypatch.setattr(harness.options, "rounds", 2)
+    calls: list[str] = []
+    # when a benchmark does not say how many it wants
+    median_alternating({"a": _from([1, 2], calls, "a")})
+    # then it has two
+    assert len(calls) == 2
+
+
+def test_a_subject_that_fails_is_left_out_and_reported() -> None:
+    # given a subject that fails in its second round
+    def fail() -> float:
+        if len(calls) > 2:
+            raise SubjectFailed("no such server")
+        calls.append("bad")
+        return 1.0
+
+    calls: list[str] = []
+    # when it is sampled beside a good one
+    medians = median_alternating({"bad": fail, "good": _from([1, 2, 3], calls, "good")}, rounds=3)
+    # then the good one has all its samples, and the failure is not forgotten
+    assert medians == {"good": 2}
+    assert harness.journal.failures == {"bad": "no such server"}
+
+
+def test_an_error_of_the_benchmark_itself_is_not_swallowed() -> None:
+    # given a benchmark with a mistake in it
+    def broken() -> float:
+        raise ZeroDivisionError
+
+    # when it is sampled, then the mistake comes out
+    with pytest.raises(ZeroDivisionError):
+        median_alternating({"broken": broken}, rounds=1)
+
+
+def test_a_disturbed_sample_is_taken_again_and_the_quieter_one_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    # given others at work during the first sample and not during the second
+    readings = iter([CpuTimes(0, 0, 0), CpuTimes(100, 50, 0), CpuTimes(200, 50, 0), CpuTimes(300, 50, 0)])
+    monkeypatch.setattr(harness, "read_cpu", lambda: next(readings))
+    # when a subject is sampled once
+    medians = median_alternating({"a": _from([9, 1], [], "a")}, rounds=1)
+    # then the second counts
+    assert medians == {"a": 1}
+    assert [sample.busy for sample in harness.journal.samples] == [False]
+
+
+def test_disturbed_samples_count_only_when_there_are_no_others() -> None:
+    # given samples of which one was disturbed, and samples that all were
+    mixed = [Sample("a", 1, 0.0, False), Sample("a", 100, 0.9, True), Sample("a", 3, 0.0, False)]
+    all_disturbed = [Sample("a", 5, 0.9, True), Sample("a", 7, 0.9, True)]
+    # then their medians are those of what can be trusted most
+    assert harness.median(mixed) == 2
+    assert harness.median(all_disturbed) == 6
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.5, 150), (0.99, 297), (1.0, 300)])
+def test_percentile(share: float, expected: float) -> None:
+    # given 300 values out of order, then the percentile is one of them
+    assert percentile([float(value) for value in range(300, 0, -1)], share) == expected
+
+
+# A quiet machine ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("used", "own", "expected"),
+    [
+        pytest.param(50, 50, 0.0, id="all of it ours"),
+        pytest.param(50, 20, 0.3, id="the rest is foreign"),
+        pytest.param(50, 53, 0.0, id="ours counted more finely than the machine"),
+    ],
+)
+def test_foreign_share(used: int, own: int, expected: float) -> None:
+    assert foreign_share(CpuTimes(1000, 400, 300), CpuTimes(1100, 400 + used, 300 + own)) == pytest.approx(expected)
+
+
+def test_no_time_between_two_readings_is_no_foreign_work() -> None:
+    assert foreign_share(CpuTimes(10, 5, 1), CpuTimes(10, 5, 1)) == 0.0
+
+
+def test_a_short_sample_is_judged_less_strictly_than_a_long_one() -> None:
+    # given windows of 10 and of 1,000 ticks, of which some are always miscounted
+    assert busy_limit(CpuTimes(0, 0, 0), CpuTimes(10, 0, 0)) > busy_limit(CpuTimes(0, 0, 0), CpuTimes(1000, 0, 0))
+
+
+def test_a_process_tree_holds_all_descendants_and_nobody_else() -> None:
+    # given 1 → 2 → 3, 2 → 4, and 1 → 5
+    assert process_tree({1: 0, 2: 1, 3: 2, 4: 2, 5: 1}, 2) == {2, 3, 4}
+
+
+def test_what_this_process_uses_is_its_own() -> None:
+    # given a reading, when this process has worked for some ticks, then they are counted as its own
+    before = read_cpu()
+    end = os.times().user + 0.1
+    while os.times().user < end:
+        sum(range(1000))
+    assert read_cpu().own >= before.own + 5
+
+
+# Ratios and targets ------------------------------------------------------------------------------
+
+
+def test_a_shorter_time_is_the_better_one() -> None:
+    ours, peer = Row("F1", "stbass", 0.5, "s", False), Row("F1", "peer", 2.0, "s", False)
+    assert advantage(ours, peer) == 4
+    assert advantage(peer, ours) == 0.25
+
+
+def test_a_higher_rate_is_the_better_one() -> None:
+    ours, peer = Row("C1", "stbass", 200, "values/s"), Row("C1", "peer", 100, "values/s")
+    assert advantage(ours, peer) == 2
+
+
+@pytest.mark.parametrize(
+    ("subject", "expected"),
+    [("stbass", True), ("stbass two workers", True), ("stbass 0.1.1", False), ("stock Celery", False)],
+)
+def test_what_is_ours(subject: str, expected: bool) -> None:
+    assert is_ours(Row("F1", subject, 1, "s")) is expected
+
+
+@pytest.mark.parametrize(
+    ("ours", "huey", "expected"),
+    [
+        pytest.param(0.3, 0.4, True, id="eight times stock and ahead of all"),
+        pytest.param(0.3, 0.2, False, id="behind another"),
+        pytest.param(0.5, 0.9, False, id="less than eight times stock"),
+    ],
+)
+def test_the_target_of_the_fleet(ours: float, huey: float, expected: bool) -> None:
+    # given stock Celery at 2.5 s
+    rows = [
+        Row("F1", "stbass", ours, "s", False),
+        Row("F1", "stock Celery prefork 2", 2.5, "s", False),
+        Row("F1", "huey", huey, "s", False),
+    ]
+    assert reached("F1", rows) is expected
+
+
+def test_a_target_that_lacks_its_peer_is_neither_reached_nor_missed() -> None:
+    # given ours alone: nothing to be eight times faster than
+    assert reached("F1", [Row("F1", "stbass", 0.1, "s", False)]) is None
+    # and a benchmark without a target
+    assert reached("Z9", [Row("Z9", "stbass", 0.1, "s", False)]) is None
+
+
+def test_an_absolute_target_needs_no_peer() -> None:
+    assert reached("F5", [Row("F5", "stbass", 12, "ms", False)]) is True
+    assert reached("F5", [Row("F5", "stbass", 25, "ms", False)]) is False
+
+
+def test_every_target_belongs_to_a_benchmark_that_is_described() -> None:
+    assert {bench.split()[0] for bench in TARGETS} <= set(WORK)
+
+
+# Tables ------------------------------------------------------------------------------------------
+
+
+def _rows() -> list[Row]:
+    return [
+        Row("F5", "stock Celery threads 100", 5000, "ms", False),
+        Row("F5", "stbass", 10, "ms", False, "a | b"),
+    ]
+
+
+def test_a_section_has_ours_first_with_target_and_verdict() -> None:
+    # given two rows and a journal with one disturbed sample of ours
+    journal = Journal([Sample("stbass", 10, 0.01, False), Sample("stbass", 30, 0.4, True)])
+    # when they are set against each other
+    section = section_of("F5", _rows(), journal)
+    # then
+    ours, peer = section.lines
+    assert ours == (
+        "F5",
+        "stbass",
+        "10 ms",
+        "",
+        "≤ 20 ms",
+        "yes",
+        "2, foreign CPU ≤ 40%, 1 while busy left out",
+        "a | b",
+    )
+    assert peer[:4] == ("F5", "stock Celery threads 100", "5,000 ms", "500 x better")
+    assert not section.missed
+    assert section.remarks == [
+        "2 samples, 1 of them taken while the machine was busy; others used at most 40% of it during a sample."
+    ]
+
+
+def test_a_missed_target_and_a_faster_peer_are_said() -> None:
+    rows = [Row("F5", "stbass", 40, "ms", False), Row("F5", "peer", 10, "ms", False)]
+    section = section_of("F5", rows, Journal())
+    assert section.missed
+    assert section.lines[0][5] == "NO"
+    assert section.lines[1][3] == "4 x WORSE"
+
+
+def test_a_subject_that_could_not_be_measured_is_said() -> None:
+    section = section_of("F5", _rows(), Journal(failures={"huey": "no such module"}))
+    assert "huey could not be measured: no such module" in section.remarks
+
+
+def test_columns_are_aligned() -> None:
+    text = plain_table(section_of("F5", _rows(), Journal()).lines)
+    headings, first, second = text.splitlines()
+    assert headings.index("figure") == first.index("10 ms") == second.index("5,000 ms")
+
+
+def test_the_page_keeps_what_was_not_measured_again(tmp_path: Path) -> None:
+    # given a page with F5 and P1
+    page = tmp_path / "results.md"
+    first = section_of("F5", _rows(), Journal())
+    other = section_of("P1", [Row("P1", "TaskGroup", 5, "µs each", False)], Journal())
+    write_markdown(page, [other, first], {"celery": "5.7.0"}, "5 rounds")
+    # when F5 alone is measured again
+    again = section_of("F5", [Row("F5", "stbass", 7, "ms", False)], Journal())
+    write_markdown(page, [again], {"celery": "5.8.0"}, "3 rounds")
+    # then its section is the new one, the other is as it was, in the order of the targets
+    text = page.read_text()
+    assert text.index("## F5") < text.index("## P1")
+    assert text.count("## F5") == 1
+    assert "7 ms" in text
+    assert "5,000 ms" not in text
+    assert "celery 5.7.0" in text
+    assert "celery 5.8.0" in text
+    assert "cores" in text
+
+
+def test_the_page_escapes_what_would_break_its_table(tmp_path: Path) -> None:
+    page = tmp_path / "results.md"
+    write_markdown(page, [section_of("F5", _rows(), Journal())], {}, "1 round")
+    assert "a \\| b" in page.read_text()
+
+
+# Drivers -----------------------------------------------------------------------------------------
+
+
+def _run(code: str, timeout: float = 20) -> dict[str, object]:
+    return run_driver([sys.executable, "-c", code], timeout=timeout, environment=os.environ)
+
+
+def test_a_driver_answers_with_its_last_line() -> None:
+    answer = {"values": {"total": 1.5}, "versions": {"one": "1.0"}}
+    assert _run(f"print('by the way'); print({json.dumps(answer)!r})") == answer
+    assert harness.versions.pop("one") == "1.0"
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("raise RuntimeError('no worker')", "exit code 1: RuntimeError: no worker"),
+        ("pass", "printed nothing"),
+    ],
+)
+def test_a_driver_that_fails_says_why(code: str, message: str) -> None:
+    with pytest.raises(SubjectFailed, match=message):
+        _run(code)
+
+
+def test_what_a_driver_started_ends_with_it(tmp_path: Path) -> None:
+    # given a driver that leaves behind a process with a named pipe open
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    code = (
+        "import subprocess, sys;"
+        "sleep = [sys.executable, '-c', 'import time; time.sleep(600)'];"
+        f"subprocess.Popen(sleep, stdout=open({str(pipe)!r}, 'w'));"
+        "print('{}')"
+    )
+    # when it has answered
+    assert _run(code) == {}
+    # then nobody holds the pipe any more: its reader sees the end
+    assert select.select([reader], [], [], 10)[0]
+    assert os.read(reader, 1) == b""
+    os.close(reader)
