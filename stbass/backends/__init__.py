@@ -1,0 +1,1 @@
+"""Where processes run. The contract is :class:`stbass.backends.base.ExecutionBackend`."""

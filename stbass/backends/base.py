@@ -1,0 +1,58 @@
+"""The contract of a place where processes run."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stbass.process import Composable, ProcessContext
+    from stbass.result import ProcessResult
+
+__all__ = ["ExecutionBackend"]
+
+
+class ExecutionBackend(ABC):
+    """Runs processes somewhere. Subclass it and implement the four abstract members.
+
+    :func:`stbass.testing.check_backend` checks an implementation against this contract:
+
+    * :meth:`execute` gives back the process's result. What the process raises is a failure in that result. What the
+      backend itself raises becomes a failure of that process, never of the composition around it.
+    * Cancelling :meth:`execute` cancels the process; when it has raised ``CancelledError`` the process no longer runs
+      (or, on another machine, has been told to stop).
+    * The context's deadline, checkpoint, attempt and channels mean the same as on one event loop.
+    """
+
+    enforces_limit: bool = False
+    """Whether the backend itself never runs more than :attr:`concurrency_limit` at once, so that callers need not wait."""
+
+    @abstractmethod
+    async def execute(self, process: Composable, ctx: ProcessContext) -> ProcessResult:
+        """Run ``process`` to its end and give back its result."""
+
+    @abstractmethod
+    async def health_check(self) -> bool:
+        """Whether processes sent here now would run."""
+
+    @property
+    @abstractmethod
+    def concurrency_limit(self) -> int | None:
+        """How many processes may run here at once; None means any number."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Identifier of the backend, for people."""
+
+    async def open_group(self, group_id: str, members: Sequence[tuple[Composable, ProcessContext]]) -> Any:
+        """Told before several processes are run together, with their contexts; gives back a handle of the group or None.
+
+        A backend that sends processes away checks here, before any of them starts, that all of them can go.
+        The default knows no groups.
+
+        Raises:
+            NotTransportable: a process cannot be sent; nothing has been sent then.
+        """
+        return None

@@ -1,0 +1,58 @@
+"""Where a process should run, said as data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Placement"]
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a process should execute. Frozen, and hashable by its content.
+
+    Args:
+        model: model name, free text for the process to use.
+        endpoint: identifier of the endpoint; on a fleet, the name of the queue.
+        config: arbitrary configuration for the backend or the process.
+    """
+
+    model: str | None = None
+    endpoint: str | None = None
+    config: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        for field in ("model", "endpoint"):
+            value = getattr(self, field)
+            if value is not None and not isinstance(value, str):
+                raise TypeError(f"Placement.{field} must be a str or None, got {value!r}")
+        if self.config is not None and not isinstance(self.config, Mapping):
+            raise TypeError(f"Placement.config must be a mapping or None, got {self.config!r}")
+
+    def __hash__(self) -> int:
+        return hash((self.model, self.endpoint, _frozen(self.config)))
+
+    @property
+    def summary(self) -> str:
+        """What is set, joined for people to read, for example ``opus @ anthropic``."""
+        parts = [part for part in (self.model, self.endpoint and f"@ {self.endpoint}") if part]
+        if self.config:
+            parts.append("(" + ", ".join(f"{key}={value!r}" for key, value in self.config.items()) + ")")
+        return " ".join(parts) or "anywhere"
+
+
+def _frozen(value: Any) -> Any:
+    """A hashable stand-in that is equal for equal content."""
+    if isinstance(value, Mapping):
+        return frozenset((key, _frozen(item)) for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return tuple(_frozen(item) for item in value)
+    if isinstance(value, (set, frozenset)):
+        return frozenset(_frozen(item) for item in value)
+    try:
+        hash(value)
+    except TypeError:
+        return repr(value)
+    return value

@@ -1,0 +1,230 @@
+"""Every error that stbass raises: one root, one class per cause.
+
+The docstring of a class is its default message; a message given to the constructor replaces it.
+Keyword fields are kept as attributes, so that a handler can act on them instead of reading text.
+All of them survive a trip through a worker (see :mod:`stbass.wire`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = [
+    "AllGuardsDisabledError",
+    "BackendUnavailableError",
+    "ChannelClosedError",
+    "ChannelProtocolError",
+    "ChannelTopologyError",
+    "ChannelTypeError",
+    "ConfigurationError",
+    "DeadlineExceeded",
+    "MCPArgumentError",
+    "MCPConnectionError",
+    "MCPError",
+    "MCPTimeoutError",
+    "MCPToolError",
+    "MCPUnknownToolError",
+    "MissingDependencyError",
+    "NotConsumedError",
+    "NotTransportable",
+    "ProcessCancelled",
+    "ProcessFailed",
+    "ProcessRefused",
+    "RemoteError",
+    "SignatureError",
+    "StateLostError",
+    "StbassError",
+    "WireError",
+    "WorkerLostError",
+]
+
+
+class StbassError(Exception):
+    """Something in stbass went wrong."""
+
+    def __init__(self, message: str | None = None, /, **fields: Any) -> None:
+        text = message if message is not None else _first_line(type(self))
+        super().__init__(text)
+        self.__dict__.update(fields)
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else _first_line(type(self))
+
+
+def _first_line(cls: type[BaseException]) -> str:
+    doc = cls.__doc__ or cls.__name__
+    return doc.strip().splitlines()[0]
+
+
+# Set-up ------------------------------------------------------------------------------------------
+
+
+class ConfigurationError(StbassError, ValueError):
+    """A setting is wrong."""
+
+
+class MissingDependencyError(StbassError, ImportError):
+    """An optional package is not installed."""
+
+
+# Channels and choice -----------------------------------------------------------------------------
+
+
+class ChannelTypeError(StbassError, TypeError):
+    """A value does not fit the channel's type."""
+
+    expected: Any = None
+    actual: Any = None
+    channel_name: str | None = None
+
+
+class ChannelTopologyError(StbassError):
+    """A channel is connected in a way that a channel cannot be."""
+
+
+class ChannelClosedError(StbassError):
+    """The channel is closed."""
+
+    channel_name: str | None = None
+
+
+class ChannelProtocolError(StbassError):
+    """The channel's protocol does not allow this value now."""
+
+
+class AllGuardsDisabledError(StbassError):
+    """No guard of this choice can ever become ready."""
+
+
+# Processes ---------------------------------------------------------------------------------------
+
+
+class ProcessFailed(StbassError):
+    """A process failed."""
+
+
+class ProcessCancelled(StbassError):
+    """The process was cancelled before it ended."""
+
+
+class DeadlineExceeded(StbassError, TimeoutError):
+    """The deadline passed before the process ended.
+
+    ``deadline`` is in seconds; ``phase`` is ``"queued"`` or ``"running"``; ``worker`` names where it ran, if anywhere.
+    """
+
+    deadline: float | None = None
+    phase: str = "running"
+    worker: str | None = None
+
+
+# Travelling --------------------------------------------------------------------------------------
+
+
+class NotTransportable(StbassError, TypeError):
+    """A value or a process cannot be sent to another Python process.
+
+    ``path`` says where in the value the offending part is, for example ``value["conn"][2]``.
+    """
+
+    path: str | None = None
+
+
+class WireError(StbassError, ValueError):
+    """A message is not one that stbass wrote."""
+
+
+class SignatureError(StbassError):
+    """A message's signature is missing or wrong."""
+
+
+class RemoteError(StbassError):
+    """An error of a class that is not known here was raised on a worker.
+
+    ``type_name`` is its ``module:qualname``, ``remote_args`` the text of its arguments.
+    """
+
+    type_name: str = ""
+    remote_args: tuple[str, ...] = ()
+
+
+# Where processes run -----------------------------------------------------------------------------
+
+
+class ProcessRefused(StbassError):
+    """A worker refused a process that it does not know.
+
+    ``reference`` is the process, ``queue`` where it was sent, ``worker`` who refused it.
+    """
+
+    reference: str | None = None
+    queue: str | None = None
+    worker: str | None = None
+
+
+class BackendUnavailableError(StbassError, ConnectionError):
+    """The place where processes should run cannot be reached."""
+
+
+class NotConsumedError(DeadlineExceeded):
+    """No worker consumes the queue that the process was sent to."""
+
+    queue: str | None = None
+
+
+class WorkerLostError(StbassError):
+    """The worker that ran the process died."""
+
+    worker: str | None = None
+    attempt: int = 1
+
+
+class StateLostError(StbassError):
+    """The server that keeps track of running processes lost its data."""
+
+
+# Tools of MCP servers ----------------------------------------------------------------------------
+
+
+class MCPError(StbassError):
+    """A tool of an MCP server could not be used.
+
+    ``tool`` is its name (None: the error is about the server as a whole), ``server`` the server's address as it may be
+    shown: passwords and tokens in it are masked.
+    """
+
+    tool: str | None = None
+    server: str | None = None
+
+
+class MCPConnectionError(MCPError, ConnectionError):
+    """The MCP server cannot be reached, or the connection to it was lost.
+
+    ``status`` is the HTTP status that it answered with, if it answered.
+    """
+
+    status: int | None = None
+
+
+class MCPTimeoutError(MCPError, DeadlineExceeded):
+    """The MCP server did not answer in time; ``deadline`` is how long it had, in seconds."""
+
+
+class MCPToolError(MCPError):
+    """The tool answered that it failed.
+
+    ``content`` is what it said, as plain data; ``code`` the protocol's error code, if it answered with one.
+    """
+
+    content: Any = None
+    code: int | None = None
+
+
+class MCPUnknownToolError(MCPToolError):
+    """The MCP server has no tool of that name; ``known`` are the names that it has."""
+
+    known: tuple[str, ...] = ()
+
+
+class MCPArgumentError(MCPToolError, ValueError):
+    """The arguments do not fit the tool."""

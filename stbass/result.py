@@ -1,0 +1,21 @@
+"""Outcomes: what happened, what to do about a failure, and what many failures have in common.
+
+The classes live in smaller modules; this one is where to import them from.
+"""
+
+from __future__ import annotations
+
+from stbass.outcome import Failure, ProcessResult, RunInfo, utc_now
+from stbass.policy import FailurePolicy, OnFailure, RetryPolicy
+from stbass.report import FailureReport
+
+__all__ = [
+    "Failure",
+    "FailurePolicy",
+    "FailureReport",
+    "OnFailure",
+    "ProcessResult",
+    "RetryPolicy",
+    "RunInfo",
+    "utc_now",
+]
