@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run what the command line asks for.
 
     Returns:
-        0: all measured and no target missed; 1: a target missed; 2: something could not be measured.
+        0: all of it was measured, whatever came out; 1: something could not be measured.
     """
     benches = discover()
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
@@ -89,9 +89,11 @@ def main(argv: list[str] | None = None) -> int:
         print("Quick figures: one sample each, the machine perhaps busy. Nothing was written.")
     elif sections:
         write_markdown(arguments.out, sections, versions, f"{options.rounds} rounds")
-    if not sound:
-        return 2
-    return 1 if any(section.missed for section in sections) else 0
+    missed = [section.name for section in sections if section.missed]
+    if missed:
+        print(f"Targets missed in: {', '.join(missed)}")
+    # A missed target is no error: how fast a machine is today must not decide whether a build is good.
+    return 0 if sound else 1
 
 
 if __name__ == "__main__":
