@@ -9,7 +9,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -44,7 +44,8 @@ class SubprocessError(StbassError):
 class _Log:
     """The last lines that a program wrote, filled by a thread, and a way to wait for the next ones."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_line: Callable[[str | None], None] | None) -> None:
+        self.on_line = on_line
         self.changed = threading.Condition()
         self.lines: deque[str] = deque(maxlen=_LOG_LINES)
         self.written = 0
@@ -53,13 +54,18 @@ class _Log:
     def read(self, stream: IO[bytes]) -> None:
         with stream:
             for line in stream:
+                text = line.decode(errors="replace")
                 with self.changed:
-                    self.lines.append(line.decode(errors="replace"))
+                    self.lines.append(text)
                     self.written += 1
                     self.changed.notify_all()
+                if self.on_line is not None:
+                    self.on_line(text)
         with self.changed:
             self.ended = True
             self.changed.notify_all()
+        if self.on_line is not None:
+            self.on_line(None)
 
     def wait_for(self, text: str, count: int, timeout: float) -> str:
         """``"found"``, ``"ended"`` or ``"late"``."""
@@ -88,6 +94,7 @@ class GuardedProcess:
         name: what to call it in errors.
         env: its whole environment; None means this process's.
         cwd: its working directory; None means this process's.
+        on_line: called, in a thread, with each line that it writes, and with None when no more will come.
 
     Raises:
         SubprocessError: it could not be started at all.
@@ -100,6 +107,7 @@ class GuardedProcess:
         name: str,
         env: Mapping[str, str] | None = None,
         cwd: str | Path | None = None,
+        on_line: Callable[[str | None], None] | None = None,
     ) -> None:
         self.name = name
         guard = subprocess.Popen(
@@ -121,7 +129,7 @@ class GuardedProcess:
         self.pid = int(first)
         """Process id of the program itself."""
         # The thread holds the log and not this object, which can so be collected, and ends its group then.
-        self._log = _Log()
+        self._log = _Log(on_line)
         self._reader = threading.Thread(target=self._log.read, args=(guard.stdout,), name=f"log of {name}", daemon=True)
         self._reader.start()
 

@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -38,6 +38,7 @@ class Worker:
         loglevel: ``DEBUG`` or ``INFO`` (a worker says that it is ready on no other level).
         args: more arguments for ``celery worker``.
         cwd: where modules are looked for first; None means here.
+        on_line: called, in a thread, with each line that the worker writes, and with None when no more will come.
 
     Raises:
         ValueError: no queue is named, or the log level hides that the worker is ready.
@@ -54,6 +55,7 @@ class Worker:
         loglevel: str = "INFO",
         args: Sequence[str] = (),
         cwd: str | Path | None = None,
+        on_line: Callable[[str | None], None] | None = None,
     ) -> None:
         if not queues:
             raise ValueError("name at least one queue, e.g. Worker('celery_app', 'anthropic')")
@@ -65,6 +67,7 @@ class Worker:
         """The worker's name, as Celery and results show it."""
         self._env = {**os.environ, **(env or {})}
         self._cwd = cwd
+        self._on_line = on_line
         self._command = [sys.executable, "-m", "celery", "-A", app, "worker", "-Q", ",".join(queues), "-n", self.name]
         self._command += ["--without-gossip", "--without-mingle", "--loglevel", loglevel.upper()]
         if pool is not None:
@@ -117,7 +120,7 @@ class Worker:
         if self.running:
             raise StbassError(f"the worker {self.name} runs already")
         self._process = process = GuardedProcess(
-            self._command, name=f"worker {self.name}", env=self._env, cwd=self._cwd
+            self._command, name=f"worker {self.name}", env=self._env, cwd=self._cwd, on_line=self._on_line
         )
         try:
             process.wait_for_log(f"{self.name} ready.", timeout)

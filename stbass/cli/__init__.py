@@ -1,0 +1,28 @@
+"""The command line, ``stbass``. Every command's own module is loaded only when the command runs."""
+
+from __future__ import annotations
+
+import sys
+
+from stbass.cli.commands import cli
+from stbass.cli.exits import Exit
+from stbass.errors import ConfigurationError, MissingDependencyError, StbassError
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command that the arguments name, and exit with its code."""
+    try:
+        cli()
+    except (ConfigurationError, MissingDependencyError) as error:
+        code = Exit.SETTINGS
+        sys.stderr.write(f"stbass: {error}\n")
+    except StbassError as error:
+        code = Exit.FAILED
+        sys.stderr.write(f"stbass: {error}\n")
+    except KeyboardInterrupt:
+        code = Exit.INTERRUPTED
+    else:
+        code = Exit.OK
+    sys.exit(code)

@@ -1,0 +1,96 @@
+"""The commands and their options. What a command does is in a module of its own, imported when it runs."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+__all__ = ["cli"]
+
+# No rich in the help: loading it would more than double the time that `stbass --help` takes.
+cli = typer.Typer(
+    name="stbass",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong command line, 3 wrong setting or something missing, 130 interrupted.",
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"stbass {version('stbass')}")
+        raise typer.Exit
+
+
+@cli.callback()
+def _stbass(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Programs of processes that talk over channels: on one event loop, or on a Celery fleet."""
+
+
+Endpoints = Annotated[
+    list[str], typer.Option("--endpoint", "-e", metavar="ENDPOINT", help="An endpoint to serve; may be repeated.")
+]
+Include = Annotated[
+    list[str] | None,
+    typer.Option("--include", "-I", metavar="MODULE", help="A module whose processes may run; may be repeated."),
+]
+Application = Annotated[str, typer.Option("--app", "-A", metavar="MODULE", help="The Celery application.")]
+Concurrency = Annotated[
+    int | None, typer.Option("--concurrency", "-c", min=1, metavar="N", help="How many processes run at once.")
+]
+
+
+@cli.command(epilog="Example: stbass worker -e anthropic -e local:8080 --include my_agents --concurrency 500")
+def worker(
+    endpoint: Endpoints,
+    include: Include = None,
+    concurrency: Concurrency = None,
+    grace: Annotated[
+        float | None,
+        typer.Option("--grace", min=0, metavar="S", help="Seconds that processes get to end after SIGTERM."),
+    ] = None,
+    app: Application = "celery_app",
+    name: Annotated[str | None, typer.Option("--name", "-n", help="The worker's name; %h is the host.")] = None,
+    log_level: Annotated[str, typer.Option("--log-level", "-l", metavar="LEVEL")] = "INFO",
+) -> None:
+    """Run a Celery worker for these endpoints, in the foreground. SIGTERM ends it in good order."""
+    from stbass.cli.worker import run_worker
+
+    run_worker(endpoint, include or [], concurrency, grace, app, name, log_level)
+
+
+@cli.command(epilog="Example: stbass dev -e anthropic -e local:8080 --include my_agents")
+def dev(
+    endpoint: Endpoints,
+    include: Include = None,
+    concurrency: Concurrency = None,
+    app: Application = "celery_app",
+    redis: Annotated[
+        str | None, typer.Option("--redis", metavar="URL", help="A Redis to use instead of an embedded one.")
+    ] = None,
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="The embedded Redis's port; 0 picks a free one.")
+    ] = 0,
+) -> None:
+    """Local development: Redis, a fake LLM and one worker per endpoint, in one log, until Ctrl-C."""
+    from stbass.cli.dev import run_dev
+
+    raise typer.Exit(run_dev(endpoint, include or [], concurrency, app, redis, port))
+
+
+@cli.command(epilog="Example: stbass demo")
+def demo(
+    deadline: Annotated[float, typer.Option("--deadline", min=1.0, metavar="S", help="The demo's own deadline.")] = 6.0,
+) -> None:
+    """Show what stbass does, in under a minute: Redis, two workers, agents that succeed, fail and come too late."""
+    from stbass.cli.demo import run_demo
+
+    raise typer.Exit(run_demo(deadline))

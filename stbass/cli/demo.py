@@ -1,0 +1,117 @@
+"""``stbass demo``: Redis, two workers, a fake LLM, and a PLACED_PAR of agents of which two fail."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from contextlib import AsyncExitStack
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+import celery_app.settings
+from celery_app.agents import classify, embed, reason, summarize
+from stbass import observe
+from stbass.backends.celery import CeleryBackend, make_app
+from stbass.cli.demo_view import LiveView, PlainView, show_failures, show_results
+from stbass.cli.exits import Exit
+from stbass.endpoint import Placement
+from stbass.par import PARResult
+from stbass.placement import PLACED_PAR, BackendRegistry
+from stbass.result import FailurePolicy
+from stbass.testing.fake_llm import FakeLLM
+from stbass.testing.redis_server import RedisServer
+from stbass.testing.worker import Worker
+
+__all__ = ["run_demo"]
+
+ENDPOINTS = ("anthropic", "local:8080")
+_LATENCY = {"opus": 0.45, "haiku": 0.3, "nomic": 0.2, "llama": 0.8}
+_REVIEWS = ["It came a day early, thanks!", "It never came.", "It is blue.", "Great, but it came late."]
+
+AGENTS: list[tuple[Any, Placement]] = [
+    (
+        reason.with_name("reason about the sky"),
+        Placement("opus", "anthropic", {"prompt": "Why is the sky blue?", "steps": 4}),
+    ),
+    (
+        reason.with_name("reason about everything"),
+        Placement("opus", "anthropic", {"prompt": "What is the meaning of everything?", "steps": 1000}),
+    ),
+    (classify.with_name("classify reviews"), Placement("haiku", "anthropic", {"texts": _REVIEWS})),
+    (
+        classify.with_name("classify with a gap"),
+        Placement("haiku", "anthropic", {"texts": [*_REVIEWS[:3], "", *_REVIEWS[3:]]}),
+    ),
+    (embed.with_name("embed reviews"), Placement("nomic", "local:8080", {"texts": _REVIEWS})),
+    (summarize.with_name("summarize reviews"), Placement("llama", "local:8080", {"texts": _REVIEWS})),
+]
+MISSES_THE_DEADLINE, FAILS = "reason about everything", "classify with a gap"
+
+
+def run_demo(deadline: float) -> int:
+    """Run the demo; gives back the exit code: 0 if everything came out as it should.
+
+    Args:
+        deadline: seconds that the agents get.
+    """
+    # What tells how far it is goes to standard error, what came out of it to standard output.
+    progress, out = _console(sys.stderr), _console(sys.stdout)
+    try:
+        result = asyncio.run(_demo(deadline, progress))
+    except KeyboardInterrupt:
+        progress.print("Interrupted. Everything that the demo started has ended.")
+        return Exit.INTERRUPTED
+    show_results(out, AGENTS, result)
+    show_failures(out, AGENTS, result)
+    out.print("\nEverything that the demo started has ended: two workers, Redis, the fake LLM.")
+    failed = {failure.process_name for failure in result.failures}
+    return Exit.OK if failed == {MISSES_THE_DEADLINE, FAILS} else Exit.FAILED
+
+
+def _console(file: Any) -> Console:
+    # Where there is no terminal there is no width either; lines are then as long as they are.
+    return Console(file=file, highlight=False, width=None if file.isatty() else 140)
+
+
+async def _demo(deadline: float, progress: Console) -> PARResult:
+    began = time.monotonic()
+    async with AsyncExitStack() as stack:
+        llm = await stack.enter_async_context(FakeLLM(latency=_LATENCY))
+        redis = await stack.enter_async_context(RedisServer())
+        progress.print(f"Redis runs at {redis.url}, a fake LLM at {llm.url}. Starting two workers …")
+        environment = _environment(redis.url, llm.url)
+        async with asyncio.TaskGroup() as group:
+            for endpoint in ENDPOINTS:
+                # The application beside this very package, whatever lies in the working directory.
+                worker = Worker("celery_app", endpoint, env=environment, cwd=Path(celery_app.__file__).parents[1])
+                stack.push_async_callback(asyncio.to_thread, worker.kill)
+                group.create_task(asyncio.to_thread(worker.start))
+        progress.print(f"Two workers are ready after {time.monotonic() - began:.1f} s: {', '.join(ENDPOINTS)}.")
+
+        app = make_app("demo", broker_url=redis.url)
+        backend = CeleryBackend(app)
+        stack.push_async_callback(backend.aclose)
+        registry = BackendRegistry()
+        registry.register("anthropic", backend)
+        registry.register("local:*", backend)
+        progress.print(f"PLACED_PAR of {len(AGENTS)} agents, COLLECT, deadline {deadline:g} s:")
+        view = LiveView(progress) if progress.is_terminal else PlainView(progress)
+        with view, observe.subscribe(view.on_event):
+            return await PLACED_PAR(
+                *AGENTS, on_failure=FailurePolicy.COLLECT, deadline=deadline, registry=registry
+            ).run()
+
+
+def _environment(redis_url: str, llm_url: str) -> dict[str, str]:
+    """What the workers are set to: nothing of what this terminal happens to be set to."""
+    unset = {each.metadata["variable"]: "" for each in fields(celery_app.settings.Settings)}
+    return {
+        **unset,
+        "STBASS_BROKER_URL": redis_url,
+        "STBASS_RESULT_BACKEND": redis_url,
+        "STBASS_LLM_URL": llm_url,
+    }

@@ -1,0 +1,78 @@
+"""``stbass worker``: a Celery worker with the right flags."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from stbass.errors import ConfigurationError, MissingDependencyError
+from stbass.process import known_processes
+
+try:
+    from celery.app.utils import find_app
+
+    from stbass.backends.celery.settings import included, settings_of
+except ImportError as error:
+    raise MissingDependencyError(f"`stbass worker` needs Celery: pip install 'stbass[celery]' ({error})") from error
+
+__all__ = ["run_worker"]
+
+
+def run_worker(
+    endpoints: list[str],
+    include: list[str],
+    concurrency: int | None,
+    grace: float | None,
+    app: str,
+    name: str | None,
+    log_level: str,
+) -> None:
+    """Run a worker until it is told to stop.
+
+    Raises:
+        ConfigurationError: the application cannot be loaded, or does not take one of the settings.
+    """
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    # celery_app reads its settings when it is imported, so they must stand there before.
+    if grace is not None:
+        os.environ["STBASS_GRACE"] = str(grace)
+    application = _load(app)
+    settings = settings_of(application)
+    if grace is not None and settings.grace != grace:
+        raise ConfigurationError(f"--grace: the application {app!r} does not read STBASS_GRACE; set stbass_grace in it")
+    arguments = ["--quiet", "worker", "-Q", ",".join(endpoints), "-l", log_level.upper()]
+    arguments += ["--without-gossip", "--without-mingle"]
+    if name is not None:
+        arguments += ["-n", name]
+    if concurrency is not None:
+        arguments += ["-c", str(concurrency)]
+    if include:
+        arguments += ["-I", ",".join(include)]
+    for module in include:
+        application.loader.import_task_module(module)
+    application.loader.import_default_modules()
+    modules = (*included(application.conf), *include)
+    known = [reference for reference in sorted(known_processes()) if _is_in(reference, modules)]
+    limit = concurrency or application.conf.worker_concurrency or os.cpu_count()
+    say = sys.stderr.write
+    say(f"worker of {app} at {settings.broker or application.connection().as_uri()}\n")
+    say(f"  consumes  {', '.join(endpoints)}; at most {limit} at once\n")
+    say("  knows     " + ("\n            ".join(known) or "no process: name modules with --include") + "\n")
+    sys.stderr.flush()
+    application.worker_main(arguments)
+
+
+def _load(app: str) -> Any:
+    try:
+        return find_app(app)
+    except (ImportError, AttributeError) as error:
+        raise ConfigurationError(
+            f"--app: there is no Celery application {app!r} to be found from {os.getcwd()} ({error})"
+        ) from error
+
+
+def _is_in(reference: str, modules: tuple[str, ...]) -> bool:
+    module = reference.partition(":")[0]
+    return any(module == name or module.startswith(f"{name}.") for name in modules)

@@ -1,0 +1,56 @@
+"""What pyproject.toml says is so."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import tomllib
+from importlib.metadata import entry_points, version
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stbass.backends.base import ExecutionBackend
+
+ROOT = Path(__file__).parents[2]
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def lower_bounds(requirements: list[str]) -> dict[str, str]:
+    found = (re.match(r"([A-Za-z0-9_-]+)(?:\[[^]]*\])?>=([0-9.]+)", requirement) for requirement in requirements)
+    return {match[1]: match[2] for match in found if match is not None}
+
+
+def test_the_installed_version_is_the_one_that_is_declared() -> None:
+    assert version("stbass") == PROJECT["version"]
+    assert f"\n## {PROJECT['version']}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_every_lower_bound_is_one_that_is_tested() -> None:
+    extras = PROJECT["optional-dependencies"]
+    declared = lower_bounds(PROJECT["dependencies"] + extras["celery"] + extras["mcp"] + extras["observe"])
+    lines = (ROOT / "tests" / "lowest.txt").read_text().splitlines()
+    pinned = dict(line.split("==") for line in lines if not line.startswith("#"))
+    assert declared == pinned
+
+
+def test_development_needs_no_ray() -> None:
+    names = {re.split(r"[\[<>=]", requirement)[0] for requirement in PROJECT["optional-dependencies"]["dev"]}
+    assert "ray" not in names
+    assert "stbass[celery,mcp,observe]" in PROJECT["optional-dependencies"]["dev"]
+
+
+@pytest.mark.parametrize("name", sorted(PROJECT["entry-points"]["stbass.backends"]))
+def test_every_backend_of_ours_can_be_loaded_by_its_entry_point(name: str) -> None:
+    [found] = entry_points(group="stbass.backends", name=name)
+    assert issubclass(found.load(), ExecutionBackend)
+
+
+def test_the_command_exists() -> None:
+    module, _, attribute = PROJECT["scripts"]["stbass"].partition(":")
+    assert callable(getattr(importlib.import_module(module), attribute))
+
+
+def test_the_types_are_announced() -> None:
+    assert (ROOT / "stbass" / "py.typed").is_file()
