@@ -1,0 +1,366 @@
+"""Values, processes and results as bytes, and back: what the rest of stbass uses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import msgspec
+
+from stbass.errors import NotTransportable, ProcessRefused, RemoteError, WireError
+from stbass.process import Composable
+from stbass.result import Failure, ProcessResult
+from stbass.transports.base import Transport
+from stbass.wire import arrays, classes, exceptions, processes, results, times, values
+from stbass.wire.core import MAX_DEPTH, Oversized, Reader, Unsendable, Writer
+from stbass.wire.opaque import shortened, text_of, type_name_of
+from stbass.wire.processes import Admission
+
+__all__ = [
+    "LIMIT",
+    "Decoder",
+    "dump_error",
+    "dump_result",
+    "dumps",
+    "load_error",
+    "load_result",
+    "loads",
+    "loads_process",
+    "result_or_failure",
+]
+
+LIMIT = 16 * 2**20
+"""The default for the size of one message, in bytes."""
+
+for _module in (values, times, results):
+    Writer.by_type.update(_module.WRITE)
+for _module in (values, times, results, classes, exceptions, arrays, processes):
+    Reader.by_tag.update(_module.READ)
+Writer.by_family += (
+    *exceptions.FAMILIES,
+    *processes.FAMILIES,
+    *arrays.FAMILIES,
+    *classes.FAMILIES,
+)
+
+T = TypeVar("T")
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
+
+
+# Values ------------------------------------------------------------------------------------------
+
+
+def dumps(value: Any, *, limit: int = LIMIT, what: str = "value") -> bytes:
+    """A value as UTF-8 JSON. Plain JSON values are themselves; all else is a form (see :mod:`stbass.wire.core`).
+
+    Args:
+        limit: how many bytes it may be at most.
+        what: what to call the value in an error.
+
+    Raises:
+        NotTransportable: something in it cannot travel; ``path`` says where it is. Or it is too large.
+    """
+    try:
+        if is_plain(value, [limit], 0):
+            return _sized(_encode(value), limit, what)
+    except UnicodeEncodeError:
+        pass  # a lone surrogate somewhere: a form can hold it
+    return _written(lambda writer: writer.write(value), limit, what)
+
+
+def loads(data: bytes | str, *, what: str = "value", limit: int = LIMIT) -> Any:
+    """The value that :func:`dumps` wrote. It brings no processes and no channels: for these see :class:`Decoder`.
+
+    Nothing is imported and nothing is called; an exception in it is returned, never raised.
+
+    Raises:
+        WireError: it is not what ``dumps`` writes, or it is larger than ``limit`` bytes.
+    """
+    return _PLAIN_DECODER.loads(data, what=what, limit=limit)
+
+
+class Decoder:
+    """Reads values, and what else its maker admits.
+
+    Args:
+        admission: which processes may be made; None: a message with a process in it is refused.
+        transport: how to reach the channels in a message; None: a message with a channel in it is refused.
+    """
+
+    __slots__ = ("_admission", "_transport")
+
+    def __init__(self, *, admission: Admission | None = None, transport: Transport | None = None) -> None:
+        self._admission = admission
+        self._transport = transport
+
+    def loads(self, data: bytes | str, *, what: str = "value", limit: int = LIMIT) -> Any:
+        """As :func:`stbass.wire.loads`.
+
+        Raises:
+            WireError: it is not what ``dumps`` writes, or it is larger than ``limit`` bytes.
+            ProcessRefused: it brings a process that is not admitted.
+        """
+        node, is_plain = _parsed(data, limit, what)
+        return node if is_plain else self.read(node, lambda reader: reader.read(node), what)
+
+    def read(self, node: Any, function: Callable[[Reader], T], what: str) -> T:
+        """Apply a function to a reader, and turn whatever goes wrong into the error that it is."""
+        try:
+            return function(Reader(self._admission, self._transport))
+        except (WireError, ProcessRefused) as error:
+            if isinstance(error, WireError):
+                raise WireError(f"the {what} is not one that stbass wrote: {error}") from None
+            raise
+        except Exception as error:
+            # Beyond this line stands data that anybody may have written; what it does not fit is its fault.
+            raise WireError(f"the {what} is not one that stbass wrote: {_brief(error)}") from error
+
+
+def loads_process(
+    data: bytes | str,
+    *,
+    allowed: Callable[[str], bool] | None,
+    queue: str | None = None,
+    worker: str | None = None,
+    transport: Transport | None = None,
+    what: str = "process",
+    limit: int = LIMIT,
+) -> Composable:
+    """The process or composition that ``dumps`` wrote, on a worker.
+
+    Args:
+        allowed: asked with each ``module:qualname``; None allows all that the imported modules define.
+        queue, worker: for the error of a process that is refused.
+        transport: how to reach the channels that are bound to it.
+
+    Raises:
+        ProcessRefused: it, or a part of it, is not known here or not allowed.
+        WireError: it is not a process that stbass wrote.
+    """
+    decoder = Decoder(admission=Admission(allowed, queue, worker), transport=transport)
+    found = decoder.loads(data, what=what, limit=limit)
+    if not isinstance(found, Composable):
+        raise WireError(f"the {what} is not one that stbass wrote: it is {text_of(found, 60)}")
+    return found
+
+
+# Errors ------------------------------------------------------------------------------------------
+
+
+def dump_error(error: BaseException, *, limit: int = LIMIT) -> bytes:
+    """An exception. What it drags along and cannot travel is replaced by its text.
+
+    Raises:
+        NotTransportable: it is too large.
+    """
+    return _written(lambda writer: exceptions.write_error(writer, error), limit, "error")
+
+
+def load_error(data: bytes | str, *, limit: int = LIMIT) -> BaseException:
+    """The exception that :func:`dump_error` wrote; :class:`~stbass.errors.RemoteError` if its class is not known here.
+
+    Raises:
+        WireError: it is none.
+    """
+    error = loads(data, what="error", limit=limit)
+    if not isinstance(error, BaseException):
+        raise WireError(f"the error is not one that stbass wrote: it is {text_of(error, 60)}")
+    return error
+
+
+# Results -----------------------------------------------------------------------------------------
+
+
+def dump_result(result: ProcessResult, *, limit: int = LIMIT) -> bytes:
+    """A result, for :func:`load_result`. A failure travels whatever it drags along (see :mod:`stbass.wire.results`).
+
+    Raises:
+        NotTransportable: the value cannot travel, or the result is too large.
+    """
+    if result._failure is None:
+        value, elapsed, run = result._value, result.elapsed, result.run
+        form: dict[str, Any] = {"ok": True, "v": value}
+        if elapsed is not None:
+            form["t"] = elapsed // results.MICROSECOND
+        if run is not None:
+            form["run"] = results.plain_run(run)
+        try:
+            if form.get("run", ()) is not None and is_plain(value, [limit], 0):
+                return _sized(_encode(form), limit, "value")
+        except UnicodeEncodeError:
+            pass
+    return _written(lambda writer: results.write_result(writer, result), limit, "value")
+
+
+def load_result(data: bytes | str, *, limit: int = LIMIT) -> ProcessResult:
+    """The result that :func:`dump_result` wrote.
+
+    Raises:
+        WireError: it is none.
+    """
+    node, _ = _parsed(data, limit, "result")
+    if type(node) is not dict:
+        raise WireError(f"the result is not one that stbass wrote: it is {text_of(node, 60)}")
+    return _PLAIN_DECODER.read(node, lambda reader: results.read_result(reader, node), "result")
+
+
+def result_or_failure(result: ProcessResult, *, limit: int = LIMIT) -> bytes:
+    """As :func:`dump_result`, but always something: a result that cannot travel becomes a failure that says why.
+
+    A success whose value cannot travel becomes a failure with the ``NotTransportable`` that names the part; a failure
+    that is too large a smaller one with a ``RemoteError`` of the same text.
+    """
+    try:
+        return dump_result(result, limit=limit)
+    except NotTransportable as error:
+        reason = error
+    run = result.run
+    if result._failure is None:
+        failure = Failure(reason)
+        if run is not None:
+            failure = replace(
+                failure, process_name=run.process_name, process_id=run.process_id, started_at=run.started_at
+            )
+    else:
+        failure = _reduced(result._failure, reason)
+    if run is not None:
+        run = replace(run, placement=None)
+    made = ProcessResult(False, None, failure, result.elapsed, run)
+    # What is left is small, whatever the limit: better this than a caller that never hears of its process.
+    return dump_result(made, limit=max(limit, LIMIT))
+
+
+def _reduced(failure: Failure, reason: NotTransportable) -> Failure:
+    """The same failure with nothing in it that could be large."""
+    name = type_name_of(type(failure.error))
+    text = shortened(exceptions.message_of(failure.error), _REDUCED_TEXT)
+    error = RemoteError(f"{name.replace(':', '.')}: {text}", type_name=name)
+    error.add_note(f"The error itself could not be sent: {reason}")
+    return replace(
+        failure,
+        error=error,
+        process_name=shortened(failure.process_name, _REDUCED_TEXT),
+        placement=None,
+        channel_state={},
+        checkpoint=None,
+        traceback_str=shortened(failure.traceback_str, 10 * _REDUCED_TEXT),
+    )
+
+
+_REDUCED_TEXT = 1_000
+
+
+# How ---------------------------------------------------------------------------------------------
+
+
+def is_plain(value: Any, budget: list[int], depth: int) -> bool:
+    """Whether msgspec would write the value exactly as it is. Says no to what it is not sure of: the writer finds out.
+
+    Args:
+        budget: one number, how many more elements to look at; a value that refers to one list from many places could
+            otherwise have more than there is time for.
+    """
+    kind = type(value)
+    if kind is str or kind is bool or value is None:
+        return True
+    if kind is int:
+        return bool(values.INT_MIN <= value <= values.INT_MAX)
+    if kind is float:
+        return math.isfinite(value)
+    if depth >= MAX_DEPTH:
+        return False
+    depth += 1
+    items: Any
+    if kind is dict:
+        if "~" in value:
+            return False
+        for key in value:
+            if type(key) is not str:
+                return False
+        items = value.values()
+    elif kind is list:
+        items = value
+    else:
+        return False
+    budget[0] -= len(value)
+    if budget[0] < 0:
+        return False
+    for item in items:
+        kind = type(item)
+        if kind is not str and kind is not bool and item is not None and not is_plain(item, budget, depth):
+            return False
+    return True
+
+
+def _written(function: Callable[[Writer], Any], limit: int, what: str) -> bytes:
+    try:
+        return _sized(_encode(function(Writer(limit))), limit, what)
+    except Unsendable as unsendable:
+        raise unsendable.as_error(what) from None
+    except Oversized:
+        raise _oversized(None, limit, what) from None
+    except UnicodeEncodeError as error:
+        name = text_of(error.object, 100)
+        raise NotTransportable(f"{what}: a field's name has lone surrogates: {name}", path=what) from None
+    except RecursionError:
+        raise NotTransportable(f"{what}: is nested too deep for the stack here; flatten it", path=what) from None
+
+
+def _sized(data: bytes, limit: int, what: str) -> bytes:
+    if len(data) > limit:
+        raise _oversized(len(data), limit, what)
+    return data
+
+
+def _oversized(size: int | None, limit: int, what: str) -> NotTransportable:
+    found = "more" if size is None else f"{size:,} bytes"
+    return NotTransportable(
+        f"{what}: a message may have {limit:,} bytes, this one has {found}; send a reference to where the data is,"
+        f" or raise the limit (STBASS_MAX_MESSAGE_BYTES) here and on the workers",
+        path=what,
+    )
+
+
+def _parsed(data: bytes | str, limit: int, what: str) -> tuple[Any, bool]:
+    """The JSON, and whether it is the value already because there is no form in it."""
+    try:
+        raw = data.encode() if isinstance(data, str) else data
+        if len(raw) > limit:
+            raise WireError(
+                f"the {what} has {len(raw):,} bytes, more than the {limit:,} that are accepted here"
+                f" (STBASS_MAX_MESSAGE_BYTES)"
+            )
+        node = _decode(raw)
+        is_plain = b'"~"' not in raw
+        if is_plain and raw.count(b"[") + raw.count(b"{") > MAX_DEPTH:
+            _check_depth(node, what)
+    except WireError:
+        raise
+    except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
+        raise WireError(f"the {what} is not one that stbass wrote: {_brief(error)}") from None
+    return node, is_plain
+
+
+def _check_depth(node: Any, what: str) -> None:
+    level = [node]
+    for _ in range(MAX_DEPTH + 1):
+        level = [
+            item
+            for container in level
+            if type(container) is dict or type(container) is list
+            for item in (container.values() if type(container) is dict else container)
+        ]
+        if not level:
+            return
+    raise WireError(f"the {what} is nested more than {MAX_DEPTH} deep")
+
+
+def _brief(error: Exception) -> str:
+    return shortened(f"{type(error).__name__}: {error}", 300)
+
+
+_PLAIN_DECODER = Decoder()

@@ -1,0 +1,292 @@
+"""The two walkers: a value to plain JSON data and back.
+
+A plain value is itself: None, bool, int of 64 bits, finite float, str, list, and dict with str keys. Everything else
+is a *form*: a dict whose key ``"~"`` holds the form's tag, for example ``{"~": "tuple", "v": [1, 2]}``. A dict of the
+user's that has the key ``"~"`` is itself written as a form (tag ``dict``), so that nothing is ambiguous.
+
+What the tags mean stands in the modules beside this one, each of which gives two tables: how to write which type, and
+how to read which tag. :mod:`stbass.wire.codec` joins them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
+
+from stbass.errors import NotTransportable, WireError
+from stbass.wire.opaque import text_of, type_name_of
+
+if TYPE_CHECKING:
+    from stbass.channel import Chan
+    from stbass.transports.base import Transport
+    from stbass.wire.processes import Admission
+
+__all__ = ["MAX_DEPTH", "Oversized", "Reader", "Unsendable", "Writer", "form_of_text"]
+
+MAX_DEPTH = 200
+"""How many containers may stand inside one another. Both ends refuse more, so that no message can exhaust the stack."""
+
+Form: TypeAlias = dict[str, Any]
+WriteFunction: TypeAlias = "Callable[[Writer, Any], Any]"
+ReadFunction: TypeAlias = "Callable[[Reader, Form], Any]"
+T = TypeVar("T")
+
+
+class Unsendable(Exception):
+    """A part cannot travel. Each container on the way out adds where it was; in the end it is a NotTransportable."""
+
+    def __init__(self, reason: str, advice: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.advice = advice
+        self.segments: list[str] = []
+
+    def at(self, segment: str) -> Unsendable:
+        """The same, one container further out."""
+        self.segments.append(segment)
+        return self
+
+    def as_error(self, what: str) -> NotTransportable:
+        """What the caller of ``dumps`` gets."""
+        path = what + "".join(reversed(self.segments))
+        return NotTransportable(f"{path}: {self.reason}{self.advice and f'; {self.advice}'}", path=path)
+
+
+class Oversized(Exception):
+    """The value would be larger than a message may be, noticed before all of it was written."""
+
+
+def form_of_text(value: Any) -> Form:
+    """The form of an :class:`~stbass.wire.opaque.Opaque` with the value's text, for what cannot travel itself."""
+    return {"~": "opaque", "c": type_name_of(type(value)), "v": text_of(value)}
+
+
+class Writer:
+    """Turns one value into plain data.
+
+    Args:
+        budget: how many nodes and characters to write at most; the exact size is only known at the end, but a value
+            that refers to the same list from many places would never get there.
+        lenient: what cannot travel is replaced by its text, instead of being an error. For the parts of a failure,
+            which must never get lost because of what it drags along.
+    """
+
+    __slots__ = ("_budget", "_open", "chained", "errors", "lenient", "numbered")
+
+    by_type: ClassVar[dict[type[Any], WriteFunction]] = {}
+    by_family: ClassVar[list[WriteFunction]] = []
+
+    def __init__(self, budget: int, *, lenient: bool = False) -> None:
+        self._budget = budget
+        self._open: dict[int, None] = {}
+        # Exceptions refer to one another (cause, context, arguments), also in circles. The exception is kept beside
+        # its form, so that its id cannot be given to another one while we write.
+        self.errors: dict[int, tuple[BaseException, Form]] = {}
+        self.numbered = 0
+        self.chained = 0
+        self.lenient = lenient
+
+    def write(self, value: Any) -> Any:
+        """The value as plain data.
+
+        Raises:
+            Unsendable: it, or something in it, cannot travel.
+            Oversized: it is too large.
+        """
+        function = self.by_type.get(type(value))
+        if function is not None:
+            return function(self, value)
+        for function in self.by_family:
+            form = function(self, value)
+            if form is not NotImplemented:
+                return form
+        raise _unknown(value)
+
+    def spend(self, amount: int) -> None:
+        """Count what is about to be written.
+
+        Raises:
+            Oversized: it is too much.
+        """
+        self._budget -= amount
+        if self._budget < 0:
+            raise Oversized
+
+    def enter(self, container: Any, size: int = 1) -> None:
+        """Begin a container; :meth:`leave` ends it, except on an error: then :meth:`rollback` does, or nobody.
+
+        Raises:
+            Unsendable: it is inside itself, or too many are inside one another.
+            Oversized: there is too much.
+        """
+        key = id(container)
+        if key in self._open:
+            raise Unsendable("refers to a container that it is in", "a value that contains itself cannot travel")
+        if len(self._open) >= MAX_DEPTH:
+            raise Unsendable(f"is nested more than {MAX_DEPTH} deep", "flatten it")
+        self.spend(size + 1)
+        self._open[key] = None
+
+    def leave(self) -> None:
+        """End the container that was begun last."""
+        self._open.popitem()
+
+    @property
+    def state(self) -> tuple[int, int]:
+        """What :meth:`rollback` needs to go back to."""
+        return len(self._open), len(self.errors)
+
+    def replace(self, value: Any, unsendable: Unsendable, state: tuple[int, int], segment: str) -> Any:
+        """In a lenient writer, what to write instead of a part that cannot travel.
+
+        Raises:
+            Unsendable: this writer is not lenient.
+        """
+        if not self.lenient:
+            raise unsendable.at(segment)
+        self.rollback(state)
+        return form_of_text(value)
+
+    def rollback(self, state: tuple[int, int]) -> None:
+        """Forget what was begun since :attr:`state` was that: containers, and exceptions that could be referred to."""
+        for entries, length in ((self._open, state[0]), (self.errors, state[1])):
+            while len(entries) > length:
+                entries.popitem()
+
+    def soft(self, value: Any) -> Any:
+        """As :meth:`write`, but leniently from here on inwards."""
+        lenient, self.lenient = self.lenient, True
+        state = self.state
+        try:
+            return self.write(value)
+        except Unsendable as unsendable:
+            return self.replace(value, unsendable, state, "")
+        finally:
+            self.lenient = lenient
+
+    def items(self, container: Any, values: Any, size: int, segment: Callable[[int, Any], str]) -> list[Any]:
+        """The values of a container, in order."""
+        self.enter(container, size)
+        write = self.write
+        made = []
+        index = 0
+        for index, value in enumerate(values):
+            state = self.state if self.lenient else (0, 0)
+            try:
+                made.append(write(value))
+            except Unsendable as unsendable:
+                made.append(self.replace(value, unsendable, state, segment(index, value)))
+        self.leave()
+        return made
+
+    def fields(self, container: Any, fields: dict[str, Any]) -> Form:
+        """The named parts of an object, as a plain dict: the names are identifiers, so ``"~"`` is not among them."""
+        self.enter(container, len(fields))
+        made: Form = {}
+        for name, value in fields.items():
+            state = self.state if self.lenient else (0, 0)
+            try:
+                made[name] = self.write(value)
+            except Unsendable as unsendable:
+                made[name] = self.replace(value, unsendable, state, f".{name}")
+        self.leave()
+        return made
+
+
+def _unknown(value: Any) -> Unsendable:
+    cls = type(value)
+    for base in (str, bytes, bytearray, int, float, dict, list, tuple, set, frozenset):
+        if isinstance(value, base):
+            return Unsendable(
+                f"{type_name_of(cls)} is a subclass of {base.__name__} and would arrive as a plain {base.__name__}",
+                f"send {base.__name__}(…) of it, or put it in a dataclass",
+            )
+    return Unsendable(
+        f"{cls.__module__}.{cls.__qualname__} cannot travel",
+        "send what it is made of (numbers, texts, lists, dicts, dataclasses, …) and make it again where it is used",
+    )
+
+
+class Reader:
+    """Turns plain data back into a value. Nothing is imported, and no code of a message's choosing is run.
+
+    Args:
+        admission: which processes the message may bring; None: none at all.
+        transport: how to reach the channels that the message brings; None: it may bring none.
+    """
+
+    __slots__ = ("_depth", "admission", "channels", "errors", "transport")
+
+    by_tag: ClassVar[dict[str, ReadFunction]] = {}
+
+    def __init__(self, admission: Admission | None = None, transport: Transport | None = None) -> None:
+        self._depth = 0
+        self.errors: dict[int, BaseException] = {}
+        self.channels: dict[str, Chan[Any]] = {}
+        self.admission = admission
+        self.transport = transport
+
+    def read(self, node: Any) -> Any:
+        """The value that plain data stands for. The data is used up.
+
+        Raises:
+            WireError: it is not what a :class:`Writer` makes.
+        """
+        kind = type(node)
+        if kind is dict:
+            if "~" not in node:
+                return self.read_fields(node)
+            tag = node["~"]
+            function = self.by_tag.get(tag) if type(tag) is str else None
+            if function is None:
+                raise WireError(f"unknown form {text_of(tag, 60)}")
+            self.enter()
+            value = function(self, node)
+            self._depth -= 1
+            return value
+        if kind is list:
+            return self.read_items(node)
+        return node
+
+    def enter(self) -> None:
+        """Count one container more. Not undone on an error, which ends the reading."""
+        # A form holds its parts in a list or dict, so there may be two levels here for one in the value.
+        self._depth += 1
+        if self._depth > 2 * MAX_DEPTH + 2:
+            raise WireError(f"nested more than {MAX_DEPTH} deep")
+
+    def read_items(self, node: list[Any]) -> list[Any]:
+        """The values of a list, in place."""
+        self.enter()
+        for index, item in enumerate(node):
+            if type(item) is dict or type(item) is list:
+                node[index] = self.read(item)
+        self._depth -= 1
+        return node
+
+    def read_fields(self, node: Form) -> Form:
+        """The values of a dict, in place."""
+        self.enter()
+        for key, item in node.items():
+            if type(item) is dict or type(item) is list:
+                node[key] = self.read(item)
+        self._depth -= 1
+        return node
+
+
+def part(form: Form, key: str, kind: type[T]) -> T:
+    """A part of a form that must be there and must be exactly of that type.
+
+    Raises:
+        WireError: it is not.
+    """
+    value = form.get(key)
+    if type(value) is not kind:
+        raise misfit(form, key, kind, value)
+    return value
+
+
+def misfit(form: Form, key: str, kind: type[Any], value: Any) -> WireError:
+    """The error for a part of a form that is of another type."""
+    tag = text_of(form.get("~"), 60)
+    return WireError(f"form {tag}: {key!r} must be a {kind.__name__}, got {text_of(value, 60)}")

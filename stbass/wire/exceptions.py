@@ -1,0 +1,292 @@
+"""Exceptions as values.
+
+`{"~": "error", "c": class, "m": message, "a": arguments}`, and where there is something to say: `d`: the instance's
+`__dict__` (notes among it), `n`: attributes that a built-in class or `__slots__` keep outside of it (`errno`, …),
+`g`: the members of a group, `cause`, `context`, `s`: 1 if the context is
+suppressed, `t`: text of the traceback, `i`: a number for the references to it. `{"~": "again", "i": number}`: the
+exception that was read before under that number, for exceptions hang together in circles.
+
+Here the same class is rebuilt if it is imported, with `BaseException.__new__` and the arguments put back: no
+constructor is run, so a class whose constructor takes other arguments than it keeps arrives too. Otherwise it becomes a
+:class:`~stbass.errors.RemoteError`. No exception is ever too odd to travel: an argument or attribute that cannot is
+replaced by its text, as an :class:`~stbass.wire.opaque.Opaque`.
+"""
+
+from __future__ import annotations
+
+import traceback
+from types import MemberDescriptorType
+from typing import Any
+
+from stbass.errors import RemoteError, WireError
+from stbass.wire.classes import HEAP_TYPE, known_class, static
+from stbass.wire.core import MAX_DEPTH, Form, Reader, ReadFunction, Unsendable, WriteFunction, Writer, part
+from stbass.wire.opaque import shortened, text_of, type_name_of
+
+__all__ = ["FAMILIES", "READ", "REMOTE_TRACEBACK", "message_of", "traceback_of", "write_error"]
+
+REMOTE_TRACEBACK = "__stbass_traceback__"
+"""The attribute in which an exception that has travelled keeps the text of its traceback, from where it was raised."""
+
+_LONGEST_MESSAGE = 10_000
+_LONGEST_TRACEBACK = 50_000
+# A chain of causes is written by recursion; what is further away than this from the error itself helps nobody.
+_LONGEST_CHAIN = MAX_DEPTH // 4
+
+
+def traceback_of(error: BaseException, *, chain: bool = False) -> str:
+    """The text of an exception's traceback, of the remote one if it has travelled; empty if it was never raised.
+
+    Args:
+        chain: with the tracebacks of its cause or context.
+    """
+    text = getattr(error, REMOTE_TRACEBACK, None)
+    if type(text) is str:
+        return text
+    if error.__traceback__ is None:
+        return ""
+    try:
+        text = "".join(traceback.format_exception(type(error), error, error.__traceback__, chain=chain))
+    except Exception as failed:  # formatting calls the error's own __str__ and __repr__
+        text = f"<the traceback could not be formatted: {type(failed).__name__}>"
+    return shortened(text, _LONGEST_TRACEBACK)
+
+
+def message_of(error: BaseException) -> str:
+    """What an exception says, whatever its ``__str__`` does."""
+    if isinstance(error, BaseExceptionGroup):
+        # Its str() counts the members, too. Whole, as the group is made from it again.
+        return shortened(error.message, len(error.message))
+    try:
+        text = str(error)
+    except Exception as failed:
+        text = f"<str of the error raised {type(failed).__name__}>"
+    return shortened(text, _LONGEST_MESSAGE)
+
+
+# Writing -----------------------------------------------------------------------------------------
+
+
+def _write_error(writer: Writer, error: Any) -> Any:
+    return write_error(writer, error) if isinstance(error, BaseException) else NotImplemented
+
+
+def write_error(writer: Writer, error: BaseException, *, with_traceback: bool = True) -> Form:
+    """The form of an exception.
+
+    Args:
+        with_traceback: False if its traceback travels beside it.
+
+    Raises:
+        Unsendable: it stands too deep, or is an exception group inside itself.
+        Oversized: it is too large.
+    """
+    before = writer.errors.get(id(error))
+    if before is not None:
+        return _again(writer, before[1])
+    message = message_of(error)
+    writer.enter(error, len(message))
+    form: Form = {"~": "error", "c": type_name_of(type(error)), "m": message}
+    writer.errors[id(error)] = (error, form)
+    lenient, writer.lenient = writer.lenient, True
+    try:
+        if isinstance(error, BaseExceptionGroup):
+            # Before the arguments: these name the members once more, then by reference.
+            form["g"] = _UNFINISHED
+            form["g"] = [_write_member(writer, member) for member in error.exceptions]
+        form["a"] = writer.items(error.args, error.args, len(error.args), lambda index, _: f".args[{index}]")
+        if outside := _outside_attributes(error):
+            form["n"] = writer.fields(outside, outside)
+        if inside := {key: item for key, item in error.__dict__.items() if key != REMOTE_TRACEBACK}:
+            form["d"] = writer.write(inside)
+        _write_links(writer, error, form)
+    finally:
+        writer.lenient = lenient
+    text = traceback_of(error) if with_traceback else ""
+    if text:
+        writer.spend(len(text))
+        form["t"] = text
+    writer.leave()
+    return form
+
+
+_UNFINISHED: Any = object()
+
+
+def _again(writer: Writer, form: Form) -> Form:
+    if form.get("g") is _UNFINISHED:
+        raise Unsendable("refers to the exception group that it is in")
+    if "i" not in form:
+        writer.numbered += 1
+        form["i"] = writer.numbered
+    writer.spend(1)
+    return {"~": "again", "i": form["i"]}
+
+
+def _write_member(writer: Writer, member: BaseException) -> Form:
+    state = writer.state
+    try:
+        return write_error(writer, member)
+    except Unsendable:
+        writer.rollback(state)
+        return {"~": "error", "c": type_name_of(type(member)), "m": message_of(member), "a": []}
+
+
+def _write_links(writer: Writer, error: BaseException, form: Form) -> None:
+    links = {"cause": error.__cause__}
+    if error.__suppress_context__:
+        form["s"] = 1
+    else:
+        links["context"] = error.__context__
+    for name, linked in links.items():
+        if linked is None or writer.chained >= _LONGEST_CHAIN:
+            continue
+        state = writer.state
+        writer.chained += 1
+        try:
+            form[name] = write_error(writer, linked)
+        except Unsendable:
+            writer.rollback(state)
+        writer.chained -= 1
+
+
+def _outside_attributes(error: BaseException) -> dict[str, Any]:
+    """What a built-in exception keeps in its C structure, and a class with ``__slots__`` in its slots."""
+    found: dict[str, Any] = {}
+    for base in type(error).__mro__:
+        for name, descriptor in vars(base).items():
+            if name not in found and _travels(name, descriptor):
+                item = _stored(descriptor, error)
+                if item is not None:
+                    found[name] = item
+    return found
+
+
+def _travels(name: str, descriptor: Any) -> bool:
+    if descriptor is _CHARACTERS_WRITTEN:
+        return True
+    # AttributeError.obj is whatever object lacked the attribute: it may be anything, and only helps to guess at typos.
+    return (
+        isinstance(descriptor, MemberDescriptorType)
+        and descriptor.__objclass__ not in (BaseException, BaseExceptionGroup)
+        and not (name == "obj" and descriptor.__objclass__ is AttributeError)
+    )
+
+
+_CHARACTERS_WRITTEN: Any = vars(OSError)["characters_written"]
+
+
+def _stored(descriptor: Any, error: BaseException) -> Any:
+    try:
+        return descriptor.__get__(error, type(error))
+    except AttributeError:
+        return None
+
+
+# Reading -----------------------------------------------------------------------------------------
+
+
+def _read_error(reader: Reader, form: Form) -> Any:
+    name, message = part(form, "c", str), part(form, "m", str)
+    members = form.get("g")
+    if members is not None:
+        members = reader.read_items(part(form, "g", list))
+        if not members or not all(isinstance(member, BaseException) for member in members):
+            raise WireError("form 'error': a group of what are not exceptions")
+    error = _made(name, message, members, form)
+    number = form.get("i")
+    if number is not None:
+        # From here on the form's own parts may refer to it.
+        reader.errors[part(form, "i", int)] = error
+    arguments = tuple(reader.read_items(part(form, "a", list)))
+    outside = reader.read_fields(part(form, "n", dict)) if "n" in form else {}
+    inside = reader.read(part(form, "d", dict)) if "d" in form else {}
+    if type(inside) is not dict or not all(type(key) is str for key in inside):
+        raise WireError(f"form 'error': attributes {text_of(inside, 100)}")
+    if type_name_of(type(error)) == name:
+        _ARGS.__set__(error, arguments)
+        _set_outside(error, outside)
+        error.__dict__.update(inside)
+    else:
+        error.__dict__.update(type_name=name, remote_args=tuple(text_of(argument) for argument in arguments))
+        if "__notes__" in inside:
+            error.__dict__["__notes__"] = inside["__notes__"]
+    if "t" in form:
+        error.__dict__[REMOTE_TRACEBACK] = part(form, "t", str)
+    for key, descriptor in (("cause", _CAUSE), ("context", _CONTEXT)):
+        if key in form:
+            linked = reader.read(part(form, key, dict))
+            if not isinstance(linked, BaseException):
+                raise WireError(f"form 'error': its {key} is {text_of(linked, 100)}")
+            descriptor.__set__(error, linked)
+    _SUPPRESS.__set__(error, "s" in form)
+    return error
+
+
+# The attributes of every exception, past anything that a class has put in front of them.
+_ARGS: Any = vars(BaseException)["args"]
+_CAUSE: Any = vars(BaseException)["__cause__"]
+_CONTEXT: Any = vars(BaseException)["__context__"]
+_SUPPRESS: Any = vars(BaseException)["__suppress_context__"]
+
+
+def _made(name: str, message: str, members: list[BaseException] | None, form: Form) -> BaseException:
+    """An exception of that class without its arguments yet, or what stands for it."""
+    cls = known_class(name)
+    if (
+        cls is not None
+        and issubclass(cls, BaseException)
+        and issubclass(cls, BaseExceptionGroup) == (members is not None)
+        and _is_sound(cls, form)
+    ):
+        # The built-in class that the layout comes from is the only one whose __new__ may make it.
+        native: Any = cls
+        while native.__flags__ & HEAP_TYPE:
+            native = native.__base__
+        if native.__module__ == "builtins":
+            made = native.__new__(cls, *(() if members is None else (message, members)))
+            if type(made) is cls:
+                return made
+    if members is not None:
+        return BaseExceptionGroup(message, members)
+    return RemoteError(f"{name.replace(':', '.')}: {message}" if message else name.replace(":", "."))
+
+
+def _set_outside(error: BaseException, outside: dict[str, Any]) -> None:
+    for name, item in outside.items():
+        descriptor = static(type(error), name)
+        if not _travels(name, descriptor):
+            raise WireError(f"form 'error': {type(error).__name__} has no place for {text_of(name, 60)}")
+        descriptor.__set__(error, item)
+
+
+def _is_sound(cls: type[BaseException], form: Form) -> bool:
+    """Whether a Unicode error's parts fit together.
+
+    Its str() looks into the object at these positions, and before Python 3.13 does not look whether they are inside.
+    """
+    if not issubclass(cls, (UnicodeDecodeError, UnicodeEncodeError, UnicodeTranslateError)):
+        return True
+    outside = form.get("n", {})
+    if type(outside) is not dict or any(type(outside.get(key, 0)) is not int for key in ("start", "end")):
+        return False
+    if any(type(outside.get(key, "")) is not str for key in ("encoding", "reason")):
+        return False
+    given = outside.get("object", "")
+    tag = given.get("~") if type(given) is dict else "str" if type(given) is str else None
+    wanted = "bytes" if issubclass(cls, UnicodeDecodeError) else "str"
+    is_whole = "object" not in outside or tag == wanted
+    return is_whole and outside.get("start", 0) >= 0 and outside.get("end", 0) >= 0
+
+
+def _read_again(reader: Reader, form: Form) -> Any:
+    number = part(form, "i", int)
+    error = reader.errors.get(number)
+    if error is None:
+        raise WireError(f"form 'again': there was no exception {number}")
+    return error
+
+
+FAMILIES: list[WriteFunction] = [_write_error]
+
+READ: dict[str, ReadFunction] = {"error": _read_error, "again": _read_again}

@@ -1,0 +1,57 @@
+"""What stands for something whose class is not known here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["Opaque", "text_of", "type_name_of"]
+
+_LONGEST_TEXT = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Opaque:
+    """A value that could not be rebuilt here, as plain data.
+
+    Either its class is not imported in this Python process: then ``data`` holds what the value was made of, and sending
+    it on sends the original, so that a receiver that knows the class gets the real thing. Or it was a part of a failure
+    that could not travel at all: then ``data`` is the text of its ``repr``.
+
+    Args:
+        type_name: the ``module:qualname`` of its class.
+        data: its fields by name; of an Enum member its name (of combined flags, the number); of an array its type,
+            shape and bytes; or a text.
+    """
+
+    type_name: str
+    data: Any = None
+    # The form in which it came and must go on; "opaque" is the text of something that could not travel.
+    _kind: str = field(default="opaque", repr=False)
+    _rest: Any = field(default=None, repr=False)
+
+    def __hash__(self) -> int:
+        # Not by its data, which may be a dict: a frozen dataclass that was a key must be able to stay one.
+        return hash((self.type_name, self._kind))
+
+
+def type_name_of(cls: type[Any]) -> str:
+    """``module:qualname`` of a class."""
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def text_of(value: Any, longest: int = _LONGEST_TEXT) -> str:
+    """The ``repr`` of anything, cut to ``longest`` characters; says so if the value's ``repr`` itself fails."""
+    try:
+        text = repr(value)
+    except Exception as error:
+        text = f"<{type_name_of(type(value))}, whose repr raised {type(error).__name__}>"
+    return shortened(text, longest)
+
+
+def shortened(text: str, longest: int) -> str:
+    """``text``, or its beginning and its end if it is longer than ``longest``; always encodable as UTF-8."""
+    if len(text) > longest:
+        half = longest // 2
+        text = f"{text[:half]} … {len(text) - 2 * half} characters left out … {text[-half:]}"
+    return text.encode("utf-8", "backslashreplace").decode()

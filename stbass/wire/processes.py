@@ -1,0 +1,244 @@
+"""Processes by reference, compositions as the tree of their parts, and the channels bound to them.
+
+| tag | form |
+|---|---|
+| `process` | `r`: `module:qualname` of the function or class; `a`, `k`: what the class's constructor was given |
+| `composition` | `r`: its kind; `v`: its parts by name |
+| `chan` | `v`: what :meth:`stbass.channel.Chan.share` says |
+
+Beside these, where it differs from the original's: `n`: name, `o`: 1 if optional, `p`: placement, `ch`: bound channels.
+
+A reference is looked up among the processes that the imported modules define (:func:`stbass.process.known_processes`);
+nothing else is looked at, and nothing is imported. Only where an
+:class:`Admission` was given are processes read at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from stbass.channel import Chan
+from stbass.composite import Composition, composition_kinds, kind_of
+from stbass.endpoint import Placement
+from stbass.errors import NotTransportable, ProcessRefused, WireError
+from stbass.process import Composable, FunctionProcess, Process, known_processes, reference_of
+from stbass.wire.core import Form, Reader, ReadFunction, Unsendable, WriteFunction, Writer, part
+from stbass.wire.opaque import text_of
+
+__all__ = ["FAMILIES", "READ", "Admission", "check_reference"]
+
+_MAIN = ("__main__", "__mp_main__")
+_TO_A_MODULE = "move it to the top level of a module, and add that module to the worker's include (STBASS_INCLUDE)"
+
+
+# Writing -----------------------------------------------------------------------------------------
+
+
+def check_reference(process: Process) -> str:
+    """The reference under which a process travels.
+
+    Raises:
+        Unsendable: a worker would not find it by that reference.
+    """
+    is_function = isinstance(process, FunctionProcess)
+    target: Any = process if is_function else type(process)
+    reference = reference_of(target)
+    shown = f"process {process.name!r} ({reference})"
+    if "<locals>" in reference:
+        raise Unsendable(f"{shown} is defined in a function, where a worker cannot find it", _TO_A_MODULE)
+    if "<lambda>" in reference:
+        raise Unsendable(f"{shown} is a lambda, which has no name to find it by", f"write it with def, {_TO_A_MODULE}")
+    if target.__module__ in _MAIN:
+        raise Unsendable(f"{shown} is defined in the script itself, which a worker does not import", _TO_A_MODULE)
+    found = known_processes().get(reference)
+    same: bool = found is target
+    if isinstance(process, FunctionProcess):
+        same = isinstance(found, FunctionProcess) and found._function is process._function
+    if not same:
+        what = "something else" if found is not None else "no process"
+        raise Unsendable(
+            f"{shown} cannot be found by its reference: that is {what}",
+            "decorate a function of its own, written with def, and give it a name that nothing else in its module has",
+        )
+    return reference
+
+
+def _write_composable(writer: Writer, value: Any) -> Any:
+    if not isinstance(value, Composable):
+        return NotImplemented
+    writer.enter(value, 10)
+    given = vars(value)
+    form: Form
+    if isinstance(value, Composition):
+        try:
+            kind, parts = kind_of(value), value._parts()
+        except NotTransportable as error:
+            raise Unsendable(str(error)) from None
+        form = {"~": "composition", "r": kind, "v": writer.fields(parts, parts)}
+        original: Any = type(value)
+    elif isinstance(value, Process):
+        reference = check_reference(value)
+        form = {"~": "process", "r": reference}
+        original = known_processes()[reference]
+        if not isinstance(value, FunctionProcess):
+            args, kwargs = value._arguments
+            if args:
+                form["a"] = writer.items(args, args, len(args), lambda index, _: f".args[{index}]")
+            if kwargs:
+                form["k"] = writer.fields(kwargs, kwargs)
+    else:
+        cls = type(value)
+        raise Unsendable(f"{cls.__module__}.{cls.__qualname__} cannot travel", "make it a subclass of Process")
+    name, placement = given.get("_name"), given.get("_placement")
+    if name is not None and name != original._name:
+        form["n"] = writer.write(name)
+    if placement != original._placement:
+        try:
+            form["p"] = writer.write(placement)
+        except Unsendable as unsendable:
+            raise unsendable.at(".placement") from None
+    if value._is_optional:
+        form["o"] = 1
+    if value._channels:
+        form["ch"] = _write_channels(writer, value)
+    writer.leave()
+    return form
+
+
+def _write_channels(writer: Writer, process: Composable) -> list[Any]:
+    pairs: list[Any] = []
+    for name, channel in process._channels.items():
+        try:
+            pairs += (writer.write(name), writer.write(channel))
+        except Unsendable as unsendable:
+            raise unsendable.at(f".bound_channels[{name!r}]") from None
+    return pairs
+
+
+def _write_channel(writer: Writer, value: Any) -> Any:
+    if not isinstance(value, Chan):
+        return NotImplemented
+    try:
+        shared = value.share()
+    except NotTransportable as error:
+        raise Unsendable(str(error)) from None
+    return {"~": "chan", "v": writer.fields(value, shared)}
+
+
+# Reading -----------------------------------------------------------------------------------------
+
+
+class Admission:
+    """Which processes may be made from a message, and by what means. A worker has one; nothing else reads processes.
+
+    Args:
+        allowed: asked with each reference; None allows all that the imported modules define.
+        queue: where the message came from, for the error of one that is refused.
+        worker: who refuses it.
+    """
+
+    __slots__ = ("allowed", "queue", "worker")
+
+    def __init__(self, allowed: Callable[[str], bool] | None, queue: str | None = None, worker: str | None = None):
+        self.allowed = allowed
+        self.queue = queue
+        self.worker = worker
+
+    def admit(self, reference: str) -> FunctionProcess | type[Process]:
+        """The process of that reference.
+
+        Raises:
+            ProcessRefused: it is not known here, or not allowed.
+        """
+        found = known_processes().get(reference)
+        if found is not None and (self.allowed is None or self.allowed(reference)):
+            return found
+        module = reference.partition(":")[0]
+        reason = "does not know" if found is None else "was not told to run"
+        raise self.refusal(
+            reference, f"{reason} the process {reference!r}; add its module, {module!r}, to include (STBASS_INCLUDE)"
+        )
+
+    def refusal(self, reference: str, reason: str) -> ProcessRefused:
+        """The error for a process that is not run."""
+        who = f"worker {self.worker!r}" if self.worker else "this worker"
+        where = f" on queue {self.queue!r}" if self.queue else ""
+        return ProcessRefused(f"{who}{where} {reason}", reference=reference, queue=self.queue, worker=self.worker)
+
+
+def _read_process(reader: Reader, form: Form) -> Any:
+    admission = _admission(reader)
+    reference = part(form, "r", str)
+    found = admission.admit(reference)
+    args = reader.read_items(part(form, "a", list)) if "a" in form else []
+    kwargs = reader.read_fields(part(form, "k", dict)) if "k" in form else {}
+    if isinstance(found, FunctionProcess):
+        if args or kwargs:
+            raise WireError(f"form 'process': the function {reference} takes no arguments of its own")
+        return _finished(reader, form, found._copy())
+    try:
+        made = found(*args, **kwargs)
+    except (Exception, SystemExit) as error:
+        # The user's constructor: it may raise anything, and must not take the worker with it.
+        raised = f"{type(error).__name__}: {error}"
+        raise admission.refusal(
+            reference, f"could not make the process {reference!r}: its constructor raised {raised}"
+        ) from error
+    return _finished(reader, form, made)
+
+
+def _read_composition(reader: Reader, form: Form) -> Any:
+    _admission(reader)
+    kind = part(form, "r", str)
+    cls = composition_kinds.get(kind)
+    if cls is None:
+        raise WireError(f"form 'composition': no kind {text_of(kind, 60)} is imported here")
+    return _finished(reader, form, cls._from_parts(reader.read_fields(part(form, "v", dict))))
+
+
+def _admission(reader: Reader) -> Admission:
+    if reader.admission is None:
+        raise WireError("it brings a process where there may be none")
+    return reader.admission
+
+
+def _finished(reader: Reader, form: Form, made: Composable) -> Composable:
+    """The copy with what was changed after the original was made."""
+    if "n" in form:
+        made = made.with_name(reader.read(form["n"]))
+    if "p" in form:
+        placement = reader.read(form["p"])
+        if type(placement) not in (Placement, type(None)):
+            raise WireError(f"form {form['~']!r}: {text_of(placement, 60)} is not a placement")
+        made._placement = placement
+    if form.get("o"):
+        made = made.optional()
+    if "ch" in form:
+        pairs = reader.read_items(part(form, "ch", list))
+        channels = dict(zip(pairs[::2], pairs[1::2], strict=True))
+        if not all(type(name) is str and isinstance(channel, Chan) for name, channel in channels.items()):
+            raise WireError(f"form {form['~']!r}: {text_of(channels, 100)} are not channels")
+        made = made.with_channels(**channels)
+    return made
+
+
+def _read_channel(reader: Reader, form: Form) -> Any:
+    shared = reader.read(part(form, "v", dict))
+    if reader.transport is None:
+        raise WireError("it brings a channel where there may be none")
+    # Every mention of a channel in one message is the same end of it.
+    key = repr(shared)
+    channel = reader.channels.get(key)
+    if channel is None:
+        channel = reader.channels[key] = Chan.open(shared, transport=reader.transport)
+    return channel
+
+
+FAMILIES: list[WriteFunction] = [_write_composable, _write_channel]
+
+READ: dict[str, ReadFunction] = {
+    "process": _read_process,
+    "composition": _read_composition,
+    "chan": _read_channel,
+}

@@ -1,0 +1,282 @@
+"""Outcomes: results, failures, where a process ran, placements and retry policies.
+
+| tag | form |
+|---|---|
+| `result` | `ok`; `v`: value of a success, or `f`: the failure; `t`: microseconds it took; `run`: see `run` |
+| `failure` | `error`, `name`, `id`, `started`, `failed`, `placement`, `parent`, `channels`, `checkpoint`, `traceback` |
+| `run` | `v`: name, id, started, ended, queued (microseconds), worker, attempt, placement |
+| `placement` | `v`: model, endpoint, config |
+| `retry` | `v`: attempts, backoff, base delay, longest delay, jitter |
+
+A moment in UTC is its ISO 8601 text. Of a failure everything arrives, whatever it drags along: a part of its
+checkpoint, of its channels' state or of its placement's configuration that cannot travel is replaced by its text, as an
+:class:`~stbass.wire.opaque.Opaque`.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+from stbass.endpoint import Placement
+from stbass.errors import WireError
+from stbass.result import Failure, ProcessResult, RetryPolicy, RunInfo
+from stbass.wire.core import Form, Reader, ReadFunction, Unsendable, WriteFunction, Writer, misfit, part
+from stbass.wire.exceptions import REMOTE_TRACEBACK, write_error
+from stbass.wire.opaque import text_of
+
+__all__ = ["MICROSECOND", "READ", "WRITE", "plain_run", "read_result", "write_failure", "write_result"]
+
+MICROSECOND = timedelta(microseconds=1)
+
+
+# Results -----------------------------------------------------------------------------------------
+
+
+def write_result(writer: Writer, result: ProcessResult) -> Form:
+    """The parts of a result, without the tag.
+
+    Raises:
+        Unsendable: its value cannot travel.
+    """
+    writer.enter(result, 10)
+    failure = result._failure
+    form: Form
+    if failure is None:
+        form = {"ok": True, "v": writer.write(result._value)}
+    else:
+        form = {"ok": False, "f": write_failure(writer, failure)}
+    elapsed, run = result.elapsed, result.run
+    if elapsed is not None:
+        form["t"] = elapsed // MICROSECOND
+    if run is not None:
+        form["run"] = _run_list(writer, run)
+    writer.leave()
+    return form
+
+
+def read_result(reader: Reader, form: Form) -> ProcessResult:
+    """The inverse of :func:`write_result`.
+
+    Raises:
+        WireError: it is none.
+    """
+    failure = value = None
+    if part(form, "ok", bool):
+        value = reader.read(form["v"])
+    else:
+        failure = reader.read(form.get("f"))
+        if type(failure) is not Failure:
+            raise WireError(f"form 'result': {text_of(failure, 100)} is not a failure")
+    elapsed = timedelta(microseconds=part(form, "t", int)) if "t" in form else None
+    run = _run_of(reader, part(form, "run", list)) if "run" in form else None
+    return ProcessResult(failure is None, value, failure, elapsed, run)
+
+
+def _write_result(writer: Writer, result: ProcessResult) -> Form:
+    try:
+        return {"~": "result", **write_result(writer, result)}
+    except Unsendable as unsendable:
+        raise unsendable.at(".value") from None
+
+
+# Failures ----------------------------------------------------------------------------------------
+
+
+def write_failure(writer: Writer, failure: Failure) -> Form:
+    """A failure. It can only be too large, or stand too deep."""
+    writer.enter(failure, 10)
+    # The failure's own traceback text is the whole one, causes and all; the error gets it back where it is read.
+    error = write_error(writer, failure.error, with_traceback=not failure.traceback_str)
+    form: Form = {
+        "~": "failure",
+        "error": error,
+        "name": writer.write(failure.process_name),
+        "id": writer.write(failure.process_id),
+        "failed": _write_moment(writer, failure.failed_at),
+    }
+    if failure.started_at is not None:
+        form["started"] = _write_moment(writer, failure.started_at)
+    if failure.placement is not None:
+        form["placement"] = writer.soft(failure.placement)
+    if failure.parent_process is not None:
+        form["parent"] = writer.write(failure.parent_process)
+    if failure.channel_state:
+        form["channels"] = writer.soft(dict(failure.channel_state))
+    if failure.checkpoint is not None:
+        form["checkpoint"] = writer.soft(failure.checkpoint)
+    if failure.traceback_str:
+        form["traceback"] = writer.write(failure.traceback_str)
+    writer.leave()
+    return form
+
+
+def _read_failure(reader: Reader, form: Form) -> Failure:
+    error = reader.read(form.get("error"))
+    if not isinstance(error, BaseException):
+        raise WireError(f"form 'failure': its error is {text_of(error, 100)}")
+    traceback = _optional(reader, form, "traceback", str) or ""
+    if traceback and REMOTE_TRACEBACK not in error.__dict__:
+        error.__dict__[REMOTE_TRACEBACK] = traceback
+    failed_at = _read_moment(reader, form.get("failed"))
+    if failed_at is None:
+        raise WireError("form 'failure': it does not say when")
+    return Failure(
+        error,
+        process_name=_required(reader, form, "name", str),
+        process_id=_required(reader, form, "id", str),
+        started_at=_read_moment(reader, form.get("started")),
+        failed_at=failed_at,
+        placement=_optional(reader, form, "placement", Placement),
+        parent_process=_optional(reader, form, "parent", str),
+        channel_state=_optional(reader, form, "channels", dict) or {},
+        checkpoint=reader.read(form.get("checkpoint")),
+        traceback_str=traceback,
+    )
+
+
+# Where and when ----------------------------------------------------------------------------------
+
+
+def _run_list(writer: Writer, run: RunInfo) -> list[Any]:
+    """A :class:`RunInfo` as a list."""
+    return [
+        writer.write(run.process_name),
+        writer.write(run.process_id),
+        None if run.started_at is None else _write_moment(writer, run.started_at),
+        None if run.ended_at is None else _write_moment(writer, run.ended_at),
+        None if run.queued is None else run.queued // MICROSECOND,
+        writer.write(run.worker),
+        writer.write(run.attempt),
+        None if run.placement is None else writer.soft(run.placement),
+    ]
+
+
+def plain_run(run: RunInfo) -> list[Any] | None:
+    """The same list without a writer, for the usual run; None if it needs one."""
+    started, ended = run.started_at, run.ended_at
+    if (
+        run.placement is not None
+        or (started is not None and started.tzinfo is not UTC)
+        or (ended is not None and ended.tzinfo is not UTC)
+    ):
+        return None
+    return [
+        run.process_name,
+        run.process_id,
+        None if started is None else started.isoformat(),
+        None if ended is None else ended.isoformat(),
+        None if run.queued is None else run.queued // MICROSECOND,
+        run.worker,
+        run.attempt,
+    ]
+
+
+def _run_of(reader: Reader, parts: list[Any]) -> RunInfo:
+    name, process_id, started, ended, queued, worker, attempt, *placed = map(reader.read, parts)
+    placement = placed[0] if placed else None
+    if not (
+        type(name) is type(process_id) is str
+        and type(queued) in (int, type(None))
+        and type(worker) in (str, type(None))
+        and type(attempt) is int
+        and type(placement) in (Placement, type(None))
+    ):
+        raise WireError(f"form 'run': {text_of(parts, 200)}")
+    return RunInfo(
+        name,
+        process_id,
+        _read_moment(reader, started),
+        _read_moment(reader, ended),
+        None if queued is None else timedelta(microseconds=queued),
+        worker,
+        attempt,
+        placement,
+    )
+
+
+def _write_run(writer: Writer, run: RunInfo) -> Form:
+    writer.enter(run, 10)
+    form: Form = {"~": "run", "v": _run_list(writer, run)}
+    writer.leave()
+    return form
+
+
+def _read_run(reader: Reader, form: Form) -> RunInfo:
+    return _run_of(reader, part(form, "v", list))
+
+
+def _write_moment(writer: Writer, moment: datetime) -> Any:
+    if moment.tzinfo is UTC:
+        return moment.isoformat()
+    try:
+        return writer.write(moment)
+    except Unsendable:
+        # A zone of a third party's kind. The moment is what matters here, so its offset will do.
+        return writer.write(moment.astimezone(timezone(moment.utcoffset() or timedelta())))
+
+
+def _read_moment(reader: Reader, form: Any) -> datetime | None:
+    if type(form) is str:
+        moment = datetime.fromisoformat(form)
+        if moment.tzinfo is not UTC:
+            raise WireError(f"{text_of(form, 60)} is not a moment in UTC")
+        return moment
+    found = reader.read(form)
+    if type(found) in (datetime, type(None)):
+        return found  # type: ignore[no-any-return]
+    raise WireError(f"{text_of(found, 60)} is not a moment")
+
+
+# Placements and policies -------------------------------------------------------------------------
+
+
+def _write_placement(writer: Writer, placement: Placement) -> Form:
+    fields = {"model": placement.model, "endpoint": placement.endpoint, "config": placement.config}
+    return {"~": "placement", "v": list(writer.fields(placement, fields).values())}
+
+
+def _read_placement(reader: Reader, form: Form) -> Placement:
+    model, endpoint, config = reader.read_items(part(form, "v", list))
+    return Placement(model, endpoint, config)
+
+
+def _write_retry(writer: Writer, policy: RetryPolicy) -> Form:
+    fields = {name: getattr(policy, name) for name in RetryPolicy.__dataclass_fields__}
+    return {"~": "retry", "v": list(writer.fields(policy, fields).values())}
+
+
+def _read_retry(reader: Reader, form: Form) -> RetryPolicy:
+    return RetryPolicy(*reader.read_items(part(form, "v", list)))
+
+
+def _required(reader: Reader, form: Form, key: str, kind: type[Any]) -> Any:
+    value = reader.read(form.get(key))
+    if type(value) is not kind:
+        raise misfit(form, key, kind, value)
+    return value
+
+
+def _optional(reader: Reader, form: Form, key: str, kind: type[Any]) -> Any:
+    return None if form.get(key) is None else _required(reader, form, key, kind)
+
+
+def _read_result(reader: Reader, form: Form) -> ProcessResult:
+    return read_result(reader, form)
+
+
+WRITE: dict[type[Any], WriteFunction] = {
+    ProcessResult: _write_result,
+    Failure: write_failure,
+    RunInfo: _write_run,
+    Placement: _write_placement,
+    RetryPolicy: _write_retry,
+}
+
+READ: dict[str, ReadFunction] = {
+    "result": _read_result,
+    "failure": _read_failure,
+    "run": _read_run,
+    "placement": _read_placement,
+    "retry": _read_retry,
+}
