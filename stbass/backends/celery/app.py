@@ -1,0 +1,91 @@
+"""A Celery application that runs processes: a new one, or one that is there already."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from celery import Celery
+from celery.signals import worker_process_shutdown, worker_shutdown
+
+from stbass.backends.celery.presence import Presence
+from stbass.backends.celery.runtime import close_current_runtime
+from stbass.backends.celery.settings import EXECUTE, settings_of
+from stbass.backends.celery.task import ExecuteTask
+from stbass.errors import ConfigurationError
+
+__all__ = ["install", "make_app"]
+
+POOL = "stbass.backends.celery.pool:AsyncioPool"
+TRANSPORT = "stbass.backends.celery.transport:Transport"
+LOCAL_REDIS = "redis://localhost:6379/0"
+
+
+def make_app(
+    name: str = "stbass",
+    broker_url: str | None = None,
+    result_backend: str | None = None,
+    include: Iterable[str] = (),
+    **conf: Any,
+) -> Celery:
+    """A Celery application for producers and workers of a fleet.
+
+    Args:
+        name: of the application.
+        broker_url: where the queues are; ``redis://localhost:6379/0`` by default.
+        result_backend: where results, leases and checkpoints are: Redis; the broker by default.
+        include: modules that define processes; a worker imports them when it starts, and runs no others.
+        conf: more of Celery's settings, and ``stbass_signing_key``, ``stbass_lease`` (s), ``stbass_grace`` (s),
+            ``stbass_max_message_bytes``.
+
+    Raises:
+        ConfigurationError: a setting is wrong; the message names it.
+    """
+    if isinstance(include, str):
+        raise ConfigurationError(f"include is a list of modules, not a str: use include=[{include!r}]")
+    unknown = [key for key in conf if key.startswith("stbass_") and key not in _OWN_SETTINGS]
+    if unknown:
+        raise ConfigurationError(f"unknown setting {unknown[0]}; there are: {', '.join(sorted(_OWN_SETTINGS))}")
+    broker = broker_url or LOCAL_REDIS
+    app = Celery(name, broker=broker, backend=result_backend or broker, include=list(include))
+    app.conf.update(
+        worker_pool=POOL,
+        worker_concurrency=1000,
+        worker_prefetch_multiplier=1,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        broker_connection_retry_on_startup=True,
+        task_serializer="json",
+        result_serializer="json",
+        accept_content=["json"],
+        task_default_queue="stbass",
+    )
+    app.conf.update(conf)
+    install(app)
+    return app
+
+
+_OWN_SETTINGS = {"stbass_signing_key", "stbass_lease", "stbass_grace", "stbass_max_message_bytes"}
+
+
+def install(app: Celery) -> Celery:
+    """Let an existing Celery application run processes: registers the task ``stbass.execute`` and its helpers.
+
+    Its own tasks, routes, settings and pools stay as they are. Call it where the application is made, so that it
+    happens in the worker too. For thousands of processes on one worker set ``worker_pool`` to :data:`POOL`.
+
+    Raises:
+        ConfigurationError: the application's results are not kept in Redis.
+    """
+    settings = settings_of(app)
+    if settings.broker is not None and not app.conf.broker_transport and settings.broker.master_name is None:
+        app.conf.broker_transport = TRANSPORT
+    if EXECUTE not in app.tasks:
+        app.register_task(ExecuteTask())
+        app.steps["consumer"].add(Presence)
+    return app
+
+
+@worker_process_shutdown.connect
+@worker_shutdown.connect
+def _close(**_details: Any) -> None:
+    close_current_runtime()

@@ -1,0 +1,307 @@
+"""Processes on a Celery fleet: the queue is the placement's endpoint."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import weakref
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import msgspec
+import redis
+from celery import Celery
+from celery.result import GroupResult
+
+from stbass import wire
+from stbass.backends.base import ExecutionBackend
+from stbass.backends.celery import keys
+from stbass.backends.celery.client import FleetClient, Ticket
+from stbass.backends.celery.connections import unavailable
+from stbass.backends.celery.envelope import Envelope, seal_envelope
+from stbass.backends.celery.presence import WorkerInfo
+from stbass.backends.celery.publish import Message
+from stbass.backends.celery.settings import settings_of
+from stbass.context import ProcessContext
+from stbass.endpoint import Placement
+from stbass.errors import ConfigurationError, StbassError
+from stbass.process import Composable
+from stbass.result import ProcessResult
+
+__all__ = ["CeleryBackend"]
+
+_HEALTH_SECONDS = 1.5
+
+
+class GroupMember(msgspec.Struct):
+    """What ``attach`` must know of a process of a group."""
+
+    id: str
+    name: str
+    queue: str
+    placement: msgspec.Raw
+    parent: str | None
+    is_optional: bool
+    deadline: float | None
+
+
+class CeleryBackend(ExecutionBackend):
+    """Sends processes to Celery workers, and waits for their results without blocking the event loop.
+
+    Args:
+        app: a Celery application made with :func:`make_app` or prepared with :func:`install`.
+        queue: send everything here; by default to the queue named after the placement's endpoint.
+        concurrency_limit: how many processes may be on the fleet at once; by default as many as the live workers of the
+            queue announce (they bound it themselves; the rest waits in the queue).
+        on_worker_lost: what becomes of a process whose worker died: ``"redeliver"`` (another worker runs it again, with
+            ``ctx.attempt`` 2 and ``ctx.resumed_from``) or ``"fail"``.
+        lease: seconds after which a worker that is not heard of is lost.
+        grace: seconds beyond a deadline that a worker has to answer.
+
+    Raises:
+        ConfigurationError: an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        app: Celery,
+        *,
+        queue: str | None = None,
+        concurrency_limit: int | None = None,
+        on_worker_lost: Literal["redeliver", "fail"] = "redeliver",
+        lease: float = 10.0,
+        grace: float = 2.0,
+    ) -> None:
+        if not isinstance(app, Celery):
+            raise ConfigurationError(f"CeleryBackend takes a Celery application, got {app!r}; make one with make_app()")
+        _check("queue", queue, queue is None or (type(queue) is str and queue != ""), "a name or None")
+        _check(
+            "concurrency_limit",
+            concurrency_limit,
+            concurrency_limit is None or (type(concurrency_limit) is int and concurrency_limit >= 1),
+            "a whole number of at least 1 or None",
+        )
+        _check("on_worker_lost", on_worker_lost, on_worker_lost in ("redeliver", "fail"), "'redeliver' or 'fail'")
+        for name, value in (("lease", lease), ("grace", grace)):
+            _check(name, value, type(value) in (int, float) and 0 < value < 86400, "a number of seconds above 0")
+        self._app = app
+        self._settings = settings_of(app)
+        self._queue = queue
+        self._limit = concurrency_limit
+        self._announced: int | None = None
+        self._lost = on_worker_lost
+        self._lease = float(lease)
+        self._grace = float(grace)
+        self._encoded: dict[str, bytes] = {}
+
+    @property
+    def name(self) -> str:
+        """``celery:<queue>``, or ``celery:*`` if the endpoint names the queue."""
+        return f"celery:{self._queue or '*'}"
+
+    @property
+    def concurrency_limit(self) -> int | None:
+        """As given, else what the live workers announced at the last :meth:`health_check`; None if that is unknown."""
+        return self._limit if self._limit is not None else self._announced
+
+    @property
+    def enforces_limit(self) -> bool:  # type: ignore[override]
+        """The workers bound themselves; a limit given here is for the caller to keep."""
+        return self._limit is None
+
+    @property
+    def deadline_grace(self) -> float:
+        """Seconds beyond a deadline within which this backend answers by itself."""
+        return self._grace
+
+    async def execute(self, process: Composable, ctx: ProcessContext) -> ProcessResult:
+        """Run a process on the fleet. Cancelling this cancels it there.
+
+        Raises:
+            NotTransportable: the process, or a value in it, cannot travel; nothing was sent.
+            ConfigurationError: neither the placement names an endpoint nor the backend a queue.
+            BackendUnavailableError: Redis cannot be reached.
+        """
+        client = self._client()
+        body = self._encoded.pop(ctx.process_id, None)
+        if body is None:
+            body = self._encode(process)
+        queue = self._queue_of(process, ctx)
+        remaining = ctx.remaining
+        placement = ctx.placement
+        envelope = Envelope(
+            ctx.process_id,
+            queue,
+            ctx.process_name,
+            msgspec.Raw(body),
+            self._lease,
+            msgspec.Raw(b"null" if placement is None else wire.dumps(placement, what="placement")),
+            ctx.parent,
+            client.reply,
+            self._lost,
+            remaining is not None,
+            round(remaining, 3) if remaining is not None else 0.0,
+        )
+        text, signature = seal_envelope(envelope, self._settings)
+        ticket = Ticket(
+            ctx.process_id,
+            ctx.process_name,
+            queue,
+            self._grace,
+            self._lease,
+            asyncio.get_running_loop().create_future(),
+            ctx.parent,
+            placement,
+            Message(ctx.process_id, queue, text, signature, ctx.process_name, ctx._group, remaining),
+            remaining,
+        )
+        return await client.run(ticket)
+
+    def _encode(self, process: Composable) -> bytes:
+        return wire.dumps(process, limit=self._settings.max_message_bytes, what="process")
+
+    def _queue_of(self, process: Composable, ctx: ProcessContext) -> str:
+        queue = self._queue or (ctx.placement.endpoint if ctx.placement is not None else None)
+        if not queue:
+            raise ConfigurationError(
+                f"process {process.name!r} has no endpoint, and {self.name} no queue: place it with"
+                " Placement(endpoint=...), or make the backend with queue=..."
+            )
+        return queue
+
+    async def health_check(self) -> bool:
+        """Whether a live worker consumes the queue and the broker answers; known in under 2 s.
+
+        If the endpoint names the queue, any queue's worker will do.
+        """
+        try:
+            async with asyncio.timeout(_HEALTH_SECONDS):
+                client = self._client()
+                if not await client.consumers(self._queue):
+                    return False
+                await self._ping_broker(client)
+                self._announced = await self._announced_limit(client)
+                return True
+        except (TimeoutError, OSError, StbassError, redis.RedisError):
+            return False
+
+    async def _ping_broker(self, client: FleetClient) -> None:
+        if client.broker is None:
+            await asyncio.to_thread(self._ping_with_kombu)
+        elif client.broker is not client.redis:
+            await client.broker.ping()
+
+    def _ping_with_kombu(self) -> None:
+        with self._app.connection_for_write(connect_timeout=_HEALTH_SECONDS) as connection:
+            connection.ensure_connection(max_retries=1, timeout=_HEALTH_SECONDS)
+
+    async def _announced_limit(self, client: FleetClient) -> int | None:
+        names = [key async for key in client.redis.scan_iter(match=keys.worker_key("*"), count=1000)]
+        infos = (
+            [msgspec.json.decode(raw, type=WorkerInfo) for raw in await client.redis.mget(names) if raw]
+            if names
+            else []
+        )
+        return sum(info.concurrency for info in infos if self._queue is None or self._queue in info.queues) or None
+
+    async def open_group(self, group_id: str, members: Sequence[tuple[Composable, ProcessContext]]) -> GroupResult:
+        """Check that all can travel, and keep the group so that another producer can :meth:`attach_group` to it.
+
+        Raises:
+            NotTransportable: a process cannot travel; nothing has been sent.
+            BackendUnavailableError: Redis cannot be reached.
+        """
+        records = []
+        for process, ctx in members:
+            queue = self._queue_of(process, ctx)
+            self._encoded[ctx.process_id] = self._encode(process)
+            placement = msgspec.Raw(wire.dumps(ctx.placement, what="placement"))
+            records.append(
+                GroupMember(
+                    ctx.process_id, ctx.process_name, queue, placement, ctx.parent, process.is_optional, ctx.remaining
+                )
+            )
+        client = self._client()
+        group = GroupResult(group_id, [self._app.AsyncResult(record.id) for record in records])
+        group_meta = self._app.backend.encode({"result": group.as_tuple()})
+        ttl = self._settings.result_ttl or None
+        try:
+            pipe = client.redis.pipeline(transaction=False)
+            pipe.set(self._app.backend.get_key_for_group(group_id), group_meta, ex=ttl)
+            pipe.set(keys.group_key(group_id), msgspec.json.encode(records), ex=ttl)
+            await pipe.execute()
+        except (OSError, redis.RedisError) as error:
+            for _process, ctx in members:
+                self._encoded.pop(ctx.process_id, None)
+            raise unavailable(self._settings.backend, f"start a group of {len(records)} processes", error) from error
+        return group
+
+    async def attach_group(self, group_id: str, deadline: float | None = None) -> list[tuple[ProcessResult, bool]]:
+        """Wait for a group that another producer has started; per process its result and whether it is optional.
+
+        Raises:
+            LookupError: no such group is known, or it is too long ago.
+            BackendUnavailableError: Redis cannot be reached.
+        """
+        client = self._client()
+        try:
+            raw = await client.redis.get(keys.group_key(group_id))
+        except (OSError, redis.RedisError) as error:
+            raise unavailable(self._settings.backend, f"attach to group {group_id}", error) from error
+        if raw is None:
+            raise LookupError(
+                f"group {group_id} is not known at {self._settings.backend}:"
+                " the id is wrong, or its results have expired"
+            )
+        records = msgspec.json.decode(raw, type=list[GroupMember])
+        loop = asyncio.get_running_loop()
+        tickets = [
+            Ticket(
+                record.id,
+                record.name,
+                record.queue,
+                self._grace,
+                self._lease,
+                loop.create_future(),
+                record.parent,
+                _placement(record),
+                deadline=deadline,
+            )
+            for record in records
+        ]
+        results = await client.adopt(tickets)
+        return [(result, record.is_optional) for result, record in zip(results, records, strict=True)]
+
+    async def aclose(self) -> None:
+        """Close this event loop's connections. What is in flight goes on on the fleet."""
+        client = _clients_of(self._app).pop(asyncio.get_running_loop(), None)
+        if client is not None:
+            await client.aclose()
+
+    def _client(self) -> FleetClient:
+        clients = _clients_of(self._app)
+        loop = asyncio.get_running_loop()
+        client = clients.get(loop)
+        if client is None:
+            client = clients[loop] = FleetClient(self._app, self._settings)
+        return client
+
+
+def _check(name: str, value: object, right: bool, wanted: str) -> None:
+    if not right:
+        raise ConfigurationError(f"CeleryBackend({name}={value!r}): {name} must be {wanted}")
+
+
+def _placement(record: GroupMember) -> Placement | None:
+    found = wire.loads(bytes(record.placement))
+    return found if isinstance(found, Placement) else None
+
+
+def _clients_of(app: Any) -> weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, FleetClient]:
+    """The clients of an application, one per event loop; a forked child starts without any."""
+    pid, clients = app.__dict__.get("_stbass_clients", (0, None))
+    if clients is None or pid != os.getpid():
+        clients = weakref.WeakKeyDictionary()
+        app.__dict__["_stbass_clients"] = (os.getpid(), clients)
+    found: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, FleetClient] = clients
+    return found

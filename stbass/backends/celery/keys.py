@@ -1,0 +1,242 @@
+"""What stbass keeps in Redis for processes on a fleet, and the scripts that change it.
+
+The data model. All of it is in the result backend's database. ``<id>`` is the process id, which is also the Celery task
+id. Nothing here holds a clock reading of a producer or a worker, so that their clocks may differ.
+
+Keys (type; written by; read by; time to live):
+
+``stbass:run:<id>``
+    hash; the worker (claim, checkpoint); worker and producer; deleted when the result is stored.
+    Fields: ``attempt`` (1, 2, ...), ``worker`` (who holds it), ``queue``, ``reply`` (whom to tell), ``lost`` (what
+    to do when the worker dies: ``redeliver`` or ``fail``), ``tag`` (kombu's delivery tag), ``checkpoint`` (wire text).
+``stbass:leases``
+    sorted set, id -> when the lease ends (ms, the server's clock); the worker; worker and producer; members go with
+    their process.
+``stbass:deadline:<id>``
+    string; the producer, before sending; the worker (claim); the process's remaining time: gone when the time is over.
+``stbass:cancelled:<id>``
+    string; the producer; the worker (claim); ``CANCEL_TTL``.
+``stbass:worker:<name>``
+    string (JSON); the worker; producers; two leases, renewed.
+``stbass:group:<id>``
+    string (JSON); the producer; ``PLACED_PAR.attach``; as results.
+``celery-task-meta-<id>``
+    string (Celery's JSON); the worker; producer and Celery; Celery's ``result_expires``.
+``celery-taskset-meta-<id>``
+    string (Celery's JSON); the producer; Celery's ``GroupResult``; as results.
+
+Channels of publish/subscribe:
+
+``stbass:cancel``
+    a JSON list of ids, from producers to every Python process that runs processes.
+``stbass:queue:<queue>``
+    nothing is sent: workers subscribe while they consume the queue, so the number of subscribers is the number of live
+    workers, however they die.
+``stbass:reply:<client>``
+    JSON from workers to the producer that sent the process: started, progress, checkpoints, results.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CANCEL_CHANNEL",
+    "CANCEL_TTL",
+    "CHECKPOINT",
+    "CLAIM",
+    "FINISH",
+    "LEASES",
+    "RENEW",
+    "RUN_TTL",
+    "SWEEP",
+    "cancelled_key",
+    "deadline_key",
+    "group_key",
+    "queue_channel",
+    "reply_channel",
+    "run_key",
+    "worker_key",
+]
+
+LEASES = "stbass:leases"
+CANCEL_CHANNEL = "stbass:cancel"
+CANCEL_TTL = 3600
+"""Seconds that a cancelled process is remembered, so that its message is not run when it is taken late."""
+RUN_TTL = 7 * 86400
+"""Seconds after which the record of a process that nobody finished is forgotten."""
+
+
+def run_key(process_id: str) -> str:
+    """Key of the record of a running process."""
+    return f"stbass:run:{process_id}"
+
+
+def deadline_key(process_id: str) -> str:
+    """Key that lives as long as the process may."""
+    return f"stbass:deadline:{process_id}"
+
+
+def cancelled_key(process_id: str) -> str:
+    """Key that tells that a process must not start."""
+    return f"stbass:cancelled:{process_id}"
+
+
+def worker_key(name: str) -> str:
+    """Key of a worker's announcement."""
+    return f"stbass:worker:{name}"
+
+
+def group_key(group_id: str) -> str:
+    """Key of what ``attach`` must know of a group."""
+    return f"stbass:group:{group_id}"
+
+
+def queue_channel(queue: str) -> str:
+    """Channel that every worker of a queue subscribes to."""
+    return f"stbass:queue:{queue}"
+
+
+def reply_channel(client_id: str) -> str:
+    """Channel on which a producer hears of its processes."""
+    return f"stbass:reply:{client_id}"
+
+
+CLAIM = """
+-- Claim processes for a worker, many at once.
+-- ARGV: worker, result key prefix, run ttl (s),
+--       then per process: id, lease (ms), has a deadline (0/1), reply, queue, lost, delivery tag
+-- Gives per process: status, attempt, remaining (ms, -1: no deadline), checkpoint or ''
+-- status: go; done (its result is stored); busy (another worker holds its lease); cancelled; late
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local worker, prefix, ttl = ARGV[1], ARGV[2], ARGV[3]
+local out, started = {}, {}
+for i = 4, #ARGV, 7 do
+  local id, lease, timed, reply = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
+  local run = 'stbass:run:' .. id
+  local ends = redis.call('ZSCORE', 'stbass:leases', id)
+  local status, attempt, remaining, checkpoint = 'go', 0, -1, ''
+  if redis.call('EXISTS', prefix .. id) == 1 then
+    status = 'done'
+  elseif ends and tonumber(ends) > now then
+    status = 'busy'
+  elseif redis.call('EXISTS', 'stbass:cancelled:' .. id) == 1 then
+    status = 'cancelled'
+  else
+    if timed == '1' then
+      remaining = redis.call('PTTL', 'stbass:deadline:' .. id)
+      if remaining <= 0 then status = 'late' end
+    end
+    if status == 'go' then
+      attempt = redis.call('HINCRBY', run, 'attempt', 1)
+      redis.call('HSET', run, 'worker', worker, 'reply', reply, 'queue', ARGV[i + 4], 'lost', ARGV[i + 5],
+                 'tag', ARGV[i + 6])
+      redis.call('EXPIRE', run, ttl)
+      redis.call('ZADD', 'stbass:leases', now + lease, id)
+      if attempt > 1 then checkpoint = redis.call('HGET', run, 'checkpoint') or '' end
+      if reply ~= '' then
+        if not started[reply] then started[reply] = {} end
+        table.insert(started[reply], {id, attempt})
+      end
+    end
+  end
+  table.insert(out, {status, attempt, remaining, checkpoint})
+end
+for reply, ids in pairs(started) do
+  redis.call('PUBLISH', reply, cjson.encode({started = ids, worker = worker}))
+end
+return out
+"""
+
+SWEEP = """
+-- Find processes whose lease has run out. ARGV: how long (ms) the finder has to deal with them, how many at most
+-- Gives per process: id, then its record (lost, tag, queue, worker, attempt, reply, checkpoint). Until the time is over
+-- nobody else finds them; if the finder dies meanwhile, somebody finds them then.
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local out = {}
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', 'stbass:leases', '-inf', now, 'LIMIT', 0, ARGV[2])) do
+  local run = redis.call('HMGET', 'stbass:run:' .. id,
+                         'lost', 'tag', 'queue', 'worker', 'attempt', 'reply', 'checkpoint')
+  if run[1] then
+    redis.call('ZADD', 'stbass:leases', now + ARGV[1], id)
+    -- The worker that lost it must see that it has, should it live after all.
+    redis.call('HSET', 'stbass:run:' .. id, 'swept', run[5])
+    for index = 1, 7 do run[index] = run[index] or '' end
+    table.insert(out, {id, run})
+  else
+    redis.call('ZREM', 'stbass:leases', id)
+  end
+end
+return out
+"""
+
+RENEW = """
+-- Renew a worker's leases, all in one command. ARGV: then per process: id, attempt, lease (ms)
+-- Gives the ids that are no longer this worker's: their leases ran out and somebody else took them.
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local lost = {}
+for i = 1, #ARGV, 3 do
+  local id = ARGV[i]
+  local run = redis.call('HMGET', 'stbass:run:' .. id, 'attempt', 'swept')
+  if run[1] == ARGV[i + 1] and run[2] ~= ARGV[i + 1] then
+    redis.call('ZADD', 'stbass:leases', now + ARGV[i + 2], id)
+  else
+    table.insert(lost, id)
+  end
+end
+return lost
+"""
+
+CHECKPOINT = """
+-- Keep checkpoints, many at once. ARGV: per process: id, attempt, checkpoint
+-- One that comes after the end, or from a worker that no longer holds the process, is dropped.
+for i = 1, #ARGV, 3 do
+  local run = 'stbass:run:' .. ARGV[i]
+  if redis.call('HGET', run, 'attempt') == ARGV[i + 1] then
+    redis.call('HSET', run, 'checkpoint', ARGV[i + 2])
+  end
+end
+return 0
+"""
+
+FINISH = """
+-- Store results, many at once, and tell those who wait.
+-- ARGV: result key prefix, result ttl (s; 0: none), then per process: id, attempt (0: it never started), result, reply
+-- Gives per process 1, or 0 if it is no longer this worker's (then nothing is stored: the other one's result counts).
+local prefix, ttl = ARGV[1], tonumber(ARGV[2])
+local out, replies = {}, {}
+for i = 3, #ARGV, 4 do
+  local id, attempt, result, reply = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
+  local run = 'stbass:run:' .. id
+  local mine
+  if attempt == '0' then
+    mine = redis.call('EXISTS', prefix .. id) == 0
+  else
+    mine = redis.call('HGET', run, 'attempt') == attempt
+  end
+  if mine then
+    if ttl > 0 then redis.call('SET', prefix .. id, result, 'EX', ttl) else redis.call('SET', prefix .. id, result) end
+    redis.call('DEL', run, 'stbass:deadline:' .. id)
+    redis.call('ZREM', 'stbass:leases', id)
+    redis.call('PUBLISH', prefix .. id, result)
+    if reply ~= '' then
+      if not replies[reply] then replies[reply] = {{}, {}} end
+      -- A large result is fetched by who waits for it: a subscriber whose buffer overflows is cut off.
+      if #result <= 65536 then
+        table.insert(replies[reply][1], result)
+      else
+        table.insert(replies[reply][2], '"' .. id .. '"')
+      end
+    end
+    table.insert(out, 1)
+  else
+    table.insert(out, 0)
+  end
+end
+for reply, results in pairs(replies) do
+  local small, large = table.concat(results[1], ','), table.concat(results[2], ',')
+  redis.call('PUBLISH', reply, '{"results":[' .. small .. '],"ready":[' .. large .. ']}')
+end
+return out
+"""

@@ -1,0 +1,560 @@
+"""Runs processes in a worker: one event loop per Python process, whatever Celery pool is around it.
+
+A job goes through four stages, each for many jobs at once:
+claimed (one script: may it run, with which attempt and how much time left?), run (a task of the event loop),
+stored (one script: result, lease, notice to the producer), done (the message may be acknowledged).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import msgspec
+import redis
+
+from stbass import wire
+from stbass.backends.celery import keys
+from stbass.backends.celery.envelope import Envelope, open_envelope, write_result
+from stbass.backends.celery.lease import Keeper, Lease
+from stbass.backends.celery.settings import FleetSettings
+from stbass.context import ProcessContext
+from stbass.errors import (
+    DeadlineExceeded,
+    NotTransportable,
+    ProcessCancelled,
+    ProcessRefused,
+    SignatureError,
+    StbassError,
+    WireError,
+    WorkerLostError,
+)
+from stbass.process import Composable, failure_of
+from stbass.result import Failure, ProcessResult, RunInfo
+
+__all__ = ["Job", "Outcome", "Runtime", "current_runtime"]
+
+_log = logging.getLogger(__name__)
+_CLAIM_MOST = 1000
+_RETRY = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a job. ``result`` is None if the message was dropped: another one has done the work."""
+
+    status: str
+    result: ProcessResult | None = None
+    elapsed: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A message that asks for a process, and where it stands."""
+
+    task_id: str
+    queue: str
+    text: object
+    signature: object
+    name: str
+    tag: str
+    on_started: Callable[[], None] | None
+    on_done: Callable[[Outcome], None]
+    envelope: Envelope | None = None
+    process: Composable | None = None
+    placement: Any = None
+    attempt: int = 0
+    checkpoint: bytes = b""
+    until: float | None = None
+    lease: Lease | None = None
+    task: asyncio.Task[None] | None = None
+    cancelled: StbassError | None = None
+    result: ProcessResult | None = None
+    meta: bytes = field(default=b"", repr=False)
+    twins: list[Job] = field(default_factory=list)
+    """The same message, handed out again while this one was at work."""
+
+
+class _Sink:
+    """What a running process says about itself, on its way to Redis."""
+
+    __slots__ = ("_job", "_runtime")
+
+    def __init__(self, runtime: Runtime, job: Job) -> None:
+        self._runtime = runtime
+        self._job = job
+
+    def checkpoint(self, value: Any) -> None:
+        assert self._job.lease is not None
+        # Encoded now: the process may go on to change the value.
+        text = wire.dumps(value, limit=self._runtime.settings.max_message_bytes, what="checkpoint")
+        self._runtime.keeper.checkpoint(self._job.lease, text)
+        self._tell({"checkpoint": self._job.task_id, "value": msgspec.Raw(text)})
+
+    def progress(self, done: float, total: float | None, note: str) -> None:
+        self._tell({"progress": self._job.task_id, "done": done, "total": total, "note": note})
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        envelope = self._job.envelope
+        if envelope is not None and envelope.reply:
+            self._runtime.keeper.tell(envelope.reply, msgspec.json.encode(message))
+
+
+class Runtime:
+    """Takes jobs from any thread and runs them on an event loop of its own.
+
+    Args:
+        settings: of the fleet.
+        worker: name of the worker, for people.
+        result_prefix: what Celery puts before a task id to make the key of its result.
+        limit: how many processes may run at once; None means any number.
+    """
+
+    def __init__(self, settings: FleetSettings, worker: str, result_prefix: bytes, limit: int | None = None) -> None:
+        self.settings = settings
+        self.worker = worker
+        self.limit = limit
+        self._prefix = result_prefix
+        self._incoming: deque[Job] = deque()
+        self._jobs: dict[str, Job] = {}
+        self._running: dict[str, Job] = {}
+        self._finished: list[Job] = []
+        self._lock = threading.Lock()
+        self._signalled = False
+        self._closing = False
+        self._loop = asyncio.new_event_loop()
+        self._has_work = asyncio.Event()
+        self._has_finished = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.keeper = Keeper(settings.backend, self._leases_lost)
+        self._redis: redis.asyncio.Redis | None = None
+        self._ready = threading.Event()
+        self._main: asyncio.Task[None] | None = None
+        self._thread = threading.Thread(target=self._run_loop, name="stbass-processes", daemon=True)
+        self._thread.start()
+        self._ready.wait()
+
+    # From any thread -----------------------------------------------------------------------------
+
+    @property
+    def running(self) -> int:
+        """How many processes run now."""
+        return len(self._running)
+
+    def submit(self, job: Job) -> None:
+        """Run a job; its callbacks are called in the event loop's thread."""
+        with self._lock:
+            self._jobs.setdefault(job.task_id, job)
+            self._incoming.append(job)
+            signal, self._signalled = not self._signalled, True
+        if signal:
+            self._loop.call_soon_threadsafe(self._wake)
+
+    def run_blocking(self, job: Job) -> Outcome:
+        """Run a job and wait for it; for pools that give each task a thread or a process."""
+        done = threading.Event()
+        outcomes: list[Outcome] = []
+
+        def finished(outcome: Outcome) -> None:
+            outcomes.append(outcome)
+            done.set()
+
+        job.on_done = finished
+        self.submit(job)
+        done.wait()
+        return outcomes[0]
+
+    def cancel(self, task_id: str, reason: str = "revoked") -> None:
+        """Cancel a job that waits or runs here; nothing happens if there is none."""
+        self._loop.call_soon_threadsafe(self._cancel, [task_id], reason)
+
+    def drain(self, grace: float) -> bool:
+        """Wait until nothing runs, for at most ``grace`` seconds. Gives back whether nothing runs."""
+
+        async def idle() -> bool:
+            try:
+                async with asyncio.timeout(grace):
+                    await self._idle.wait()
+            except TimeoutError:
+                return False
+            return True
+
+        return asyncio.run_coroutine_threadsafe(idle(), self._loop).result()
+
+    def close(self) -> None:
+        """Cancel what runs, without results: the messages are not acknowledged and go to another worker."""
+        if self._closing:
+            return
+        self._closing = True
+        self._loop.call_soon_threadsafe(self._stop)
+        self._thread.join(timeout=10)
+        self.keeper.close()
+
+    # The event loop's thread ---------------------------------------------------------------------
+
+    def _run_loop(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            with asyncio.Runner(loop_factory=lambda: self._loop) as runner, contextlib.suppress(asyncio.CancelledError):
+                runner.run(self._serve())
+        except Exception:
+            _log.critical("the event loop that runs processes died", exc_info=True)
+            raise
+        finally:
+            self._ready.set()
+
+    def _stop(self) -> None:
+        if self._main is not None:
+            self._main.cancel()
+
+    def _wake(self) -> None:
+        with self._lock:
+            self._signalled = False
+        self._has_work.set()
+
+    async def _serve(self) -> None:
+        self._main = asyncio.current_task()
+        self._redis = self.settings.backend.async_client()
+        self._claim_script = self._redis.register_script(keys.CLAIM)
+        self._finish_script = self._redis.register_script(keys.FINISH)
+        self._ready.set()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._claim_loop(), name="stbass-claim")
+                group.create_task(self._store_loop(), name="stbass-store")
+                group.create_task(self._listen(), name="stbass-cancel")
+        finally:
+            held = list(self._running)
+            running = [job.task for job in self._running.values() if job.task is not None]
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+            if held:
+                # Without their leases the next worker need not wait for these.
+                await self._redis.zrem(keys.LEASES, *held)
+            await self._redis.aclose()
+
+    async def _claim_loop(self) -> None:
+        while True:
+            await self._has_work.wait()
+            room = _CLAIM_MOST if self.limit is None else min(_CLAIM_MOST, self.limit - len(self._running))
+            batch: list[Job] = []
+            with self._lock:
+                while self._incoming and len(batch) < room:
+                    batch.append(self._incoming.popleft())
+                if not self._incoming or room <= 0:
+                    self._has_work.clear()
+            jobs = [job for job in batch if self._open(job)]
+            if jobs:
+                await self._retrying("claim processes", partial(self._claim, jobs))
+            if self._finished:
+                self._has_finished.set()
+
+    def _open(self, job: Job) -> bool:
+        if job.process is not None:
+            return True
+        try:
+            job.envelope, job.process, job.placement = open_envelope(
+                job.text, job.signature, job.task_id, job.queue, self.settings
+            )
+        except (WireError, SignatureError, ProcessRefused, NotTransportable) as error:
+            if isinstance(error, ProcessRefused):
+                error.__dict__.update(queue=job.queue, worker=self.worker)
+                error.args = (f"worker {self.worker} (queue {job.queue!r}) refused process {job.name!r}: {error}",)
+            _log.warning("refused a message: %s", error)
+            job.result = ProcessResult(
+                False,
+                None,
+                Failure(error, job.name, job.task_id),
+                None,
+                RunInfo(job.name, job.task_id, worker=self.worker),
+            )
+            job.envelope = job.envelope or _reply_of(job)
+            self._finished.append(job)
+            return False
+        job.text = None
+        return True
+
+    async def _claim(self, jobs: list[Job]) -> None:
+        args: list[Any] = [self.worker, self._prefix, keys.RUN_TTL]
+        for job in jobs:
+            envelope = job.envelope
+            assert envelope is not None
+            args += (
+                job.task_id,
+                int(envelope.lease * 1000),
+                int(envelope.timed),
+                envelope.reply,
+                envelope.queue,
+                envelope.lost,
+                job.tag,
+            )
+        answers = await self._claim_script(args=args)
+        now = time.monotonic()
+        for job, (status, attempt, remaining, checkpoint) in zip(jobs, answers, strict=True):
+            if status == b"go":
+                self._start(job, attempt, now + remaining / 1000 if remaining >= 0 else None, checkpoint)
+            elif status == b"done":
+                self._done(job, Outcome("done"))
+            elif status == b"busy":
+                self._busy(job)
+            else:
+                self._not_started(job, status == b"cancelled")
+
+    def _busy(self, job: Job) -> None:
+        """A message that was handed out again while its process runs: it waits for the other one."""
+        other = self._running.get(job.task_id)
+        if other is not None:
+            other.twins.append(job)
+            return
+        # It runs on another worker. Either that one finishes it, or its lease runs out: then it is ours.
+        assert job.envelope is not None
+        self._loop.call_later(job.envelope.lease, self._resubmit, job)
+
+    def _resubmit(self, job: Job) -> None:
+        if not self._closing:
+            self.submit(job)
+
+    def _done(self, job: Job, outcome: Outcome) -> None:
+        if self._jobs.get(job.task_id) is job:
+            del self._jobs[job.task_id]
+        job.on_done(outcome)
+        for twin in job.twins:
+            twin.on_done(Outcome("done"))
+
+    def _not_started(self, job: Job, cancelled: bool) -> None:
+        envelope = job.envelope
+        assert envelope is not None
+        error: StbassError
+        if cancelled:
+            error = ProcessCancelled(f"process {job.name!r} was cancelled while it was queued for {job.queue!r}")
+        else:
+            error = DeadlineExceeded(
+                f"process {job.name!r}: its deadline of {envelope.deadline:g} s passed"
+                f" while it was queued for {job.queue!r}",
+                deadline=envelope.deadline,
+                phase="queued",
+            )
+        failure = Failure(error, job.name, job.task_id, placement=job.placement, parent_process=envelope.parent)
+        job.result = ProcessResult(False, None, failure, None, RunInfo(job.name, job.task_id, placement=job.placement))
+        self._finished.append(job)
+
+    def _start(self, job: Job, attempt: int, until: float | None, checkpoint: bytes) -> None:
+        envelope = job.envelope
+        assert envelope is not None
+        job.attempt, job.until, job.checkpoint = attempt, until, checkpoint
+        job.lease = Lease(job.task_id, attempt, envelope.lease)
+        self.keeper.hold(job.lease)
+        if job.cancelled is not None:
+            # Cancelled after the worker took it and before it could start.
+            failure = Failure(
+                job.cancelled, job.name, job.task_id, placement=job.placement, parent_process=envelope.parent
+            )
+            job.result = ProcessResult(
+                False, None, failure, None, RunInfo(job.name, job.task_id, placement=job.placement)
+            )
+            self.keeper.release(job.task_id)
+            self._finished.append(job)
+            return
+        self._running[job.task_id] = job
+        self._idle.clear()
+        job.task = self._loop.create_task(self._run(job), name=job.name)
+        if job.on_started is not None:
+            job.on_started()
+
+    async def _run(self, job: Job) -> None:
+        process, envelope = job.process, job.envelope
+        assert process is not None
+        assert envelope is not None
+        ctx = ProcessContext(job.name, job.task_id, None, envelope.parent, job.placement)
+        ctx.attempt = job.attempt
+        ctx._worker = self.worker
+        ctx._sink = _Sink(self, job)
+        ctx._deadline_at = job.until
+        try:
+            if job.checkpoint:
+                ctx.resumed_from = wire.loads(job.checkpoint)
+            if job.until is None:
+                job.result = await process.execute(ctx)
+            else:
+                job.result = await self._run_until(job, process, ctx)
+        except asyncio.CancelledError:
+            if job.cancelled is None:
+                # The worker is stopping: no result, so that the message goes to another one.
+                self._forget(job)
+                raise
+            job.result = failure_of(job.cancelled, ctx)
+        except Exception as error:
+            job.result = failure_of(error, ctx)
+        self._forget(job)
+        if isinstance(job.cancelled, WorkerLostError):
+            # Somebody else runs it by now; what happened here does not count.
+            self._done(job, Outcome("lost"))
+            return
+        self._finished.append(job)
+        self._has_finished.set()
+
+    async def _run_until(self, job: Job, process: Composable, ctx: ProcessContext) -> ProcessResult:
+        assert job.until is not None
+        assert job.envelope is not None
+        deadline = job.envelope.deadline
+        try:
+            async with asyncio.timeout(job.until - time.monotonic()) as scope:
+                return await process.execute(ctx)
+        except TimeoutError:
+            if not scope.expired():
+                raise
+        error = DeadlineExceeded(
+            f"process {job.name!r}: its deadline of {deadline:g} s passed while it ran on {self.worker}",
+            deadline=deadline,
+            phase="running",
+            worker=self.worker,
+        )
+        return failure_of(error, ctx)
+
+    def _forget(self, job: Job) -> None:
+        self.keeper.release(job.task_id)
+        self._running.pop(job.task_id, None)
+        if not self._running:
+            self._idle.set()
+        if self._incoming:
+            self._has_work.set()
+
+    async def _store_loop(self) -> None:
+        while True:
+            await self._has_finished.wait()
+            self._has_finished.clear()
+            batch, self._finished = self._finished, []
+            for job in batch:
+                assert job.result is not None
+                job.meta = write_result(job.task_id, job.result, self.settings)
+            await self._retrying("store results", partial(self._store, batch))
+
+    async def _store(self, batch: list[Job]) -> None:
+        args: list[Any] = [self._prefix, self.settings.result_ttl]
+        for job in batch:
+            reply = job.envelope.reply if job.envelope is not None else ""
+            args += (job.task_id, job.attempt, job.meta, reply)
+        stored = await self._finish_script(args=args)
+        for job, mine in zip(batch, stored, strict=True):
+            result = job.result
+            assert result is not None
+            elapsed = 0.0 if result.elapsed is None else result.elapsed.total_seconds()
+            self._done(job, Outcome("stored" if mine else "lost", result, elapsed))
+
+    async def _retrying(self, doing: str, step: Callable[[], Any]) -> None:
+        """Do ``step`` until the server has answered: what it does may be done twice, but must not be left out."""
+        while True:
+            try:
+                await step()
+                return
+            except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+                _log.warning("cannot %s: Redis at %s: %s; trying again", doing, self.settings.backend, error)
+                await asyncio.sleep(_RETRY)
+
+    async def _listen(self) -> None:
+        """Hear of cancellations."""
+        while True:
+            client = self.settings.backend.async_client(single_connection_client=True)
+            try:
+                async with client.pubsub() as subscription:
+                    await subscription.subscribe(keys.CANCEL_CHANNEL)
+                    # What was cancelled while nobody listened here.
+                    await self._check_cancelled()
+                    async for message in subscription.listen():
+                        if message["type"] == "message":
+                            self._hear(message["data"])
+            except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+                _log.warning("cannot hear of cancellations: Redis at %s: %s", self.settings.backend, error)
+                await asyncio.sleep(_RETRY)
+            finally:
+                await client.aclose()
+
+    async def _check_cancelled(self) -> None:
+        ids = list(self._running)
+        if ids:
+            assert self._redis is not None
+            known = await self._redis.mget([keys.cancelled_key(task_id) for task_id in ids])
+            self._cancel([task_id for task_id, told in zip(ids, known, strict=True) if told], "cancelled")
+
+    def _hear(self, data: bytes) -> None:
+        try:
+            ids = msgspec.json.decode(data, type=list[str])
+        except msgspec.DecodeError as error:
+            _log.warning("refused a message on %s: %s", keys.CANCEL_CHANNEL, error)
+        else:
+            self._cancel(ids, "cancelled")
+
+    def _cancel(self, ids: list[str], how: str) -> None:
+        for task_id in ids:
+            job = self._jobs.get(task_id)
+            if job is None or job.cancelled is not None or job.result is not None:
+                continue
+            doing = "waited" if job.task is None else "ran"
+            job.cancelled = ProcessCancelled(f"process {job.name!r} was {how} while it {doing} on {self.worker}")
+            if job.task is not None:
+                job.task.cancel()
+
+    def _leases_lost(self, ids: list[str]) -> None:
+        self._loop.call_soon_threadsafe(self._fence, ids)
+
+    def _fence(self, ids: list[str]) -> None:
+        for task_id in ids:
+            job = self._running.get(task_id)
+            if job is not None and job.task is not None:
+                _log.error(
+                    "process %s (%s): the lease ran out and another worker has it; stopping it here", job.name, task_id
+                )
+                job.cancelled = WorkerLostError(
+                    f"process {job.name!r}: {self.worker} lost its lease", worker=self.worker, attempt=job.attempt
+                )
+                job.task.cancel()
+
+
+class _ReplyOnly(msgspec.Struct):
+    reply: str = ""
+
+
+def _reply_of(job: Job) -> Envelope | None:
+    """Who to tell that a message was refused, if the message says so at all."""
+    try:
+        assert isinstance(job.text, str)
+        reply = msgspec.json.decode(job.text.encode(), type=_ReplyOnly).reply
+    except (AssertionError, msgspec.DecodeError, RecursionError):
+        return None
+    if not reply.startswith(keys.reply_channel("")):
+        return None
+    return Envelope(job.task_id, job.queue, job.name, msgspec.Raw(b"null"), 0.0, reply=reply)
+
+
+_current: Runtime | None = None
+_current_pid = 0
+_current_lock = threading.Lock()
+
+
+def current_runtime(make: Callable[[], Runtime]) -> Runtime:
+    """The runtime of this Python process, made on first use; a forked child makes its own."""
+    global _current, _current_pid
+    with _current_lock:
+        if _current is None or _current_pid != os.getpid():
+            _current, _current_pid = make(), os.getpid()
+        return _current
+
+
+def close_current_runtime() -> None:
+    """Close the runtime of this Python process, if it has one."""
+    global _current
+    with _current_lock:
+        runtime, _current = (_current, None) if _current_pid == os.getpid() else (None, None)
+    if runtime is not None:
+        runtime.close()

@@ -1,0 +1,116 @@
+"""What producers and workers of one fleet agree on, kept with the Celery application."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from stbass.backends.celery.connections import RedisAddress
+from stbass.errors import ConfigurationError
+from stbass.wire import Signer
+
+__all__ = ["EXECUTE", "FleetSettings", "included", "result_prefix", "settings_of"]
+
+EXECUTE = "stbass.execute"
+"""Name of the Celery task that runs a process."""
+
+MAX_MESSAGE_BYTES = 16 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class FleetSettings:
+    """Settings of a fleet, read from the application's configuration once.
+
+    Keys there that are not Celery's start with ``stbass_``.
+
+    Args:
+        backend: where results, leases and checkpoints are.
+        broker: where the queues are if the broker is Redis too, else None (messages then go through kombu).
+        include: modules whose processes a worker may run.
+        signer: signs messages and results, or None.
+        broker_prefix: what kombu puts before its keys.
+        unacked: kombu's keys for messages that are taken and not acknowledged.
+        max_message_bytes: largest message and result.
+        result_ttl: seconds that results are kept; 0 means for ever.
+        lease: seconds after which a worker that is not heard of is lost (unless the producer says otherwise).
+        grace: seconds that running processes get to end when the worker is told to stop.
+    """
+
+    backend: RedisAddress
+    broker: RedisAddress | None
+    broker_prefix: str = ""
+    unacked: tuple[str, str] = ("unacked", "unacked_index")
+    include: tuple[str, ...] = ()
+    signer: Signer | None = field(default=None, repr=False)
+    max_message_bytes: int = MAX_MESSAGE_BYTES
+    result_ttl: int = 86400
+    lease: float = 10.0
+    grace: float = 10.0
+
+    def allows(self, reference: str) -> bool:
+        """Whether a worker with these settings may run the process ``module:qualname``."""
+        module = reference.partition(":")[0]
+        return any(module == name or module.startswith(f"{name}.") for name in self.include)
+
+
+def settings_of(app: Any) -> FleetSettings:
+    """The settings of a Celery application.
+
+    Raises:
+        ConfigurationError: the application's settings do not make a fleet; the message names the setting.
+    """
+    known: FleetSettings | None = app.__dict__.get("_stbass_settings")
+    if known is None:
+        known = app.__dict__["_stbass_settings"] = _read(app)
+    return known
+
+
+def _read(app: Any) -> FleetSettings:
+    conf = app.conf
+    if not conf.result_backend:
+        raise ConfigurationError(
+            "result_backend is not set: stbass keeps results in Redis; set it, e.g. redis://localhost:6379/0"
+        )
+    options = conf.broker_transport_options or {}
+    backend = RedisAddress.parse(
+        str(conf.result_backend), "result_backend", conf.result_backend_transport_options or {}
+    )
+    broker_url = conf.broker_read_url or conf.broker_url or ""
+    if isinstance(broker_url, (list, tuple)):
+        broker_url = ";".join(broker_url)
+    broker = None
+    if broker_url.partition("://")[0] in ("redis", "rediss", "redis+socket", "unix", "sentinel"):
+        broker = RedisAddress.parse(broker_url, "broker_url", options)
+    key = conf.get("stbass_signing_key")
+    expires = conf.result_expires
+    seconds = expires.total_seconds() if hasattr(expires, "total_seconds") else (expires or 0)
+    return FleetSettings(
+        backend=backend,
+        broker=broker,
+        broker_prefix=options.get("global_keyprefix", ""),
+        unacked=(options.get("unacked_key", "unacked"), options.get("unacked_index_key", "unacked_index")),
+        include=included(conf),
+        signer=Signer(key) if key else None,
+        max_message_bytes=_number(conf, "stbass_max_message_bytes", MAX_MESSAGE_BYTES, 1024),
+        result_ttl=int(seconds),
+        lease=_number(conf, "stbass_lease", 10.0, 0.1),
+        grace=_number(conf, "stbass_grace", 10.0, 0.0),
+    )
+
+
+def included(conf: Any) -> tuple[str, ...]:
+    """The modules that a worker with this configuration imports."""
+    return tuple(dict.fromkeys([*(conf.include or ()), *(conf.imports or ())]))
+
+
+def result_prefix(app: Any) -> bytes:
+    """What Celery puts before a task id to make the key of its result."""
+    key: bytes = app.backend.get_key_for_task("x")
+    return key[:-1]
+
+
+def _number(conf: Any, name: str, default: Any, least: float) -> Any:
+    value = conf.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= least:
+        raise ConfigurationError(f"{name} must be a number of at least {least}, got {value!r}")
+    return type(default)(value)

@@ -1,0 +1,35 @@
+"""The worker application of the fleet's tests: an application with a task of its own beside the processes."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+from stbass.backends.celery import make_app
+
+_SETTINGS = {
+    name: float(os.environ[variable])
+    for name, variable in (("stbass_lease", "TEST_LEASE"), ("stbass_grace", "TEST_GRACE"))
+    if variable in os.environ
+}
+
+app = make_app(
+    "tests",
+    broker_url=os.environ["STBASS_BROKER_URL"],
+    result_backend=os.environ["STBASS_RESULT_BACKEND"],
+    include=["tests.support.agents"],
+    stbass_signing_key=os.environ.get("TEST_SIGNING_KEY"),
+    **_SETTINGS,
+)
+
+
+@app.task(name="tests.add")
+def add(left: int, right: int) -> int:
+    """An ordinary Celery task."""
+    return left + right
+
+
+@app.task(name="tests.thread", bind=True)
+def thread(task: object) -> str:
+    """Where an ordinary task runs."""
+    return threading.current_thread().name
