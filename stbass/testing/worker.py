@@ -63,7 +63,7 @@ class Worker:
             raise ValueError(f"loglevel must be one of {', '.join(_LEVELS_WITH_READY)}, got {loglevel!r}")
         self.queues = queues
         """The queues that it consumes."""
-        self.name = f"stbass-{new_id()[:13].replace("-", "")}@{socket.gethostname()}"
+        self.name = f"stbass-{new_id()[:13]}@{socket.gethostname()}"
         """The worker's name, as Celery and results show it."""
         self._env = {**os.environ, **(env or {})}
         self._cwd = cwd
