@@ -1,0 +1,75 @@
+"""An MCP server as a place where processes run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from stbass.backends.base import ExecutionBackend
+from stbass.errors import NotTransportable
+from stbass.mcp.address import parse
+from stbass.mcp.tools import MCPProcess, MCPServer
+from stbass.process import failure_of
+
+if TYPE_CHECKING:
+    from stbass.process import Composable, ProcessContext
+    from stbass.result import ProcessResult
+
+__all__ = ["MCPBackend"]
+
+
+class MCPBackend(ExecutionBackend):
+    """Runs :class:`MCPProcess` es against one MCP server, whatever server they were written for.
+
+    A server runs only its own tools, so that any other process (a composition too) fails here with
+    :class:`~stbass.errors.NotTransportable`; it is a failure of that process, and nothing of it runs.
+
+    Args:
+        url: address of the server; see :mod:`stbass.mcp.address`.
+        name: for people; by default ``mcp:`` and the address, with what may be confidential masked.
+        headers: sent with every HTTP request, in place of the process's own.
+        concurrency_limit: how many tools may run there at once; None: any number.
+
+    Raises:
+        ConfigurationError: the address has none of the known forms.
+        ValueError: the limit is not positive.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        name: str | None = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        concurrency_limit: int | None = None,
+    ) -> None:
+        if concurrency_limit is not None and concurrency_limit < 1:
+            raise ValueError(f"concurrency_limit must be at least 1 or None, got {concurrency_limit!r}")
+        self._server = MCPServer(url, headers=headers)
+        self._headers = dict(headers or {})
+        self._name = name or f"mcp:{parse(url).shown}"
+        self._limit = concurrency_limit
+
+    async def execute(self, process: Composable, ctx: ProcessContext) -> ProcessResult:
+        """Call the process's tool on this server, and give back the result; a failed one for any other process."""
+        if isinstance(process, MCPProcess):
+            return await process._at(self._server.url, self._headers).execute(ctx)
+        refused = NotTransportable(
+            f"process {process.name!r} is a {type(process).__name__}, and {self.name} runs only tools of its MCP "
+            "server; use an MCPProcess, or place it on another backend"
+        )
+        return failure_of(refused, ctx)
+
+    async def health_check(self) -> bool:
+        """Whether the server can be reached and speaks the protocol."""
+        return await self._server.health()
+
+    @property
+    def concurrency_limit(self) -> int | None:
+        """How many tools may run there at once; None: any number."""
+        return self._limit
+
+    @property
+    def name(self) -> str:
+        """Identifier of the backend, for people."""
+        return self._name

@@ -1,0 +1,377 @@
+"""A tool of an MCP server as a process, and the server it comes from."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import importlib
+import inspect
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Self
+
+from stbass.errors import (
+    MCPArgumentError,
+    MCPConnectionError,
+    MCPError,
+    MCPTimeoutError,
+    MissingDependencyError,
+    ProcessRefused,
+)
+from stbass.mcp.address import Address, parse
+from stbass.process import Process, ProcessContext, checked_name
+
+__all__ = ["MCPProcess", "MCPServer", "MCPTool", "allow_command"]
+
+_log = logging.getLogger(__name__)
+
+_PACKAGES = ("mcp", "mcp_types", "httpx2", "jsonschema", "referencing")
+_allowed_commands: set[str] = set()
+
+
+def allow_command(address: str) -> str:
+    """Let processes that come to this worker in a message start this ``stdio:`` server; gives the address back.
+
+    A message that names a command would otherwise let whoever can write to the broker run any command on the worker.
+    Call it in a module that both sides import: ``FILES = allow_command("stdio:python files_server.py")``.
+
+    Raises:
+        ConfigurationError: it is not an address.
+    """
+    parse(address)
+    _allowed_commands.add(address)
+    return address
+
+
+def _load(module: str) -> ModuleType:
+    """A module of ours that needs the ``mcp`` package.
+
+    Raises:
+        MissingDependencyError: the package is not installed.
+    """
+    try:
+        return importlib.import_module(f"stbass.mcp.{module}")
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in _PACKAGES:
+            raise
+        raise MissingDependencyError(
+            f"calling a tool of an MCP server needs the package {error.name!r}, which is not installed; "
+            'run: pip install "stbass[mcp]"'
+        ) from None
+
+
+def _checked_timeout(timeout: object) -> float | None:
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
+        raise TypeError(f"timeout is a number of seconds or None, got {timeout!r}")
+    if not timeout > 0:
+        raise ValueError(f"timeout must be more than 0 seconds, got {timeout!r}")
+    return float(timeout)
+
+
+@dataclass(frozen=True, slots=True)
+class _Bound:
+    """What holds for the conversation that is held in this context."""
+
+    clock: asyncio.Timeout
+    on_progress: Callable[[float, float | None, str], None] | None = None
+
+
+_bound: ContextVar[_Bound | None] = ContextVar("_bound", default=None)
+
+
+@asynccontextmanager
+async def _within(
+    clock: asyncio.Timeout, on_progress: Callable[[float, float | None, str], None] | None = None
+) -> AsyncIterator[None]:
+    async with clock:
+        token = _bound.set(_Bound(clock, on_progress))
+        try:
+            yield
+        finally:
+            _bound.reset(token)
+
+
+def _answered() -> None:
+    # The answer came in time. What is left is closing the connection, which has its own bound: stopping a server that
+    # was started can take seconds, and must not turn an answer into a time-out.
+    bound = _bound.get()
+    if bound is not None and not bound.clock.expired():
+        bound.clock.reschedule(None)
+
+
+class MCPProcess(Process):
+    """A process that calls a tool of an MCP server once.
+
+    **Arguments** are those bound with :meth:`with_arguments` and those found on the channel ``input``, if it has one: a
+    mapping received there adds to what is bound, and what is bound wins. Anything else received there is not arguments:
+    ``None`` adds nothing; another value is an error, unless arguments are bound, and then it is left alone, as by any
+    stage of a SEQ that does not use its input.
+
+    **Value**: the tool's structured content if it gives any, as it is (the ``mcp`` package's servers wrap a plain
+    number as ``{"result": 3}``); else, if its content is one text, that text; else the list of its content's parts as
+    plain data (``{"type": "image", "data": …}``). It is returned, and sent on the channel ``output`` if there is one.
+
+    What the tool says about its progress goes to ``ctx.progress``. Every call has a connection (for a ``stdio:``
+    address: a server) of its own, closed when the process ends, in whatever way.
+
+    Failures name the tool and the server: :class:`~stbass.errors.MCPConnectionError`,
+    :class:`~stbass.errors.MCPTimeoutError`, :class:`~stbass.errors.MCPUnknownToolError`,
+    :class:`~stbass.errors.MCPArgumentError`, and :class:`~stbass.errors.MCPToolError` when the tool itself says that it
+    failed.
+
+    On a worker, a ``stdio:`` address that came in the message runs only if :func:`allow_command` allows it. What is
+    given to the constructor travels in the message; so a subclass that takes its address or its token from where it
+    runs (``super().__init__("https://…", "search", headers={"Authorization": os.environ["TOKEN"]})``) keeps them out.
+
+    Args:
+        server_url: address of the server; see :mod:`stbass.mcp.address`.
+        tool_name: name of the tool, and, until :meth:`with_name`, of the process.
+        timeout: seconds for connecting and the call together; the deadline of the context bounds them too. None: only
+            that one does.
+        headers: sent with every HTTP request, for example ``{"Authorization": "Bearer …"}``.
+        arguments: as with :meth:`with_arguments`.
+
+    Raises:
+        TypeError: an argument has the wrong type.
+        ValueError: the address has none of the known forms, the name is empty, or the time-out is not positive.
+    """
+
+    def __init__(
+        self,
+        server_url: str,
+        tool_name: str,
+        timeout: float | None = 30.0,
+        *,
+        headers: Mapping[str, str] | None = None,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self._address: Address = parse(server_url)
+        self._name = checked_name(tool_name)
+        self.server_url = server_url
+        self.tool_name = tool_name
+        self.timeout = _checked_timeout(timeout)
+        self._headers = dict(headers or {})
+        self._bound: dict[str, Any] = dict(arguments or {})
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # A process travels as its class and what its constructor was given. A constructor that knows nothing of bound
+        # arguments must not keep them from travelling.
+        own = cls.__dict__.get("__init__")
+        if own is None:
+            return
+        parameters = inspect.signature(own).parameters
+        if "arguments" in parameters or any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
+            return
+
+        @functools.wraps(own)
+        def init(self: MCPProcess, *args: Any, arguments: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+            own(self, *args, **kwargs)
+            if arguments is not None:
+                self._bound = {**self._bound, **arguments}
+
+        cls.__init__ = init  # type: ignore[method-assign]
+
+    @property
+    def bound_arguments(self) -> Mapping[str, Any]:
+        """The arguments bound with :meth:`with_arguments`."""
+        return self._bound
+
+    def with_arguments(self, /, **arguments: Any) -> Self:
+        """A copy with these arguments of the tool bound, beside those bound before."""
+        made = self._copy()
+        made._bound = {**self._bound, **arguments}
+        positional, named = self._arguments
+        made._arguments = (positional, {**named, "arguments": made._bound})
+        return made
+
+    def _at(self, server_url: str, headers: Mapping[str, str]) -> Self:
+        """A copy, to be run here and now, that calls its tool on another server."""
+        made = self._copy()
+        made._address = parse(server_url)
+        made.server_url = server_url
+        made._headers = dict(headers)
+        return made
+
+    async def run(self, ctx: ProcessContext) -> Any:
+        """Call the tool, send its value on ``output`` if there is such a channel, and return it.
+
+        Raises:
+            MCPError: one of its children, as the class says.
+            ProcessRefused: the address names a command, and this worker does not allow it.
+        """
+        self._refuse_foreign_command(ctx)
+        value = await self._bounded_call(ctx, await self._found_arguments(ctx))
+        if "output" in ctx.channels:
+            await ctx.send("output", value)
+        return value
+
+    async def _call_tool(self, arguments: dict[str, Any]) -> Any:
+        """Call the tool and give back its value. Override it to call something else in a test."""
+        conversation = _load("conversation").Conversation(self._address, self._headers, self.tool_name)
+        bound = _bound.get()
+        on_progress = None if bound is None else bound.on_progress
+        return await _load("calls").call_tool(conversation, self.tool_name, arguments, on_progress, _answered)
+
+    async def _bounded_call(self, ctx: ProcessContext, arguments: dict[str, Any]) -> Any:
+        remaining = ctx.remaining
+        bounds = [bound for bound in (self.timeout, remaining) if bound is not None]
+        limit = min(bounds, default=None)
+        clock = asyncio.timeout(limit)
+        try:
+            async with _within(clock, ctx.progress):
+                return await self._call_tool(arguments)
+        except MCPError:
+            raise
+        except TimeoutError as error:
+            if not clock.expired() or limit is None:
+                raise self._error(MCPTimeoutError, f"timed out: {error}") from None
+            bound = "the deadline" if limit == remaining else "its timeout"
+            raise self._error(MCPTimeoutError, f"no answer within {limit:g} s ({bound})", deadline=limit) from None
+        except OSError as error:
+            text = self._address.redacted(f"{type(error).__name__}: {error}")
+            raise self._error(MCPConnectionError, text) from None
+        except Exception as error:
+            error.add_note(f"while calling {self._subject}")
+            raise
+
+    async def _found_arguments(self, ctx: ProcessContext) -> dict[str, Any]:
+        if "input" not in ctx.channels:
+            return dict(self._bound)
+        received = await ctx.recv("input")
+        if isinstance(received, Mapping):
+            return {**received, **self._bound}
+        if received is None or self._bound:
+            return dict(self._bound)
+        raise self._error(
+            MCPArgumentError,
+            f"a mapping of arguments was expected on the channel 'input', got {type(received).__name__}; "
+            "send a mapping, or bind arguments with with_arguments(…)",
+        )
+
+    def _refuse_foreign_command(self, ctx: ProcessContext) -> None:
+        if self._address.kind != "stdio" or ctx._worker is None or self.server_url in _allowed_commands:
+            return
+        positional, named = self._arguments
+        if self.server_url not in (*positional, *named.values()):
+            return  # The class itself, which the worker knows, names the command.
+        raise ProcessRefused(
+            f"{self._subject}: a message may not name the command that a worker runs; call "
+            "stbass.mcp.allow_command(address) in a module that the worker includes",
+            reference=f"{type(self).__module__}:{type(self).__qualname__}",
+            worker=ctx._worker,
+        )
+
+    @property
+    def _subject(self) -> str:
+        return f"tool {self.tool_name!r} on {self._address.shown}"
+
+    def _error(self, kind: type[MCPError], what: str, **fields: Any) -> MCPError:
+        return kind(f"{self._subject}: {what}", tool=self.tool_name, server=self._address.shown, **fields)
+
+
+@dataclass(frozen=True, slots=True)
+class MCPTool:
+    """A tool that a server lists.
+
+    Args:
+        name: its name.
+        description: what it does, in the server's words.
+        input_schema: JSON schema of its arguments.
+        output_schema: JSON schema of its structured content, if it declares one.
+    """
+
+    name: str
+    description: str = ""
+    input_schema: Mapping[str, Any] | None = None
+    output_schema: Mapping[str, Any] | None = None
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class MCPServer:
+    """An MCP server, and its tools as processes.
+
+    Args:
+        url: its address; see :mod:`stbass.mcp.address`.
+        name: for people; by default the address, with what may be confidential masked.
+        headers: sent with every HTTP request, also by the processes made here.
+
+    Raises:
+        ConfigurationError: the address has none of the known forms.
+    """
+
+    def __init__(self, url: str, name: str | None = None, *, headers: Mapping[str, str] | None = None) -> None:
+        self._address = parse(url)
+        self._headers = dict(headers or {})
+        self.url = url
+        self.name = self._address.shown if name is None else checked_name(name)
+
+    def __repr__(self) -> str:
+        return f"MCPServer({self._address.shown!r})"
+
+    def tool(self, name: str, timeout: float | None = 30.0) -> MCPProcess:
+        """A tool of this server as a process; nothing is asked of the server now."""
+        if self._headers:
+            return MCPProcess(self.url, name, timeout, headers=self._headers)
+        return MCPProcess(self.url, name, timeout)
+
+    async def tools(self, timeout: float | None = 30.0) -> list[MCPTool]:
+        """Every tool that the server lists.
+
+        Args:
+            timeout: seconds.
+
+        Raises:
+            MCPTimeoutError: the server did not answer in time.
+            MCPConnectionError: it cannot be reached.
+            MCPError: it answers what the protocol does not allow.
+            MissingDependencyError: the ``mcp`` package is not installed.
+        """
+        calls = _load("calls")
+        conversation = _load("conversation").Conversation(self._address, self._headers)
+        try:
+            async with _within(asyncio.timeout(timeout)):
+                listed = await calls.list_tools(conversation, _answered)
+        except TimeoutError as error:
+            raise self._late(timeout, error) from None
+        return [MCPTool(tool.name, tool.description or "", tool.input_schema, tool.output_schema) for tool in listed]
+
+    async def health(self, timeout: float | None = 10.0) -> bool:
+        """Whether the server can be reached and speaks the protocol. Why not is in the log (INFO).
+
+        Args:
+            timeout: seconds.
+
+        Raises:
+            MissingDependencyError: the ``mcp`` package is not installed.
+        """
+        try:
+            async with _within(asyncio.timeout(timeout)):
+                return bool(await self._ping())
+        except MissingDependencyError:
+            raise
+        except Exception as error:
+            # Whatever keeps the server from answering, it is not healthy.
+            _log.info("MCP server %s is not healthy: %s", self._address.shown, self._address.redacted(repr(error)))
+            return False
+
+    async def _ping(self) -> bool:
+        """Connect, and say whether that worked. Override it to stand for a server in a test."""
+        conversation = _load("conversation").Conversation(self._address, self._headers)
+        await _load("calls").ping(conversation, _answered)
+        return True
+
+    def _late(self, timeout: float | None, error: TimeoutError) -> MCPError:
+        if isinstance(error, MCPError):
+            return error
+        shown = self._address.shown
+        return MCPTimeoutError(f"MCP server {shown}: no answer within {timeout} s", server=shown, deadline=timeout)
