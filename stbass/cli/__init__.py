@@ -14,7 +14,7 @@ __all__ = ["main"]
 def main() -> None:
     """Run the command that the arguments name, and exit with its code."""
     try:
-        cli()
+        cli(prog_name="stbass")
     except (ConfigurationError, MissingDependencyError) as error:
         code = Exit.SETTINGS
         sys.stderr.write(f"stbass: {error}\n")

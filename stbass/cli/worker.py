@@ -67,7 +67,10 @@ def run_worker(
 def _load(app: str) -> Any:
     try:
         return find_app(app)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError) as error:
+        # kombu turns what a module raises into an error that says "Couldn't import".
+        if isinstance(error.__context__, ConfigurationError):
+            raise error.__context__ from None
         raise ConfigurationError(
             f"--app: there is no Celery application {app!r} to be found from {os.getcwd()} ({error})"
         ) from error

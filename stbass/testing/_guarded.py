@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -161,6 +162,8 @@ class GuardedProcess:
         """
         outcome = self._log.wait_for(text, count, timeout)
         if outcome == "ended":
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._guard.wait(_END_SECONDS)  # its output ends a moment before it does
             raise self.error(f"ended before it wrote {text!r}")
         if outcome == "late":
             raise self.error(f"did not write {text!r} within {timeout:g} s")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -15,18 +14,7 @@ import pytest
 from stbass.errors import MissingDependencyError, StbassError
 from stbass.testing import RedisServer, SubprocessError
 from stbass.testing.redis_server import find_redis_server
-
-
-def wait_until_gone(pid: int, seconds: float = 10.0) -> bool:
-    """Whether the process has ended (it need not be a child) before ``seconds`` have passed."""
-    try:
-        descriptor = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return True
-    try:
-        return bool(select.select([descriptor], [], [], seconds)[0])
-    finally:
-        os.close(descriptor)
+from tests.os_processes import wait_until_gone
 
 
 def test_it_answers_while_the_context_lasts() -> None:

@@ -1,0 +1,10 @@
+"""Agents for the tests of the command line."""
+
+from __future__ import annotations
+
+from stbass.process import Process, ProcessContext
+
+
+@Process
+async def greet(ctx: ProcessContext) -> str:
+    return f"hello from {ctx.process_name}"

@@ -1,0 +1,135 @@
+"""The command line: its help, its exit codes, and workers that it starts."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from stbass.testing._guarded import GuardedProcess
+from tests.os_processes import command_of, descendants_of, wait_until_gone
+
+ROOT = Path(__file__).parents[2]
+
+
+def stbass(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "stbass.cli", *arguments],
+        env={**os.environ, **environment},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_the_version_is_the_installed_one() -> None:
+    done = stbass("--version")
+    assert (done.returncode, done.stdout) == (0, f"stbass {version('stbass')}\n")
+
+
+def test_the_help_names_the_commands_and_the_exit_codes() -> None:
+    done = stbass("--help")
+    assert done.returncode == 0
+    assert all(f"\n  {command} " in done.stdout for command in ("worker", "dev", "demo"))
+    assert "Exit codes: 0 done, 1 failed" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["worker", "dev", "demo"])
+def test_the_help_of_a_command_has_an_example(command: str) -> None:
+    done = stbass(command, "--help")
+    assert done.returncode == 0
+    assert f"Example: stbass {command}" in done.stdout
+
+
+def test_the_help_loads_nothing_that_is_heavy() -> None:
+    # Why `stbass --help` is quick; the time itself is measured by the benchmarks, not asserted here.
+    code = """
+import sys
+from stbass.cli import main
+sys.argv = ["stbass", "--help"]
+try:
+    main()
+finally:
+    print(sorted({"celery", "kombu", "redis", "rich", "pydantic", "numpy"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("arguments", [["worker"], ["dev"], ["worker", "-e", "a", "-c", "0"], ["no-such-command"]])
+def test_a_wrong_command_line_exits_with_2(arguments: list[str]) -> None:
+    done = stbass(*arguments)
+    assert done.returncode == 2
+    assert "Usage: stbass" in done.stderr
+
+
+def test_a_wrong_setting_exits_with_3_and_one_line() -> None:
+    done = stbass("worker", "-e", "anthropic", STBASS_CONCURRENCY="many")
+    assert done.returncode == 3
+    assert done.stderr.startswith("stbass: STBASS_CONCURRENCY='many': must be a whole number")
+    assert done.stderr.count("\n") == 1
+
+
+def test_an_application_that_is_not_there_exits_with_3() -> None:
+    done = stbass("worker", "-e", "anthropic", "--app", "no_such_application")
+    assert done.returncode == 3
+    assert "no Celery application 'no_such_application'" in done.stderr
+
+
+def test_a_worker_says_what_it_consumes_and_knows_and_ends_on_sigterm(redis_url: str) -> None:
+    command = [sys.executable, "-m", "stbass.cli", "worker", "-e", "anthropic", "-e", "local:8080", "-n", "mine@here"]
+    command += ["--grace", "3", "--concurrency", "7", "--include", "tests.integration.some_agents"]
+    environment = {**os.environ, "STBASS_BROKER_URL": redis_url}
+    process = GuardedProcess(command, name="stbass worker", env=environment, cwd=ROOT)
+    try:
+        process.wait_for_log("mine@here ready.", 30)
+        log = process.log
+        assert "consumes  anthropic, local:8080; at most 7 at once" in log
+        assert "celery_app.agents:reason" in log
+        assert "tests.integration.some_agents:greet" in log
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(15) == 0
+    finally:
+        process.kill()
+
+
+def test_dev_starts_redis_and_workers_and_ends_all_of_them_on_ctrl_c() -> None:
+    command = [sys.executable, "-m", "stbass.cli", "dev", "-e", "anthropic", "-e", "local:8080"]
+    process = GuardedProcess(command, name="stbass dev", cwd=ROOT)
+    try:
+        process.wait_for_log("Ctrl-C ends everything.", 40)
+        assert re.search(r"export STBASS_BROKER_URL=redis://127\.0\.0\.1:\d+/0", process.log)
+        assert re.search(r"export STBASS_LLM_URL=http://127\.0\.0\.1:\d+", process.log)
+        process.wait_for_log("anthropic  | ", 10)
+        process.wait_for_log("local:8080 | ", 10)
+        started = descendants_of(process.pid)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+        process.wait_for_log("Everything has ended (SIGINT).", 5)
+        assert len(started) >= 3
+        assert all(wait_until_gone(pid) for pid in started)
+    finally:
+        process.kill()
+
+
+def test_dev_ends_when_a_worker_ends(redis_url: str) -> None:
+    command = [sys.executable, "-m", "stbass.cli", "dev", "-e", "anthropic", "--redis", redis_url]
+    process = GuardedProcess(command, name="stbass dev", cwd=ROOT)
+    try:
+        process.wait_for_log("Ctrl-C ends everything.", 40)
+        # The guard's own command line holds the worker's: only the interpreter itself counts.
+        pids = [pid for pid in descendants_of(process.pid) if command_of(pid)[0] == sys.executable]
+        [worker] = [pid for pid in pids if "worker" in command_of(pid)]
+        os.kill(worker, signal.SIGKILL)
+        assert process.wait(20) == 1
+        process.wait_for_log("A worker has ended", 5)
+    finally:
+        process.kill()
