@@ -10,7 +10,6 @@ import pytest
 from celery import Celery
 
 from stbass.backends.celery import CeleryBackend, make_app
-from stbass.placement import BackendRegistry
 from stbass.testing import RedisServer, Worker
 
 APP = "tests.support.worker_app"
@@ -54,11 +53,3 @@ async def backend(fleet: Fleet) -> AsyncIterator[CeleryBackend]:
     await made.aclose()
 
 
-@pytest.fixture
-def registry(backend: CeleryBackend) -> BackendRegistry:
-    """A registry in which the fleet's endpoints are known."""
-    made = BackendRegistry()
-    made.register("anthropic", backend)
-    made.register("local:*", backend)
-    made.register("nowhere", backend)
-    return made

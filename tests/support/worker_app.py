@@ -13,6 +13,9 @@ _SETTINGS = {
     if variable in os.environ
 }
 
+# Celery cannot tell `-P prefork` from its default, so the setting decides.
+_POOL = {"worker_pool": os.environ["STBASS_POOL"]} if os.environ.get("STBASS_POOL", "asyncio") != "asyncio" else {}
+
 app = make_app(
     "tests",
     broker_url=os.environ["STBASS_BROKER_URL"],
@@ -20,6 +23,7 @@ app = make_app(
     include=["tests.support.agents"],
     stbass_signing_key=os.environ.get("TEST_SIGNING_KEY"),
     **_SETTINGS,
+    **_POOL,
 )
 
 
