@@ -57,7 +57,7 @@ def _write_array(writer: Writer, value: Any) -> Any:
 
 
 def _description(numpy: Any, dtype: Any) -> Any:
-    if dtype.hasobject:
+    if (dtype.kind in _KINDS and dtype.hasobject) or dtype.kind == "O":
         raise Unsendable("an array of Python objects cannot travel", "send a list, or convert it to a numeric type")
     if dtype.kind not in _KINDS or dtype.isbuiltin == 2:
         raise Unsendable(f"an array of {dtype} cannot travel", "convert it to one of numpy's fixed-size types")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Opaque", "text_of", "type_name_of"]
+__all__ = ["Opaque", "shortened", "text_of", "type_name_of"]
 
 _LONGEST_TEXT = 2_000
 

@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import pathlib
 import struct
@@ -25,7 +26,7 @@ from uuid import UUID
 
 from stbass.errors import WireError
 from stbass.wire.core import Form, Reader, ReadFunction, Unsendable, WriteFunction, Writer, part
-from stbass.wire.opaque import Opaque, text_of
+from stbass.wire.opaque import Opaque, shortened, text_of
 
 __all__ = ["READ", "WRITE", "is_text"]
 
@@ -197,6 +198,10 @@ def _write_frozenset(writer: Writer, value: frozenset[Any]) -> Any:
     return {"~": "frozenset", "v": writer.items(value, value, len(value), _at_element)}
 
 
+def _shown(key: Any) -> str:
+    return json.dumps(shortened(key, 40), ensure_ascii=False) if type(key) is str else text_of(key, 40)
+
+
 def _write_dict(writer: Writer, value: dict[Any, Any]) -> Any:
     plain = "~" not in value
     if plain:
@@ -217,11 +222,11 @@ def _write_dict(writer: Writer, value: dict[Any, Any]) -> Any:
             try:
                 name = write(key)
             except Unsendable as unsendable:
-                name = writer.replace(key, unsendable, state, f"<key {text_of(key, 40)}>")
+                name = writer.replace(key, unsendable, state, f".keys()[{_shown(key)}]")
         try:
             written = write(item)
         except Unsendable as unsendable:
-            written = writer.replace(item, unsendable, state, f"[{text_of(key, 40)}]")
+            written = writer.replace(item, unsendable, state, f"[{_shown(key)}]")
         if plain:
             made[name] = written
         else:

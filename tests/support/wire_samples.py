@@ -360,11 +360,11 @@ def same(left: Any, right: Any) -> bool:
     if isinstance(left, Decimal):
         return str(left) == str(right)
     if hasattr(left, "tzinfo"):
-        return bool(left.replace(tzinfo=None) == right.replace(tzinfo=None)) and (
-            (left.fold, repr(left.tzinfo)) == (right.fold, repr(right.tzinfo))
-        )
+        moments = [moment.replace(tzinfo=None) for moment in (left, right)]
+        same_zone = (left.fold, repr(left.tzinfo)) == (right.fold, repr(right.tzinfo))
+        return bool(same_zone and moments[0] == moments[1])
     if isinstance(left, memoryview):
-        return left.tobytes() == right.tobytes()
+        return bool(left.tobytes() == right.tobytes())
     return bool(left == right)
 
 
