@@ -1,0 +1,386 @@
+"""Choice: wait for several channels and timers at once, and take exactly one.
+
+A choice that waits is told when something is ready: until then it costs nothing. Only the winner's channel moves; every
+other sender stays as blocked as it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from abc import abstractmethod
+from asyncio import CancelledError, get_running_loop
+from collections.abc import Callable, Coroutine, Generator, Sequence
+from types import TracebackType
+from typing import Any, ClassVar, TypeAlias
+
+from stbass._cancellation import defer, owed, raise_owed, settled
+from stbass._guard import SKIP, Guard
+from stbass._hot import FairList, HotChoice, HotList, PriorityList, attempt, pick
+from stbass.channel import Chan
+from stbass.errors import AllGuardsDisabledError
+from stbass.timer import DEADLINE, TIMER, Countdown
+from stbass.transports.base import NOTHING
+from stbass.transports.choice import CLAIMED, DECIDING, IDLE, Arm, Choice
+
+__all__ = ["ALT", "PRI_ALT", "SKIP", "AllGuardsDisabledError", "Guard"]
+
+
+Outcome: TypeAlias = tuple[int, Any]
+
+
+class _Alternation(Coroutine[Any, Any, Any]):
+    """What ALT and PRI_ALT have in common: all but the order."""
+
+    __slots__ = (
+        "__weakref__",
+        "_arms",
+        "_attached",
+        "_choice",
+        "_coroutine",
+        "_countdowns",
+        "_dynamic",
+        "_guards",
+        "_kept",
+        "_offering",
+        "_reached",
+        "_running",
+        "_skip",
+        "_timers",
+        "chosen",
+    )
+
+    _hot_list: ClassVar[type[HotList]]
+
+    def __init__(self, *guards: Guard) -> None:
+        self._guards = guards
+        self.chosen: Guard | None = None
+        """The guard that won the latest time, also if its channel then proved to be closed."""
+        self._choice: Choice | None = None
+        self._arms: list[Arm] = []
+        self._attached: list[Arm] = []
+        self._timers: list[int] = []
+        self._skip: int | None = None
+        self._dynamic: list[int] = []
+        self._countdowns: dict[int, Countdown] = {}
+        self._offering: list[Chan[Any]] = []
+        self._reached = -math.inf
+        self._running = False
+        self._kept = False
+        self._coroutine: Coroutine[Any, Any, Any] | None = None
+
+    @abstractmethod
+    def _pick(self, ready: Sequence[int]) -> int:
+        """Which of the ready ones, given in order but for timers, which come last."""
+
+    def recheck(self) -> None:
+        """Ask the preconditions again: something that they read has changed, other than by a partner's coming."""
+        if self._choice is not None:
+            self._choice.wake()
+
+    # The choice ---------------------------------------------------------------------------------
+
+    async def _run(self) -> Any:
+        if self._running:
+            raise RuntimeError(f"this {type(self).__name__} is waiting already; make one for each task")
+        self._running = True
+        try:
+            if self._choice is None:
+                self._sort_guards()
+            elif not self._kept and self._keepable():
+                self._keep()
+            for index in self._timers:
+                timer = self._guards[index].channel
+                assert isinstance(timer, (TIMER, DEADLINE))
+                self._countdowns[index] = timer.begin()
+            index, value = await (self._decide_kept() if self._kept else self._decide())
+        finally:
+            self._running = False
+        guard = self.chosen = self._guards[index]
+        if self._timers and index in self._countdowns:
+            value = self._countdowns[index].expire()
+        return value if guard.handler is None else await guard.handle(guard.handler, value)
+
+    def _sort_guards(self) -> None:
+        choice = Choice()
+        enabled = False
+        for index, guard in enumerate(self._guards):
+            if not isinstance(guard, Guard):
+                raise TypeError(f"{type(self).__name__} takes guards, not {guard!r}")
+            if callable(guard.precondition):
+                self._dynamic.append(index)
+            elif not guard.precondition:
+                continue
+            enabled = True
+            if isinstance(guard.channel, Chan):
+                self._arms.append(Arm(choice, index, guard.channel._link, guard.send is NOTHING))
+            elif guard.channel is not SKIP:
+                self._timers.append(index)
+            elif self._skip is None:
+                self._skip = index
+        if not enabled:
+            raise self._all_disabled()
+        self._choice = choice
+
+    def _all_disabled(self) -> AllGuardsDisabledError:
+        count = len(self._guards)
+        what = f"the preconditions of all its {count} guards are false" if count else "it has no guards"
+        return AllGuardsDisabledError(f"{type(self).__name__} can never be ready: {what}")
+
+    async def _decide(self) -> Outcome:
+        """Decide once, and leave nothing behind."""
+        choice = self._choice
+        assert choice is not None
+        remote = False
+        try:
+            for arm in self._arms:
+                guard = self._guards[arm.index]
+                assert isinstance(guard.channel, Chan)
+                arm.link = guard.channel._link
+                arm.open = True
+                if not arm.reader:
+                    arm.value = await guard.channel._begin_offer(guard.send)
+                    self._offering.append(guard.channel)
+                remote = remote or not arm.link.local
+            if remote:
+                await self._ask_links()
+            while True:
+                shut = self._ask_preconditions() if self._dynamic else ()
+                ready = [arm.index for arm in self._arms if arm.open and arm.link.ready(arm)]
+                ready += self._due(shut)
+                if ready:
+                    outcome = await self._commit(self._pick(ready))
+                    if outcome is not None:
+                        return outcome
+                    continue
+                if self._skip is not None and self._skip not in shut:
+                    return self._skip, None
+                if not self._arms and len(shut) == len(self._dynamic) == len(self._timers):
+                    raise self._all_disabled()  # nothing is left that could wake it
+                for arm in self._arms:
+                    if arm not in self._attached:
+                        self._attach(arm)
+                outcome = await self._wait(choice, self._arms, shut)
+                if outcome is not None:
+                    return outcome
+        finally:
+            self._detach()
+            while self._offering:
+                self._offering.pop()._end_offer()
+
+    async def _ask_links(self) -> None:
+        """Ask links that only know what they were told. They are attached first, so that nothing is missed after."""
+        asked = [arm for arm in self._arms if not arm.link.local]
+        for arm in asked:
+            self._attach(arm)
+        async with asyncio.TaskGroup() as group:
+            for arm in asked:
+                group.create_task(arm.link.probe(arm))
+
+    def _ask_preconditions(self) -> set[int]:
+        """Ask the callable ones; gives back the guards that are shut."""
+        shut = {index for index in self._dynamic if not self._guards[index].is_eligible}
+        for arm in self._arms:
+            was_open, arm.open = arm.open, arm.index not in shut
+            if arm.open and not was_open and arm in self._attached:
+                arm.link.announce(arm)
+        return shut
+
+    def _due(self, shut: set[int] | tuple[()] = ()) -> list[int]:
+        """Timers whose time has come."""
+        if not self._timers:
+            return []
+        # The event loop may call a little before the time by its own clock.
+        now = max(get_running_loop().time(), self._reached)
+        return [index for index in self._timers if self._countdowns[index].at <= now and index not in shut]
+
+    async def _commit(self, index: int) -> Outcome | None:
+        """Complete this one, unless it is too late: then nothing has moved."""
+        arm = next((arm for arm in self._arms if arm.index == index), None)
+        if arm is None:
+            return index, None
+        self.chosen = self._guards[index]
+        if arm.link.local:
+            value = attempt(arm)
+            return None if value is NOTHING else (index, value)
+        arm.choice.state = DECIDING
+        try:
+            happened, cancel = await settled(arm.link.meet(arm))
+        finally:
+            arm.choice.state = IDLE
+        if happened is None:
+            if cancel is not None:
+                raise cancel
+            return None
+        if cancel is not None:
+            defer(cancel)
+        return index, happened.value if arm.reader else arm.value
+
+    async def _wait(self, choice: Choice, arms: Sequence[Arm], shut: set[int] | tuple[()] = ()) -> Outcome | None:
+        """Wait until a partner completes the choice, or until there is a reason to look again (None)."""
+        if owed:
+            raise_owed()
+        loop = get_running_loop()
+        handle: asyncio.TimerHandle | None = None
+        if self._timers:
+            at = min((self._countdowns[index].at for index in self._timers if index not in shut), default=math.inf)
+            if at < math.inf:
+                handle = loop.call_at(at, self._time_has_come, at)
+        waiter = choice.begin()
+        for arm in arms:
+            arm.link.resume(arm)
+        try:
+            await waiter
+        except CancelledError as cancel:
+            await self._released(choice)
+            if choice.outcome is None:
+                raise
+            defer(cancel)
+        finally:
+            if handle is not None:
+                handle.cancel()
+        if choice.outcome is None:
+            return None
+        index, value = choice.outcome
+        choice.outcome = choice.waiter = None
+        return index, value
+
+    async def _released(self, choice: Choice) -> None:
+        """Return when nobody holds a claim: one who does is completing it from afar, and only they know the outcome."""
+        while choice.state == CLAIMED:
+            choice.waiter = get_running_loop().create_future()
+            try:
+                await choice.waiter
+            except CancelledError:
+                continue  # one more of the kind that the caller is dealing with
+        choice.state = IDLE
+
+    def _time_has_come(self, at: float) -> None:
+        self._reached = at
+        assert self._choice is not None
+        self._choice.wake()
+
+    def _attach(self, arm: Arm) -> None:
+        arm.link.attach(arm)
+        self._attached.append(arm)
+
+    def _detach(self) -> None:
+        while self._attached:
+            arm = self._attached.pop()
+            arm.link.detach(arm)
+
+    # The same choice again ----------------------------------------------------------------------
+
+    def _keepable(self) -> bool:
+        """Whether it can stay attached: links that say at once what is ready, and nothing that has to be asked."""
+        channels = [self._guards[arm.index].channel for arm in self._arms]
+        return not self._dynamic and all(
+            isinstance(one, Chan) and one._link.local and (arm.reader or one._turn is None)
+            for arm, one in zip(self._arms, channels, strict=True)
+        )
+
+    def _keep(self) -> None:
+        """Stay attached from now on, so that the number of guards no longer matters."""
+        choice = HotChoice()
+        by_index: list[Arm | None] = [None] * len(self._guards)
+        for old in self._arms:
+            guard = self._guards[old.index]
+            assert isinstance(guard.channel, Chan)
+            by_index[old.index] = Arm(choice, old.index, guard.channel._link, old.reader, old.value)
+        self._arms = [arm for arm in by_index if arm is not None]
+        choice.hot = self._hot_list(by_index)
+        self._choice = choice
+        self._kept = True
+        for arm in self._arms:
+            self._attach(arm)
+
+    async def _decide_kept(self) -> Outcome:
+        choice = self._choice
+        assert isinstance(choice, HotChoice)
+        hot = choice.hot
+        while True:
+            outcome = hot.choose(self._due() if self._timers else ())
+            if outcome is not None:
+                return outcome
+            if self._skip is not None:
+                return self._skip, None
+            outcome = await self._wait(choice, hot.faced)
+            if outcome is not None:
+                return outcome
+
+    def __del__(self) -> None:
+        if self._kept:
+            self._detach()
+
+    # A coroutine, so that asyncio.create_task(ALT(...)) works, and one that can be awaited again ------------------
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        """Decide: the result of the winner's handler, else what the winner gives.
+
+        Raises:
+            AllGuardsDisabledError: no guard can ever be ready.
+            ChannelClosedError: a closed channel was chosen.
+            ChannelTypeError: the value of an output guard does not fit its channel.
+            RuntimeError: it is being awaited already.
+        """
+        return self._run().__await__()
+
+    def send(self, value: Any, /) -> Any:
+        """See :meth:`collections.abc.Coroutine.send`."""
+        return self._step(lambda coroutine: coroutine.send(value))
+
+    def throw(self, typ: Any, val: Any = None, tb: TracebackType | None = None, /) -> Any:
+        """See :meth:`collections.abc.Coroutine.throw`."""
+        error = typ if isinstance(typ, BaseException) else val if isinstance(val, BaseException) else typ()
+        return self._step(lambda coroutine: coroutine.throw(error))
+
+    def close(self) -> None:
+        """See :meth:`collections.abc.Coroutine.close`."""
+        if self._coroutine is not None:
+            coroutine, self._coroutine = self._coroutine, None
+            coroutine.close()
+
+    def _step(self, step: Callable[[Coroutine[Any, Any, Any]], Any]) -> Any:
+        if self._coroutine is None:
+            self._coroutine = self._run()
+        try:
+            return step(self._coroutine)
+        except BaseException:
+            self._coroutine = None
+            raise
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(map(repr, self._guards))})"
+
+
+class ALT(_Alternation):
+    """``await ALT(*guards)``: wait until a guard is ready, and take it; of several, each is as likely.
+
+    Awaited again, it chooses again: over channels in memory it then stays attached to them until it is dropped, and
+    its cost no longer grows with the number of guards. One task may await it at a time.
+
+    Args:
+        guards: what to wait for.
+    """
+
+    __slots__ = ()
+
+    _hot_list = FairList
+
+    def _pick(self, ready: Sequence[int]) -> int:
+        return pick(ready)
+
+
+class PRI_ALT(_Alternation):
+    """``await PRI_ALT(*guards)``: like :class:`ALT`, but of several ready guards the first in order is taken.
+
+    Args:
+        guards: what to wait for, the most urgent first. ``SKIP`` comes last, wherever it stands.
+    """
+
+    __slots__ = ()
+
+    _hot_list = PriorityList
+
+    def _pick(self, ready: Sequence[int]) -> int:
+        return min(ready)

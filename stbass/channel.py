@@ -1,0 +1,481 @@
+"""Typed channels: how processes talk.
+
+A channel is a rendezvous: a send and a receive meet, and both go on. ``Chan`` checks types, knows who holds its two
+sides, and keeps the protocol; the meeting itself is its transport's (:mod:`stbass.transports.base`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import types
+from asyncio import CancelledError
+from collections.abc import AsyncIterator, Mapping
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeVar, overload
+
+from stbass._cancellation import defer, owed, raise_owed, settled
+from stbass._ids import new_id
+from stbass._typespec import ChannelType
+from stbass._typewire import SequentialProtocol, VariantProtocol, describe, from_wire, to_wire, type_name
+from stbass.errors import (
+    ChannelClosedError,
+    ChannelProtocolError,
+    ChannelTopologyError,
+    ChannelTypeError,
+    NotTransportable,
+)
+from stbass.transports.base import NOTHING, ChannelStats, Link, LinkSpec, Transport
+from stbass.transports.choice import Arm, Choice
+from stbass.transports.memory import MEMORY
+
+__all__ = [
+    "Chan",
+    "ChannelClosedError",
+    "ChannelProtocolError",
+    "ChannelStats",
+    "ChannelTopologyError",
+    "ChannelTypeError",
+    "SequentialProtocol",
+    "VariantProtocol",
+]
+
+T = TypeVar("T")
+
+
+class Chan(Generic[T]):
+    """A typed channel with one writer and one reader at a time.
+
+    Sends and receives are atomic with respect to cancellation: one that raises ``CancelledError`` did nothing, and one
+    that returns has happened at both sides. If the cancellation comes after the meeting but before the task runs again,
+    the operation returns, and the cancellation is raised where the task waits next.
+
+    Args:
+        type_spec: what it carries: a class (``bool`` is not an ``int`` here; an ``int`` is welcome on a channel of
+            ``float`` and arrives as one), any annotation that pydantic can validate (``list[int]``, ``int | None``,
+            ``Literal[...]``; strictly: no numbers out of text), a pydantic model (a dict becomes one),
+            :class:`SequentialProtocol` or :class:`VariantProtocol`. ``Chan[T](name)`` is the same as
+            ``Chan(T, name=name)``, and typed.
+        name: for messages; made up if None.
+        capacity: how many values a send may leave behind without a receiver; 0: none, a rendezvous.
+        transport: what it runs on; the memory of this event loop if None.
+
+    Raises:
+        TypeError: values cannot be checked against ``type_spec``.
+        ValueError: the capacity is not 0 or a positive integer.
+    """
+
+    __slots__ = ("__weakref__", "_capacity", "_exact", "_link", "_name", "_transport", "_turn", "_type")
+
+    @overload
+    def __init__(
+        self: Chan[T],
+        type_spec: type[T],
+        *,
+        name: str | None = None,
+        capacity: int = 0,
+        transport: Transport | None = None,
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: Chan[Any],
+        type_spec: SequentialProtocol | types.UnionType | None,
+        *,
+        name: str | None = None,
+        capacity: int = 0,
+        transport: Transport | None = None,
+    ) -> None: ...
+
+    # Chan[T](name): see _Alias.
+    @overload
+    def __init__(
+        self, type_spec: str = ..., *, name: str | None = None, capacity: int = 0, transport: Transport | None = None
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: Chan[Any],
+        type_spec: object,
+        *,
+        name: str | None = None,
+        capacity: int = 0,
+        transport: Transport | None = None,
+    ) -> None: ...
+
+    def __init__(
+        self,
+        type_spec: Any = NOTHING,
+        *,
+        name: str | None = None,
+        capacity: int = 0,
+        transport: Transport | None = None,
+    ) -> None:
+        self._set_up(type_spec, name, capacity, MEMORY if transport is None else transport)
+        self._link: Link = self._transport.link(self._link_spec())
+
+    def _set_up(self, type_spec: Any, name: str | None, capacity: int, transport: Transport) -> None:
+        if type_spec is NOTHING:
+            raise TypeError("a channel needs a type: Chan(int), or Chan[int](name)")
+        if type(capacity) is not int or capacity < 0:
+            raise ValueError(f"a channel's capacity is 0 or a positive integer, not {capacity!r}")
+        self._name = name or f"chan_{new_id()[:8]}"
+        self._type = ChannelType(type_spec, self._name)
+        self._exact = self._type.exact
+        # One send after the other: what a value has to be depends on how many came before it.
+        self._turn = asyncio.Lock() if self._type.is_sequence else None
+        self._capacity = capacity
+        self._transport = transport
+
+    def _link_spec(self) -> LinkSpec:
+        return LinkSpec(self._name, self._capacity, type_name(self._type.spec), self._type.fit)
+
+    if not TYPE_CHECKING:
+
+        def __class_getitem__(cls, item: Any) -> Any:
+            return _Alias(cls, item)
+
+    # A value moves ------------------------------------------------------------------------------
+
+    async def send(self, value: T) -> None:
+        """Send a value; returns when a receiver has it (or, with a capacity, when it is accepted).
+
+        Raises:
+            ChannelTypeError: it does not fit; nobody has seen it.
+            ChannelProtocolError: the sequence of types is exhausted.
+            ChannelClosedError: the channel is closed, or was before a receiver came; nobody has seen the value.
+            ChannelTopologyError: another process is the writer (only then known, if the channel is remote).
+        """
+        if type(value) is not self._exact:
+            if self._turn is not None:
+                await self._send_in_turn(value, self._turn)
+                return
+            value = self._type.fit(value)
+        link = self._link
+        waiter = link.offer(value)
+        if waiter is not None:
+            try:
+                if owed:
+                    raise_owed()
+                await waiter
+            except CancelledError as cancel:
+                await _interrupted(link, waiter, cancel)
+
+    async def recv(self) -> T:
+        """Receive the next value.
+
+        Raises:
+            ChannelClosedError: the channel is closed and empty, or was closed before a value came.
+            ChannelTypeError: a value came from another Python process and does not fit.
+            ChannelTopologyError: another process is the reader (only then known, if the channel is remote).
+        """
+        link = self._link
+        value: T = link.try_take()
+        if value is NOTHING:
+            waiter = link.take()
+            try:
+                if owed:
+                    raise_owed()
+                value = await waiter
+            except CancelledError as cancel:
+                value = await _interrupted(link, waiter, cancel)
+        return value
+
+    async def _send_in_turn(self, value: Any, turn: asyncio.Lock) -> None:
+        async with turn:
+            link = self._link
+            await link.bound()
+            if not link.closed:
+                value = self._type.fit(value, link.sent)
+            waiter = link.offer(value)
+            if waiter is not None:
+                try:
+                    if owed:
+                        raise_owed()
+                    await waiter
+                except CancelledError as cancel:
+                    await _interrupted(link, waiter, cancel)
+
+    async def _begin_offer(self, value: Any) -> Any:
+        """A choice is going to offer a value: gives it back as it goes over the channel. :meth:`_end_offer` follows."""
+        if self._turn is None:
+            return value if type(value) is self._exact else self._type.fit(value)
+        if self._turn.locked():
+            raise ChannelTopologyError(
+                f"channel {self._name!r} carries a sequence, and a send waits on it already: "
+                f"what a value has to be depends on what was sent before it, so one is offered at a time",
+                channel_name=self._name,
+            )
+        await self._turn.acquire()
+        try:
+            await self._link.bound()
+            return value if self._link.closed else self._type.fit(value, self._link.sent)
+        except BaseException:
+            self._turn.release()
+            raise
+
+    def _end_offer(self) -> None:
+        if self._turn is not None:
+            self._turn.release()
+
+    async def readable(self) -> None:
+        """Return when a receive would complete at once: a value is there, or the channel is closed."""
+        await self._until_ready(reader=True)
+
+    async def writable(self) -> None:
+        """Return when a send would complete at once: a receiver waits, there is room, or the channel is closed."""
+        await self._until_ready(reader=False)
+
+    async def _until_ready(self, *, reader: bool) -> None:
+        link, watch = self._link, _Watch()
+        arm = Arm(watch, 0, link, reader)
+        link.attach(arm)
+        try:
+            while True:
+                told = watch.listen()
+                if await link.probe(arm):
+                    return
+                await told
+        finally:
+            link.detach(arm)
+
+    # The end ------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close the channel; again does nothing.
+
+        Every waiting sender and receiver gets ``ChannelClosedError``; an offered value that nobody took is withdrawn.
+        Values that a channel with a capacity has accepted can still be received.
+        """
+        self._link.close()
+
+    async def aclose(self) -> None:
+        """Close the channel, and return when its other end knows (or can be told no more)."""
+        await self._link.aclose()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is closed, as far as is known here."""
+        return self._link.closed
+
+    async def __aenter__(self) -> Self:
+        """The channel, which is closed at the end of the block."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    def __aiter__(self) -> AsyncIterator[T]:
+        """The values, until the channel is closed."""
+        return self
+
+    async def __anext__(self) -> T:
+        try:
+            return await self.recv()
+        except ChannelClosedError:
+            raise StopAsyncIteration from None
+
+    # What it is ---------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self._name
+
+    @property
+    def type_spec(self) -> Any:
+        """What it carries, as given."""
+        return self._type.spec
+
+    @property
+    def capacity(self) -> int:
+        """How many values a send may leave behind without a receiver; 0 is a rendezvous."""
+        return self._capacity
+
+    @property
+    def transport(self) -> Transport:
+        """What it runs on."""
+        return self._transport
+
+    @property
+    def stats(self) -> ChannelStats:
+        """What it has done so far, as far as is known here."""
+        return self._link.stats()
+
+    @property
+    def used(self) -> bool:
+        """Whether a value was ever sent, or anybody waits: then it cannot be promoted any more."""
+        return self._link.used
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else "open"
+        return f"<Chan {self._name!r} of {describe(self._type.spec)}, {self._transport.scheme}, {state}>"
+
+    # Who holds its sides ------------------------------------------------------------------------
+
+    def bind_writer(self, process_id: str) -> None:
+        """Make a process the writer. Again by the same does nothing.
+
+        Raises:
+            ChannelTopologyError: another process is; names both. For a remote channel perhaps only from
+                :meth:`bound` or the first operation.
+        """
+        self._link.bind("writer", process_id)
+
+    def bind_reader(self, process_id: str) -> None:
+        """Make a process the reader. Again by the same does nothing.
+
+        Raises:
+            ChannelTopologyError: as :meth:`bind_writer`.
+        """
+        self._link.bind("reader", process_id)
+
+    def unbind_writer(self) -> None:
+        """Let the channel have no writer."""
+        self._link.unbind("writer")
+
+    def unbind_reader(self) -> None:
+        """Let the channel have no reader."""
+        self._link.unbind("reader")
+
+    async def bound(self) -> None:
+        """Return when the sides bound here are held everywhere.
+
+        Raises:
+            ChannelTopologyError: another process holds one, or the two ends' types differ.
+        """
+        await self._link.bound()
+
+    @property
+    def writer_attached(self) -> bool:
+        """Whether it has a writer, as far as is known here."""
+        return self._link.writer is not None
+
+    @property
+    def reader_attached(self) -> bool:
+        """Whether it has a reader, as far as is known here."""
+        return self._link.reader is not None
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether it has both."""
+        return self.writer_attached and self.reader_attached
+
+    # Elsewhere ----------------------------------------------------------------------------------
+
+    def promote(self, transport: Transport) -> None:
+        """Move a channel in memory, which nobody has used yet, to another transport. To its own does nothing.
+
+        Who is bound stays bound.
+
+        Raises:
+            ChannelTopologyError: it is in use, closed, or not in memory any more; says which.
+        """
+        if transport is self._transport:
+            return
+        link = self._link
+        if not link.local:
+            reason = f"it already runs on {self._transport!r}"
+        elif link.closed:
+            reason = "it is closed"
+        elif link.used:
+            stats = link.stats()
+            if stats.sent:
+                reason = f"it has carried {stats.sent} values"
+            elif stats.waiting:
+                reason = f"a {stats.waiting} waits in it"
+            else:
+                reason = "a choice has it as a guard"
+        else:
+            moved = transport.link(self._link_spec())
+            if link.writer is not None:
+                moved.bind("writer", link.writer)
+            if link.reader is not None:
+                moved.bind("reader", link.reader)
+            self._link, self._transport = moved, transport
+            return
+        raise ChannelTopologyError(
+            f"channel {self._name!r} cannot be moved to {transport!r}: {reason}. "
+            f"Place the processes before they use it, or make it with transport=",
+            channel_name=self._name,
+        )
+
+    def share(self) -> dict[str, Any]:
+        """A plain description (str, int, list, dict) with which :meth:`open` opens the other end elsewhere.
+
+        Raises:
+            NotTransportable: it lives in memory; says what to do.
+        """
+        return {
+            "transport": self._transport.scheme,
+            "name": self._name,
+            "capacity": self._capacity,
+            "type": to_wire(self._type.spec),
+            "link": self._link.share(),
+        }
+
+    @classmethod
+    def open(cls, shared: Mapping[str, Any], *, transport: Transport) -> Chan[Any]:
+        """The other end of a channel that was made in another Python process.
+
+        No module is imported for its type: where a class of it is not known here, anything is let through here, and
+        the end that knows it checks.
+
+        Args:
+            shared: what :meth:`share` gave there.
+            transport: how to reach it; not taken from ``shared``, which came over the wire.
+
+        Raises:
+            ChannelTopologyError: it is not a channel of this transport.
+        """
+        try:
+            scheme, name, capacity = shared["transport"], shared["name"], shared["capacity"]
+            wire, link = shared["type"], shared["link"]
+        except (KeyError, TypeError):
+            raise ChannelTopologyError(f"not what Chan.share() gave: {shared!r}") from None
+        if scheme != transport.scheme:
+            raise ChannelTopologyError(
+                f"channel {name!r} runs on {scheme!r}, and was to be opened with {transport!r}", channel_name=name
+            )
+        made: Chan[Any] = cls.__new__(cls)
+        made._set_up(from_wire(wire), name, capacity, transport)
+        made._link = transport.open(made._link_spec(), link)
+        return made
+
+    def __reduce__(self) -> NoReturn:
+        raise NotTransportable(
+            f"channel {self._name!r} cannot be pickled: it is an end of something. "
+            f"Send Chan.share(), and open it there with Chan.open(shared, transport=...)"
+        )
+
+
+class _Watch(Choice):
+    """Wants to be told, and never takes part."""
+
+    __slots__ = ()
+
+    def listen(self) -> asyncio.Future[None]:
+        self.waiter = asyncio.get_running_loop().create_future()
+        return self.waiter
+
+    def wake(self) -> None:
+        self._resolve()
+
+
+class _Alias(types.GenericAlias):
+    """``Chan[T]``: an annotation, and a way to make a channel of that type."""
+
+    def __call__(self, name: str | None = None, **options: Any) -> Any:
+        made: Any = self.__origin__
+        return made(self.__args__[0], name=name, **options)
+
+
+async def _interrupted(link: Link, waiter: asyncio.Future[Any], cancel: CancelledError) -> Any:
+    """What becomes of an operation whose task was cancelled while it waited: the result if it has happened."""
+    if link.local:
+        happened = await link.withdraw(waiter)
+    else:
+        happened, later = await settled(link.withdraw(waiter))
+        cancel = later or cancel
+    if happened is None:
+        raise cancel
+    defer(cancel)
+    return happened.value

@@ -1,0 +1,127 @@
+"""What the conformance checks of transports work with."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import random
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from typing import Any, TypeAlias, TypeVar
+
+from stbass.channel import Chan
+from stbass.errors import NotTransportable
+from stbass.transports.base import Transport
+
+__all__ = ["Bench", "Check", "Make", "require"]
+
+R = TypeVar("R")
+
+Make: TypeAlias = Callable[[], Transport | Awaitable[Transport] | AbstractAsyncContextManager[Transport]]
+
+
+def require(condition: object, complaint: str) -> None:
+    """An assertion that also holds under ``python -O``.
+
+    Raises:
+        AssertionError: the condition is false.
+    """
+    if not condition:
+        raise AssertionError(complaint)
+
+
+class Bench:
+    """What a check works with: channels on the transport, each as its two ends.
+
+    Where a transport can share its channels, every channel is made on one instance and opened on another, as if in two
+    Python processes; where it cannot, both ends are the same object.
+
+    Args:
+        make: gives a new instance of the transport.
+        rng: where all that is random comes from.
+        rounds: how many values go through a check that counts.
+        stack: gives back at the end what was made.
+    """
+
+    def __init__(self, make: Make, rng: random.Random, rounds: int, stack: AsyncExitStack) -> None:
+        self._make = make
+        self._stack = stack
+        self._tasks: list[asyncio.Future[Any]] = []
+        self.rng = rng
+        self.rounds = rounds
+        self.here: Transport
+        self.there: Transport
+        self.shares = False
+        """Whether the two ends are on two instances."""
+        self.pause = 0.0
+        """Seconds that one rendezvous takes."""
+
+    async def start(self) -> None:
+        """Make the transport, and find out how it behaves."""
+        self.here = self.there = await self.another()
+        try:
+            Chan(int, transport=self.here).share()
+        except NotTransportable:
+            self.shares = False
+        else:
+            self.shares = True
+            self.there = await self.another()
+        # So that pauses fall into the middle of a rendezvous.
+        writer, reader = self.ends()
+        begun = time.perf_counter()
+        for value in range(10):
+            await asyncio.gather(writer.send(value), reader.recv())
+        self.pause = (time.perf_counter() - begun) / 10
+        await writer.aclose()
+
+    async def another(self) -> Transport:
+        """One more instance of the transport, which is closed at the end."""
+        made = self._make()
+        if isinstance(made, AbstractAsyncContextManager):
+            return await self._stack.enter_async_context(made)
+        transport = made if isinstance(made, Transport) else await made
+        require(isinstance(transport, Transport), f"make() gave {transport!r}, which is not a Transport")
+        self._stack.push_async_callback(transport.aclose)
+        return transport
+
+    def ends(self, type_spec: Any = int, *, capacity: int = 0, name: str | None = None) -> tuple[Chan[Any], Chan[Any]]:
+        """The writer's and the reader's end of a new channel."""
+        writer: Chan[Any] = Chan(type_spec, name=name, capacity=capacity, transport=self.here)
+        if not self.shares:
+            return writer, writer
+        return writer, Chan.open(writer.share(), transport=self.there)
+
+    def spawn(self, work: Awaitable[R]) -> asyncio.Future[R]:
+        """Do it beside; it is cancelled at the end if it still runs."""
+        task = asyncio.ensure_future(work)
+        self._tasks.append(task)
+        return task
+
+    async def stop(self) -> None:
+        """Cancel what was spawned and still runs."""
+        running = [task for task in self._tasks if not task.done()]
+        for task in running:
+            task.cancel()
+        if running:
+            await asyncio.wait(running)
+
+    async def cancelled_somewhere(self, work: Awaitable[Any]) -> tuple[bool, Any]:
+        """Do this in a task that is cancelled after a random time: whether it came to its end, and its result."""
+        task = self.spawn(work)
+        if self.rng.random() < 0.5:
+            for _ in range(self.rng.randrange(6)):
+                await asyncio.sleep(0)
+        else:
+            await asyncio.wait((task,), timeout=self.rng.expovariate(1 / self.pause))
+        task.cancel()
+        await asyncio.wait((task,))
+        return (False, None) if task.cancelled() else (True, task.result())
+
+
+Check: TypeAlias = Callable[[Bench], Awaitable[None]]
+
+
+def name_of(check: Check) -> str:
+    """A check's name."""
+    return str(inspect.unwrap(check).__name__)
