@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from stbass import observe
 from stbass._ids import new_id
@@ -73,7 +73,9 @@ class ProcessContext:
     _registry: Any = field(default=None, repr=False)
     _group: str | None = field(default=None, repr=False)
     _worker: str | None = field(default=None, repr=False)
+    # The slot of the backend whose place this runs in, and whether this itself is counted among its users.
     _slot: Any = field(default=None, repr=False)
+    _in_slot: bool = field(default=False, repr=False)
     # Of a stage: the values on its `input`, and what it has sent on its `output` (see stbass.stage).
     _given: tuple[Any, ...] | None = field(default=None, repr=False)
     _sent: list[Any] | None = field(default=None, repr=False)
@@ -137,6 +139,7 @@ class ProcessContext:
         made.__dict__.update(self.__dict__)
         made.attempt = self.attempt + 1
         made._process_id = made._checkpoint = made._started = made._started_elsewhere = made._unbind = None
+        made._group = None
         return made
 
     def _own_channels(self) -> dict[str, Chan[Any]]:
@@ -227,8 +230,8 @@ class ProcessContext:
             ChannelClosedError: it is closed.
         """
         channel = self.get_channel(channel_name)
-        if self._unbind is None or (channel_name, "r") not in self._unbind:
-            self._hold(channel_name, "r", channel.bind_reader, channel.unbind_reader)
+        if self._unbind is None or (channel_name, "reader") not in self._unbind:
+            self._hold_end(channel_name, "reader")
         return await channel.recv()
 
     async def send(self, channel_name: str, value: Any) -> None:
@@ -241,15 +244,19 @@ class ProcessContext:
             ChannelClosedError: it is closed.
         """
         channel = self.get_channel(channel_name)
-        if self._unbind is None or (channel_name, "w") not in self._unbind:
-            self._hold(channel_name, "w", channel.bind_writer, channel.unbind_writer)
+        if self._unbind is None or (channel_name, "writer") not in self._unbind:
+            self._hold_end(channel_name, "writer")
         await channel.send(value)
 
-    def _hold(self, name: str, side: str, bind: Callable[[str], Any], unbind: Callable[[], Any]) -> None:
-        bind(self.process_id)
+    def _hold_end(self, name: str, side: Literal["reader", "writer"]) -> None:
+        channel = self.channels[name]
+        if side == "reader":
+            channel.bind_reader(self.process_id)
+        else:
+            channel.bind_writer(self.process_id)
         if self._unbind is None:
             self._unbind = {}
-        self._unbind[name, side] = unbind
+        self._unbind[name, side] = channel.unbind_reader if side == "reader" else channel.unbind_writer
 
     def _release(self) -> None:
         """Give the ends of its channels back, so that a later process may hold them."""

@@ -44,6 +44,8 @@ class Composable(ABC):
     _is_optional: bool = False
     _channels: Mapping[str, Chan[Any]] = _NO_CHANNELS
     _placement: Placement | None = None
+    # Whether it only waits for processes of its own, whose deadline it then keeps itself.
+    _runs_others: bool = False
 
     @property
     def name(self) -> str:
@@ -129,6 +131,8 @@ class Composable(ABC):
                 if failure is not None and failure.process_name == "unknown":
                     failure = _completed(failure, ctx)
                 value = value._value
+            if ctx._sent and failure is None:
+                value = ctx._sent[-1]
         finally:
             if ctx._unbind is not None:
                 ctx._release()

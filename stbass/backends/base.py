@@ -28,6 +28,12 @@ class ExecutionBackend(ABC):
     enforces_limit: bool = False
     """Whether the backend itself never runs more than :attr:`concurrency_limit` at once, so that callers need not wait."""
 
+    deadline_grace: float = 0.0
+    """Seconds after a deadline in which the backend itself answers for what it runs.
+
+    Callers wait that long for its own failure, which knows more (which worker, which phase), before they cancel.
+    """
+
     @abstractmethod
     async def execute(self, process: Composable, ctx: ProcessContext) -> ProcessResult:
         """Run ``process`` to its end and give back its result."""
@@ -56,3 +62,15 @@ class ExecutionBackend(ABC):
             NotTransportable: a process cannot be sent; nothing has been sent then.
         """
         return None
+
+    async def attach_group(self, group_id: str, deadline: float | None = None) -> list[ProcessResult]:
+        """The results of a group that was opened earlier, also by another Python process, in its order.
+
+        Args:
+            deadline: seconds to wait; what has no result then is a failure.
+
+        Raises:
+            NotImplementedError: this backend knows no groups.
+            LookupError: it knows no such group.
+        """
+        raise NotImplementedError(f"backend {self.name!r} knows no groups: it forgets its processes when they end")

@@ -1,0 +1,93 @@
+"""The members of a running composition: each with its context, and the backend that its placement stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from stbass._ids import new_id
+from stbass.context import ProcessContext
+from stbass.endpoint import Placement
+from stbass.process import Composable
+from stbass.registry import BackendRegistry, default_registry
+from stbass.stage import StageContext
+from stbass.supervise import Child, too_late, until
+
+__all__ = ["Member", "admit", "open_groups", "registry_of"]
+
+Member = tuple[Composable, Placement | None]
+"""A process and where it was explicitly placed."""
+
+
+def registry_of(owner: ProcessContext) -> BackendRegistry:
+    """The registry that a composition uses: its own, else that of the composition around it, else the default."""
+    found = owner._registry
+    return default_registry() if found is None else found
+
+
+def admit(owner: ProcessContext, members: Iterable[Member]) -> list[Child]:
+    """Give each member a context inside ``owner``, and find its backend.
+
+    A member's placement is the explicit one, else the process's own. Channels bound to the composition are its
+    members' too; in a sequence each member finds the stage's input, and has an output of its own.
+    """
+    parent = owner.process_name
+    inherited = owner._inherited()
+    channels = owner._own_channels()
+    given = owner._given
+    registry = registry_of(owner)
+    children = []
+    for process, explicit in members:
+        ctx: ProcessContext
+        if given is not None:
+            ctx = StageContext(process.name, given, channels, parent)
+        else:
+            ctx = ProcessContext(process.name, None, channels, parent)
+        if inherited:
+            ctx.__dict__.update(inherited)
+        placement = process.placement if explicit is None else explicit
+        if placement is None:
+            children.append(Child(process, ctx))
+        else:
+            ctx.placement = placement
+            children.append(Child(process, ctx, registry.get(placement)))
+    return children
+
+
+async def open_groups(owner: ProcessContext, children: Iterable[Child]) -> Any:
+    """Tell every backend which processes it is about to get, so that it can refuse before any of them starts.
+
+    Returns:
+        The first handle that is not None.
+
+    Raises:
+        Exception: whatever a backend refuses with; nothing has started.
+        DeadlineExceeded: the backends did not answer before the deadline.
+    """
+    placed: dict[int, list[Child]] = {}
+    for child in children:
+        if child.backend is not None:
+            placed.setdefault(id(child.backend), []).append(child)
+    if not placed:
+        return None
+    group_id = new_id()
+    first = None
+    for members in placed.values():
+        backend = members[0].backend
+        assert backend is not None
+        pairs = [(child.process, child.ctx) for child in members]
+        if owner._deadline_at is None:
+            handle = await backend.open_group(group_id, pairs)
+        else:
+            try:
+                async with until(owner._deadline_at, backend) as scope:
+                    handle = await backend.open_group(group_id, pairs)
+            except TimeoutError:
+                if not scope.expired():
+                    raise
+                raise too_late(owner, "queued") from None
+        if handle is not None:
+            for child in members:
+                child.ctx._group = group_id
+            first = handle if first is None else first
+    return first

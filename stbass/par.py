@@ -1,0 +1,143 @@
+"""Processes at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any, Self
+
+from stbass.composite import checked_composable, checked_count, run_to_end
+from stbass.context import ProcessContext
+from stbass.members import admit, open_groups
+from stbass.nest import Nest, TimedResult, optional_among, timed
+from stbass.outcome import Failure, ProcessResult
+from stbass.policy import FailurePolicy, OnFailure
+from stbass.process import Composable
+from stbass.registry import BackendRegistry
+from stbass.supervise import Child, supervise
+
+__all__ = ["PAR", "PARResult", "Parallel"]
+
+
+@dataclass(frozen=True)
+class PARResult(TimedResult):
+    """The outcome of processes that ran at once.
+
+    Args:
+        results: one for each process, in the order in which they were declared.
+        group: what the backend knows the processes by together, such as a Celery ``GroupResult``; None if it does not.
+    """
+
+    results: list[ProcessResult]
+    group: Any = field(default=None, compare=False)
+    _optional: frozenset[int] = field(default=frozenset(), repr=False)
+    _run: ProcessResult | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def is_ok(self) -> bool:
+        """Whether every process that is not optional succeeded."""
+        optional = self._optional
+        return all(result._ok or index in optional for index, result in enumerate(self.results))
+
+    @property
+    def successes(self) -> list[ProcessResult]:
+        """The results of those that succeeded."""
+        return [result for result in self.results if result._ok]
+
+    @property
+    def failures(self) -> list[Failure]:
+        """What is known of those that failed, the optional ones included."""
+        return [result.failure for result in self.results if not result._ok]
+
+    @property
+    def value(self) -> list[Any]:
+        """The values of those that succeeded, in the order in which they were declared."""
+        return [result._value for result in self.results if result._ok]
+
+
+class Parallel(Nest[PARResult]):
+    """What PAR, PLACED_PAR and PAR_FOR have in common."""
+
+    def __init__(
+        self, on_failure: OnFailure, deadline: float | None, limit: int | None, registry: BackendRegistry | None
+    ) -> None:
+        super().__init__(on_failure, deadline, registry)
+        self._limit = None if limit is None else checked_count(limit, "limit", 1)
+
+    async def run(self) -> PARResult:
+        """Run all at once; returns when every process has ended, one way or another.
+
+        Cancelling this cancels and awaits all of them.
+
+        Raises:
+            NotTransportable: a process cannot go to the backend that it was placed on; nothing was started.
+        """
+        return await self._run_at_top(ProcessContext(self.name, None, self._channels))
+
+    def run_sync(self) -> PARResult:
+        """:meth:`run` for callers without an event loop.
+
+        Raises:
+            RuntimeError: there is one in this thread.
+        """
+        return run_to_end(self, self.run())
+
+    async def _run_children(self, ctx: ProcessContext, children: list[Child]) -> PARResult:
+        started = monotonic()
+        group = await open_groups(ctx, children)
+        results = await supervise(children, ctx, self._on_failure, limit=self._limit)
+        return PARResult(results, group, optional_among([child.process for child in children]), timed(ctx, started))
+
+
+class PAR(Parallel, kind="PAR"):
+    """Processes that run at once.
+
+    Args:
+        processes: processes or compositions.
+        on_failure: HALT cancels the rest when one fails that is not optional; COLLECT lets them end; a
+            :class:`RetryPolicy` tries the failing one again first, and halts when that does not help.
+        deadline: seconds after which those that have not ended are cancelled and fail with ``DeadlineExceeded``.
+        limit: how many run at the same time; the rest wait, in order.
+        registry: where the placements of processes are looked up; by default that of the composition around it,
+            else :func:`stbass.placement.default_registry`.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: the deadline or the limit is out of range.
+    """
+
+    def __init__(
+        self,
+        *processes: Composable,
+        on_failure: OnFailure = FailurePolicy.HALT,
+        deadline: float | None = None,
+        limit: int | None = None,
+        registry: BackendRegistry | None = None,
+    ) -> None:
+        super().__init__(on_failure, deadline, limit, registry)
+        self._processes = tuple(
+            checked_composable(process, f"argument {index} of PAR") for index, process in enumerate(processes)
+        )
+
+    @property
+    def processes(self) -> tuple[Composable, ...]:
+        """What it is put together from."""
+        return self._processes
+
+    async def _run_in(self, ctx: ProcessContext) -> PARResult:
+        return await self._run_children(ctx, admit(ctx, [(process, None) for process in self._processes]))
+
+    def _parts(self) -> dict[str, Any]:
+        return {
+            "processes": list(self._processes),
+            "on_failure": self._on_failure,
+            "deadline": self._deadline,
+            "limit": self._limit,
+        }
+
+    @classmethod
+    def _from_parts(cls, parts: Mapping[str, Any]) -> Self:
+        return cls(
+            *parts["processes"], on_failure=parts["on_failure"], deadline=parts["deadline"], limit=parts["limit"]
+        )

@@ -1,0 +1,277 @@
+"""The same process many times over."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Self
+
+from stbass.composite import checked_count
+from stbass.context import ProcessContext
+from stbass.errors import NotTransportable
+from stbass.members import admit
+from stbass.par import Parallel, PARResult
+from stbass.policy import FailurePolicy, OnFailure
+from stbass.process import Composable
+from stbass.registry import BackendRegistry
+from stbass.seq import SEQResult, Sequential
+from stbass.supervise import Child
+
+__all__ = ["PAR_FOR", "SEQ_FOR"]
+
+Count = int | Callable[[], int]
+Factory = Callable[[int, ProcessContext], Any] | Composable
+
+
+class _Replica(Composable):
+    """One of the processes that a factory function stands for."""
+
+    def __init__(self, factory: Callable[[int, ProcessContext], Any], index: int, name: str) -> None:
+        self._factory = factory
+        self._index = index
+        self._name = name
+        self._called = False
+        self._outcome: Any = None
+
+    def call(self, ctx: ProcessContext) -> Any:
+        """Call the factory before the replica runs; an error is raised when it runs."""
+        self._called = True
+        try:
+            self._outcome = self._factory(self._index, ctx)
+        except Exception as error:
+            self._outcome = _Raised(error)
+        return self._outcome
+
+    async def _perform(self, ctx: ProcessContext) -> Any:
+        outcome = self._outcome if self._called else self._factory(self._index, ctx)
+        # Another attempt has to call the factory again: a coroutine can be awaited once.
+        self._called, self._outcome = False, None
+        if isinstance(outcome, _Raised):
+            raise outcome.error
+        if inspect.isawaitable(outcome):
+            outcome = await outcome
+        if isinstance(outcome, Composable):
+            raise TypeError(
+                f"the factory of {self.name!r} gave the process {outcome.name!r} when it was awaited;"
+                " a factory of processes is a plain function, not an async one"
+            )
+        return outcome
+
+    def forget(self) -> None:
+        """It will not run: close the coroutine that nobody awaits."""
+        if self._called and inspect.iscoroutine(self._outcome):
+            self._outcome.close()
+
+
+class _Raised:
+    __slots__ = ("error",)
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+
+class _Listed:
+    """The factory of a replicated composition that has travelled: its replicas are known."""
+
+    def __init__(self, processes: Sequence[Composable]) -> None:
+        self._processes = processes
+
+    def __call__(self, index: int, ctx: ProcessContext) -> Composable:
+        return self._processes[index]
+
+
+class _Replicated:
+    """How many, and of what."""
+
+    def __init__(self, what: str, count: Count, factory: Factory) -> None:
+        if not callable(count):
+            checked_count(count, f"the count of {what}", 0)
+        if not isinstance(factory, Composable):
+            if isinstance(factory, type) or not callable(factory):
+                raise TypeError(
+                    f"the factory of {what} must be a function (index, ctx) or a process, got {factory!r};"
+                    " for a class write lambda index, ctx: TheClass(...)"
+                )
+        self.what = what
+        self.count = count
+        self.factory = factory
+        name = factory.name if isinstance(factory, Composable) else getattr(factory, "__name__", type(factory).__name__)
+        self.name = "replica" if name == "<lambda>" else name.lstrip("_")
+
+    def processes(self) -> list[Composable]:
+        """The replicas, which have not been asked yet what they are."""
+        factory = self.factory
+        if isinstance(factory, Composable):
+            return [_numbered(factory, index) for index in range(self.size())]
+        return [_Replica(factory, index, f"{self.name}[{index}]") for index in range(self.size())]
+
+    def size(self) -> int:
+        """The count; asked anew each time if it is a function."""
+        count = self.count() if callable(self.count) else self.count
+        return checked_count(count, f"the count of {self.what}", 0)
+
+    def expanded(self) -> list[Composable]:
+        """The replicas as processes that can travel.
+
+        Raises:
+            NotTransportable: the factory does not make processes, or cannot be asked before it runs.
+        """
+        made = []
+        for process in self.processes():
+            if isinstance(process, _Replica):
+                outcome = None if _is_async(self.factory) else process.call(ProcessContext(process.name))
+                process.forget()
+                if isinstance(outcome, _Raised):
+                    raise NotTransportable(
+                        f"{self.what} cannot travel: its factory raised {outcome.error!r} for {process.name!r}"
+                    ) from outcome.error
+                if not isinstance(outcome, Composable):
+                    raise NotTransportable(
+                        f"{self.what} cannot travel: its factory {self.name!r} is the process itself, which only exists"
+                        " here. Let it be a plain function that returns a process defined at module level, for example"
+                        " lambda index, ctx: Worker(index)"
+                    )
+                process = _numbered(outcome, process._index)
+            made.append(process)
+        return made
+
+
+def _numbered(process: Composable, index: int) -> Composable:
+    number = f"[{index}]"
+    return process if process.name.endswith(number) else process.with_name(process.name + number)
+
+
+def _is_async(factory: Factory) -> bool:
+    return inspect.iscoroutinefunction(factory)
+
+
+class PAR_FOR(Parallel, kind="PAR_FOR"):
+    """Processes that run at once, as many as ``count``, made by a factory.
+
+    Args:
+        count: how many; or a function that says so when the composition starts.
+        factory: ``factory(index, ctx)``. An async function is each process's body. A plain function is called for all
+            indices when the composition starts, and gives a process (which then runs where its placement says), or
+            something to await, or simply the value; it should not block. A process or a composition is replicated
+            as it is.
+        on_failure: as for :class:`stbass.PAR`.
+        deadline: seconds; as for :class:`stbass.PAR`.
+        limit: how many run at the same time.
+        registry: as for :class:`stbass.PAR`.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: the count, the deadline or the limit is out of range.
+    """
+
+    def __init__(
+        self,
+        count: Count,
+        factory: Factory,
+        *,
+        on_failure: OnFailure = FailurePolicy.HALT,
+        deadline: float | None = None,
+        limit: int | None = None,
+        registry: BackendRegistry | None = None,
+    ) -> None:
+        super().__init__(on_failure, deadline, limit, registry)
+        self._replicated = _Replicated("PAR_FOR", count, factory)
+
+    def _admit(self, ctx: ProcessContext) -> list[Child]:
+        replicated = self._replicated
+        children = admit(ctx, [(process, None) for process in replicated.processes()])
+        if isinstance(replicated.factory, Composable) or _is_async(replicated.factory):
+            return children
+        for index, child in enumerate(children):
+            assert isinstance(child.process, _Replica)
+            made = child.process.call(child.ctx)
+            if isinstance(made, Composable):
+                # A member like any other, so that its backend hears of it before anything starts.
+                (children[index],) = admit(ctx, [(_numbered(made, index), None)])
+        return children
+
+    async def _run_in(self, ctx: ProcessContext) -> PARResult:
+        children = self._admit(ctx)
+        try:
+            return await self._run_children(ctx, children)
+        finally:
+            for child in children:
+                if isinstance(child.process, _Replica):
+                    child.process.forget()
+
+    def _parts(self) -> dict[str, Any]:
+        return {
+            "processes": self._replicated.expanded(),
+            "on_failure": self._on_failure,
+            "deadline": self._deadline,
+            "limit": self._limit,
+        }
+
+    @classmethod
+    def _from_parts(cls, parts: Mapping[str, Any]) -> Self:
+        processes = parts["processes"]
+        return cls(
+            len(processes),
+            _Listed(processes),
+            on_failure=parts["on_failure"],
+            deadline=parts["deadline"],
+            limit=parts["limit"],
+        )
+
+
+class SEQ_FOR(Sequential, kind="SEQ_FOR"):
+    """Processes that run one after the other, as many as ``count``, made by a factory.
+
+    Each finds on its channel ``input`` what the one before it passed on, as in :class:`stbass.SEQ`.
+
+    Args:
+        count: how many; or a function that says so when the composition starts.
+        factory: as for :class:`PAR_FOR`, but a plain function is called for each index when its turn has come.
+        on_failure: as for :class:`stbass.SEQ`.
+        deadline: seconds; as for :class:`stbass.SEQ`.
+        registry: as for :class:`stbass.SEQ`.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: the count or the deadline is out of range.
+    """
+
+    def __init__(
+        self,
+        count: Count,
+        factory: Factory,
+        *,
+        on_failure: OnFailure = FailurePolicy.HALT,
+        deadline: float | None = None,
+        registry: BackendRegistry | None = None,
+    ) -> None:
+        super().__init__(on_failure, deadline, registry)
+        self._replicated = _Replicated("SEQ_FOR", count, factory)
+
+    async def _run_in(self, ctx: ProcessContext) -> SEQResult:
+        children = admit(ctx, [(process, None) for process in self._replicated.processes()])
+        return await self._run_stages(ctx, children, self._asked(ctx, children))
+
+    def _asked(self, ctx: ProcessContext, children: list[Child]) -> Iterator[Child]:
+        """Each replica when its turn has come, and what its factory makes of it."""
+        for index, child in enumerate(children):
+            process = child.process
+            made = (
+                process.call(child.ctx) if isinstance(process, _Replica) and not _is_async(process._factory) else None
+            )
+            if isinstance(made, Composable):
+                (child,) = admit(ctx, [(_numbered(made, index), None)])
+                children[index] = child
+            yield child
+
+    def _parts(self) -> dict[str, Any]:
+        return {
+            "processes": self._replicated.expanded(),
+            "on_failure": self._on_failure,
+            "deadline": self._deadline,
+        }
+
+    @classmethod
+    def _from_parts(cls, parts: Mapping[str, Any]) -> Self:
+        processes = parts["processes"]
+        return cls(len(processes), _Listed(processes), on_failure=parts["on_failure"], deadline=parts["deadline"])

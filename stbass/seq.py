@@ -1,0 +1,175 @@
+"""Processes one after the other."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any, Self
+
+from stbass.composite import checked_composable, run_to_end
+from stbass.context import ProcessContext
+from stbass.members import admit, open_groups
+from stbass.nest import Nest, TimedResult, optional_among, timed
+from stbass.outcome import Failure, ProcessResult
+from stbass.policy import FailurePolicy, OnFailure, RetryPolicy
+from stbass.process import Composable
+from stbass.registry import BackendRegistry
+from stbass.supervise import Child, cancelled_itself, lend, run_child
+
+__all__ = ["SEQ", "SEQResult", "Sequential"]
+
+
+@dataclass(frozen=True)
+class SEQResult(TimedResult):
+    """The outcome of processes that ran one after the other.
+
+    Args:
+        results: one for each stage that ran, in order.
+    """
+
+    results: list[ProcessResult]
+    _passed: Any = field(default=None, repr=False)
+    _optional: frozenset[int] = field(default=frozenset(), repr=False)
+    _run: ProcessResult | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def is_ok(self) -> bool:
+        """Whether every stage that is not optional succeeded."""
+        optional = self._optional
+        return all(result._ok or index in optional for index, result in enumerate(self.results))
+
+    @property
+    def value(self) -> Any:
+        """What the last stage passed on; of an empty sequence, its input.
+
+        Raises:
+            BaseException: the last stage that ran failed, and is not optional: its error.
+        """
+        if self.results and not self.results[-1]._ok and len(self.results) - 1 not in self._optional:
+            raise self.results[-1].failure.error
+        return self._passed
+
+    @property
+    def failures(self) -> list[Failure]:
+        """What is known of the stages that failed, the optional ones included."""
+        return [result.failure for result in self.results if not result._ok]
+
+
+class Sequential(Nest[SEQResult]):
+    """What SEQ and SEQ_FOR have in common."""
+
+    async def run(self, input_value: Any = None) -> SEQResult:
+        """Run one stage after the other; the first finds ``input_value`` on its channel ``input``.
+
+        Raises:
+            NotTransportable: a stage cannot go to the backend that it was placed on; nothing was started.
+        """
+        ctx = ProcessContext(self.name, None, self._channels)
+        ctx._given = (input_value,)
+        return await self._run_at_top(ctx)
+
+    def _prepare(self, ctx: ProcessContext) -> None:
+        super()._prepare(ctx)
+        if ctx._given is None:
+            ctx._given = (None,)
+
+    def run_sync(self, input_value: Any = None) -> SEQResult:
+        """:meth:`run` for callers without an event loop.
+
+        Raises:
+            RuntimeError: there is one in this thread.
+        """
+        return run_to_end(self, self.run(input_value))
+
+    async def _run_stages(self, ctx: ProcessContext, children: list[Child], stages: Iterable[Child]) -> SEQResult:
+        """Run ``stages`` in turn; ``children`` has each of them when its turn has come, if not before."""
+        started = monotonic()
+        await open_groups(ctx, children)
+        results, passed = await self._run_each(ctx, stages)
+        return SEQResult(results, passed, optional_among([child.process for child in children]), timed(ctx, started))
+
+    async def _run_each(self, ctx: ProcessContext, stages: Iterable[Child]) -> tuple[list[ProcessResult], Any]:
+        goes_on = self._on_failure is FailurePolicy.COLLECT
+        retry = self._on_failure if isinstance(self._on_failure, RetryPolicy) else None
+        plain = retry is None and ctx._deadline_at is None and ctx._slot is None
+        task = asyncio.current_task()
+        assert task is not None
+        cancellations = task.cancelling()
+        given = ctx._given or (None,)
+        results: list[ProcessResult] = []
+        for stage in stages:
+            stage_ctx = stage.ctx
+            stage_ctx._given = given
+            try:
+                if plain and stage.backend is None:
+                    result = await stage.process.execute(stage_ctx)
+                else:
+                    lend(ctx, (stage,))
+                    result = await run_child(stage, retry)
+            except asyncio.CancelledError:
+                if task.cancelling() > cancellations:
+                    raise
+                result = cancelled_itself(stage)
+            if task.cancelling() > cancellations:
+                # The stage has taken no notice. What comes after it must not run.
+                raise asyncio.CancelledError
+            results.append(result)
+            if result._ok:
+                sent = stage.ctx._sent
+                given = tuple(sent) if sent else (result._value,)
+            elif goes_on or stage.process._is_optional:
+                given = (None,)
+            else:
+                break
+        return results, given[-1]
+
+
+class SEQ(Sequential, kind="SEQ"):
+    """Processes that run one after the other, each with what the one before it passed on.
+
+    A stage finds that on its channel ``input``, and passes on what it sends on ``output``, else what it returns. A
+    stage may send several values: the next one can receive all of them, in order; the last is the stage's value.
+    The stages of an inner composition find the input of the stage that it is.
+
+    Args:
+        processes: processes or compositions.
+        on_failure: HALT stops at the first stage that fails and is not optional; COLLECT goes on with None; a
+            :class:`RetryPolicy` tries the failing stage again first, and stops when that does not help.
+        deadline: seconds after which the stage that has not ended is cancelled and fails with ``DeadlineExceeded``.
+        registry: where the placements of processes are looked up; by default that of the composition around it,
+            else :func:`stbass.placement.default_registry`.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: the deadline is out of range.
+    """
+
+    def __init__(
+        self,
+        *processes: Composable,
+        on_failure: OnFailure = FailurePolicy.HALT,
+        deadline: float | None = None,
+        registry: BackendRegistry | None = None,
+    ) -> None:
+        super().__init__(on_failure, deadline, registry)
+        self._processes = tuple(
+            checked_composable(process, f"argument {index} of SEQ") for index, process in enumerate(processes)
+        )
+
+    @property
+    def processes(self) -> tuple[Composable, ...]:
+        """What it is put together from."""
+        return self._processes
+
+    async def _run_in(self, ctx: ProcessContext) -> SEQResult:
+        children = admit(ctx, [(process, None) for process in self._processes])
+        return await self._run_stages(ctx, children, children)
+
+    def _parts(self) -> dict[str, Any]:
+        return {"processes": list(self._processes), "on_failure": self._on_failure, "deadline": self._deadline}
+
+    @classmethod
+    def _from_parts(cls, parts: Mapping[str, Any]) -> Self:
+        return cls(*parts["processes"], on_failure=parts["on_failure"], deadline=parts["deadline"])
