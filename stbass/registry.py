@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from importlib import metadata
+import importlib
 
 from stbass.backends.base import ExecutionBackend
 from stbass.backends.local import LocalBackend
@@ -117,6 +117,8 @@ def backend_class(kind: str) -> type[ExecutionBackend]:
         ConfigurationError: no installed package brings that kind; the message names those there are.
         MissingDependencyError: it is known, but what it needs is not installed.
     """
+    # Imported here, because it costs a fifth of importing all of stbass, and programs rarely ask.
+    metadata = importlib.import_module("importlib.metadata")
     known = {entry.name: entry for entry in metadata.entry_points(group=_ENTRY_POINTS)}
     if kind not in known:
         raise ConfigurationError(f"unknown kind of backend {kind!r}; there are: {', '.join(sorted(known)) or 'none'}")
