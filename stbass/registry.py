@@ -40,13 +40,7 @@ class BackendRegistry:
             TypeError: the name is not a string, or the backend not an :class:`ExecutionBackend`.
             ValueError: the name is empty.
         """
-        if not isinstance(name, str):
-            raise TypeError(f"a backend is registered under a str, got {name!r}")  # type: ignore[unreachable]
-        if not name:
-            raise ValueError("a backend cannot be registered under an empty name")
-        if not isinstance(backend, ExecutionBackend):
-            hint = "; make an instance of it" if isinstance(backend, type) else ""
-            raise TypeError(f"register({name!r}, …) takes an ExecutionBackend, got {backend!r}{hint}")
+        _check(name, backend)
         self._table(name)[name] = backend
         if name not in self._order:
             self._order.append(name)
@@ -97,6 +91,16 @@ class BackendRegistry:
     def __repr__(self) -> str:
         entries = ", ".join(f"{name}: {self._table(name)[name].name}" for name in self._order)
         return f"<BackendRegistry {entries or 'empty'}>"
+
+
+def _check(name: object, backend: object) -> None:
+    if not isinstance(name, str):
+        raise TypeError(f"a backend is registered under a str, got {name!r}")
+    if not name:
+        raise ValueError("a backend cannot be registered under an empty name")
+    if not isinstance(backend, ExecutionBackend):
+        hint = "; make an instance of it" if isinstance(backend, type) else ""
+        raise TypeError(f"register({name!r}, …) takes an ExecutionBackend, got {backend!r}{hint}")
 
 
 _default_registry = BackendRegistry()
