@@ -30,6 +30,7 @@ __all__ = ["FAMILIES", "READ", "Admission", "check_reference"]
 
 _MAIN = ("__main__", "__mp_main__")
 _TO_A_MODULE = "move it to the top level of a module, and add that module to the worker's include (STBASS_INCLUDE)"
+_OWN_NAME = "decorate a function of its own, written with def, under a name that nothing else in its module has"
 
 
 # Writing -----------------------------------------------------------------------------------------
@@ -43,6 +44,8 @@ def check_reference(process: Process) -> str:
     """
     is_function = isinstance(process, FunctionProcess)
     target: Any = process if is_function else type(process)
+    if not hasattr(target, "__qualname__"):
+        raise Unsendable(f"process {process.name!r} is made of an object that is called, which has no name", _OWN_NAME)
     reference = reference_of(target)
     shown = f"process {process.name!r} ({reference})"
     if "<locals>" in reference:
@@ -57,10 +60,7 @@ def check_reference(process: Process) -> str:
         same = isinstance(found, FunctionProcess) and found._function is process._function
     if not same:
         what = "something else" if found is not None else "no process"
-        raise Unsendable(
-            f"{shown} cannot be found by its reference: that is {what}",
-            "decorate a function of its own, written with def, and give it a name that nothing else in its module has",
-        )
+        raise Unsendable(f"{shown} cannot be found by its reference: that is {what}", _OWN_NAME)
     return reference
 
 
@@ -227,6 +227,8 @@ def _read_channel(reader: Reader, form: Form) -> Any:
     shared = reader.read(part(form, "v", dict))
     if reader.transport is None:
         raise WireError("it brings a channel where there may be none")
+    if type(shared) is not dict or type(shared.get("name")) is not str:
+        raise WireError(f"form 'chan': {text_of(shared, 100)}")
     # Every mention of a channel in one message is the same end of it.
     key = repr(shared)
     channel = reader.channels.get(key)

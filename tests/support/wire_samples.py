@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, RootModel, field_validator
 from pydantic.dataclasses import dataclass as checked_dataclass
 
+from stbass.endpoint import Placement
 from stbass.process import Process, ProcessContext
 
 T = TypeVar("T")
@@ -275,6 +276,21 @@ async def given_name(ctx: ProcessContext) -> str:
 @Process
 def in_thread(ctx: ProcessContext) -> str:
     return "thread"
+
+
+@Process(placement=Placement(model="opus"))
+async def placed(ctx: ProcessContext) -> None:
+    return None
+
+
+@Process
+async def sender(ctx: ProcessContext) -> None:
+    await ctx.send("out", 17)
+
+
+@Process
+async def receiver(ctx: ProcessContext) -> Any:
+    return await ctx.recv("in")
 
 
 class Researcher(Process):

@@ -182,8 +182,8 @@ def test_a_class_defined_in_a_function_is_refused_and_told_where_to_go() -> None
     class LocalEnum(enum.Enum):
         A = 1
 
-    local_pair: Any = namedtuple("LocalPair", "a b")
-    for value in (Local(1), LocalEnum.A, local_pair(1, 2), make_dataclass("Made", ["x"])(1)):
+    LocalPair: Any = namedtuple("LocalPair", "a b")
+    for value in (Local(1), LocalEnum.A, LocalPair(1, 2), make_dataclass("Made", ["x"])(1)):
         with pytest.raises(NotTransportable, match=r"define it (at the top level of a module|under that name)"):
             dumps([value])
 
