@@ -42,7 +42,7 @@ class Ours(AsyncSubject):
         pairs = [(process, PLACE)] * count
         result = await PLACED_PAR(*pairs, registry=self.registry).run()
         if not result.is_ok:
-            raise RuntimeError(f"{len(result.failures)} of {count} failed, first: {result.failures[0].failure.summary}")
+            raise RuntimeError(f"{len(result.failures)} of {count} failed, first: {result.failures[0].summary}")
         return [one.value for one in result.results]
 
     async def atrips(self, count: int) -> list[float]:
@@ -67,7 +67,7 @@ class Ours(AsyncSubject):
         begun = asyncio.get_running_loop().time()
         result = await par.run()
         late = asyncio.get_running_loop().time() - begun - deadline
-        if result.is_ok or not isinstance(result.failures[0].failure.error, TimeoutError):
+        if result.is_ok or not isinstance(result.failures[0].error, TimeoutError):
             raise RuntimeError(f"expected a deadline failure, got {result.results[0]!r}")
         return late
 

@@ -237,10 +237,11 @@ def measure(subject: Subject, workers: Workers, work: str, count: int, seconds: 
     pids = [worker.pid for worker in workers.running]
     if work == "idle":
         return subject.idle(pids, seconds)
-    subject.batch(count, 0)
+    # Before the warm-up: what that makes a worker keep is part of what so many processes weigh.
     for pid in pids:
         Path(f"/proc/{pid}/clear_refs").write_text("5")  # the highest mark starts again from here
     idle = memory(pids, "VmRSS")
+    subject.batch(count, 0)
     taken = []
     # A small batch is over too soon for one to be representative.
     for _ in range(max(1, SMALL // count)):

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import harness
+from benchmarks.fleet import steepest
 from benchmarks.harness import Journal, Row, Sample, SubjectFailed, median_alternating, run_driver
 from benchmarks.peers.driver import percentile
 from benchmarks.quiet import CpuTimes, busy_limit, foreign_share, process_tree, read_cpu
@@ -115,6 +116,13 @@ def test_disturbed_samples_count_only_when_there_are_no_others() -> None:
 def test_percentile(share: float, expected: float) -> None:
     # given 300 values out of order, then the percentile is one of them
     assert percentile([float(value) for value in range(300, 0, -1)], share) == expected
+
+
+def test_growth_is_found_wherever_it_is() -> None:
+    # given costs that fall and then grow, only grow, and only fall
+    assert steepest([100, 10, 5, 20]) == 4
+    assert steepest([1, 2, 3]) == 3
+    assert steepest([3, 2, 1]) == 1
 
 
 # A quiet machine ---------------------------------------------------------------------------------
