@@ -8,13 +8,13 @@ from typing import Any
 
 from jsonschema import exceptions as jsonschema_exceptions  # type: ignore[import-untyped]
 from jsonschema.validators import validator_for  # type: ignore[import-untyped]
+from mcp import Client
+from mcp.shared.exceptions import MCPError as ProtocolError
 from mcp_types import INVALID_PARAMS, METHOD_NOT_FOUND, CallToolResult, Tool
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
-from mcp import Client
-from mcp.shared.exceptions import MCPError as ProtocolError
 from stbass.errors import MCPArgumentError, MCPError, MCPToolError, MCPUnknownToolError
 from stbass.mcp.conversation import Conversation
 

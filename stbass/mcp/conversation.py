@@ -16,13 +16,13 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 import httpx2
-from mcp_types import CONNECTION_CLOSED, REQUEST_TIMEOUT
-from pydantic import ValidationError
-
 from mcp import Client, StdioServerParameters, stdio_client
 from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError as ProtocolError
+from mcp_types import CONNECTION_CLOSED, REQUEST_TIMEOUT
+from pydantic import ValidationError
+
 from stbass.errors import MCPConnectionError, MCPError, MCPTimeoutError, StbassError
 from stbass.mcp.address import Address
 
@@ -229,9 +229,8 @@ class Conversation:
         if isinstance(leaf, ProtocolError | OSError | httpx2.HTTPError | EOFError):
             return self._connection_error(leaf)
         what = "what the protocol does not allow" if isinstance(leaf, ValidationError) else "what the client cannot use"
-        made = MCPError(f"{self.subject}: the server answered {what} ({self._text(leaf)})", **self.fields)
-        made.__cause__ = leaf
-        return made
+        # Not as its cause: the cause's text is not ours, and can hold what must not show.
+        return MCPError(f"{self.subject}: the server answered {what} ({self._text(leaf)})", **self.fields)
 
     def _connection_error(self, error: Exception) -> MCPConnectionError:
         if self._talking:

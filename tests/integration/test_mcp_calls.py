@@ -520,6 +520,29 @@ async def test_the_login_the_query_and_the_token_of_an_address_reach_the_server_
         assert "hush-h" not in text
 
 
+async def test_an_address_with_a_secret_goes_through_the_proxy_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given
+    asked: list[str] = []
+
+    async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append((await reader.readline()).decode().strip())
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(proxy, "127.0.0.1", 0) as listening:
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}")
+        # When
+        process = MCPProcess("http://tools.example/mcp?api_key=hush-hush", "add")
+        error = (await process.execute(ProcessContext("add"))).failure.error
+    # Then
+    assert set(asked) == {"POST http://tools.example/mcp?api_key=hush-hush HTTP/1.1"}
+    assert isinstance(error, MCPConnectionError)
+    assert error.status == 502
+    assert "hush" not in str(error)
+
+
 async def test_what_a_command_writes_shows_without_its_secrets() -> None:
     # Given
     address = "stdio:KEY=hush-hush sh -c 'echo bad key $KEY >&2'"

@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 
 from stbass import PAR, PLACED_PAR, SEQ, BackendRegistry, FailurePolicy, Placement, Process
-from stbass.errors import MCPTimeoutError, MCPToolError, NotTransportable
+from stbass.backends.celery import CeleryBackend, make_app
+from stbass.errors import MCPTimeoutError, MCPToolError, MCPUnknownToolError, NotTransportable, ProcessRefused
 from stbass.mcp import MCPBackend, MCPProcess, MCPServer
 from stbass.process import ProcessContext
-from tests.support.mcp_server import Server, serving
+from stbass.testing import RedisServer, Worker
+from tests.support.mcp_server import Server, serving, stdio_address
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "mcp_tools.py"
 
@@ -104,6 +106,58 @@ async def test_tools_are_placed_on_the_server_of_their_endpoint(server: Server) 
     # Then
     assert result.results[0].value == {"result": 3}
     assert isinstance(result.results[1].failure.error, NotTransportable)
+
+
+async def test_tools_that_run_at_once_in_a_sequence_all_find_its_value(server: Server) -> None:
+    # Given
+    tools = MCPServer(server.url)
+    # When
+    async with asyncio.timeout(30):
+        result = await SEQ(
+            question, PAR(tools.tool("add").with_arguments(b=1), tools.tool("add").with_arguments(b=2))
+        ).run()
+    # Then
+    assert result.value == [{"result": 21}, {"result": 22}]
+
+
+async def test_tools_run_on_a_worker(server: Server) -> None:
+    # Given
+    tools, commands = MCPServer(server.url), MCPServer(stdio_address())
+    describe = tools.tool("describe")
+    with RedisServer() as redis:
+        env = {"STBASS_BROKER_URL": redis.url, "STBASS_RESULT_BACKEND": redis.url}
+        with Worker("tests.support.worker_app", "tools", include=["stbass.mcp"], env=env):
+            backend = CeleryBackend(make_app("tests", broker_url=redis.url))
+            registry = BackendRegistry()
+            registry.register("tools", backend)
+            there = Placement(endpoint="tools")
+            # When
+            try:
+                async with asyncio.timeout(60):
+                    result = await PLACED_PAR(
+                        (tools.tool("add").with_arguments(a=1, b=2), there),
+                        (tools.tool("refuse").with_arguments(why="no such book"), there),
+                        (tools.tool("wait", timeout=0.5), there),
+                        (tools.tool("subtract"), there),
+                        (commands.tool("add").with_arguments(a=1, b=2), there),
+                        (SEQ(describe.with_arguments(name="a", tags=[]), describe.with_arguments(tags=["b"])), there),
+                        on_failure=FailurePolicy.COLLECT,
+                        registry=registry,
+                    ).run()
+            finally:
+                await backend.aclose()
+    # Then
+    added, refused, late, unknown, command, sequence = result.results
+    assert added.value == {"result": 3}
+    assert isinstance(refused.failure.error, MCPToolError)
+    assert refused.failure.error.tool == "refuse"
+    assert refused.failure.error.server == server.url
+    assert isinstance(late.failure.error, MCPTimeoutError)
+    assert isinstance(unknown.failure.error, MCPUnknownToolError)
+    assert "add" in unknown.failure.error.known
+    assert isinstance(command.failure.error, ProcessRefused)
+    assert "allow_command" in str(command.failure.error)
+    assert sequence.value == {"name": "a", "tags": ["b"]}
 
 
 def test_the_example_runs() -> None:
