@@ -19,6 +19,7 @@ from stbass.backends.celery import keys
 from stbass.backends.celery.client import FleetClient, Ticket
 from stbass.backends.celery.connections import unavailable
 from stbass.backends.celery.envelope import Envelope, seal_envelope
+from stbass.backends.celery.group import IdleGroupResult
 from stbass.backends.celery.presence import WorkerInfo
 from stbass.backends.celery.publish import Message
 from stbass.backends.celery.settings import settings_of
@@ -93,6 +94,9 @@ class CeleryBackend(ExecutionBackend):
         self._lease = float(lease)
         self._grace = float(grace)
         self._encoded: dict[str, bytes] = {}
+        # The workers bound themselves; a limit given here is for the caller to keep.
+        self.enforces_limit = concurrency_limit is None
+        self.deadline_grace = self._grace
 
     @property
     def name(self) -> str:
@@ -103,16 +107,6 @@ class CeleryBackend(ExecutionBackend):
     def concurrency_limit(self) -> int | None:
         """As given, else what the live workers announced at the last :meth:`health_check`; None if that is unknown."""
         return self._limit if self._limit is not None else self._announced
-
-    @property
-    def enforces_limit(self) -> bool:  # type: ignore[override]
-        """The workers bound themselves; a limit given here is for the caller to keep."""
-        return self._limit is None
-
-    @property
-    def deadline_grace(self) -> float:
-        """Seconds beyond a deadline within which this backend answers by itself."""
-        return self._grace
 
     async def execute(self, process: Composable, ctx: ProcessContext) -> ProcessResult:
         """Run a process on the fleet. Cancelling this cancels it there.
@@ -128,6 +122,7 @@ class CeleryBackend(ExecutionBackend):
             body = self._encode(process)
         queue = self._queue_of(process, ctx)
         remaining = ctx.remaining
+        span = None if ctx._deadline_span is None else round(ctx._deadline_span, 3)
         placement = ctx.placement
         envelope = Envelope(
             ctx.process_id,
@@ -140,7 +135,7 @@ class CeleryBackend(ExecutionBackend):
             client.reply,
             self._lost,
             remaining is not None,
-            round(remaining, 3) if remaining is not None else 0.0,
+            span or 0.0,
         )
         text, signature = seal_envelope(envelope, self._settings)
         ticket = Ticket(
@@ -153,6 +148,7 @@ class CeleryBackend(ExecutionBackend):
             ctx.parent,
             placement,
             Message(ctx.process_id, queue, text, signature, ctx.process_name, ctx._group, remaining),
+            span,
             remaining,
         )
         return await client.run(ticket)
@@ -222,7 +218,7 @@ class CeleryBackend(ExecutionBackend):
                 )
             )
         client = self._client()
-        group = GroupResult(group_id, [self._app.AsyncResult(record.id) for record in records])
+        group = IdleGroupResult(group_id, [record.id for record in records], self._app)
         group_meta = self._app.backend.encode({"result": group.as_tuple()})
         ttl = self._settings.result_ttl or None
         try:
@@ -266,6 +262,7 @@ class CeleryBackend(ExecutionBackend):
                 record.parent,
                 _placement(record),
                 deadline=deadline,
+                remaining=deadline,
             )
             for record in records
         ]
