@@ -39,7 +39,7 @@ AGENTS: list[tuple[Any, Placement]] = [
     ),
     (
         reason.with_name("reason about everything"),
-        Placement("opus", "anthropic", {"prompt": "What is the meaning of everything?", "steps": 1000}),
+        Placement("opus", "anthropic", {"prompt": "What is the meaning of everything?", "steps": 40}),
     ),
     (classify.with_name("classify reviews"), Placement("haiku", "anthropic", {"texts": _REVIEWS})),
     (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+import textwrap
 import threading
 import time
 from collections.abc import Iterable
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from stbass.endpoint import Placement
     from stbass.observe import Event
     from stbass.par import PARResult
+    from stbass.result import ProcessResult
 
 __all__ = ["LiveView", "PlainView", "show_failures", "show_results"]
 
@@ -27,8 +29,8 @@ Agents = Iterable[tuple[Any, "Placement"]]
 
 _STATES = {"queued": "waits", "started": "runs"}
 _short = reprlib.Repr()
-_short.maxstring = _short.maxother = 70
-_short.maxdict, _short.maxlist, _short.maxlevel = 6, 2, 3
+_short.maxstring = _short.maxother = 60
+_short.maxdict, _short.maxlist, _short.maxlevel = 6, 1, 3
 
 
 @dataclass(slots=True)
@@ -121,8 +123,7 @@ class PlainView:
         elif event.kind == "checkpoint":
             what = f"checkpoint {_short.repr(event.value)}"
         else:
-            ok = event.result is not None and event.result.is_ok
-            what = "done" if ok else f"failed: {_error(event.result)}"
+            what = "done" if event.result is None or event.result.is_ok else f"failed: {_error(event.result)}"
         line = f"{time.monotonic() - self._began:5.2f} s  {event.name}: {what}"
         self._console.print(line, markup=False, soft_wrap=True)
 
@@ -133,37 +134,43 @@ def show_results(console: Console, agents: Agents, result: PARResult) -> None:
     for title in ("agent", "placement", "ran on", "took", "outcome"):
         table.add_column(title, overflow="fold")
     for (agent, placement), each in zip(agents, result.results, strict=True):
-        outcome = f"[green]ok[/] {escape(_short.repr(each.value))}" if each.is_ok else f"[red]{escape(_error(each))}[/]"
-        took = "" if each.elapsed is None else f"{each.elapsed.total_seconds():.2f} s"
+        outcome = (
+            f"[green]ok[/] {escape(_short.repr(each.value))}"
+            if each.is_ok
+            else f"[red]{type(each.failure.error).__name__}[/]"
+        )
         model_at_endpoint = f"{placement.model} @ {placement.endpoint}"
-        table.add_row(escape(agent.name), model_at_endpoint, _worker(each), took, outcome)
+        table.add_row(escape(agent.name), model_at_endpoint, _worker(each), _took(each), outcome)
     console.print()
     console.print(table)
 
 
 def show_failures(console: Console, agents: Agents, result: PARResult) -> None:
     """Each failure with its error, where it ran, and its last checkpoint."""
-    failed = [(agent, each) for (agent, _), each in zip(agents, result.results, strict=True) if each.is_fail]
+    failed = [pair for pair in zip(agents, result.results, strict=True) if pair[1].is_fail]
     console.print(f"\n{len(failed)} failures; what the others found is kept (COLLECT):")
-    for agent, each in failed:
+    for (agent, placement), each in failed:
         failure = each.failure
-        placement = failure.placement.summary if failure.placement is not None else "anywhere"
         console.print(f"\n[bold red]{escape(agent.name)}[/]")
         rows = {
-            "error": f"{type(failure.error).__name__}: {failure.error}",
-            "ran on": f"{_worker(each)}, {placement}",
+            "error": _error(each),
+            "ran on": f"{_worker(each)}, {placement.model} @ {placement.endpoint}",
             "checkpoint": _short.repr(failure.checkpoint),
             "started": str(failure.started_at),
-            "failed": str(failure.failed_at),
+            "failed": f"{failure.failed_at}, after {_took(each)}",
         }
         for title, text in rows.items():
             console.print(f"  {title:<11}{text}", markup=False, soft_wrap=True)
 
 
-def _error(result: Any) -> str:
+def _took(result: ProcessResult) -> str:
+    return "" if result.elapsed is None else f"{result.elapsed.total_seconds():.2f} s"
+
+
+def _error(result: ProcessResult) -> str:
     error = result.failure.error
-    return f"{type(error).__name__}: {error}"
+    return textwrap.shorten(f"{type(error).__name__}: {error}", 160, placeholder=" …")
 
 
-def _worker(result: Any) -> str:
+def _worker(result: ProcessResult) -> str:
     return (result.run.worker if result.run is not None else None) or "nowhere"
