@@ -87,7 +87,9 @@ class PLACED_PAR(Parallel, kind="PLACED_PAR"):
         seconds = checked_deadline(deadline)
         if backend is None:
             backend = _first_with_groups(default_registry() if registry is None else registry)
-        return PARResult(await backend.attach_group(group_id, seconds))
+        outcome = await backend.attach_group(group_id, seconds)
+        optional = frozenset(index for index, (_, is_optional) in enumerate(outcome) if is_optional)
+        return PARResult([result for result, _ in outcome], None, optional)
 
     def _parts(self) -> dict[str, Any]:
         return {

@@ -339,6 +339,8 @@ def too_late(ctx: ProcessContext, phase: str) -> DeadlineExceeded:
     what = "was still waiting for its turn" if phase == "queued" else "had not ended"
     checkpoint = "" if ctx.last_checkpoint is None else f"; its last checkpoint: {ctx.last_checkpoint!r}"
     where = "" if ctx.placement is None else f" on {ctx.placement.summary}"
+    if ctx._worker is not None:
+        where += f" (worker {ctx._worker})"
     return DeadlineExceeded(
         f"process {ctx.process_name!r}{where} {what} when the deadline of {_seconds(span)} passed{checkpoint}",
         deadline=span,

@@ -26,7 +26,7 @@ class ExecutionBackend(ABC):
     """
 
     enforces_limit: bool = False
-    """Whether the backend itself never runs more than :attr:`concurrency_limit` at once, so that callers need not wait."""
+    """Whether the backend itself keeps to :attr:`concurrency_limit`, so that callers need not wait."""
 
     deadline_grace: float = 0.0
     """Seconds after a deadline in which the backend itself answers for what it runs.
@@ -53,7 +53,7 @@ class ExecutionBackend(ABC):
         """Identifier of the backend, for people."""
 
     async def open_group(self, group_id: str, members: Sequence[tuple[Composable, ProcessContext]]) -> Any:
-        """Told before several processes are run together, with their contexts; gives back a handle of the group or None.
+        """Told before several processes are run together, with their contexts; gives back the group's handle or None.
 
         A backend that sends processes away checks here, before any of them starts, that all of them can go.
         The default knows no groups.
@@ -63,8 +63,8 @@ class ExecutionBackend(ABC):
         """
         return None
 
-    async def attach_group(self, group_id: str, deadline: float | None = None) -> list[ProcessResult]:
-        """The results of a group that was opened earlier, also by another Python process, in its order.
+    async def attach_group(self, group_id: str, deadline: float | None = None) -> list[tuple[ProcessResult, bool]]:
+        """Of a group that was opened earlier, also by another Python process, in its order: result, is it optional?
 
         Args:
             deadline: seconds to wait; what has no result then is a failure.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from celery import Celery
 
 from stbass.backends.celery import CeleryBackend, make_app
+from stbass.placement import BackendRegistry
 from stbass.testing import RedisServer, Worker
 
 APP = "tests.support.worker_app"
@@ -43,6 +45,8 @@ def fleet() -> Iterator[Fleet]:
         env = {"STBASS_BROKER_URL": server.url, "STBASS_RESULT_BACKEND": server.url}
         with Worker(APP, "anthropic", env=env) as anthropic, Worker(APP, "local:8080", env=env) as local:
             yield Fleet(server, {"anthropic": anthropic, "local:8080": local})
+            # Celery's AsyncResult unsubscribes when it is collected, which it must be while the server is there.
+            gc.collect()
 
 
 @pytest.fixture
@@ -53,3 +57,11 @@ async def backend(fleet: Fleet) -> AsyncIterator[CeleryBackend]:
     await made.aclose()
 
 
+@pytest.fixture
+def registry(backend: CeleryBackend) -> BackendRegistry:
+    """A registry in which the fleet's endpoints are known."""
+    made = BackendRegistry()
+    made.register("anthropic", backend)
+    made.register("local:*", backend)
+    made.register("nowhere", backend)
+    return made

@@ -8,8 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
+from celery import Celery
 
-from stbass.backends.celery import CeleryBackend
+from stbass.backends.celery import CeleryBackend, make_app
 from stbass.context import ProcessContext
 from stbass.endpoint import Placement
 from stbass.errors import (
@@ -24,6 +25,7 @@ from stbass.result import FailurePolicy
 from stbass.testing import RedisServer, Worker
 from tests.integration.conftest import APP, Fleet
 from tests.support.agents import Fail, Give, Mark, Steps, noop
+from tests.support.waiting import until
 
 ANTHROPIC = Placement(endpoint="anthropic")
 LOCAL = Placement(endpoint="local:8080")
@@ -67,6 +69,7 @@ async def test_a_message_that_waited_past_its_deadline_is_never_started(tmp_path
         with Worker(APP, "late", env=env, concurrency=1) as worker:
             assert await backend.health_check()
             long = asyncio.create_task(backend.execute(Give("done", seconds=1.5), ProcessContext("long")))
+            await until(lambda: server.command("ZCARD", "stbass:leases"))
             ctx = _timed("waits", 0.4)
             started = time.monotonic()
             result = await backend.execute(Mark(str(log)), ctx)
@@ -126,9 +129,7 @@ async def test_halt_stops_the_rest_within_half_a_second(registry: BackendRegistr
     failed_at = time.time()
     assert not result.is_ok
     assert all(isinstance(item.failure.error, ProcessCancelled) for item in result.results[1:])
-    async with asyncio.timeout(5):
-        while log.read_text().count("ended") < 10:
-            await asyncio.sleep(0.01)
+    await until(lambda: log.read_text().count("ended") == 10)
     lines = [line.split() for line in log.read_text().splitlines()]
     assert sum(line[0] == "started" for line in lines) == 10
     assert max(float(line[2]) for line in lines if line[0] == "ended") - failed_at < 0.5
@@ -154,29 +155,23 @@ async def test_after_halt_queued_ones_never_start(tmp_path: Path) -> None:
         await backend.aclose()
 
 
-async def test_cancelling_in_the_producer_cancels_on_the_worker(
-    backend: CeleryBackend, tmp_path: Path
-) -> None:
+async def test_cancelling_in_the_producer_cancels_on_the_worker(backend: CeleryBackend, tmp_path: Path) -> None:
     log = tmp_path / "log"
     running = asyncio.create_task(backend.execute(Mark(str(log)), ProcessContext("mark", placement=ANTHROPIC)))
-    async with asyncio.timeout(5):
-        while not log.exists():
-            await asyncio.sleep(0.01)
-        running.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await running
-        while "ended" not in log.read_text():
-            await asyncio.sleep(0.01)
+    await until(log.exists)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    await until(lambda: "ended" in log.read_text())
 
 
 async def test_a_stock_revoke_cancels_the_coroutine(fleet: Fleet, backend: CeleryBackend, tmp_path: Path) -> None:
     log = tmp_path / "log"
     ctx = ProcessContext("mark", placement=ANTHROPIC)
     running = asyncio.create_task(backend.execute(Mark(str(log)), ctx))
+    await until(log.exists)
+    await asyncio.to_thread(fleet.app().control.revoke, ctx.process_id, terminate=True)
     async with asyncio.timeout(5):
-        while not log.exists():
-            await asyncio.sleep(0.01)
-        await asyncio.to_thread(fleet.app().control.revoke, ctx.process_id, terminate=True)
         result = await running
     assert isinstance(result.failure.error, ProcessCancelled)
     assert "ended" in log.read_text()
@@ -193,9 +188,8 @@ async def test_a_stock_revoke_of_a_queued_process_is_heard(fleet: Fleet, tmp_pat
             ctx = ProcessContext("mark")
             waiting = asyncio.create_task(backend.execute(Mark(str(log)), ctx))
             await asyncio.sleep(0)
+            await until(lambda: server.command("LLEN", "one"))
             async with asyncio.timeout(10):
-                while not server.command("LLEN", "one"):
-                    await asyncio.sleep(0.01)
                 await asyncio.to_thread(app.control.revoke, ctx.process_id)
                 result = await waiting
             assert isinstance(result.failure.error, ProcessCancelled)
@@ -205,9 +199,7 @@ async def test_a_stock_revoke_of_a_queued_process_is_heard(fleet: Fleet, tmp_pat
 
 
 async def test_an_optional_process_does_not_halt(registry: BackendRegistry) -> None:
-    result = await PLACED_PAR(
-        (Fail().optional(), ANTHROPIC), (Give(3, seconds=0.3), LOCAL), registry=registry
-    ).run()
+    result = await PLACED_PAR((Fail().optional(), ANTHROPIC), (Give(3, seconds=0.3), LOCAL), registry=registry).run()
     assert result.is_ok
     assert result.value == [3]
     assert len(result.failures) == 1
@@ -219,10 +211,9 @@ async def test_a_worker_that_dies_is_told_at_the_deadline(tmp_path: Path) -> Non
         backend = CeleryBackend(_app(server), queue="dies", lease=0.5, grace=0.4, on_worker_lost="fail")
         with Worker(APP, "dies", env=env) as worker:
             running = asyncio.create_task(backend.execute(Steps(1000, 0.01), _timed("steps", 8.0)))
+            await until(lambda: server.command("ZCARD", "stbass:leases"))
+            await asyncio.to_thread(worker.kill)
             async with asyncio.timeout(8):
-                while not server.command("ZCARD", "stbass:leases"):
-                    await asyncio.sleep(0.01)
-                await asyncio.to_thread(worker.kill)
                 result = await running
         error = result.failure.error
         assert isinstance(error, WorkerLostError)
@@ -236,11 +227,10 @@ async def test_a_lost_worker_s_process_is_run_again_where_it_stopped(tmp_path: P
         backend = CeleryBackend(_app(server), queue="dies", lease=0.5)
         with Worker(APP, "dies", env=env) as worker:
             running = asyncio.create_task(backend.execute(Steps(60, 0.05), ProcessContext("steps")))
-            async with asyncio.timeout(20):
-                while int(_checkpoint(server) or 0) < 5:
-                    await asyncio.sleep(0.01)
-                with Worker(APP, "dies", env=env) as other:
-                    await asyncio.to_thread(worker.kill)
+            await until(lambda: int(_checkpoint(server) or 0) >= 5)
+            with Worker(APP, "dies", env=env) as other:
+                await asyncio.to_thread(worker.kill)
+                async with asyncio.timeout(20):
                     result = await running
         assert result.value["attempt"] == 2
         assert result.value["from"] >= 5
@@ -252,8 +242,6 @@ async def test_a_lost_worker_s_process_is_run_again_where_it_stopped(tmp_path: P
 async def test_redis_that_is_down_is_an_error_within_five_seconds() -> None:
     with RedisServer() as server:
         url = server.url.replace("redis://", "redis://user:secret@")
-        from stbass.backends.celery import make_app
-
         backend = CeleryBackend(make_app(broker_url=url))
         server.kill()
         started = time.monotonic()
@@ -266,16 +254,15 @@ async def test_redis_that_is_down_is_an_error_within_five_seconds() -> None:
         await backend.aclose()
 
 
-def _app(server: RedisServer):  # type: ignore[no-untyped-def]
-    from stbass.backends.celery import make_app
-
+def _app(server: RedisServer) -> Celery:
     return make_app("tests", broker_url=server.url)
 
 
 def _checkpoint(server: RedisServer) -> str | None:
     keys = server.command("KEYS", "stbass:run:*")
     names = keys if isinstance(keys, list) else str(keys).split()
-    return server.command("HGET", names[0], "checkpoint") if names else None
+    found: str | None = server.command("HGET", names[0], "checkpoint") if names else None
+    return found
 
 
 def _timed(name: str, seconds: float) -> ProcessContext:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from stbass.errors import DeadlineExceeded
 from stbass.testing import RedisServer, Worker
 from tests.integration.conftest import APP
 from tests.support.agents import Fail, Give, Mark, Steps, Unregistered, sync_thread, whoami
+from tests.support.waiting import until
 
 POOLS = ["asyncio", "prefork", "threads", "solo"]
 
@@ -26,12 +28,14 @@ def pool(request: pytest.FixtureRequest) -> Iterator[tuple[str, RedisServer, Wor
     """A worker with each of the pools."""
     with RedisServer() as server:
         env = {"STBASS_BROKER_URL": server.url, "STBASS_RESULT_BACKEND": server.url}
-        with Worker(APP, "pool", env=env, pool=request.param, concurrency=2 if request.param != "asyncio" else None) as w:
+        with Worker(
+            APP, "pool", env=env, pool=request.param, concurrency=2 if request.param != "asyncio" else None
+        ) as w:
             yield request.param, server, w
 
 
 @pytest.fixture
-async def backend(pool: tuple[str, RedisServer, Worker]):  # type: ignore[no-untyped-def]
+async def backend(pool: tuple[str, RedisServer, Worker]) -> AsyncIterator[CeleryBackend]:
     made = CeleryBackend(make_app("tests", broker_url=pool[1].url), queue="pool")
     yield made
     await made.aclose()
@@ -68,8 +72,6 @@ async def test_sync_processes_run(backend: CeleryBackend) -> None:
 
 
 async def test_deadlines_hold(backend: CeleryBackend) -> None:
-    import time
-
     ctx = ProcessContext("parent").child("steps", deadline_at=time.monotonic() + 0.5)
     started = time.monotonic()
     result = await backend.execute(Steps(100, 0.05), ctx)
@@ -82,13 +84,10 @@ async def test_deadlines_hold(backend: CeleryBackend) -> None:
 async def test_cancelling_is_heard(backend: CeleryBackend, tmp_path: Path) -> None:
     log = tmp_path / "log"
     running = asyncio.create_task(backend.execute(Mark(str(log)), ProcessContext("mark")))
-    async with asyncio.timeout(10):
-        while not log.exists():
-            await asyncio.sleep(0.01)
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
-        while "ended" not in log.read_text():
-            await asyncio.sleep(0.01)
+    await until(log.exists)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    await until(lambda: "ended" in log.read_text())
     # The worker lives on.
     assert (await backend.execute(Give(1), ProcessContext("give"))).value == 1
 
@@ -109,5 +108,3 @@ async def test_an_ordinary_task_and_a_process_do_not_disturb_each_other(
     result = await backend.execute(Give(3), ProcessContext("give"))
     assert (result.value, await asyncio.to_thread(answer.get, timeout=10)) == (3, 3)
     assert os.getpid() != pool[2].pid
-
-

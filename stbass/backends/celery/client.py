@@ -50,7 +50,9 @@ class Ticket:
     placement: Placement | None = None
     message: Message | None = None
     deadline: float | None = None
-    """Seconds that the process had when it was submitted."""
+    """Seconds that people know the deadline by."""
+    remaining: float | None = None
+    """Seconds that were left of it when the process was submitted."""
     submitted_at: float = field(default_factory=time.monotonic)
     started_at: float | None = None
     worker: str | None = None
@@ -121,8 +123,8 @@ class FleetClient:
             if not self._outbox:
                 self._spawn(self._flush())
             self._outbox.append(ticket)
-            if ticket.deadline is not None:
-                ticket.timer = self._loop.call_later(ticket.deadline, self._deadline_passed, ticket, False)
+            if ticket.remaining is not None:
+                ticket.timer = self._loop.call_later(ticket.remaining, self._deadline_passed, ticket, False)
             if observe.active():
                 observe.emit(ticket.event("queued"))
             return await ticket.future
@@ -139,10 +141,10 @@ class FleetClient:
         except _REDIS_ERRORS as error:
             raise unavailable(self.settings.backend, "wait for a group", error) from error
         for ticket in tickets:
-            self._tickets[ticket.task_id] = ticket
             ticket.sent = True
-            if ticket.deadline is not None:
-                ticket.timer = self._loop.call_later(ticket.deadline, self._deadline_passed, ticket, False)
+            self._follow(ticket)
+            if ticket.remaining is not None:
+                ticket.timer = self._loop.call_later(ticket.remaining, self._deadline_passed, ticket, False)
         try:
             await self._watch(tickets)
             return [await ticket.future for ticket in tickets]
@@ -150,8 +152,25 @@ class FleetClient:
             for ticket in tickets:
                 self._forget(ticket)
 
+    def _follow(self, ticket: Ticket) -> None:
+        """Wait for a process that somebody else may wait for on this very event loop."""
+        first = self._tickets.setdefault(ticket.task_id, ticket)
+        if first is ticket:
+            return
+
+        def ended(future: asyncio.Future[ProcessResult]) -> None:
+            if ticket.future.done():
+                return
+            if future.cancelled():
+                self._follow(ticket)
+            else:
+                ticket.future.set_result(future.result())
+
+        first.future.add_done_callback(ended)
+
     def _forget(self, ticket: Ticket) -> None:
-        self._tickets.pop(ticket.task_id, None)
+        if self._tickets.get(ticket.task_id) is ticket:
+            del self._tickets[ticket.task_id]
         if ticket.timer is not None:
             ticket.timer.cancel()
         if ticket.task_id in self._watched:

@@ -102,16 +102,16 @@ def reply_channel(client_id: str) -> str:
 
 CLAIM = """
 -- Claim processes for a worker, many at once.
--- ARGV: worker, result key prefix, run ttl (s),
---       then per process: id, lease (ms), has a deadline (0/1), reply, queue, lost, delivery tag
+-- ARGV: worker, result key prefix, run ttl (s), and packed (msgpack: an argument each would cost more than the work) a
+--       list with, per process: id, lease (ms), has a deadline (0/1), reply, queue, lost, delivery tag
 -- Gives per process: status, attempt, remaining (ms, -1: no deadline), checkpoint or ''
 -- status: go; done (its result is stored); busy (another worker holds its lease); cancelled; late
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local worker, prefix, ttl = ARGV[1], ARGV[2], ARGV[3]
 local out, started = {}, {}
-for i = 4, #ARGV, 7 do
-  local id, lease, timed, reply = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
+for _, job in ipairs(cmsgpack.unpack(ARGV[4])) do
+  local id, lease, timed, reply = unpack(job, 1, 4)
   local run = 'stbass:run:' .. id
   local ends = redis.call('ZSCORE', 'stbass:leases', id)
   local status, attempt, remaining, checkpoint = 'go', 0, -1, ''
@@ -122,14 +122,14 @@ for i = 4, #ARGV, 7 do
   elseif redis.call('EXISTS', 'stbass:cancelled:' .. id) == 1 then
     status = 'cancelled'
   else
-    if timed == '1' then
+    if timed == 1 then
       remaining = redis.call('PTTL', 'stbass:deadline:' .. id)
       if remaining <= 0 then status = 'late' end
     end
     if status == 'go' then
       attempt = redis.call('HINCRBY', run, 'attempt', 1)
-      redis.call('HSET', run, 'worker', worker, 'reply', reply, 'queue', ARGV[i + 4], 'lost', ARGV[i + 5],
-                 'tag', ARGV[i + 6])
+      redis.call('HSET', run, 'worker', worker, 'reply', reply, 'queue', job[5], 'lost', job[6],
+                 'tag', job[7])
       redis.call('EXPIRE', run, ttl)
       redis.call('ZADD', 'stbass:leases', now + lease, id)
       if attempt > 1 then checkpoint = redis.call('HGET', run, 'checkpoint') or '' end
@@ -202,18 +202,19 @@ return 0
 
 FINISH = """
 -- Store results, many at once, and tell those who wait.
--- ARGV: result key prefix, result ttl (s; 0: none), then per process: id, attempt (0: it never started), result, reply
+-- ARGV: result key prefix, result ttl (s; 0: none), and packed (msgpack) a list with, per process:
+--       id, attempt (0: it never started), result, reply
 -- Gives per process 1, or 0 if it is no longer this worker's (then nothing is stored: the other one's result counts).
 local prefix, ttl = ARGV[1], tonumber(ARGV[2])
 local out, replies = {}, {}
-for i = 3, #ARGV, 4 do
-  local id, attempt, result, reply = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
+for _, job in ipairs(cmsgpack.unpack(ARGV[3])) do
+  local id, attempt, result, reply = unpack(job, 1, 4)
   local run = 'stbass:run:' .. id
   local mine
-  if attempt == '0' then
+  if attempt == 0 then
     mine = redis.call('EXISTS', prefix .. id) == 0
   else
-    mine = redis.call('HGET', run, 'attempt') == attempt
+    mine = redis.call('HGET', run, 'attempt') == tostring(attempt)
   end
   if mine then
     if ttl > 0 then redis.call('SET', prefix .. id, result, 'EX', ttl) else redis.call('SET', prefix .. id, result) end

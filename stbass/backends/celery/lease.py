@@ -46,7 +46,6 @@ class Keeper:
         self._on_lost = on_lost
         self._leases: dict[str, Lease] = {}
         self._checkpoints: dict[str, tuple[int, bytes]] = {}
-        self._messages: list[tuple[str, bytes]] = []
         self._wake = threading.Condition()
         self._closed = False
         self._renew_at = float("inf")
@@ -75,12 +74,6 @@ class Keeper:
             self._checkpoints[lease.process_id] = (lease.attempt, value)
             self._wake.notify()
 
-    def tell(self, channel: str, message: bytes) -> None:
-        """Publish a message with the next command."""
-        with self._wake:
-            self._messages.append((channel, message))
-            self._wake.notify()
-
     def close(self) -> None:
         """Write what is left and end the thread. Leases run out by themselves."""
         with self._wake:
@@ -96,19 +89,18 @@ class Keeper:
         write = client.register_script(keys.CHECKPOINT)
         while True:
             with self._wake:
-                while not (self._checkpoints or self._messages or self._closed or self._due()):
+                while not (self._checkpoints or self._closed or self._due()):
                     wait = self._renew_at - time.monotonic()
                     self._wake.wait(None if wait == float("inf") else max(0.0, wait))
-                if self._closed and not (self._checkpoints or self._messages):
+                if self._closed and not self._checkpoints:
                     break
                 checkpoints, self._checkpoints = self._checkpoints, {}
-                messages, self._messages = self._messages, []
                 leases = list(self._leases.values()) if self._due() else []
                 if self._due():
                     shortest = min((lease.seconds for lease in leases), default=None)
                     self._renew_at = float("inf") if shortest is None else time.monotonic() + shortest / 3
             try:
-                self._send(client, renew, write, leases, checkpoints, messages)
+                self._send(renew, write, leases, checkpoints)
             except redis.RedisError as error:
                 _log.warning("leases and checkpoints cannot be written to %s: %s; trying again", self._address, error)
                 with self._wake:
@@ -116,7 +108,6 @@ class Keeper:
                         break
                     for process_id, entry in checkpoints.items():
                         self._checkpoints.setdefault(process_id, entry)
-                    self._messages[:0] = messages
                     if leases:
                         self._renew_at = time.monotonic()
                     # Not a notification: new work must not make us hammer a server that is down.
@@ -133,20 +124,13 @@ class Keeper:
 
     def _send(
         self,
-        client: redis.Redis,
         renew: Any,
         write: Any,
         leases: list[Lease],
         checkpoints: dict[str, tuple[int, bytes]],
-        messages: list[tuple[str, bytes]],
     ) -> None:
         if checkpoints:
             write(args=[part for key, (attempt, value) in checkpoints.items() for part in (key, attempt, value)])
-        if messages:
-            pipe = client.pipeline(transaction=False)
-            for channel, message in messages:
-                pipe.publish(channel, message)
-            pipe.execute()
         if leases:
             args = [part for held in leases for part in (held.process_id, held.attempt, int(held.seconds * 1000))]
             lost = [raw.decode() for raw in renew(args=args)]

@@ -19,6 +19,7 @@ __all__ = ["Presence", "WorkerInfo"]
 
 _log = logging.getLogger(__name__)
 _RETRY = 0.5
+_ANNOUNCE_SECONDS = 2.0
 
 
 class WorkerInfo(msgspec.Struct):
@@ -46,6 +47,8 @@ class Presence(bootsteps.StartStopStep):
         """Announce the worker."""
         consumer.stbass_presence = _Announcer(consumer, settings_of(consumer.app))
         consumer.stbass_presence.start()
+        # Who is told that the worker is ready may ask whether its queue is consumed.
+        consumer.stbass_presence.announced.wait(_ANNOUNCE_SECONDS)
 
     def stop(self, consumer: Any) -> None:
         """Take the announcement back."""
@@ -61,6 +64,8 @@ class _Announcer(threading.Thread):
         super().__init__(name="stbass-presence", daemon=True)
         self._consumer = consumer
         self._settings = settings
+        self.announced = threading.Event()
+        """Set once producers can see the worker."""
         self._stopping = threading.Event()
         self._client: redis.Redis | None = None
         self._subscription: Any = None
@@ -112,7 +117,9 @@ class _Announcer(threading.Thread):
                     self._stopping.wait(lease / 2)
                     continue
                 # Nobody sends anything here: this waits, and learns at once if the connection breaks.
-                subscription.get_message(timeout=lease / 2)
+                message = subscription.get_message(timeout=lease / 2)
+                if message is not None and message["type"] == "subscribe":
+                    self.announced.set()
 
     def _info(self) -> WorkerInfo:
         consumer = self._consumer

@@ -40,12 +40,14 @@ from stbass.errors import (
 )
 from stbass.process import Composable, failure_of
 from stbass.result import Failure, ProcessResult, RunInfo
+from stbass.supervise import Child, run_child
 
 __all__ = ["Job", "Outcome", "Runtime", "current_runtime"]
 
 _log = logging.getLogger(__name__)
 _CLAIM_MOST = 1000
 _RETRY = 0.2
+_pack = msgspec.msgpack.Encoder().encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,7 @@ class _Sink:
     def _tell(self, message: dict[str, Any]) -> None:
         envelope = self._job.envelope
         if envelope is not None and envelope.reply:
-            self._runtime.keeper.tell(envelope.reply, msgspec.json.encode(message))
+            self._runtime.tell(envelope.reply, msgspec.json.encode(message))
 
 
 class Runtime:
@@ -128,6 +130,7 @@ class Runtime:
         self._jobs: dict[str, Job] = {}
         self._running: dict[str, Job] = {}
         self._finished: list[Job] = []
+        self._messages: list[tuple[str, bytes]] = []
         self._lock = threading.Lock()
         self._signalled = False
         self._closing = False
@@ -173,6 +176,13 @@ class Runtime:
         self.submit(job)
         done.wait()
         return outcomes[0]
+
+    def tell(self, channel: str, message: bytes) -> None:
+        """Publish a message, before any result that is stored later."""
+        if threading.get_ident() == self._thread.ident:
+            self._tell(channel, message)
+        else:
+            self._loop.call_soon_threadsafe(self._tell, channel, message)
 
     def cancel(self, task_id: str, reason: str = "revoked") -> None:
         """Cancel a job that waits or runs here; nothing happens if there is none."""
@@ -286,20 +296,22 @@ class Runtime:
         return True
 
     async def _claim(self, jobs: list[Job]) -> None:
-        args: list[Any] = [self.worker, self._prefix, keys.RUN_TTL]
+        packed: list[tuple[str, int, int, str, str, str, str]] = []
         for job in jobs:
             envelope = job.envelope
             assert envelope is not None
-            args += (
-                job.task_id,
-                int(envelope.lease * 1000),
-                int(envelope.timed),
-                envelope.reply,
-                envelope.queue,
-                envelope.lost,
-                job.tag,
+            packed.append(
+                (
+                    job.task_id,
+                    int(envelope.lease * 1000),
+                    int(envelope.timed),
+                    envelope.reply,
+                    envelope.queue,
+                    envelope.lost,
+                    job.tag,
+                )
             )
-        answers = await self._claim_script(args=args)
+        answers = await self._claim_script(args=[self.worker, self._prefix, keys.RUN_TTL, _pack(packed)])
         now = time.monotonic()
         for job, (status, attempt, remaining, checkpoint) in zip(jobs, answers, strict=True):
             if status == b"go":
@@ -380,14 +392,12 @@ class Runtime:
         ctx.attempt = job.attempt
         ctx._worker = self.worker
         ctx._sink = _Sink(self, job)
-        ctx._deadline_at = job.until
+        if job.until is not None:
+            ctx._limit(job.until, envelope.deadline)
         try:
             if job.checkpoint:
                 ctx.resumed_from = wire.loads(job.checkpoint)
-            if job.until is None:
-                job.result = await process.execute(ctx)
-            else:
-                job.result = await self._run_until(job, process, ctx)
+            job.result = await run_child(Child(process, ctx))
         except asyncio.CancelledError:
             if job.cancelled is None:
                 # The worker is stopping: no result, so that the message goes to another one.
@@ -404,24 +414,6 @@ class Runtime:
         self._finished.append(job)
         self._has_finished.set()
 
-    async def _run_until(self, job: Job, process: Composable, ctx: ProcessContext) -> ProcessResult:
-        assert job.until is not None
-        assert job.envelope is not None
-        deadline = job.envelope.deadline
-        try:
-            async with asyncio.timeout(job.until - time.monotonic()) as scope:
-                return await process.execute(ctx)
-        except TimeoutError:
-            if not scope.expired():
-                raise
-        error = DeadlineExceeded(
-            f"process {job.name!r}: its deadline of {deadline:g} s passed while it ran on {self.worker}",
-            deadline=deadline,
-            phase="running",
-            worker=self.worker,
-        )
-        return failure_of(error, ctx)
-
     def _forget(self, job: Job) -> None:
         self.keeper.release(job.task_id)
         self._running.pop(job.task_id, None)
@@ -430,22 +422,38 @@ class Runtime:
         if self._incoming:
             self._has_work.set()
 
+    def _tell(self, channel: str, message: bytes) -> None:
+        self._messages.append((channel, message))
+        self._has_finished.set()
+
+    async def _publish(self, messages: list[tuple[str, bytes]]) -> None:
+        assert self._redis is not None
+        pipe = self._redis.pipeline(transaction=False)
+        for channel, message in messages:
+            pipe.publish(channel, message)
+        await pipe.execute()
+
     async def _store_loop(self) -> None:
         while True:
             await self._has_finished.wait()
             self._has_finished.clear()
+            messages, self._messages = self._messages, []
+            if messages:
+                await self._retrying("tell of progress", partial(self._publish, messages))
             batch, self._finished = self._finished, []
+            if not batch:
+                continue
             for job in batch:
                 assert job.result is not None
                 job.meta = write_result(job.task_id, job.result, self.settings)
             await self._retrying("store results", partial(self._store, batch))
 
     async def _store(self, batch: list[Job]) -> None:
-        args: list[Any] = [self._prefix, self.settings.result_ttl]
+        packed: list[tuple[str, int, str, str]] = []
         for job in batch:
             reply = job.envelope.reply if job.envelope is not None else ""
-            args += (job.task_id, job.attempt, job.meta, reply)
-        stored = await self._finish_script(args=args)
+            packed.append((job.task_id, job.attempt, job.meta.decode(), reply))
+        stored = await self._finish_script(args=[self._prefix, self.settings.result_ttl, _pack(packed)])
         for job, mine in zip(batch, stored, strict=True):
             result = job.result
             assert result is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from stbass.backends.celery.connections import RedisAddress
@@ -49,8 +50,12 @@ class FleetSettings:
 
     def allows(self, reference: str) -> bool:
         """Whether a worker with these settings may run the process ``module:qualname``."""
-        module = reference.partition(":")[0]
-        return any(module == name or module.startswith(f"{name}.") for name in self.include)
+        return _is_included(reference.partition(":")[0], self.include)
+
+
+@lru_cache(maxsize=4096)
+def _is_included(module: str, include: tuple[str, ...]) -> bool:
+    return any(module == name or module.startswith(f"{name}.") for name in include)
 
 
 def settings_of(app: Any) -> FleetSettings:

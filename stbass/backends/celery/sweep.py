@@ -10,6 +10,7 @@ import json
 import logging
 from typing import Any
 
+import msgspec
 import redis
 
 from stbass import wire
@@ -80,7 +81,8 @@ class Sweeper:
         failure = Failure(error, process_id=task_id, checkpoint=wire.loads(checkpoint) if checkpoint else None)
         info = RunInfo(process_id=task_id, worker=worker, attempt=attempt)
         meta = write_result(task_id, ProcessResult(False, None, failure, None, info), self._settings)
-        self._finish(args=[self._prefix, self._settings.result_ttl, task_id, attempt, meta, reply])
+        packed = msgspec.msgpack.encode([(task_id, attempt, meta.decode(), reply)])
+        self._finish(args=[self._prefix, self._settings.result_ttl, packed])
         _log.warning("%s", error)
 
     def _redeliver(self, task_id: str, tag: str, worker: str, queue: str) -> None:

@@ -15,6 +15,8 @@ from celery.worker import state
 from celery.worker.request import Request
 from celery.worker.strategy import default as default_strategy
 
+# A composition travels as its kind and parts: a worker must know all kinds.
+from stbass import par, placement, replicator, seq, topology  # noqa: F401
 from stbass.backends.celery.runtime import Job, Outcome, Runtime, current_runtime
 from stbass.backends.celery.settings import EXECUTE, included, result_prefix, settings_of
 from stbass.errors import ProcessCancelled
@@ -42,6 +44,11 @@ def _job(
     queue = (delivery_info or {}).get("routing_key") or ""
     tag = str((properties or {}).get("delivery_tag") or "")
     return Job(task_id, queue, text, (headers or {}).get(SIGNATURE_HEADER), name, tag, **callbacks)
+
+
+def _listening(eventer: Any) -> bool:
+    """Whether the worker sends events of tasks (``-E``): otherwise it sends those of workers only."""
+    return bool(eventer and eventer.enabled and (not eventer.groups or "task" in eventer.groups))
 
 
 class _StoredBackend:
@@ -140,12 +147,15 @@ class ProcessRequest(Request):
         """Celery cancels what runs, on a cold shutdown: without a result, so that it goes to another worker."""
         pool.cancel(self.id)
 
+    def _somebody_listens(self) -> bool:
+        return _listening(self._eventer)
+
     def started(self) -> None:
         """The process runs. Called in the worker's thread."""
         self.worker_pid = os.getpid()
         self.time_start = time.monotonic()
         state.task_accepted(self)
-        if self._eventer and self._eventer.enabled:
+        if self._somebody_listens():
             self.send_event("task-started")
 
     def finished(self, outcome: Outcome) -> None:
@@ -154,7 +164,7 @@ class ProcessRequest(Request):
         state.task_ready(self, successful=result is not None and result.is_ok)
         if outcome.status != "busy":
             self.acknowledge()
-        if result is None or not (self._eventer and self._eventer.enabled):
+        if result is None or not self._somebody_listens():
             return
         if result.is_ok:
             self.send_event("task-succeeded", result=repr(result.value)[:1024], runtime=outcome.elapsed)
@@ -209,7 +219,7 @@ def strategy(task: Any, app: Any, consumer: Any) -> Any:
         if request.id in revoked and request.revoked():
             return None
         signals.task_received.send(sender=consumer, request=request)
-        if eventer and eventer.enabled and task.send_events:
+        if _listening(eventer) and task.send_events:
             eventer.send(
                 "task-received",
                 uuid=request.id,

@@ -1,0 +1,12 @@
+"""Processes of a module that the tests' workers are not told to import."""
+
+from __future__ import annotations
+
+from stbass.context import ProcessContext
+from stbass.process import Process
+
+
+@Process
+async def double(ctx: ProcessContext) -> int:
+    """Never runs on a worker."""
+    return 2
