@@ -18,7 +18,7 @@ from stbass.errors import WireError
 from stbass.wire.core import Form, Reader, ReadFunction, Unsendable, WriteFunction, Writer, part
 from stbass.wire.opaque import Opaque, text_of, type_name_of
 
-__all__ = ["FAMILIES", "READ"]
+__all__ = ["BY_LOOK", "READ"]
 
 _ARRAY = "numpy:ndarray"
 # Plain memory: bool, whole numbers, floats, complex, bytes, text, structs, moments and spans of time.
@@ -113,6 +113,6 @@ def _array(numpy: Any, state: Form) -> Any:
     return numpy.ndarray(shape, dtype, buffer=bytearray(data), order=order).copy(order="K")
 
 
-FAMILIES: list[WriteFunction] = [_write_array]
+BY_LOOK: list[WriteFunction] = [_write_array]
 
 READ: dict[str, ReadFunction] = {"array": _read_array, "scalar": _read_array}

@@ -27,7 +27,7 @@ from stbass.errors import WireError
 from stbass.wire.core import Form, Reader, ReadFunction, Unsendable, WriteFunction, Writer, part
 from stbass.wire.opaque import Opaque, text_of, type_name_of
 
-__all__ = ["FAMILIES", "HEAP_TYPE", "READ", "known_class", "require_known", "static"]
+__all__ = ["BY_BASE", "BY_LOOK", "HEAP_TYPE", "READ", "known_class", "require_known", "static"]
 
 
 HEAP_TYPE = 1 << 9
@@ -77,9 +77,7 @@ def static(cls: type[Any], name: str) -> Any:
 # Enum --------------------------------------------------------------------------------------------
 
 
-def _write_enum(writer: Writer, value: Any) -> Any:
-    if not isinstance(value, enum.Enum):
-        return NotImplemented
+def _write_enum(writer: Writer, value: enum.Enum) -> Any:
     cls = type(value)
     writer.spend(20)
     member = value._name_ if cls._member_map_.get(value._name_) is value else value._value_
@@ -284,7 +282,9 @@ def _fits(cls: Any, state: dict[str, Any], rest: dict[str, Any]) -> bool:
     return allows_extra == (rest.get("extra") is not None)
 
 
-FAMILIES: list[WriteFunction] = [_write_enum, _write_model, _write_data, _write_named]
+BY_BASE: dict[type[Any], WriteFunction] = {enum.Enum: _write_enum}
+
+BY_LOOK: list[WriteFunction] = [_write_model, _write_data, _write_named]
 
 READ: dict[str, ReadFunction] = {
     "enum": _read_enum,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
+from math import isfinite
 from typing import Any, TypeVar
 
 import msgspec
@@ -38,12 +38,9 @@ for _module in (values, times, results):
     Writer.by_type.update(_module.WRITE)
 for _module in (values, times, results, classes, exceptions, arrays, processes):
     Reader.by_tag.update(_module.READ)
-Writer.by_family += (
-    *exceptions.FAMILIES,
-    *processes.FAMILIES,
-    *arrays.FAMILIES,
-    *classes.FAMILIES,
-)
+for _module in (exceptions, processes, classes):
+    Writer.by_base.update(_module.BY_BASE)
+Writer.by_look += (*arrays.BY_LOOK, *classes.BY_LOOK)
 
 T = TypeVar("T")
 
@@ -270,7 +267,7 @@ def is_plain(value: Any, budget: list[int], depth: int) -> bool:
     if kind is int:
         return bool(values.INT_MIN <= value <= values.INT_MAX)
     if kind is float:
-        return math.isfinite(value)
+        return isfinite(value)
     if depth >= MAX_DEPTH:
         return False
     depth += 1
@@ -290,8 +287,19 @@ def is_plain(value: Any, budget: list[int], depth: int) -> bool:
     if budget[0] < 0:
         return False
     for item in items:
+        # The leaves here, too, and not by a call each: there are more of them than of anything else.
         kind = type(item)
-        if kind is not str and kind is not bool and item is not None and not is_plain(item, budget, depth):
+        if kind is str or kind is bool or item is None:
+            continue
+        if kind is int:
+            if values.INT_MIN <= item <= values.INT_MAX:
+                continue
+            return False
+        if kind is float:
+            if isfinite(item):
+                continue
+            return False
+        if not is_plain(item, budget, depth):
             return False
     return True
 

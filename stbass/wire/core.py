@@ -64,6 +64,9 @@ def form_of_text(value: Any) -> Form:
 class Writer:
     """Turns one value into plain data.
 
+    How a value is written is found by its type, else by the nearest of its bases, else by looking at it: these
+    functions give ``NotImplemented`` for what is not theirs.
+
     Args:
         budget: how many nodes and characters to write at most; the exact size is only known at the end, but a value
             that refers to the same list from many places would never get there.
@@ -74,7 +77,8 @@ class Writer:
     __slots__ = ("_budget", "_open", "chained", "errors", "lenient", "numbered")
 
     by_type: ClassVar[dict[type[Any], WriteFunction]] = {}
-    by_family: ClassVar[list[WriteFunction]] = []
+    by_base: ClassVar[dict[type[Any], WriteFunction]] = {}
+    by_look: ClassVar[list[WriteFunction]] = []
 
     def __init__(self, budget: int, *, lenient: bool = False) -> None:
         self._budget = budget
@@ -96,7 +100,13 @@ class Writer:
         function = self.by_type.get(type(value))
         if function is not None:
             return function(self, value)
-        for function in self.by_family:
+        by_base = self.by_base
+        # The real bases: isinstance would also ask an abstract class about those that were registered with it.
+        for base in type(value).__mro__:
+            function = by_base.get(base)
+            if function is not None:
+                return function(self, value)
+        for function in self.by_look:
             form = function(self, value)
             if form is not NotImplemented:
                 return form

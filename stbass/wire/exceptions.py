@@ -23,7 +23,7 @@ from stbass.wire.classes import HEAP_TYPE, known_class, static
 from stbass.wire.core import MAX_DEPTH, Form, Reader, ReadFunction, Unsendable, WriteFunction, Writer, part
 from stbass.wire.opaque import shortened, text_of, type_name_of
 
-__all__ = ["FAMILIES", "READ", "REMOTE_TRACEBACK", "message_of", "traceback_of", "write_error"]
+__all__ = ["BY_BASE", "READ", "REMOTE_TRACEBACK", "message_of", "traceback_of", "write_error"]
 
 REMOTE_TRACEBACK = "__stbass_traceback__"
 """The attribute in which an exception that has travelled keeps the text of its traceback, from where it was raised."""
@@ -65,10 +65,6 @@ def message_of(error: BaseException) -> str:
 
 
 # Writing -----------------------------------------------------------------------------------------
-
-
-def _write_error(writer: Writer, error: Any) -> Any:
-    return write_error(writer, error) if isinstance(error, BaseException) else NotImplemented
 
 
 def write_error(writer: Writer, error: BaseException, *, with_traceback: bool = True) -> Form:
@@ -287,6 +283,6 @@ def _read_again(reader: Reader, form: Form) -> Any:
     return error
 
 
-FAMILIES: list[WriteFunction] = [_write_error]
+BY_BASE: dict[type[Any], WriteFunction] = {BaseException: write_error}
 
 READ: dict[str, ReadFunction] = {"error": _read_error, "again": _read_again}

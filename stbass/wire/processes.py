@@ -26,7 +26,7 @@ from stbass.process import Composable, FunctionProcess, Process, known_processes
 from stbass.wire.core import Form, Reader, ReadFunction, Unsendable, WriteFunction, Writer, part
 from stbass.wire.opaque import text_of
 
-__all__ = ["FAMILIES", "READ", "Admission", "check_reference"]
+__all__ = ["BY_BASE", "READ", "Admission", "check_reference"]
 
 _MAIN = ("__main__", "__mp_main__")
 _TO_A_MODULE = "move it to the top level of a module, and add that module to the worker's include (STBASS_INCLUDE)"
@@ -64,9 +64,7 @@ def check_reference(process: Process) -> str:
     return reference
 
 
-def _write_composable(writer: Writer, value: Any) -> Any:
-    if not isinstance(value, Composable):
-        return NotImplemented
+def _write_composable(writer: Writer, value: Composable) -> Any:
     writer.enter(value, 10)
     given = vars(value)
     form: Form
@@ -116,9 +114,7 @@ def _write_channels(writer: Writer, process: Composable) -> list[Any]:
     return pairs
 
 
-def _write_channel(writer: Writer, value: Any) -> Any:
-    if not isinstance(value, Chan):
-        return NotImplemented
+def _write_channel(writer: Writer, value: Chan[Any]) -> Any:
     try:
         shared = value.share()
     except NotTransportable as error:
@@ -237,7 +233,7 @@ def _read_channel(reader: Reader, form: Form) -> Any:
     return channel
 
 
-FAMILIES: list[WriteFunction] = [_write_composable, _write_channel]
+BY_BASE: dict[type[Any], WriteFunction] = {Composable: _write_composable, Chan: _write_channel}
 
 READ: dict[str, ReadFunction] = {
     "process": _read_process,

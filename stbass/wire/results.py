@@ -157,8 +157,8 @@ def plain_run(run: RunInfo) -> list[Any] | None:
     started, ended = run.started_at, run.ended_at
     if (
         run.placement is not None
-        or (started is not None and started.tzinfo is not UTC)
-        or (ended is not None and ended.tzinfo is not UTC)
+        or (started is not None and not _is_usual(started))
+        or (ended is not None and not _is_usual(ended))
     ):
         return None
     return [
@@ -206,8 +206,13 @@ def _read_run(reader: Reader, form: Form) -> RunInfo:
     return _run_of(reader, part(form, "v", list))
 
 
+def _is_usual(moment: datetime) -> bool:
+    """Whether its ISO 8601 text says all."""
+    return moment.tzinfo is UTC and not moment.fold
+
+
 def _write_moment(writer: Writer, moment: datetime) -> Any:
-    if moment.tzinfo is UTC:
+    if _is_usual(moment):
         return moment.isoformat()
     try:
         return writer.write(moment)
