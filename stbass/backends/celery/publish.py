@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import socket
 from typing import Any
@@ -67,6 +66,10 @@ class Publisher:
         if self._broker is not self._backend:
             await self._note_deadlines(timed)
             timed = []
+        if not timed and len(queues) == 1:
+            [(queue, raws)] = queues.items()
+            await self._broker.lpush(f"{self._settings.broker_prefix}{queue}", *raws)
+            return
         pipe = self._broker.pipeline(transaction=False)
         _add_deadlines(pipe, timed)
         for queue, raws in queues.items():
@@ -106,7 +109,7 @@ class Publisher:
         """The message as kombu's Redis transport keeps it in the list."""
         return _encode(
             {
-                "body": json.dumps([[message.text], {}, _EMBED]),
+                "body": _encode([[message.text], {}, _EMBED]).decode(),
                 "content-encoding": "utf-8",
                 "content-type": "application/json",
                 "headers": self._headers(message),

@@ -76,7 +76,8 @@ class Replies:
             self._subscribed = asyncio.get_running_loop().create_future()
             self._task = asyncio.create_task(self._run(), name="stbass-replies")
         assert self._subscribed is not None
-        await asyncio.shield(self._subscribed)
+        if not self._subscribed.done() or self._subscribed.exception() is not None:
+            await asyncio.shield(self._subscribed)
 
     async def also(self, channels: set[str]) -> None:
         """Listen to these channels too, for results that somebody else writes."""
