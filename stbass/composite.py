@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from abc import abstractmethod
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from numbers import Real
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -16,6 +16,7 @@ from stbass.process import Composable
 __all__ = [
     "Composition",
     "checked_composable",
+    "checked_composables",
     "checked_count",
     "checked_deadline",
     "checked_policy",
@@ -120,6 +121,20 @@ def checked_composable(value: object, where: str) -> Composable:
     else:
         hint = ""
     raise TypeError(f"{where} must be a process or a composition, got {value!r}{hint}")
+
+
+def checked_composables(values: Iterable[object], what: str) -> tuple[Composable, ...]:
+    """``values``, if each can stand in a composition.
+
+    Raises:
+        TypeError: one cannot; says which.
+    """
+    return tuple(
+        [
+            value if isinstance(value, Composable) else checked_composable(value, f"argument {index} of {what}")
+            for index, value in enumerate(values)
+        ]
+    )
 
 
 def checked_policy(value: object) -> OnFailure:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from stbass import observe
 from stbass._ids import new_id
 from stbass.outcome import RunInfo, moment_of, utc_now
+from stbass.timer import HasCheckpoint, running
 
 if TYPE_CHECKING:
     from stbass.channel import Chan
@@ -79,7 +80,10 @@ class ProcessContext:
     # Of a stage: the values on its `input`, and what it has sent on its `output` (see stbass.stage).
     _given: tuple[Any, ...] | None = field(default=None, repr=False)
     _sent: list[Any] | None = field(default=None, repr=False)
+    # What has to be undone when the process ends: the ends of channels that it holds, by name and side; and who was
+    # `running` before it, if it has saved a checkpoint.
     _unbind: dict[tuple[str, str], Callable[[], None]] | None = field(default=None, repr=False)
+    _around: HasCheckpoint | None = field(default=None, repr=False)
 
     def __init__(
         self,
@@ -141,6 +145,10 @@ class ProcessContext:
         made._process_id = made._checkpoint = made._started = made._started_elsewhere = made._unbind = None
         made._group = None
         return made
+
+    def _bind(self, channels: Mapping[str, Chan[Any]]) -> None:
+        """Add the channels that are bound to the process itself."""
+        self.channels = {**self.channels, **channels}
 
     def _own_channels(self) -> dict[str, Chan[Any]]:
         """The channels that were bound, without those that stand for a stage's input and output."""
@@ -264,10 +272,19 @@ class ProcessContext:
             held, self._unbind = self._unbind, None
             for unbind in held.values():
                 unbind()
+        if running.get() is self:
+            running.set(self._around)
 
     def checkpoint(self, value: Any) -> None:
         """Save a checkpoint: it is in the failure if the process fails, and on a fleet it outlives the worker."""
         self._checkpoint = value
+        around = running.get()
+        if around is not self:
+            # For timers, which tell it when they expire.
+            self._around = around
+            running.set(self)
+            if self._unbind is None:
+                self._unbind = {}
         if self._sink is not None:
             self._sink.checkpoint(value)
         if observe.active():

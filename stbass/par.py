@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, Self
 
-from stbass.composite import checked_composable, checked_count, run_to_end
+from stbass.composite import checked_composables, checked_count, run_to_end
 from stbass.context import ProcessContext
 from stbass.members import admit, open_groups
 from stbass.nest import Nest, TimedResult, optional_among, timed
@@ -116,9 +116,7 @@ class PAR(Parallel, kind="PAR"):
         registry: BackendRegistry | None = None,
     ) -> None:
         super().__init__(on_failure, deadline, limit, registry)
-        self._processes = tuple(
-            checked_composable(process, f"argument {index} of PAR") for index, process in enumerate(processes)
-        )
+        self._processes = checked_composables(processes, "PAR")
 
     @property
     def processes(self) -> tuple[Composable, ...]:

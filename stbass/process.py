@@ -115,7 +115,7 @@ class Composable(ABC):
         with that value. ``CancelledError``, ``KeyboardInterrupt`` and ``SystemExit`` pass through.
         """
         if self._channels:
-            ctx.channels = {**ctx.channels, **self._channels}
+            ctx._bind(self._channels)
         failure: Failure | None = None
         value: Any = None
         started = ctx._started = monotonic()

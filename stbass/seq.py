@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, Self
 
-from stbass.composite import checked_composable, run_to_end
+from stbass.composite import checked_composables, run_to_end
 from stbass.context import ProcessContext
 from stbass.members import admit, open_groups
 from stbass.nest import Nest, TimedResult, optional_among, timed
@@ -87,10 +87,6 @@ class Sequential(Nest[SEQResult]):
         """Run ``stages`` in turn; ``children`` has each of them when its turn has come, if not before."""
         started = monotonic()
         await open_groups(ctx, children)
-        results, passed = await self._run_each(ctx, stages)
-        return SEQResult(results, passed, optional_among([child.process for child in children]), timed(ctx, started))
-
-    async def _run_each(self, ctx: ProcessContext, stages: Iterable[Child]) -> tuple[list[ProcessResult], Any]:
         goes_on = self._on_failure is FailurePolicy.COLLECT
         retry = self._on_failure if isinstance(self._on_failure, RetryPolicy) else None
         plain = retry is None and ctx._deadline_at is None and ctx._slot is None
@@ -100,11 +96,10 @@ class Sequential(Nest[SEQResult]):
         given = ctx._given or (None,)
         results: list[ProcessResult] = []
         for stage in stages:
-            stage_ctx = stage.ctx
-            stage_ctx._given = given
+            stage.ctx._given = given
             try:
                 if plain and stage.backend is None:
-                    result = await stage.process.execute(stage_ctx)
+                    result = await stage.process.execute(stage.ctx)
                 else:
                     lend(ctx, (stage,))
                     result = await run_child(stage, retry)
@@ -123,7 +118,7 @@ class Sequential(Nest[SEQResult]):
                 given = (None,)
             else:
                 break
-        return results, given[-1]
+        return SEQResult(results, given[-1], optional_among([child.process for child in children]), timed(ctx, started))
 
 
 class SEQ(Sequential, kind="SEQ"):
@@ -154,9 +149,7 @@ class SEQ(Sequential, kind="SEQ"):
         registry: BackendRegistry | None = None,
     ) -> None:
         super().__init__(on_failure, deadline, registry)
-        self._processes = tuple(
-            checked_composable(process, f"argument {index} of SEQ") for index, process in enumerate(processes)
-        )
+        self._processes = checked_composables(processes, "SEQ")
 
     @property
     def processes(self) -> tuple[Composable, ...]:

@@ -28,9 +28,9 @@ running: ContextVar[HasCheckpoint | None] = ContextVar("stbass_running", default
 """The context of the process that runs, from which an expired timer takes its last checkpoint."""
 
 
-@dataclass(frozen=True, slots=True)
-class TimerExpired:
-    """What a timer or a deadline gives when its time has come.
+@dataclass(unsafe_hash=True)
+class TimerExpired(TimeoutError):
+    """What a timer or a deadline gives when its time has come; a process can also raise it, or fail with it.
 
     Args:
         started_at: when the wait began.
@@ -45,6 +45,13 @@ class TimerExpired:
     elapsed: timedelta
     timer_name: str = ""
     last_checkpoint: Any = None
+
+    def __post_init__(self) -> None:
+        # What an exception is pickled, and sent, by.
+        self.args = self.started_at, self.deadline, self.elapsed, self.timer_name, self.last_checkpoint
+
+    def __str__(self) -> str:
+        return f"timer {self.timer_name!r} expired after {self.elapsed.total_seconds():g} s"
 
 
 class Countdown:
