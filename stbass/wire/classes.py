@@ -38,14 +38,16 @@ def known_class(type_name: str) -> type[Any] | None:
     """The class that is called ``module:qualname`` in an imported module, or None."""
     module_name, _, qualname = type_name.partition(":")
     module = sys.modules.get(module_name)
-    if not isinstance(module, ModuleType):
+    # Asked of the real type throughout: isinstance would also ask the object itself, which may be a proxy that answers
+    # by making what it stands for.
+    if not issubclass(type(module), ModuleType):
         return None
     found: Any = None
     # The plain dict of a module: getattr could run a module's own __getattr__, and that of a lazy module imports it.
     names = object.__getattribute__(module, "__dict__")
     for name in qualname.split("."):
         found = names.get(name)
-        if not isinstance(found, type):
+        if not issubclass(type(found), type):
             return None
         names = type.__dict__["__dict__"].__get__(found)
     return cast("type[Any] | None", found)
@@ -121,7 +123,7 @@ _ABSENT: Any = object()
 
 
 def _is_data(cls: type[Any]) -> bool:
-    return isinstance(static(cls, "__dataclass_fields__"), dict)
+    return type(static(cls, "__dataclass_fields__")) is dict
 
 
 def _is_plain_object(cls: type[Any]) -> bool:
@@ -277,7 +279,7 @@ def _fits(cls: Any, state: dict[str, Any], rest: dict[str, Any]) -> bool:
     for key in fields.keys() - state.keys():
         if fields[key].is_required() or fields[key].default_factory is not None:
             return False
-        state[key] = fields[key].default
+        state[key] = fields[key].get_default()
     allows_extra: bool = cls.model_config.get("extra") == "allow"
     return allows_extra == (rest.get("extra") is not None)
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from stbass.channel import Chan
 from stbass.errors import NotTransportable, ProcessRefused, RemoteError, WireError
 from stbass.process import Composable
 from stbass.result import Failure, ProcessResult
@@ -51,12 +52,14 @@ _decode = msgspec.json.Decoder().decode
 # Values ------------------------------------------------------------------------------------------
 
 
-def dumps(value: Any, *, limit: int = LIMIT, what: str = "value") -> bytes:
+def dumps(value: Any, *, limit: int = LIMIT, what: str = "value", processes: bool | None = None) -> bytes:
     """A value as UTF-8 JSON. Plain JSON values are themselves; all else is a form (see :mod:`stbass.wire.core`).
 
     Args:
         limit: how many bytes it may be at most.
         what: what to call the value in an error.
+        processes: whether there may be processes and channels in it, which only a :class:`Decoder` made for them reads;
+            None: if it is one itself.
 
     Raises:
         NotTransportable: something in it cannot travel; ``path`` says where it is. Or it is too large.
@@ -66,7 +69,9 @@ def dumps(value: Any, *, limit: int = LIMIT, what: str = "value") -> bytes:
             return _sized(_encode(value), limit, what)
     except UnicodeEncodeError:
         pass  # a lone surrogate somewhere: a form can hold it
-    return _written(lambda writer: writer.write(value), limit, what)
+    if processes is None:
+        processes = isinstance(value, (Composable, Chan))
+    return _written(lambda writer: writer.write(value), limit, what, processes)
 
 
 def loads(data: bytes | str, *, what: str = "value", limit: int = LIMIT) -> Any:
@@ -304,9 +309,9 @@ def is_plain(value: Any, budget: list[int], depth: int) -> bool:
     return True
 
 
-def _written(function: Callable[[Writer], Any], limit: int, what: str) -> bytes:
+def _written(function: Callable[[Writer], Any], limit: int, what: str, processes: bool = False) -> bytes:
     try:
-        return _sized(_encode(function(Writer(limit))), limit, what)
+        return _sized(_encode(function(Writer(limit, processes=processes))), limit, what)
     except Unsendable as unsendable:
         raise unsendable.as_error(what) from None
     except Oversized:

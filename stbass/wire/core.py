@@ -70,17 +70,16 @@ class Writer:
     Args:
         budget: how many nodes and characters to write at most; the exact size is only known at the end, but a value
             that refers to the same list from many places would never get there.
-        lenient: what cannot travel is replaced by its text, instead of being an error. For the parts of a failure,
-            which must never get lost because of what it drags along.
+        processes: whether processes and channels may be in it. Only who has a :class:`Decoder` for them can read them.
     """
 
-    __slots__ = ("_budget", "_open", "chained", "errors", "lenient", "numbered")
+    __slots__ = ("_budget", "_open", "chained", "errors", "lenient", "numbered", "processes")
 
     by_type: ClassVar[dict[type[Any], WriteFunction]] = {}
     by_base: ClassVar[dict[type[Any], WriteFunction]] = {}
     by_look: ClassVar[list[WriteFunction]] = []
 
-    def __init__(self, budget: int, *, lenient: bool = False) -> None:
+    def __init__(self, budget: int, *, processes: bool = False) -> None:
         self._budget = budget
         self._open: dict[int, None] = {}
         # Exceptions refer to one another (cause, context, arguments), also in circles. The exception is kept beside
@@ -88,7 +87,10 @@ class Writer:
         self.errors: dict[int, tuple[BaseException, Form]] = {}
         self.numbered = 0
         self.chained = 0
-        self.lenient = lenient
+        # What cannot travel is replaced by its text, instead of being an error. For the parts of a failure, which must
+        # never get lost because of what it drags along.
+        self.lenient = False
+        self.processes = processes
 
     def write(self, value: Any) -> Any:
         """The value as plain data.

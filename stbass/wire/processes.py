@@ -30,6 +30,7 @@ __all__ = ["BY_BASE", "READ", "Admission", "check_reference"]
 
 _MAIN = ("__main__", "__mp_main__")
 _TO_A_MODULE = "move it to the top level of a module, and add that module to the worker's include (STBASS_INCLUDE)"
+_NOT_LIVE = "give it to a process as an argument or bind it with with_channels(), and send values only"
 _OWN_NAME = "decorate a function of its own, written with def, under a name that nothing else in its module has"
 
 
@@ -65,6 +66,8 @@ def check_reference(process: Process) -> str:
 
 
 def _write_composable(writer: Writer, value: Composable) -> Any:
+    if not writer.processes:
+        raise Unsendable(f"process {value.name!r} cannot travel inside a value", _NOT_LIVE)
     writer.enter(value, 10)
     given = vars(value)
     form: Form
@@ -115,6 +118,8 @@ def _write_channels(writer: Writer, process: Composable) -> list[Any]:
 
 
 def _write_channel(writer: Writer, value: Chan[Any]) -> Any:
+    if not writer.processes:
+        raise Unsendable(f"channel {value.name!r} cannot travel inside a value", _NOT_LIVE)
     try:
         shared = value.share()
     except NotTransportable as error:

@@ -261,10 +261,13 @@ def _write_opaque(writer: Writer, value: Opaque) -> Any:
     if value._kind in ("zone", "date", "time", "datetime"):
         # Its data is the inside of a form, which means nothing outside of it.
         return {"~": value._kind, "v": value.data, **(value._rest or {})}
-    written = writer.fields(value, {"data": value.data, "rest": value._rest})
-    form: Form = {"~": value._kind, "c": value.type_name, "v": written["data"]}
+    is_object = value._kind in ("data", "named", "model")
+    writer.enter(value)
+    data = writer.fields(value.data, value.data) if is_object else writer.write(value.data)
+    form: Form = {"~": value._kind, "c": value.type_name, "v": data}
     if value._rest is not None:
-        form["x"] = written["rest"]
+        form["x"] = writer.write(value._rest)
+    writer.leave()
     return form
 
 

@@ -471,13 +471,27 @@ def test_a_module_that_makes_its_names_on_demand_is_not_asked(monkeypatch: pytes
         def __getattribute__(self, name: str) -> Any:
             raise AssertionError(f"asked for {name}")
 
+    class Proxy:
+        """As lazy objects do: whoever asks for its class makes it."""
+
+        @property
+        def __class__(self) -> Any:
+            samples.ran.append("Proxy.__class__")
+            return type
+
+        @__class__.setter
+        def __class__(self, value: Any) -> None:
+            raise AssertionError
+
     module = types.ModuleType("with_getattr")
     module.__getattr__ = samples.ran.append  # type: ignore[method-assign]
     monkeypatch.setitem(sys.modules, "with_getattr", module)
+    module.proxy = Proxy()  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "proxy", Proxy())
     monkeypatch.setitem(sys.modules, "lazy", Lazy("lazy"))
     samples.ran.clear()
 
-    for name in ("with_getattr:Thing", "lazy:Thing"):
+    for name in ("with_getattr:Thing", "lazy:Thing", "with_getattr:proxy", "with_getattr:proxy.x", "proxy:x"):
         found = loads(json.dumps({"~": "data", "c": name, "v": {}}))
         assert found == Opaque(name, {}, "data")
     assert samples.ran == []

@@ -18,10 +18,21 @@ from stbass.errors import ChannelTopologyError, NotTransportable, ProcessRefused
 from stbass.par import PAR
 from stbass.policy import FailurePolicy
 from stbass.process import Composable, FunctionProcess, Process, ProcessContext
+from stbass.result import ProcessResult
 from stbass.seq import SEQ
 from stbass.transports.base import Link, LinkSpec
 from stbass.transports.memory import MemoryLink, MemoryTransport
-from stbass.wire import MAX_DEPTH, Admission, Decoder, dumps, loads, loads_process
+from stbass.wire import (
+    MAX_DEPTH,
+    Admission,
+    Decoder,
+    Opaque,
+    dump_result,
+    dumps,
+    load_result,
+    loads,
+    loads_process,
+)
 from tests.support import wire_samples as samples
 from tests.support.wire_samples import Bare, Point, Researcher, Strict, given_name, hello, in_thread
 
@@ -122,7 +133,7 @@ def test_a_placement_taken_away_stays_away() -> None:
 
 
 def test_a_process_inside_a_value_keeps_its_place() -> None:
-    found = Decoder(admission=Admission(None)).loads(dumps({"p": [hello, (Bare(),)], "n": 1}))
+    found = Decoder(admission=Admission(None)).loads(dumps({"p": [hello, (Bare(),)], "n": 1}, processes=True))
 
     assert found["p"][0].function is function_of(hello)
     assert type(found["p"][1][0]) is Bare
@@ -220,7 +231,7 @@ def test_a_process_that_a_worker_could_not_find_is_refused_before_it_is_sent(mak
 
     for value in (process, [process], PAR(process), process.with_name("other")):
         with pytest.raises(NotTransportable, match=words) as caught:
-            dumps(value)
+            dumps(value, processes=True)
         assert any(what in str(caught.value) for what in ("include", "decorate a function of its own"))
 
 
@@ -322,6 +333,18 @@ def test_plain_values_bring_no_processes(process: Composable) -> None:
         loads(data)
 
 
+def test_a_process_or_channel_inside_a_value_is_refused_before_it_is_sent() -> None:
+    for live in (hello, PAR(hello), Chan(int, name="c", transport=Shelf())):
+        with pytest.raises(NotTransportable, match="cannot travel inside a value; give it to a process") as caught:
+            dumps({"k": live})
+        assert caught.value.path == 'value["k"]'
+        with pytest.raises(NotTransportable):
+            dump_result(ProcessResult.ok(live))
+        found = load_result(dump_result(ProcessResult.fail(ValueError(live), checkpoint=[live])))
+        assert isinstance(found.failure.checkpoint[0], Opaque)
+        assert isinstance(found.failure.error.args[0], Opaque)
+
+
 def test_what_is_not_a_process_is_refused() -> None:
     with pytest.raises(WireError, match="it is 5"):
         loads_process(b"5", allowed=None)
@@ -392,7 +415,7 @@ def test_a_channel_inside_a_value_travels() -> None:
     shelf = Shelf()
     channel: Chan[Any] = Chan(list[int], name="c", capacity=3, transport=shelf)
 
-    found = Decoder(transport=shelf).loads(dumps({"reply": [channel, channel]}))
+    found = Decoder(transport=shelf).loads(dumps({"reply": [channel, channel]}, processes=True))
 
     first, second = found["reply"]
     assert first is second
@@ -404,7 +427,7 @@ def test_a_channel_in_memory_is_refused_with_its_place_and_what_to_do() -> None:
     channel: Chan[Any] = Chan(int, name="numbers")
 
     with pytest.raises(NotTransportable, match="'numbers'") as caught:
-        dumps([{"reply": channel}])
+        dumps([{"reply": channel}], processes=True)
     assert caught.value.path == 'value[0]["reply"]'
     assert "transport" in str(caught.value)
     with pytest.raises(NotTransportable) as caught:
@@ -413,7 +436,7 @@ def test_a_channel_in_memory_is_refused_with_its_place_and_what_to_do() -> None:
 
 
 def test_a_channel_where_there_may_be_none_is_refused() -> None:
-    data = dumps([Chan(int, name="c", transport=Shelf())])
+    data = dumps([Chan(int, name="c", transport=Shelf())], processes=True)
 
     with pytest.raises(WireError, match="it brings a channel where there may be none"):
         loads(data)
