@@ -1,0 +1,46 @@
+"""Giving things back when an event loop ends, for what nobody closed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+
+__all__ = ["LoopEnd"]
+
+
+class LoopEnd:
+    """Calls and awaits ``close`` when the last event loop that used something ends.
+
+    An event loop closes the asynchronous generators that still run before it ends: so one waits on each loop.
+    """
+
+    def __init__(self, close: Callable[[], Awaitable[None]]) -> None:
+        self._close = close
+        self._sentinels: dict[asyncio.AbstractEventLoop, AsyncGenerator[None, None]] = {}
+
+    async def watch(self) -> None:
+        """The running event loop uses it."""
+        loop = asyncio.get_running_loop()
+        if loop not in self._sentinels:
+            sentinel = self._sentinels[loop] = self._wait(loop)
+            await anext(sentinel)
+
+    async def forget(self) -> None:
+        """It has been closed: no loop has to be watched any more."""
+        sentinels, self._sentinels = self._sentinels, {}
+        own = sentinels.pop(asyncio.get_running_loop(), None)
+        if own is not None and not own.ag_running:
+            await own.aclose()
+
+    async def _wait(self, loop: asyncio.AbstractEventLoop) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            if self._sentinels.pop(loop, None) is not None:
+                self._forget_dead()
+                if not self._sentinels:
+                    await self._close()
+
+    def _forget_dead(self) -> None:
+        for loop in [loop for loop in self._sentinels if loop.is_closed()]:
+            del self._sentinels[loop]

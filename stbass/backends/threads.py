@@ -1,0 +1,187 @@
+"""Event loops in threads: for processes that would hold up the event loop of whoever composes them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import os
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Self
+
+from stbass.backends._loop_end import LoopEnd
+from stbass.backends.base import ExecutionBackend
+from stbass.composite import checked_count
+from stbass.errors import BackendUnavailableError
+
+if TYPE_CHECKING:
+    from stbass.context import ProcessContext
+    from stbass.outcome import ProcessResult
+    from stbass.process import Composable
+
+__all__ = ["ThreadBackend"]
+
+
+class ThreadBackend(ExecutionBackend):
+    """Runs each process on one of several event loops, each in a thread of its own.
+
+    What blocks in a process holds up only its own thread. Sync functions run in threads beside those; one that was
+    cancelled is abandoned, since a thread cannot be stopped. A channel in memory serves one event loop, so it cannot
+    reach from here to there.
+
+    Threads start with the first process, and end with :meth:`aclose`, at the end of ``async with``, or with the event
+    loop that used them last. They can be used again after that.
+
+    Args:
+        threads: how many event loops; by default as many as there are processors.
+        concurrency_limit: how many processes may run here at once; None: any number.
+        name: for people.
+
+    Raises:
+        TypeError: an argument is not a whole number.
+        ValueError: it is less than 1.
+    """
+
+    def __init__(
+        self, threads: int | None = None, *, concurrency_limit: int | None = None, name: str = "threads"
+    ) -> None:
+        self._count = (os.cpu_count() or 1) if threads is None else checked_count(threads, "threads", 1)
+        self._limit = None if concurrency_limit is None else checked_count(concurrency_limit, "concurrency_limit", 1)
+        self._name = name
+        self._lock = threading.Lock()
+        self._threads: list[_LoopThread] = []
+        self._loop_end = LoopEnd(self.aclose)
+
+    async def execute(self, process: Composable, ctx: ProcessContext) -> ProcessResult:
+        """Run it in a thread."""
+        await self._loop_end.watch()
+        if ctx._worker is None:
+            # Which of them says little to people, and the name is enough to tell it from the loop outside.
+            ctx._worker = self._name
+        with self._lock:
+            if len(self._threads) < self._count:
+                self._threads.append(_LoopThread(f"stbass-{self._name}-{len(self._threads)}"))
+            thread = min(self._threads, key=lambda one: one.load)
+            thread.load += 1
+        try:
+            return await thread.run(lambda: process.execute(ctx))
+        finally:
+            with self._lock:
+                thread.load -= 1
+
+    async def health_check(self) -> bool:
+        """Always true: threads start when they are needed."""
+        return True
+
+    @property
+    def concurrency_limit(self) -> int:
+        """As given; without a limit the largest int there is for sizes."""
+        return sys.maxsize if self._limit is None else self._limit
+
+    @property
+    def name(self) -> str:
+        """As given; ``threads`` by default."""
+        return self._name
+
+    async def aclose(self) -> None:
+        """Cancel what still runs, and end the threads. Sync functions that still run are left to themselves."""
+        with self._lock:
+            threads, self._threads = self._threads, []
+        for thread in threads:
+            await thread.close()
+        await self._loop_end.forget()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        return f"ThreadBackend({self._count}, concurrency_limit={self._limit!r}, name={self._name!r})"
+
+
+class _LoopThread:
+    """An event loop that runs in a thread."""
+
+    def __init__(self, name: str) -> None:
+        self.load = 0
+        self.loop = asyncio.new_event_loop()
+        self._sync = ThreadPoolExecutor(thread_name_prefix=f"{name}-sync")
+        self.loop.set_default_executor(self._sync)
+        self._tasks: set[asyncio.Task[ProcessResult]] = set()
+        # What is scheduled before it is closed is found, and cancelled, when it closes.
+        self._lock = threading.Lock()
+        self._closed = False
+        # Not joined at the end of the program: nobody who is left could want its results.
+        self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        try:
+            self.loop.run_forever()
+        finally:
+            self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+            self.loop.close()
+
+    async def run(self, execute: Callable[[], Any]) -> ProcessResult:
+        """Await ``execute()`` there. A cancellation here is one there, and is waited for."""
+        here = asyncio.get_running_loop()
+        done: asyncio.Future[None] = here.create_future()
+        started: list[asyncio.Task[ProcessResult]] = []
+
+        def start() -> None:
+            task = self.loop.create_task(execute())
+            started.append(task)
+            self._tasks.add(task)
+            task.add_done_callback(end)
+
+        def end(task: asyncio.Task[ProcessResult]) -> None:
+            self._tasks.discard(task)
+            # Closed, if that loop did not wait for what it had started: then nobody is there any more.
+            with contextlib.suppress(RuntimeError):
+                here.call_soon_threadsafe(_wake, done)
+
+        def cancel() -> None:
+            started[0].cancel()
+
+        with self._lock:
+            if self._closed:
+                raise BackendUnavailableError("the ThreadBackend was closed while a process was being sent to it")
+            self.loop.call_soon_threadsafe(start, context=contextvars.copy_context())
+        while not done.done():
+            try:
+                await asyncio.shield(done)
+            except asyncio.CancelledError:
+                # It comes after `start`, so there is a task by then.
+                self.loop.call_soon_threadsafe(cancel)
+        return started[0].result()
+
+    async def close(self) -> None:
+        """Cancel what runs, and return when the thread has ended."""
+        here = asyncio.get_running_loop()
+        ended: asyncio.Future[None] = here.create_future()
+
+        async def wind_up() -> None:
+            tasks = list(self._tasks)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._sync.shutdown(wait=False, cancel_futures=True)
+            here.call_soon_threadsafe(_wake, ended)
+            self.loop.stop()
+
+        with self._lock:
+            self._closed = True
+            asyncio.run_coroutine_threadsafe(wind_up(), self.loop)
+        await asyncio.shield(ended)
+        self._thread.join()
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
