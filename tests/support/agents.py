@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 import time
@@ -126,3 +127,31 @@ def sync_thread(ctx: ProcessContext) -> str:
 async def unsendable(ctx: ProcessContext) -> Any:
     """A result that cannot travel."""
     return {"lock": [threading.Lock()]}
+
+
+class Block(Process):
+    """Make a checkpoint, then block the event loop: nothing else runs in this worker meanwhile."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    async def run(self, ctx: ProcessContext) -> int:
+        """Block."""
+        ctx.checkpoint("before")
+        time.sleep(self.seconds)  # noqa: ASYNC251 - that is the point
+        return ctx.attempt
+
+
+class Swallow(Process):
+    """Ignore being cancelled, for a while."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    async def run(self, ctx: ProcessContext) -> str:
+        """Wait, whatever happens."""
+        end = time.monotonic() + self.seconds
+        while (left := end - time.monotonic()) > 0:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(left)
+        return "swallowed"

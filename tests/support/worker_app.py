@@ -16,6 +16,19 @@ _SETTINGS = {
 # Celery cannot tell `-P prefork` from its default, so the setting decides.
 _POOL = {"worker_pool": os.environ["STBASS_POOL"]} if os.environ.get("STBASS_POOL", "asyncio") != "asyncio" else {}
 
+_FOLDER = os.environ.get("TEST_BROKER_FOLDER")
+_BROKER = (
+    {
+        "broker_transport_options": {
+            "data_folder_in": f"{_FOLDER}/queue",
+            "data_folder_out": f"{_FOLDER}/queue",
+            "control_folder": f"{_FOLDER}/control",
+        }
+    }
+    if _FOLDER
+    else {}
+)
+
 app = make_app(
     "tests",
     broker_url=os.environ["STBASS_BROKER_URL"],
@@ -24,6 +37,7 @@ app = make_app(
     stbass_signing_key=os.environ.get("TEST_SIGNING_KEY"),
     **_SETTINGS,
     **_POOL,
+    **_BROKER,
 )
 
 
