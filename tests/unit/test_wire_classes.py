@@ -500,3 +500,9 @@ def test_a_module_that_makes_its_names_on_demand_is_not_asked(monkeypatch: pytes
 def test_opaque_values_are_hashable_and_compare_by_content() -> None:
     assert {Opaque("a:A", {"x": [1]}): 1}[Opaque("a:A", {"x": [1]})] == 1
     assert Opaque("a:A", 1) != Opaque("a:A", 2)
+
+
+def test_the_wire_itself_imports_no_optional_package() -> None:
+    printed = in_a_stranger("print(sorted({'pydantic', 'numpy', 'celery', 'redis'} & set(sys.modules)))", b"null")
+
+    assert printed == "[]\n"
