@@ -9,10 +9,10 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Self
 
 from stbass.backends._loop_end import LoopEnd
+from stbass.backends._sync_threads import SyncThreads
 from stbass.backends.base import ExecutionBackend
 from stbass.composite import checked_count
 from stbass.errors import BackendUnavailableError
@@ -62,7 +62,8 @@ class ThreadBackend(ExecutionBackend):
             # Which of them says little to people, and the name is enough to tell it from the loop outside.
             ctx._worker = self._name
         with self._lock:
-            if len(self._threads) < self._count:
+            # Another one only when none is free: each costs a thread and three file descriptors.
+            if len(self._threads) < self._count and all(thread.load for thread in self._threads):
                 self._threads.append(_LoopThread(f"stbass-{self._name}-{len(self._threads)}"))
             thread = min(self._threads, key=lambda one: one.load)
             thread.load += 1
@@ -110,7 +111,7 @@ class _LoopThread:
     def __init__(self, name: str) -> None:
         self.load = 0
         self.loop = asyncio.new_event_loop()
-        self._sync = ThreadPoolExecutor(thread_name_prefix=f"{name}-sync")
+        self._sync = SyncThreads(f"{name}-sync")
         self.loop.set_default_executor(self._sync)
         self._tasks: set[asyncio.Task[ProcessResult]] = set()
         # What is scheduled before it is closed is found, and cancelled, when it closes.
@@ -171,7 +172,7 @@ class _LoopThread:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            self._sync.shutdown(wait=False, cancel_futures=True)
+            self._sync.shutdown()
             here.call_soon_threadsafe(_wake, ended)
             self.loop.stop()
 

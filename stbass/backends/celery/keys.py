@@ -101,48 +101,62 @@ def reply_channel(client_id: str) -> str:
 
 
 CLAIM = """
--- Claim processes for a worker, many at once.
+-- Claim processes for a worker, many at once (at most 1000: a command's arguments go over Lua's stack).
 -- ARGV: worker, result key prefix, run ttl (s), and packed (msgpack: an argument each would cost more than the work) a
 --       list with, per process: id, lease (ms), has a deadline (0/1), reply, queue, lost, delivery tag
 -- Gives per process: status, attempt, remaining (ms, -1: no deadline), checkpoint or ''
 -- status: go; done (its result is stored); busy (another worker holds its lease); cancelled; late
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local worker, prefix, ttl = ARGV[1], ARGV[2], ARGV[3]
-local out, started = {}, {}
-for _, job in ipairs(cmsgpack.unpack(ARGV[4])) do
+local worker, prefix, ttl, jobs = ARGV[1], ARGV[2], ARGV[3], cmsgpack.unpack(ARGV[4])
+local ids, marks = {}, {}
+for index, job in ipairs(jobs) do
+  ids[index] = job[1]
+  marks[index * 3 - 2] = prefix .. job[1]
+  marks[index * 3 - 1] = 'stbass:cancelled:' .. job[1]
+  marks[index * 3] = 'stbass:run:' .. job[1]
+end
+-- Most batches hold nothing but fresh processes, which two commands tell.
+local fresh = redis.call('EXISTS', unpack(marks)) == 0
+local ends = redis.call('ZMSCORE', 'stbass:leases', unpack(ids))
+local out, started, leases, claimed = {}, {}, {}, {}
+for index, job in ipairs(jobs) do
   local id, lease, timed, reply = unpack(job, 1, 4)
   local run = 'stbass:run:' .. id
-  local ends = redis.call('ZSCORE', 'stbass:leases', id)
-  local status, attempt, remaining, checkpoint = 'go', 0, -1, ''
-  if redis.call('EXISTS', prefix .. id) == 1 then
-    status = 'done'
-  elseif ends and tonumber(ends) > now then
+  local status, attempt, remaining, checkpoint = 'go', 1, -1, ''
+  if claimed[id] then
     status = 'busy'
-  elseif redis.call('EXISTS', 'stbass:cancelled:' .. id) == 1 then
+  elseif not fresh and redis.call('EXISTS', prefix .. id) == 1 then
+    status = 'done'
+  elseif ends[index] and tonumber(ends[index]) > now then
+    status = 'busy'
+  elseif not fresh and redis.call('EXISTS', 'stbass:cancelled:' .. id) == 1 then
     status = 'cancelled'
-  else
-    if timed == 1 then
-      remaining = redis.call('PTTL', 'stbass:deadline:' .. id)
-      if remaining <= 0 then status = 'late' end
-    end
-    if status == 'go' then
-      attempt = redis.call('HINCRBY', run, 'attempt', 1)
-      redis.call('HSET', run, 'worker', worker, 'reply', reply, 'queue', job[5], 'lost', job[6],
-                 'tag', job[7])
-      redis.call('EXPIRE', run, ttl)
-      redis.call('ZADD', 'stbass:leases', now + lease, id)
+  elseif timed == 1 then
+    remaining = redis.call('PTTL', 'stbass:deadline:' .. id)
+    if remaining <= 0 then status = 'late' end
+  end
+  if status == 'go' then
+    claimed[id] = true
+    if not fresh then
+      attempt = tonumber(redis.call('HGET', run, 'attempt') or '0') + 1
       if attempt > 1 then checkpoint = redis.call('HGET', run, 'checkpoint') or '' end
-      if reply ~= '' then
-        if not started[reply] then started[reply] = {} end
-        table.insert(started[reply], {id, attempt})
-      end
+    end
+    redis.call('HSET', run, 'attempt', attempt, 'worker', worker, 'reply', reply, 'queue', job[5], 'lost', job[6],
+               'tag', job[7])
+    redis.call('EXPIRE', run, ttl)
+    table.insert(leases, now + lease)
+    table.insert(leases, id)
+    if reply ~= '' then
+      if not started[reply] then started[reply] = {} end
+      table.insert(started[reply], {id, attempt})
     end
   end
-  table.insert(out, {status, attempt, remaining, checkpoint})
+  out[index] = {status, attempt, remaining, checkpoint}
 end
-for reply, ids in pairs(started) do
-  redis.call('PUBLISH', reply, cjson.encode({started = ids, worker = worker}))
+if #leases > 0 then redis.call('ZADD', 'stbass:leases', unpack(leases)) end
+for reply, entries in pairs(started) do
+  redis.call('PUBLISH', reply, cjson.encode({started = entries, worker = worker}))
 end
 return out
 """
@@ -201,26 +215,31 @@ return 0
 """
 
 FINISH = """
--- Store results, many at once, and tell those who wait.
+-- Store results, many at once (at most 1000), and tell those who wait.
 -- ARGV: result key prefix, result ttl (s; 0: none), and packed (msgpack) a list with, per process:
 --       id, attempt (0: it never started), result, reply
 -- Gives per process 1, or 0 if it is no longer this worker's (then nothing is stored: the other one's result counts).
-local prefix, ttl = ARGV[1], tonumber(ARGV[2])
-local out, replies = {}, {}
-for _, job in ipairs(cmsgpack.unpack(ARGV[3])) do
+local prefix, ttl, jobs = ARGV[1], tonumber(ARGV[2]), cmsgpack.unpack(ARGV[3])
+local channels = {}
+for index, job in ipairs(jobs) do channels[index] = prefix .. job[1] end
+-- Who waits for a single result, as Celery does, subscribes to its key; for most nobody does.
+local listeners = redis.call('PUBSUB', 'NUMSUB', unpack(channels))
+local out, replies, gone, ended = {}, {}, {}, {}
+for index, job in ipairs(jobs) do
   local id, attempt, result, reply = unpack(job, 1, 4)
-  local run = 'stbass:run:' .. id
+  local run, key = 'stbass:run:' .. id, channels[index]
   local mine
   if attempt == 0 then
-    mine = redis.call('EXISTS', prefix .. id) == 0
+    mine = redis.call('EXISTS', key) == 0
   else
     mine = redis.call('HGET', run, 'attempt') == tostring(attempt)
   end
   if mine then
-    if ttl > 0 then redis.call('SET', prefix .. id, result, 'EX', ttl) else redis.call('SET', prefix .. id, result) end
-    redis.call('DEL', run, 'stbass:deadline:' .. id)
-    redis.call('ZREM', 'stbass:leases', id)
-    redis.call('PUBLISH', prefix .. id, result)
+    if ttl > 0 then redis.call('SET', key, result, 'EX', ttl) else redis.call('SET', key, result) end
+    table.insert(gone, run)
+    table.insert(gone, 'stbass:deadline:' .. id)
+    table.insert(ended, id)
+    if listeners[index * 2] > 0 then redis.call('PUBLISH', key, result) end
     if reply ~= '' then
       if not replies[reply] then replies[reply] = {{}, {}} end
       -- A large result is fetched by who waits for it: a subscriber whose buffer overflows is cut off.
@@ -230,10 +249,14 @@ for _, job in ipairs(cmsgpack.unpack(ARGV[3])) do
         table.insert(replies[reply][2], '"' .. id .. '"')
       end
     end
-    table.insert(out, 1)
+    out[index] = 1
   else
-    table.insert(out, 0)
+    out[index] = 0
   end
+end
+if #ended > 0 then
+  redis.call('DEL', unpack(gone))
+  redis.call('ZREM', 'stbass:leases', unpack(ended))
 end
 for reply, results in pairs(replies) do
   local small, large = table.concat(results[1], ','), table.concat(results[2], ',')

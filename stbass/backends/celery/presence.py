@@ -86,8 +86,8 @@ class _Announcer(threading.Thread):
         while not self._stopping.is_set():
             try:
                 self._announce(client, key)
-            except (redis.RedisError, OSError, ValueError, AttributeError) as error:
-                # ValueError and AttributeError: what redis-py raises if the connection goes while it reads.
+            except (redis.RedisError, OSError, ValueError, AttributeError, TypeError) as error:
+                # The last three: what redis-py raises if the connection goes while it reads.
                 if not self._stopping.is_set():
                     _log.warning("cannot announce the worker: Redis at %s: %s", self._settings.backend, error)
                     self._stopping.wait(_RETRY)

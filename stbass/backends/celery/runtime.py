@@ -45,7 +45,7 @@ from stbass.supervise import Child, run_child
 __all__ = ["Job", "Outcome", "Runtime", "current_runtime"]
 
 _log = logging.getLogger(__name__)
-_CLAIM_MOST = 1000
+_AT_ONCE = 1000
 _RETRY = 0.2
 _pack = msgspec.msgpack.Encoder().encode
 
@@ -257,7 +257,7 @@ class Runtime:
     async def _claim_loop(self) -> None:
         while True:
             await self._has_work.wait()
-            room = _CLAIM_MOST if self.limit is None else min(_CLAIM_MOST, self.limit - len(self._running))
+            room = _AT_ONCE if self.limit is None else min(_AT_ONCE, self.limit - len(self._running))
             batch: list[Job] = []
             with self._lock:
                 while self._incoming and len(batch) < room:
@@ -440,7 +440,9 @@ class Runtime:
             messages, self._messages = self._messages, []
             if messages:
                 await self._retrying("tell of progress", partial(self._publish, messages))
-            batch, self._finished = self._finished, []
+            batch, self._finished = self._finished[:_AT_ONCE], self._finished[_AT_ONCE:]
+            if self._finished:
+                self._has_finished.set()
             if not batch:
                 continue
             for job in batch:

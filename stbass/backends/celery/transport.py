@@ -22,6 +22,8 @@ from kombu.transport import redis as stock
 from kombu.transport import virtual
 from kombu.utils.json import loads
 
+from stbass.backends.celery.publish import routing_in_message
+
 __all__ = ["Channel", "Transport"]
 
 _log = logging.getLogger(__name__)
@@ -31,31 +33,52 @@ TAKE_MOST = 128
 
 TAKE = """
 -- Take messages from a queue and note them as unacknowledged (kombu's format).
--- KEYS: queue, unacked hash, unacked index. ARGV: how many more to take, then messages that were taken already
+-- KEYS: queue, unacked hash, unacked index.
+-- ARGV: how many more to take, how the routing stands in our own messages, the queue's name, a message taken already
 -- Gives: all good messages; messages that are not messages
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
-local good, bad = {}, {}
-local function note(raw)
+local routing, ours = ARGV[2], ',"",' .. cjson.encode(ARGV[3]) .. ']'
+local good, bad, noted, index = {}, {}, {}, {}
+-- Our own messages end in a fixed form, so that they need not be parsed: ...<routing>"delivery_tag":"<36 characters>"}}
+local function quick(raw)
+  if raw:sub(-55, -40) == '"delivery_tag":"' and raw:sub(-3) == '"}}'
+     and raw:sub(-55 - #routing, -56) == routing then
+    return raw:sub(-39, -4), ours
+  end
+end
+local function parsed(raw)
   local ok, message = pcall(cjson.decode, raw)
   local properties = ok and type(message) == 'table' and message.properties
   local info = type(properties) == 'table' and properties.delivery_info
   local tag = type(properties) == 'table' and properties.delivery_tag
-  if type(info) ~= 'table' or type(tag) ~= 'string' or type(info.exchange or '') ~= 'string'
-     or type(info.routing_key or '') ~= 'string' then
+  if type(info) == 'table' and type(tag) == 'string' and type(info.exchange or '') == 'string'
+     and type(info.routing_key or '') == 'string' then
+    return tag, ',' .. cjson.encode(info.exchange or '') .. ',' .. cjson.encode(info.routing_key or '') .. ']'
+  end
+end
+local function note(raw)
+  local tag, rest = quick(raw)
+  if not tag then tag, rest = parsed(raw) end
+  if not tag then
     table.insert(bad, raw)
     return
   end
-  redis.call('HSET', KEYS[2], tag, '[' .. raw .. ',' .. cjson.encode(info.exchange or '') .. ',' ..
-             cjson.encode(info.routing_key or '') .. ']')
-  redis.call('ZADD', KEYS[3], now, tag)
+  table.insert(noted, tag)
+  table.insert(noted, '[' .. raw .. rest)
+  table.insert(index, now)
+  table.insert(index, tag)
   table.insert(good, raw)
 end
-for i = 2, #ARGV do note(ARGV[i]) end
+note(ARGV[4])
 local more = tonumber(ARGV[1])
 if more > 0 then
   local taken = redis.call('RPOP', KEYS[1], more)
   if taken then for _, raw in ipairs(taken) do note(raw) end end
+end
+if #noted > 0 then
+  redis.call('HSET', KEYS[2], unpack(noted))
+  redis.call('ZADD', KEYS[3], unpack(index))
 end
 return {good, bad}
 """
@@ -152,7 +175,7 @@ class Channel(stock.Channel):
         client = self.batch_client
         names = [self.prefixed(name) for name in (key, self.unacked_key, self.unacked_index_key)]
         try:
-            good, bad = self._take(keys=names, args=[more, first], client=client)
+            good, bad = self._take(keys=names, args=[more, routing_in_message(queue), queue, first], client=client)
         except self.connection_errors:
             # Not noted, so it is still ours to put back; if that fails too, the caller hears of it.
             client.rpush(names[0], first)
