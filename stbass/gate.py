@@ -19,7 +19,7 @@ from stbass.errors import ConfigurationError
 if TYPE_CHECKING:
     from stbass.backends.base import ExecutionBackend
 
-__all__ = ["Gate", "Slot", "enter"]
+__all__ = ["Gate", "Slot", "enter", "take_slot"]
 
 _gates: dict[int, Gate] = {}
 # One lock for all gates: what is done under it takes microseconds, and no gate vanishes while somebody comes to it.
@@ -99,6 +99,11 @@ async def enter(backend: ExecutionBackend) -> Gate | None:
         raise ConfigurationError(
             f"backend {backend.name!r}: concurrency_limit is None or a whole number of at least 1, not {limit!r}"
         )
+    return await take_slot(backend, limit)
+
+
+async def take_slot(backend: ExecutionBackend, limit: int) -> Gate:
+    """Wait for one of ``limit`` slots on ``backend`` and take it; cancelled meanwhile, none is taken."""
     with _lock:
         gate = _gates.get(id(backend))
         if gate is None:

@@ -50,6 +50,10 @@ class Nest(Composition, Generic[R]):
         self._deadline = checked_deadline(deadline)
         self._registry = _checked_registry(registry)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Which backends there are is a matter of the place where it runs.
+        return {**self.__dict__, "_registry": None}
+
     @abstractmethod
     async def _run_in(self, ctx: ProcessContext) -> R:
         """Run its processes inside ``ctx``, whose registry and deadline are set."""

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import importlib
 import inspect
+import sys
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from stbass import observe
 from stbass._ids import new_id
 from stbass.context import ProcessContext
 from stbass.endpoint import Placement
+from stbass.errors import NotTransportable
 from stbass.outcome import Failure, ProcessResult, settled
 
 if TYPE_CHECKING:
@@ -278,8 +280,22 @@ class FunctionProcess(Process):
             return await outcome
         return outcome
 
+    def __copy__(self) -> Self:
+        return self._copy()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self._copy()
+
     def __reduce__(self) -> tuple[Any, ...]:
         # By reference: what the name stands for is the process itself, not the function.
+        found: Any = sys.modules.get(self.__module__)
+        for part in self.__qualname__.split("."):
+            found = getattr(found, part, None)
+        if not isinstance(found, FunctionProcess) or found._function is not self._function:
+            raise NotTransportable(
+                f"process {self.name!r} cannot go to another Python process: it is not what {self.__module__}:"
+                f"{self.__qualname__} stands for. Define it at the top level of a module"
+            )
         changes = {
             key: self.__dict__[key]
             for key in ("_name", "_is_optional", "_channels", "_placement")

@@ -1,0 +1,77 @@
+"""What a pool and its worker processes tell each other, as frames on a pair of sockets.
+
+A frame is its length (8 bytes, big end first) and a pickled tuple, whose first item says what it is:
+
+| from the pool | |
+|---|---|
+| ``run``, process, :class:`Assignment` | run this; the process is pickled by itself |
+| ``cancel`` | cancel what runs |
+
+| from the worker | |
+|---|---|
+| ``started``, date | it runs |
+| ``checkpoint``, value | as given to ``ctx.checkpoint``; pickled by itself |
+| ``progress``, done, total, note | as given to ``ctx.progress`` |
+| ``ended``, (result, values sent on ``output`` or None) | it has ended; pickled by itself |
+| ``cancelled`` | it has ended, by a cancellation |
+| ``unusable`` | likewise, and has left a thread behind that cannot be stopped |
+
+What comes from the user is pickled by itself, so that a class which cannot be made again does not spoil the frame.
+Both ends are the same program on the same machine, so this is no way in for anybody else.
+"""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+from stbass.endpoint import Placement
+from stbass.errors import NotTransportable
+
+__all__ = ["LENGTH", "Assignment", "frame", "pickled", "unpickled"]
+
+LENGTH = struct.Struct(">Q")
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What a worker has to know of a process's context. ``remaining`` is in seconds."""
+
+    process_name: str
+    process_id: str
+    parent: str | None
+    placement: Placement | None
+    remaining: float | None
+    span: float | None
+    attempt: int
+    resumed_from: Any
+    given: tuple[Any, ...] | None
+
+
+def frame(body: bytes) -> bytes:
+    """``body`` with its length before it."""
+    return LENGTH.pack(len(body)) + body
+
+
+def pickled(value: Any, what: str) -> bytes:
+    """``value`` as bytes.
+
+    Raises:
+        NotTransportable: it cannot be pickled; ``what`` says what it is.
+    """
+    try:
+        return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+    except NotTransportable:
+        raise
+    except Exception as error:  # a class may raise anything when it is pickled
+        raise NotTransportable(
+            f"{what} cannot go to another Python process: {error}. Define processes and classes at the top level of a"
+            " module, and keep open files, connections and locks out of them"
+        ) from error
+
+
+def unpickled(body: bytes) -> Any:
+    """The inverse of :func:`pickled`, for what the other end has sent."""
+    return pickle.loads(body)  # noqa: S301 - the sockets have two ends, and both are ours

@@ -1,0 +1,173 @@
+"""A worker process as its pool sees it: started, talked to, killed."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import multiprocessing
+import multiprocessing.util
+import signal
+import socket
+import traceback
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from stbass import observe
+from stbass.backends._pool_protocol import LENGTH, Assignment, frame, pickled, unpickled
+from stbass.backends._pool_worker import main
+from stbass.process import failure_of
+
+if TYPE_CHECKING:
+    from stbass.context import ProcessContext
+    from stbass.outcome import ProcessResult
+
+__all__ = ["Worker"]
+
+_SPAWN = multiprocessing.get_context("spawn")
+_alive: weakref.WeakSet[Worker] = weakref.WeakSet()
+
+
+class Worker:
+    """One Python process, and the sockets to talk to it. It belongs to no event loop. Made in a thread: that waits."""
+
+    def __init__(self) -> None:
+        self._incoming, outgoing = socket.socketpair()
+        incoming, self._outgoing = socket.socketpair()
+        with incoming, outgoing:
+            self._process = _SPAWN.Process(target=main, args=(incoming, outgoing), name="stbass-worker")
+            self._process.start()
+        self._incoming.setblocking(False)
+        self._outgoing.setblocking(False)
+        self.name = f"process {self._process.pid}"
+        self._sending: asyncio.Lock | None = None
+        self._exit_code: int | None = None
+        self.free = True
+        """Whether it can be given a process: it runs none, and has left nothing behind."""
+        _alive.add(self)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the Python process exists."""
+        return self._exit_code is None and self._process.is_alive()
+
+    @property
+    def epitaph(self) -> str:
+        """How it died."""
+        code = self._exit_code
+        if code is not None and code < 0:
+            return f"{self.name} was killed by {signal.Signals(-code).name}"
+        return f"{self.name} ended with exit code {code}"
+
+    async def converse(self, body: bytes, ctx: ProcessContext) -> ProcessResult | None:
+        """Run a process; None if it was cancelled.
+
+        Raises:
+            ConnectionError: the worker is dead.
+        """
+        message = pickled(("run", body, _assignment(ctx)), f"the input of process {ctx.process_name!r}")
+        self.free = False
+        self._sending = asyncio.Lock()
+        await self._send(message)
+        while True:
+            kind, *rest = unpickled(await self._receive())
+            if kind == "started":
+                ctx._started_at, ctx._worker = rest[0], self.name
+                if observe.subscribers:
+                    observe.emit(ctx._event("started"))
+            elif kind == "checkpoint":
+                ctx.checkpoint(_value(rest[0]))
+            elif kind == "progress":
+                ctx.progress(*rest)
+            elif kind == "ended":
+                self.free = True
+                return _result(rest[0], ctx)
+            else:
+                self.free = kind == "cancelled"
+                return None
+
+    async def cancel(self) -> bool:
+        """Ask it to cancel what it runs. False: it runs nothing yet."""
+        if self._sending is None or self.free:
+            return False
+        with contextlib.suppress(ConnectionError):  # if it is dead, the conversation finds out
+            await self._send(pickled(("cancel",), "a cancellation"))
+        return True
+
+    async def end(self) -> None:
+        """Kill it, and return when it is gone."""
+        if self._exit_code is None:
+            self.kill()
+            await asyncio.get_running_loop().run_in_executor(None, self._process.join)
+            self._exit_code = self._process.exitcode
+            self._process.close()
+
+    def kill(self) -> None:
+        """Kill it; nobody may be talking to it."""
+        self.signal_end()
+        self._incoming.close()
+        self._outgoing.close()
+
+    def signal_end(self) -> None:
+        """Kill it; whoever talks to it finds out."""
+        self.free = False
+        if self._exit_code is None:
+            self._process.kill()
+
+    async def _send(self, body: bytes) -> None:
+        assert self._sending is not None
+        async with self._sending:
+            await asyncio.get_running_loop().sock_sendall(self._outgoing, frame(body))
+
+    async def _receive(self) -> bytes:
+        head = await self._exactly(LENGTH.size)
+        return await self._exactly(LENGTH.unpack(head)[0])
+
+    async def _exactly(self, count: int) -> bytes:
+        loop = asyncio.get_running_loop()
+        body = bytearray()
+        while len(body) < count:
+            part = await loop.sock_recv(self._incoming, min(count - len(body), 1 << 20))
+            if not part:
+                raise ConnectionError(f"{self.name} has closed its end")
+            body += part
+        return bytes(body)
+
+
+def _assignment(ctx: ProcessContext) -> Assignment:
+    return Assignment(
+        ctx.process_name,
+        ctx.process_id,
+        ctx.parent,
+        ctx.placement,
+        ctx.remaining,
+        ctx._deadline_span,
+        ctx.attempt,
+        ctx.resumed_from,
+        ctx._given,
+    )
+
+
+def _result(body: bytes, ctx: ProcessContext) -> ProcessResult:
+    try:
+        result, sent = unpickled(body)
+    except Exception as error:  # a class of the user may raise anything when it is made again
+        return failure_of(error, ctx, traceback.format_exc())
+    if sent is not None:
+        ctx._sent = sent
+    made: ProcessResult = result
+    return made
+
+
+def _value(body: bytes) -> Any:
+    try:
+        return unpickled(body)
+    except Exception as error:
+        return f"a checkpoint that cannot be read here: {error!r}"
+
+
+# Registered after multiprocessing.util was imported, and so run before what that does: wait for them, for ever.
+@atexit.register
+def _kill_all() -> None:
+    for worker in list(_alive):
+        worker.signal_end()

@@ -1,0 +1,181 @@
+"""The worker process of a :class:`stbass.backends.pools.ProcessPoolBackend`: runs one process at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import threading
+import time
+import traceback
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+from stbass.backends._pool_protocol import LENGTH, Assignment, frame, pickled, unpickled
+from stbass.context import ProcessContext
+from stbass.errors import RemoteError
+from stbass.outcome import ProcessResult, utc_now
+from stbass.process import Composable, failure_of
+from stbass.stage import StageContext
+
+__all__ = ["main"]
+
+
+def main(incoming: socket.socket, outgoing: socket.socket) -> None:
+    """Serve the pool until it closes its end, or is gone."""
+    # Ctrl-C goes to the whole group of processes; what becomes of a worker is the pool's decision.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    incoming.setblocking(False)
+    outgoing.setblocking(True)
+    asyncio.run(_Worker(incoming, outgoing).serve())
+
+
+class _Threads(ThreadPoolExecutor):
+    """Threads for sync functions, which knows how many still run."""
+
+    def __init__(self) -> None:
+        super().__init__(thread_name_prefix="stbass-sync")
+        self.running = 0
+        self._counting = threading.Lock()
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future = super().submit(fn, *args, **kwargs)
+        with self._counting:
+            self.running += 1
+        future.add_done_callback(self._ended)
+        return future
+
+    def _ended(self, future: Future[Any]) -> None:
+        with self._counting:
+            self.running -= 1
+
+
+class _Worker:
+    """Reads what the pool says, and answers. Also the sink of the process that runs."""
+
+    def __init__(self, incoming: socket.socket, outgoing: socket.socket) -> None:
+        self._incoming = incoming
+        self._outgoing = outgoing
+        self._sending = threading.Lock()
+        self._threads = _Threads()
+        self._task: asyncio.Task[None] | None = None
+
+    async def serve(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(self._threads)
+        while (body := await self._next()) is not None:
+            kind, *rest = unpickled(body)
+            if kind == "run":
+                self._task = loop.create_task(self._run(*rest))
+                self._task.add_done_callback(self._say_cancelled)
+            elif self._task is not None:
+                self._task.cancel()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait((self._task,), timeout=1.0)
+        # Not an orderly end: that would wait for threads which nobody can stop.
+        os._exit(0)
+
+    async def _next(self) -> bytes | None:
+        head = await self._exactly(LENGTH.size)
+        return None if head is None else await self._exactly(LENGTH.unpack(head)[0])
+
+    async def _exactly(self, count: int) -> bytes | None:
+        loop = asyncio.get_running_loop()
+        body = bytearray()
+        while len(body) < count:
+            try:
+                part = await loop.sock_recv(self._incoming, min(count - len(body), 1 << 20))
+            except ConnectionError:
+                return None
+            if not part:
+                return None
+            body += part
+        return bytes(body)
+
+    async def _run(self, process_body: bytes, assignment: Assignment) -> None:
+        ctx = _context(assignment)
+        ctx._sink = self
+        ctx._worker = f"process {os.getpid()}"
+        self._send("started", utc_now())
+        try:
+            process: Composable = unpickled(process_body)
+        except Exception as error:  # importing the module of the user may raise anything
+            result = failure_of(error, ctx, traceback.format_exc())
+        else:
+            result = await process.execute(ctx)
+        self._send("ended", _portable_result(ctx, result))
+
+    def _say_cancelled(self, task: asyncio.Task[None]) -> None:
+        # Here and not in the task, which may have been cancelled before its first step.
+        if task.cancelled():
+            self._send("unusable" if self._threads.running else "cancelled")
+
+    def checkpoint(self, value: Any) -> None:
+        """Tell the pool at once, so that it outlives this Python process.
+
+        Raises:
+            NotTransportable: it cannot be pickled.
+        """
+        self._send("checkpoint", pickled(value, "a checkpoint"))
+
+    def progress(self, done: float, total: float | None, note: str) -> None:
+        """Tell the pool."""
+        self._send("progress", done, total, note)
+
+    def _send(self, *message: Any) -> None:
+        body = frame(pickled(message, "a message of the worker"))
+        with self._sending:
+            try:
+                self._outgoing.sendall(body)
+            except ConnectionError:
+                os._exit(0)  # the pool is gone: there is nobody to work for
+
+
+def _context(assignment: Assignment) -> ProcessContext:
+    if assignment.given is None:
+        ctx = ProcessContext(assignment.process_name, None, None, assignment.parent)
+    else:
+        ctx = StageContext(assignment.process_name, assignment.given, None, assignment.parent)
+    ctx.process_id = assignment.process_id
+    ctx.placement = assignment.placement
+    ctx.attempt = assignment.attempt
+    ctx.resumed_from = assignment.resumed_from
+    if assignment.remaining is not None:
+        ctx._limit(time.monotonic() + assignment.remaining, assignment.span)
+    return ctx
+
+
+def _portable_result(ctx: ProcessContext, result: ProcessResult) -> bytes:
+    try:
+        body = pickled((result, ctx._sent or None), f"the result of process {ctx.process_name!r}")
+        if result.is_fail:
+            # An exception can often be pickled, but not be made again from that.
+            unpickled(body)
+    except Exception as error:
+        body = pickled((_as_text(result) if result.is_fail else failure_of(error, ctx), None), "a failure")
+    return body
+
+
+def _as_text(result: ProcessResult) -> ProcessResult:
+    """A failure whose error cannot leave this Python process: with its text in the error's place."""
+    failure = result.failure
+    error = failure.error
+    kind = type(error)
+    remote = RemoteError(
+        f"{kind.__qualname__}: {error}",
+        type_name=f"{kind.__module__}:{kind.__qualname__}",
+        remote_args=tuple(map(str, error.args)),
+    )
+    plain: dict[str, Any] = {"channel_state": {}, "checkpoint": _portable(failure.checkpoint)}
+    return ProcessResult(False, None, replace(failure, error=remote, **plain), result.elapsed, result.run)
+
+
+def _portable(value: Any) -> Any:
+    try:
+        unpickled(pickled(value, "a checkpoint"))
+    except Exception:  # whatever a class raises there: its text is what is left
+        return str(value)
+    return value

@@ -1,0 +1,222 @@
+"""A pool of Python processes: for what computes, and for what must be killed when it does not end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+import weakref
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Self
+
+from stbass import observe
+from stbass.backends._loop_end import LoopEnd
+from stbass.backends._pool_protocol import pickled
+from stbass.backends._pool_spawn import Worker
+from stbass.backends.base import ExecutionBackend
+from stbass.composite import checked_count
+from stbass.errors import NotTransportable, WorkerLostError
+from stbass.gate import take_slot
+from stbass.process import failure_of
+
+if TYPE_CHECKING:
+    from stbass.context import ProcessContext
+    from stbass.outcome import ProcessResult
+    from stbass.process import Composable
+
+__all__ = ["ProcessPoolBackend"]
+
+
+class ProcessPoolBackend(ExecutionBackend):
+    """Runs each process in a Python process of its own; at most ``max_workers`` at once, the rest wait in order.
+
+    A process that is cancelled, or whose deadline passes, has ``patience`` seconds to clean up; then its worker is
+    killed, as it is at once if a sync function still runs there. A worker that dies fails its process with
+    ``WorkerLostError``. Checkpoints outlive the worker.
+
+    Processes, values and errors go there and back by pickle, so they have to be defined at the top level of a module.
+    Workers are spawned, not forked: a script needs ``if __name__ == "__main__":`` around what it runs. Bound channels
+    cannot go there.
+
+    Workers start when they are needed, and end with :meth:`aclose`, at the end of ``async with``, with the event loop
+    that used them last, or with this Python process. The pool can be used again after that.
+
+    Args:
+        max_workers: how many Python processes; by default as many as there are processors.
+        patience: seconds between the cancellation of a process and the death of its worker.
+        name: for people.
+
+    Raises:
+        TypeError: ``max_workers`` is not a whole number.
+        ValueError: ``max_workers`` is less than 1, or ``patience`` less than 0.
+    """
+
+    enforces_limit = True
+
+    def __init__(self, max_workers: int | None = None, *, patience: float = 0.5, name: str = "processes") -> None:
+        self._limit = (os.cpu_count() or 1) if max_workers is None else checked_count(max_workers, "max_workers", 1)
+        if not patience >= 0:
+            raise ValueError(f"patience must be at least 0 seconds, got {patience!r}")
+        self._patience = patience
+        self._name = name
+        self._lock = threading.Lock()
+        self._workers: set[Worker] = set()
+        self._idle: list[Worker] = []
+        self._loop_end = LoopEnd(self.aclose)
+        # If nobody closes it. Workers that are left at the end of the program are killed then.
+        weakref.finalize(self, _kill_all, self._workers).atexit = False
+
+    async def open_group(self, group_id: str, members: Sequence[tuple[Composable, ProcessContext]]) -> None:
+        """Check that all of them can go to another Python process.
+
+        Raises:
+            NotTransportable: one cannot.
+        """
+        for process, ctx in members:
+            _packed(process, ctx)
+
+    async def execute(self, process: Composable, ctx: ProcessContext) -> ProcessResult:
+        """Run it in a worker, as soon as one is free.
+
+        Raises:
+            NotTransportable: the process, or its input, cannot be pickled, or it has channels.
+        """
+        body = _packed(process, ctx)
+        await self._loop_end.watch()
+        if observe.subscribers:
+            observe.emit(ctx._event("queued"))
+        gate = await take_slot(self, self._limit)
+        try:
+            worker = await self._free_worker()
+            try:
+                result = await self._run(worker, body, ctx)
+            finally:
+                await self._put_back(worker)
+        finally:
+            gate.leave()
+        if observe.subscribers:
+            observe.emit(ctx._event("ended", result=result))
+        return result
+
+    async def health_check(self) -> bool:
+        """Whether a worker is alive, or can be started."""
+        await self._loop_end.watch()
+        with self._lock:
+            if any(worker.alive for worker in self._workers):
+                return True
+        try:
+            worker = await self._free_worker()
+        except OSError:
+            return False
+        await self._put_back(worker)
+        return True
+
+    @property
+    def concurrency_limit(self) -> int:
+        """How many workers there can be."""
+        return self._limit
+
+    @property
+    def name(self) -> str:
+        """As given; ``processes`` by default."""
+        return self._name
+
+    async def aclose(self) -> None:
+        """Kill all workers. Processes that still run there fail with ``WorkerLostError``."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+            busy = [worker for worker in self._workers if worker not in idle]
+            self._workers.clear()
+        for worker in busy:
+            worker.signal_end()
+        for worker in idle:
+            await worker.end()
+        await self._loop_end.forget()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        return f"ProcessPoolBackend({self._limit}, patience={self._patience!r}, name={self._name!r})"
+
+    async def _free_worker(self) -> Worker:
+        with self._lock:
+            while self._idle:
+                worker = self._idle.pop()
+                if worker.alive:
+                    return worker
+                self._workers.discard(worker)
+                worker.kill()
+        # In a thread: starting a Python process takes a while, in which others should go on.
+        spawning = asyncio.get_running_loop().run_in_executor(None, Worker)
+        try:
+            worker = await asyncio.shield(spawning)
+        except asyncio.CancelledError:
+            spawning.add_done_callback(self._keep)
+            raise
+        with self._lock:
+            self._workers.add(worker)
+        return worker
+
+    def _keep(self, spawning: asyncio.Future[Worker]) -> None:
+        """Whoever wanted this worker was cancelled meanwhile: the next one has it."""
+        if not spawning.cancelled() and spawning.exception() is None:
+            with self._lock:
+                self._workers.add(spawning.result())
+                self._idle.append(spawning.result())
+
+    async def _put_back(self, worker: Worker) -> None:
+        with self._lock:
+            if worker.free and worker in self._workers:
+                self._idle.append(worker)
+                return
+            self._workers.discard(worker)
+        await worker.end()
+
+    async def _run(self, worker: Worker, body: bytes, ctx: ProcessContext) -> ProcessResult:
+        conversation = asyncio.ensure_future(worker.converse(body, ctx))
+        cancel: asyncio.CancelledError | None = None
+        try:
+            await asyncio.wait((conversation,))
+        except asyncio.CancelledError as error:
+            cancel = error
+            # Another cancellation means: now.
+            with contextlib.suppress(asyncio.CancelledError):
+                if await worker.cancel():
+                    await asyncio.wait((conversation,), timeout=self._patience)
+        conversation.cancel()  # unless it has ended
+        # Not for long: it only has to leave the sockets.
+        await asyncio.wait((conversation,))
+        if conversation.cancelled():
+            result = None
+        elif isinstance(conversation.exception(), ConnectionError):
+            await worker.end()
+            error = WorkerLostError(
+                f"process {ctx.process_name!r} was lost: {worker.epitaph}", worker=worker.name, attempt=ctx.attempt
+            )
+            result = failure_of(error, ctx)
+        else:
+            result = conversation.result()
+        if result is not None:
+            return result
+        # Without a cancellation from here, the process has raised it itself.
+        raise asyncio.CancelledError if cancel is None else cancel
+
+
+def _packed(process: Composable, ctx: ProcessContext) -> bytes:
+    channels = {**ctx._own_channels(), **process.bound_channels}
+    if channels:
+        raise NotTransportable(
+            f"process {process.name!r} cannot go to another Python process: it has channels ({', '.join(channels)}),"
+            " and a pool of processes brings none. Place it on threads, or on a fleet with channels over Redis"
+        )
+    return pickled(process, f"process {process.name!r}")
+
+
+def _kill_all(workers: Iterable[Worker]) -> None:
+    for worker in list(workers):
+        worker.kill()
