@@ -45,6 +45,7 @@ __all__ = [
     "CLAIM",
     "FINISH",
     "LEASES",
+    "RELEASE",
     "RENEW",
     "RUN_TTL",
     "SWEEP",
@@ -116,6 +117,11 @@ for index, job in ipairs(jobs) do
   marks[index * 3 - 1] = 'stbass:cancelled:' .. job[1]
   marks[index * 3] = 'stbass:run:' .. job[1]
 end
+-- Whoever found that a worker is lost holds its lease (see SWEEP), and must not keep the next worker waiting for it.
+local function given_up(run)
+  local lost, swept, attempt = unpack(redis.call('HMGET', run, 'lost', 'swept', 'attempt'))
+  return lost == 'redeliver' and swept and swept == attempt
+end
 -- Most batches hold nothing but fresh processes, which two commands tell.
 local fresh = redis.call('EXISTS', unpack(marks)) == 0
 local ends = redis.call('ZMSCORE', 'stbass:leases', unpack(ids))
@@ -128,7 +134,7 @@ for index, job in ipairs(jobs) do
     status = 'busy'
   elseif not fresh and redis.call('EXISTS', prefix .. id) == 1 then
     status = 'done'
-  elseif ends[index] and tonumber(ends[index]) > now then
+  elseif ends[index] and tonumber(ends[index]) > now and not given_up(run) then
     status = 'busy'
   elseif not fresh and redis.call('EXISTS', 'stbass:cancelled:' .. id) == 1 then
     status = 'cancelled'
@@ -182,6 +188,14 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', 'stbass:leases', '-inf', now, 'L
   end
 end
 return out
+"""
+
+RELEASE = """
+-- Give up the hold that SWEEP gave on a process, now that its message is back in the queue. ARGV: id
+-- If a worker has claimed it already, the lease is that worker's.
+local swept, attempt = unpack(redis.call('HMGET', 'stbass:run:' .. ARGV[1], 'swept', 'attempt'))
+if swept == attempt then redis.call('ZREM', 'stbass:leases', ARGV[1]) end
+return 0
 """
 
 RENEW = """

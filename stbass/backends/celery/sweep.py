@@ -45,6 +45,7 @@ class Sweeper:
             self._broker = self._backend if same else settings.broker.client()
         self._find = self._backend.register_script(keys.SWEEP)
         self._finish = self._backend.register_script(keys.FINISH)
+        self._release = self._backend.register_script(keys.RELEASE)
 
     def sweep(self) -> int:
         """Deal with all there are now; gives back how many there were.
@@ -100,5 +101,5 @@ class Sweeper:
                 pipe.zrem(index, tag)
                 pipe.execute()
         # With another broker, or if kombu was quicker, the message is on its way already.
-        self._backend.zrem(keys.LEASES, task_id)
+        self._release(args=[task_id])
         _log.warning("worker %s (queue %r) is lost; its process %s goes to another one", worker, queue, task_id)
