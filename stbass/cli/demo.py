@@ -84,12 +84,12 @@ async def _demo(deadline: float, progress: Console) -> PARResult:
         redis = await stack.enter_async_context(RedisServer())
         progress.print(f"Redis runs at {redis.url}, a fake LLM at {llm.url}. Starting two workers …")
         environment = _environment(redis.url, llm.url)
-        async with asyncio.TaskGroup() as group:
-            for endpoint in ENDPOINTS:
-                # The application beside this very package, whatever lies in the working directory.
-                worker = Worker("celery_app", endpoint, env=environment, cwd=Path(celery_app.__file__).parents[1])
-                stack.push_async_callback(asyncio.to_thread, worker.kill)
-                group.create_task(asyncio.to_thread(worker.start))
+        # The application beside this very package, whatever lies in the working directory.
+        beside = Path(celery_app.__file__).parents[1]
+        workers = [Worker("celery_app", endpoint, env=environment, cwd=beside) for endpoint in ENDPOINTS]
+        for worker in workers:
+            stack.push_async_callback(asyncio.to_thread, worker.kill)
+        await asyncio.gather(*(asyncio.to_thread(worker.start) for worker in workers))
         progress.print(f"Two workers are ready after {time.monotonic() - began:.1f} s: {', '.join(ENDPOINTS)}.")
 
         app = make_app("demo", broker_url=redis.url)

@@ -35,6 +35,11 @@ def test_every_lower_bound_is_one_that_is_tested() -> None:
     assert declared == pinned
 
 
+def test_the_celery_extra_brings_what_kombu_needs_for_redis() -> None:
+    # Not only redis-py: without its own extra kombu's Redis transport cannot be imported.
+    assert any(requirement.startswith("kombu[redis]") for requirement in PROJECT["optional-dependencies"]["celery"])
+
+
 def test_development_needs_no_ray() -> None:
     names = {re.split(r"[\[<>=]", requirement)[0] for requirement in PROJECT["optional-dependencies"]["dev"]}
     assert "ray" not in names
