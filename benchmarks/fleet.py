@@ -67,9 +67,11 @@ class Contender:
         return values
 
 
-def ours(processes: int = 2, subject: str = "stbass") -> Contender:
-    """Our own contender."""
-    return Contender(subject, "benchmarks.ours", 0, processes=processes, note="acknowledged late, with leases")
+def ours(processes: int = 2, subject: str = "stbass", concurrency: int | None = None) -> Contender:
+    """Our own contender; ``concurrency`` is how many processes each worker holds, its default if None."""
+    variant = "" if concurrency is None else str(concurrency)
+    note = "acknowledged late, with leases"
+    return Contender(subject, "benchmarks.ours", 0, variant=variant, processes=processes, note=note)
 
 
 def stock(pool: str, concurrency: int) -> Contender:
@@ -191,7 +193,7 @@ def f3() -> list[Row]:
 def f4() -> list[Row]:
     """10,000 processes that wait a second, on one worker process and on two; and what one of them weighs."""
     memory: list[float] = []
-    one, two = ours(1, "stbass, one worker"), ours(2, "stbass, two workers")
+    one, two = ours(1, "stbass, one worker", 10_000), ours(2, "stbass, two workers", 10_000)
     with server_url() as url:
 
         def single() -> float:

@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -90,7 +91,11 @@ class Journal:
     """What happened while the current benchmark ran."""
 
     samples: list[Sample] = field(default_factory=list)
-    failures: dict[str, str] = field(default_factory=dict)
+    failures: dict[str, list[str]] = field(default_factory=dict)
+
+    def count(self, subject: str) -> int:
+        """How many samples a subject has."""
+        return sum(sample.subject == subject for sample in self.samples)
 
     def clear(self) -> None:
         """Forget the previous benchmark."""
@@ -102,6 +107,10 @@ options = Options()
 journal = Journal()
 versions: dict[str, str] = {}
 """Package and its version, of everything that was measured so far."""
+
+
+_CHANCES = 2
+"""So often may a subject fail in one benchmark; each failure can cost the whole time that a driver is given."""
 
 
 class SubjectFailed(RuntimeError):
@@ -120,26 +129,27 @@ def median_alternating(callables: Mapping[str, Callable[[], float]], rounds: int
         rounds: samples of each subject; ``None`` means what the command line said, 5 unless told otherwise.
 
     Returns:
-        The medians; a subject that raised :class:`SubjectFailed` is not in it.
+        The medians. A subject whose sample fails (:class:`SubjectFailed`) is tried again in the next round; one that
+        fails twice is left alone from then on, and one without any sample is missing here.
     """
     taken: dict[str, list[Sample]] = {subject: [] for subject in callables}
-    failed: set[str] = set()
+    failures: Counter[str] = Counter()
     for _ in range(options.rounds if rounds is None else rounds):
         for subject, measure in callables.items():
-            if subject in failed:
+            if failures[subject] >= _CHANCES:
                 continue
             try:
                 sample = _sample(subject, measure)
                 if sample.busy and options.retake:
                     sample = min(sample, _sample(subject, measure), key=lambda one: (one.busy, one.foreign))
             except SubjectFailed as error:
-                failed.add(subject)
-                journal.failures[subject] = str(error)
+                failures[subject] += 1
+                journal.failures.setdefault(subject, []).append(str(error))
                 print(f"  {subject}: failed: {error}", file=sys.stderr)
                 continue
             taken[subject].append(sample)
             journal.samples.append(sample)
-    return {subject: median(samples) for subject, samples in taken.items() if samples and subject not in failed}
+    return {subject: median(samples) for subject, samples in taken.items() if samples}
 
 
 def median(samples: Sequence[Sample]) -> float:

@@ -19,7 +19,7 @@ PLACE = Placement(endpoint="bench")
 
 
 class Ours(AsyncSubject):
-    """No variants: ``make_app`` as it comes."""
+    """``make_app`` as it comes; the variant is how many processes a worker holds at once, its default if empty."""
 
     packages = ("stbass", "celery", "kombu", "redis", "hiredis")
 
@@ -28,6 +28,8 @@ class Ours(AsyncSubject):
         command = ["-m", "celery", "-A", "benchmarks.worker_app", "worker", "-Q", "bench", "--loglevel", "WARNING"]
         # The same as stock Celery is given; it changes nothing for what is measured.
         command += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
+        if self.variant:
+            command += ["--concurrency", self.variant]
         return [[*command, "-n", f"bench{number}@%h"] for number in range(self.processes)]
 
     async def aopen(self) -> None:

@@ -91,7 +91,11 @@ def _quietness(subject: str, journal: Journal) -> str:
 
 
 def _remarks(journal: Journal) -> list[str]:
-    remarks = [f"{subject} could not be measured: {reason}" for subject, reason in journal.failures.items()]
+    remarks = [
+        f"{subject} failed {len(reasons)} times beside {journal.count(subject)} samples: "
+        f"{'; '.join(dict.fromkeys(reasons))}"
+        for subject, reasons in journal.failures.items()
+    ]
     if journal.samples:
         busy = sum(sample.busy for sample in journal.samples)
         worst = max(sample.foreign for sample in journal.samples)

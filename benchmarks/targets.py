@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -23,7 +24,7 @@ class Target:
 
 def is_ours(row: Row) -> bool:
     """Whether a row is ours: ``stbass``, alone or with a variant; the earlier release is a peer."""
-    return row.subject.split()[0] == "stbass" and "0.1.1" not in row.subject
+    return re.match(r"stbass\b", row.subject) is not None and "0.1.1" not in row.subject
 
 
 def advantage(ours: Row, peer: Row) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 from arq import create_pool
 from arq.connections import RedisSettings
 
-from benchmarks.peers.driver import AsyncSubject, redis_url
+from benchmarks.peers.driver import RESULT, AsyncSubject, redis_url
 
 _POLL = float(os.environ.get("BENCH_ARQ_POLL", "0.01"))
 
@@ -55,7 +55,7 @@ class Arq(AsyncSubject):
         """Submit all at once, then ask for each."""
         enqueue = self.pool.enqueue_job
         jobs = await asyncio.gather(*(enqueue("wait", seconds) if seconds else enqueue("noop") for _ in range(count)))
-        return [await job.result(timeout=300, poll_delay=_POLL) for job in jobs if job is not None]
+        return [await job.result(timeout=RESULT, poll_delay=_POLL) for job in jobs if job is not None]
 
 
 SUBJECT = Arq

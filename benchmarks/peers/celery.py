@@ -9,7 +9,7 @@ import time
 from celery import Celery, group
 from celery.exceptions import TimeoutError as CeleryTimeout
 
-from benchmarks.peers.driver import Subject, redis_url
+from benchmarks.peers.driver import RESULT, Subject, redis_url
 
 app = Celery("bench", broker=redis_url(), backend=redis_url())
 
@@ -41,7 +41,7 @@ class StockCelery(Subject):
     def batch(self, count: int, seconds: float) -> list[int]:
         """One group, one wait for all of it."""
         signatures = [wait.s(seconds) if seconds else noop.s() for _ in range(count)]
-        results: list[int] = group(signatures).apply_async().get(timeout=300)
+        results: list[int] = group(signatures).apply_async().get(timeout=RESULT)
         return results
 
     def trips(self, count: int) -> list[float]:
@@ -49,7 +49,7 @@ class StockCelery(Subject):
         taken = []
         for _ in range(count):
             begun = time.perf_counter()
-            noop.delay().get(timeout=60)
+            noop.delay().get(timeout=RESULT)
             taken.append(time.perf_counter() - begun)
         return taken
 

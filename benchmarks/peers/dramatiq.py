@@ -10,7 +10,7 @@ from dramatiq.brokers.redis import RedisBroker
 from dramatiq.results import Results
 from dramatiq.results.backends import RedisBackend
 
-from benchmarks.peers.driver import Subject, redis_url
+from benchmarks.peers.driver import RESULT, Subject, redis_url
 
 broker = RedisBroker(url=redis_url())
 broker.add_middleware(Results(backend=RedisBackend(url=redis_url())))
@@ -42,7 +42,7 @@ class Dramatiq(Subject):
     def batch(self, count: int, seconds: float) -> list[int]:
         """Submit each, then get each."""
         messages = [wait.send(seconds) if seconds else noop.send() for _ in range(count)]
-        return [message.get_result(block=True, timeout=300_000) for message in messages]
+        return [message.get_result(block=True, timeout=int(RESULT * 1000)) for message in messages]
 
 
 SUBJECT = Dramatiq

@@ -32,6 +32,8 @@ WORKS = ("batch", "trip", "gap", "late", "idle")
 deadline is answered; what workers and waiters cost while nothing happens."""
 SMALL = 300
 """A batch of fewer tasks is repeated until this many have run."""
+RESULT = 60.0
+"""Seconds after which a result that has not come is an error, which says more than a driver that is ended."""
 TICK = 0.001
 """Seconds between two looks at the event loop."""
 

@@ -7,7 +7,7 @@ import time
 
 from huey import RedisHuey
 
-from benchmarks.peers.driver import Subject, redis_url
+from benchmarks.peers.driver import RESULT, Subject, redis_url
 
 # Results that wake the waiter cost huey throughput and save it most of a round trip: each work is given what suits it.
 huey = RedisHuey("bench", url=redis_url(), notify_result=os.environ.get("BENCH_HUEY_NOTIFY") == "1")
@@ -52,7 +52,7 @@ class Huey(Subject):
     def batch(self, count: int, seconds: float) -> list[int]:
         """Submit each, then get each."""
         results = [wait(seconds) if seconds else noop() for _ in range(count)]
-        return [result.get(blocking=True, timeout=300, max_delay=0.01) for result in results]
+        return [result.get(blocking=True, timeout=RESULT, max_delay=0.01) for result in results]
 
 
 SUBJECT = Huey

@@ -7,7 +7,7 @@ import os
 
 from taskiq_redis import ListQueueBroker, RedisAsyncResultBackend, RedisStreamBroker
 
-from benchmarks.peers.driver import AsyncSubject, redis_url
+from benchmarks.peers.driver import RESULT, AsyncSubject, redis_url
 
 _make = RedisStreamBroker if os.environ.get("BENCH_TASKIQ") == "stream" else ListQueueBroker
 broker = _make(redis_url()).with_result_backend(RedisAsyncResultBackend(redis_url()))
@@ -48,7 +48,7 @@ class Taskiq(AsyncSubject):
         """Submit all at once, then ask for each."""
         tasks = await asyncio.gather(*(wait.kiq(seconds) if seconds else noop.kiq() for _ in range(count)))
         every = float(self.variant)
-        return [(await task.wait_result(check_interval=every, timeout=300)).return_value for task in tasks]
+        return [(await task.wait_result(check_interval=every, timeout=RESULT)).return_value for task in tasks]
 
 
 SUBJECT = Taskiq

@@ -66,20 +66,33 @@ def test_the_command_line_says_how_many_rounds(monkeypatch: pytest.MonkeyPatch) 
     assert len(calls) == 2
 
 
-def test_a_subject_that_fails_is_left_out_and_reported() -> None:
-    # given a subject that fails in its second round
+def test_a_subject_that_fails_twice_is_left_alone_and_reported() -> None:
+    # given a subject that fails whenever it is sampled
     def fail() -> float:
-        if len(calls) > 2:
-            raise SubjectFailed("no such server")
         calls.append("bad")
-        return 1.0
+        raise SubjectFailed("no such server")
 
     calls: list[str] = []
     # when it is sampled beside a good one
     medians = median_alternating({"bad": fail, "good": _from([1, 2, 3], calls, "good")}, rounds=3)
-    # then the good one has all its samples, and the failure is not forgotten
+    # then the good one has all its samples, and the failures are not forgotten
     assert medians == {"good": 2}
-    assert harness.journal.failures == {"bad": "no such server"}
+    assert calls.count("bad") == 2
+    assert harness.journal.failures == {"bad": ["no such server"] * 2}
+
+
+def test_one_failure_costs_a_subject_one_sample() -> None:
+    # given a subject that fails the first time
+    def measure() -> float:
+        calls.append("a")
+        if len(calls) == 1:
+            raise SubjectFailed("lost a task")
+        return float(len(calls))
+
+    calls: list[str] = []
+    # when it is sampled three times, then the other two count
+    assert median_alternating({"a": measure}, rounds=3) == {"a": 2.5}
+    assert harness.journal.failures == {"a": ["lost a task"]}
 
 
 def test_an_error_of_the_benchmark_itself_is_not_swallowed() -> None:
@@ -179,7 +192,13 @@ def test_a_higher_rate_is_the_better_one() -> None:
 
 @pytest.mark.parametrize(
     ("subject", "expected"),
-    [("stbass", True), ("stbass two workers", True), ("stbass 0.1.1", False), ("stock Celery", False)],
+    [
+        ("stbass", True),
+        ("stbass, two workers", True),
+        ("stbassoon", False),
+        ("stbass 0.1.1", False),
+        ("stock Celery", False),
+    ],
 )
 def test_what_is_ours(subject: str, expected: bool) -> None:
     assert is_ours(Row("F1", subject, 1, "s")) is expected
@@ -262,8 +281,8 @@ def test_a_missed_target_and_a_faster_peer_are_said() -> None:
 
 
 def test_a_subject_that_could_not_be_measured_is_said() -> None:
-    section = section_of("F5", _rows(), Journal(failures={"huey": "no such module"}))
-    assert "huey could not be measured: no such module" in section.remarks
+    section = section_of("F5", _rows(), Journal(failures={"huey": ["no such module"] * 2}))
+    assert "huey failed 2 times beside 0 samples: no such module" in section.remarks
 
 
 def test_columns_are_aligned() -> None:
