@@ -63,6 +63,15 @@ class ExecutionBackend(ABC):
         """
         return None
 
+    def check(self, process: Composable, ctx: ProcessContext) -> None:  # noqa: B027 - a default, not a stub
+        """Refuse a process that cannot be sent here, before anything that comes earlier in its program has run.
+
+        The default refuses none.
+
+        Raises:
+            NotTransportable: it cannot be sent.
+        """
+
     async def attach_group(self, group_id: str, deadline: float | None = None) -> list[tuple[ProcessResult, bool]]:
         """Of a group that was opened earlier, also by another Python process, in its order: result, is it optional?
 

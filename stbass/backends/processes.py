@@ -99,6 +99,14 @@ class ProcessPoolBackend(ExecutionBackend):
             observe.emit(ctx._event("ended", result=result))
         return result
 
+    def check(self, process: Composable, ctx: ProcessContext) -> None:
+        """Check that it can go to another Python process.
+
+        Raises:
+            NotTransportable: it cannot.
+        """
+        _packed(process, ctx)
+
     async def health_check(self) -> bool:
         """Whether a worker is alive, or can be started."""
         await self._loop_end.watch()

@@ -153,6 +153,16 @@ class CeleryBackend(ExecutionBackend):
         )
         return await client.run(ticket)
 
+    def check(self, process: Composable, ctx: ProcessContext) -> None:
+        """Check that it can travel.
+
+        Raises:
+            NotTransportable: it, or a value in it, cannot.
+            ConfigurationError: neither the placement names an endpoint nor the backend a queue.
+        """
+        self._queue_of(process, ctx)
+        self._encode(process)
+
     def _encode(self, process: Composable) -> bytes:
         return wire.dumps(process, limit=self._settings.max_message_bytes, what="process")
 
