@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from stbass.composite import checked_composables, run_to_end
 from stbass.context import ProcessContext
-from stbass.members import admit, open_groups
+from stbass.members import admit
 from stbass.nest import Nest, TimedResult, optional_among, timed
 from stbass.outcome import Failure, ProcessResult
 from stbass.policy import FailurePolicy, OnFailure, RetryPolicy
@@ -86,7 +86,9 @@ class Sequential(Nest[SEQResult]):
     async def _run_stages(self, ctx: ProcessContext, children: list[Child], stages: Iterable[Child]) -> SEQResult:
         """Run ``stages`` in turn; ``children`` has each of them when its turn has come, if not before."""
         started = monotonic()
-        await open_groups(ctx, children)
+        for child in children:
+            if child.backend is not None:
+                child.backend.check(child.process, child.ctx)
         goes_on = self._on_failure is FailurePolicy.COLLECT
         retry = self._on_failure if isinstance(self._on_failure, RetryPolicy) else None
         plain = retry is None and ctx._deadline_at is None and ctx._slot is None

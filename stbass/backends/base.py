@@ -56,12 +56,13 @@ class ExecutionBackend(ABC):
         """Told before several processes are run together, with their contexts; gives back the group's handle or None.
 
         A backend that sends processes away checks here, before any of them starts, that all of them can go.
-        The default knows no groups.
+        The default knows no groups, and asks :meth:`check` for each.
 
         Raises:
             NotTransportable: a process cannot be sent; nothing has been sent then.
         """
-        return None
+        for process, ctx in members:
+            self.check(process, ctx)
 
     def check(self, process: Composable, ctx: ProcessContext) -> None:  # noqa: B027 - a default, not a stub
         """Refuse a process that cannot be sent here, before anything that comes earlier in its program has run.

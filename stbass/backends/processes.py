@@ -7,7 +7,7 @@ import contextlib
 import os
 import threading
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Self
 
 from stbass import observe
@@ -66,15 +66,6 @@ class ProcessPoolBackend(ExecutionBackend):
         self._loop_end = LoopEnd(self.aclose)
         # If nobody closes it. Workers that are left at the end of the program are killed then.
         weakref.finalize(self, _kill_all, self._workers).atexit = False
-
-    async def open_group(self, group_id: str, members: Sequence[tuple[Composable, ProcessContext]]) -> None:
-        """Check that all of them can go to another Python process.
-
-        Raises:
-            NotTransportable: one cannot.
-        """
-        for process, ctx in members:
-            _packed(process, ctx)
 
     async def execute(self, process: Composable, ctx: ProcessContext) -> ProcessResult:
         """Run it in a worker, as soon as one is free.

@@ -15,7 +15,8 @@ from stbass.backends._loop_end import LoopEnd
 from stbass.backends._sync_threads import SyncThreads
 from stbass.backends.base import ExecutionBackend
 from stbass.composite import checked_count
-from stbass.errors import BackendUnavailableError
+from stbass.errors import BackendUnavailableError, NotTransportable
+from stbass.transports.memory import MEMORY
 
 if TYPE_CHECKING:
     from stbass.context import ProcessContext
@@ -55,8 +56,27 @@ class ThreadBackend(ExecutionBackend):
         self._threads: list[_LoopThread] = []
         self._loop_end = LoopEnd(self.aclose)
 
+    def check(self, process: Composable, ctx: ProcessContext) -> None:
+        """Check that its channels reach there.
+
+        Raises:
+            NotTransportable: one is in the memory of the event loop here.
+        """
+        for name, channel in {**ctx._own_channels(), **process.bound_channels}.items():
+            if channel.transport is MEMORY:
+                raise NotTransportable(
+                    f"process {process.name!r} cannot run in another thread: its channel {name!r} is in the memory of"
+                    " one event loop. Make it with transport=RedisTransport(url), or place what talks over it as one"
+                    " composition"
+                )
+
     async def execute(self, process: Composable, ctx: ProcessContext) -> ProcessResult:
-        """Run it in a thread."""
+        """Run it in a thread.
+
+        Raises:
+            NotTransportable: one of its channels does not reach there.
+        """
+        self.check(process, ctx)
         await self._loop_end.watch()
         if ctx._worker is None:
             # Which of them says little to people, and the name is enough to tell it from the loop outside.

@@ -1,0 +1,141 @@
+"""The processes that the conformance checks of backends run.
+
+They are in a module of their own so that a worker can know them: one that a remote backend sends to must include it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+from stbass.context import ProcessContext
+from stbass.outcome import ProcessResult
+from stbass.process import Process
+
+__all__ = [
+    "Echo",
+    "Held",
+    "context_of",
+    "failing",
+    "give_up",
+    "increment",
+    "refuse",
+    "say_hello",
+    "several",
+    "sum_of_three",
+    "sync_thread",
+    "take_word",
+]
+
+
+class Echo(Process):
+    """Gives back what it was made with."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    async def run(self, ctx: ProcessContext) -> Any:
+        """Give it back."""
+        return self.value
+
+
+class Held(Process):
+    """Calls whoever runs the check, and waits until it is let go.
+
+    Says ``cancelled`` before it ends by a cancellation; if it is killed, the connection closes without a word.
+    """
+
+    def __init__(self, host: str, port: int, label: str) -> None:
+        self.host = host
+        self.port = port
+        self.label = label
+
+    async def run(self, ctx: ProcessContext) -> str:
+        """Call, and wait."""
+        reader, writer = await asyncio.open_connection(self.host, self.port)
+        try:
+            ctx.checkpoint(f"{self.label} waits")
+            writer.write(f"{self.label}\n".encode())
+            await reader.readline()
+        except asyncio.CancelledError:
+            writer.write(b"cancelled\n")
+            raise
+        finally:
+            writer.close()
+        return self.label
+
+
+@Process
+async def context_of(ctx: ProcessContext) -> dict[str, Any]:
+    """Tell what it knows of itself."""
+    return {
+        "process_name": ctx.process_name,
+        "process_id": ctx.process_id,
+        "parent": ctx.parent,
+        "placement": ctx.placement,
+        "remaining": ctx.remaining,
+        "attempt": ctx.attempt,
+    }
+
+
+@Process
+async def failing(ctx: ProcessContext) -> None:
+    """Fail with an exception."""
+    ctx.checkpoint({"step": 1})
+    ctx.checkpoint({"step": 2})
+    raise KeyError("what is missing")
+
+
+@Process
+async def refuse(ctx: ProcessContext) -> ProcessResult:
+    """Fail without raising."""
+    return ProcessResult.fail(PermissionError("not today"))
+
+
+@Process
+async def give_up(ctx: ProcessContext) -> None:
+    """Raise ``CancelledError`` though nobody has cancelled it."""
+    raise asyncio.CancelledError
+
+
+@Process
+def sync_thread(ctx: ProcessContext) -> bool:
+    """Whether a sync function runs beside the event loop's thread, and is not the main thread's."""
+    return threading.current_thread() is not threading.main_thread()
+
+
+@Process
+async def increment(ctx: ProcessContext) -> int:
+    """One more than its input."""
+    return int(await ctx.recv("input")) + 1
+
+
+@Process
+async def several(ctx: ProcessContext) -> str:
+    """Pass on three values, none of which is what it returns."""
+    first = int(await ctx.recv("input"))
+    for value in range(first, first + 3):
+        await ctx.send("output", value)
+    return "not this"
+
+
+@Process
+async def sum_of_three(ctx: ProcessContext) -> int:
+    """The sum of three values on its input."""
+    total = 0
+    for _ in range(3):
+        total += int(await ctx.recv("input"))
+    return total
+
+
+@Process
+async def say_hello(ctx: ProcessContext) -> None:
+    """Send a word on its channel ``words``."""
+    await ctx.send("words", "hello")
+
+
+@Process
+async def take_word(ctx: ProcessContext) -> str:
+    """Receive a word from its channel ``words``."""
+    return str(await ctx.recv("words"))

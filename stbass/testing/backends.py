@@ -1,0 +1,58 @@
+"""What every backend has to do: the conformance checks of the ExecutionBackend contract.
+
+Any implementation runs them with one call, and without pytest::
+
+    asyncio.run(check_backend(lambda: MyBackend(...)))
+
+A backend that sends processes away needs workers that know :mod:`stbass.testing.backend_agents`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+
+from stbass.endpoint import Placement
+from stbass.testing._backend_bench import BackendBench, Make
+from stbass.testing._backend_checks import BACKEND_CHECKS
+
+__all__ = ["BACKEND_CHECKS", "check_backend"]
+
+
+async def check_backend(
+    make: Make,
+    *,
+    only: Collection[str] | None = None,
+    placement: Placement | None = None,
+    host: str = "127.0.0.1",
+    seconds: float = 20.0,
+) -> None:
+    """Run the checks on what ``make()`` gives, each on a backend of its own.
+
+    Args:
+        make: gives a new backend; or an awaitable of one, or an async context manager.
+        only: names of checks, as in :data:`BACKEND_CHECKS`; all if None.
+        placement: what the backend is registered for, where it matters; ``Placement(endpoint="check")`` if None.
+        host: the address of this machine by which processes there reach it.
+        seconds: how long one check may take.
+
+    Raises:
+        ExceptionGroup: an ``AssertionError`` per check that failed, with the name of the check, and its cause.
+        ValueError: there is no check of that name.
+    """
+    names = list(BACKEND_CHECKS) if only is None else list(only)
+    unknown = [name for name in names if name not in BACKEND_CHECKS]
+    if unknown:
+        raise ValueError(f"no such check: {', '.join(unknown)}; there are {', '.join(BACKEND_CHECKS)}")
+    where = Placement(endpoint="check") if placement is None else placement
+    failures: dict[str, Exception] = {}
+    for name in names:
+        try:
+            async with asyncio.timeout(seconds), BackendBench(make, where, host) as bench:
+                await BACKEND_CHECKS[name](bench)
+        except Exception as error:
+            failures[name] = AssertionError(f"{name}: {type(error).__name__}: {error}")
+            failures[name].__cause__ = error
+    if failures:
+        which = ", ".join(failures)
+        raise ExceptionGroup(f"{len(failures)} of {len(names)} checks failed: {which}", [*failures.values()])
