@@ -30,12 +30,15 @@ __all__ = [
     "ProcessCancelled",
     "ProcessFailed",
     "ProcessRefused",
+    "ProcessSkipped",
     "RemoteError",
     "SignatureError",
     "StateLostError",
     "StbassError",
+    "ValidationFailed",
     "WireError",
     "WorkerLostError",
+    "WorkflowError",
 ]
 
 
@@ -181,6 +184,27 @@ class WorkerLostError(StbassError):
 
 class StateLostError(StbassError):
     """The server that keeps track of running processes lost its data."""
+
+
+# Workflows ---------------------------------------------------------------------------------------
+
+
+class WorkflowError(StbassError):
+    """A workflow ended because a process that it requires failed.
+
+    ``failed`` is the id of that process; ``results`` are the results of all of them, by id, as far as they came.
+    """
+
+    failed: str = ""
+    results: dict[str, Any] = {}
+
+
+class ValidationFailed(StbassError, ValueError):
+    """The input of a process does not fulfil one of its validation rules."""
+
+
+class ProcessSkipped(StbassError):
+    """The process was not run, because something that it depends on did not complete."""
 
 
 # Tools of MCP servers ----------------------------------------------------------------------------

@@ -1,0 +1,116 @@
+"""A process's own code: run in the right place by the core, and the same there as here."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from stbass.context import ProcessContext
+from stbass.errors import ProcessFailed
+from stbass.workflow.state import ProcessResult
+
+if TYPE_CHECKING:
+    from stbass.workflow.process import BaseProcess
+
+__all__ = [
+    "current_context",
+    "fraction",
+    "is_coroutine",
+    "overrides_execute",
+    "own_process",
+    "run_code",
+    "running",
+    "runs_here",
+    "unwrapped",
+]
+
+_running: ContextVar[tuple[BaseProcess, ProcessContext] | None] = ContextVar("stbass_workflow_running", default=None)
+"""The process whose own code this is part of, and the core's context in which it runs."""
+
+
+def current_context() -> ProcessContext | None:
+    """The core's context of the process whose own code this is called by, if it is called by any."""
+    running = _running.get()
+    return None if running is None else running[1]
+
+
+def runs_here(process: BaseProcess) -> bool:
+    """Whether this is called by the own code of ``process``."""
+    running = _running.get()
+    return running is not None and running[0] is process
+
+
+@contextmanager
+def running(process: BaseProcess, ctx: ProcessContext) -> Iterator[None]:
+    """What is called here is the own code of ``process``."""
+    token = _running.set((process, ctx))
+    try:
+        yield
+    finally:
+        _running.reset(token)
+
+
+async def run_code(process: BaseProcess, input_data: Any, ctx: ProcessContext, *, thread: bool = False) -> Any:
+    """Run what its class overrides, and give back its data.
+
+    Args:
+        thread: whether to run a sync ``process`` in a thread, so that it holds up nobody.
+
+    Raises:
+        Exception: whatever it raises, or the error in the failed result that it gave back.
+    """
+    with running(process, ctx):
+        if overrides_execute(process):
+            return unwrapped(await process.execute(input_data), process)
+        if thread and not is_coroutine(process):
+            return unwrapped(await asyncio.to_thread(process.process, input_data), process)
+        return await own_process(process, input_data)
+
+
+async def own_process(process: BaseProcess, input_data: Any) -> Any:
+    """Call ``process(input_data)``, which may be ``async def``, and give back its data.
+
+    Raises:
+        Exception: whatever it raises, or the error in the failed result that it gave back.
+    """
+    value = process.process(input_data)
+    if inspect.isawaitable(value):
+        value = await value
+    return unwrapped(value, process)
+
+
+def overrides_execute(process: BaseProcess) -> bool:
+    """Whether its code is ``async def execute(input_data)``."""
+    # A mark that the base class's own method bears, so that this module need not know the base class.
+    return not getattr(type(process).execute, "_of_base_class", False)
+
+
+def is_coroutine(process: BaseProcess) -> bool:
+    """Whether its code can be cancelled where it waits."""
+    return overrides_execute(process) or inspect.iscoroutinefunction(process.process)
+
+
+def unwrapped(value: Any, process: BaseProcess) -> Any:
+    """The data of a result; any other value as it is.
+
+    Raises:
+        Exception: the result is a failure: its error.
+    """
+    if not isinstance(value, ProcessResult):
+        return value
+    if value.success:
+        return value.data
+    if value.exception is not None:
+        raise value.exception
+    why = ": ".join(part for part in (value.error_type, value.error) if part) or "it does not say why"
+    raise ProcessFailed(f"process {process.config.process_id!s} gave back a failed result: {why}")
+
+
+def fraction(done: float, total: float | None) -> float:
+    """How far that is, from 0 to 1."""
+    whole = 1.0 if total is None else total
+    return min(1.0, max(0.0, done / whole)) if whole > 0 else 0.0

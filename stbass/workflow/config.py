@@ -1,0 +1,172 @@
+"""What a process of a workflow is told about itself: its name, where it runs, its time, how often it is tried."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+from numbers import Real
+from typing import Any, NamedTuple
+
+from stbass._ids import new_id
+from stbass.composite import checked_count
+from stbass.policy import RetryPolicy
+
+__all__ = ["ProcessConfig", "ProcessId", "ProcessType", "RetryStrategy", "ValidationRule", "checked_id"]
+
+ValidationRule = Callable[[Any], object]
+"""Looks at a process's input. The input is wrong if it gives back a false value that is not None, or raises."""
+
+
+class ProcessType(Enum):
+    """Where a process runs."""
+
+    ASYNC = "async"
+    """On the event loop."""
+    THREAD = "thread"
+    """In a thread of the workflow's pool."""
+    PROCESS = "process"
+    """In a Python process of the workflow's pool."""
+
+
+class ProcessId(NamedTuple):
+    """Structured process identifier: as a text, ``base_name`` or ``base_name_index``."""
+
+    base_name: str
+    index: int | None = None  # type: ignore[assignment]
+
+    def __str__(self) -> str:
+        return self.base_name if self.index is None else f"{self.base_name}_{self.index}"
+
+
+def checked_id(value: object, what: str = "process_id") -> str:
+    """The text of a process's id.
+
+    Raises:
+        TypeError: it is neither a str nor a :class:`ProcessId`.
+        ValueError: it is empty.
+    """
+    if not isinstance(value, (str, ProcessId)):
+        raise TypeError(f"{what} must be a str or a ProcessId, got {value!r}")
+    text = str(value)
+    if not text:
+        raise ValueError(f"{what} cannot be empty")
+    return text
+
+
+def _number(value: object, what: str, *, zero: bool) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{what} must be a number, got {value!r}")
+    number = float(value)
+    if not math.isfinite(number) or number < 0 or (number == 0 and not zero):
+        raise ValueError(f"{what} must be finite and {'at least' if zero else 'above'} 0, got {value!r}")
+    return number
+
+
+@dataclass(frozen=True, slots=True)
+class RetryStrategy:
+    """How often a process that failed is tried again, and after how long.
+
+    Args:
+        max_retries: attempts after the first; at least 0.
+        delay_seconds: seconds before the first retry.
+        backoff_factor: each further wait is so many times as long as the one before.
+
+    Raises:
+        TypeError, ValueError: an argument is out of range.
+    """
+
+    max_retries: int = 3
+    delay_seconds: float = 1.0
+    backoff_factor: float = 2.0
+
+    def __post_init__(self) -> None:
+        checked_count(self.max_retries, "max_retries", 0)
+        _number(self.delay_seconds, "delay_seconds", zero=True)
+        _number(self.backoff_factor, "backoff_factor", zero=False)
+
+    def delay_for(self, retry: int) -> float:
+        """Seconds to wait before retry number ``retry`` (the first is 0)."""
+        try:
+            return self.delay_seconds * float(self.backoff_factor) ** retry
+        except OverflowError:
+            return math.inf
+
+
+class BackoffPolicy(RetryPolicy):
+    """A :class:`RetryStrategy` as the engine takes it."""
+
+    # Without slots of its own, so that it can carry the strategy beside the fields of a frozen dataclass.
+    def __init__(self, strategy: RetryStrategy) -> None:
+        super().__init__(strategy.max_retries + 1, base_delay=strategy.delay_seconds)
+        object.__setattr__(self, "_strategy", strategy)
+
+    _strategy: RetryStrategy
+
+    def delay_for(self, attempt: int) -> float:
+        """Seconds to wait after attempt number ``attempt`` (the first is 0) has failed."""
+        return self._strategy.delay_for(attempt)
+
+
+def _new_process_id() -> str:
+    made = new_id()
+    return f"process_{made[:8]}{made[9:13]}"
+
+
+@dataclass(frozen=True)
+class ProcessConfig:
+    """Configuration of a process.
+
+    Args:
+        process_type: where it runs: a :class:`ProcessType`, or its value, such as ``"thread"``.
+        process_id: its id, unique in a workflow; made up by default.
+        timeout: seconds that each attempt may take; None for any time.
+        retry_strategy: whether and how it is tried again when it fails; None for not at all.
+        fail_fast: whether its failure, in a workflow that requires it, cancels the rest and raises ``WorkflowError``.
+        validation_rules: callables that look at its input before it runs. It fails, and is not tried again, if one of
+            them gives back a false value (other than None) or raises.
+
+    Raises:
+        TypeError, ValueError: an argument cannot be what it should be.
+    """
+
+    process_type: ProcessType = ProcessType.ASYNC
+    process_id: str | ProcessId = field(default_factory=_new_process_id)
+    timeout: float | None = None
+    retry_strategy: RetryStrategy | None = None
+    fail_fast: bool = True
+    validation_rules: Iterable[ValidationRule] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "process_type", _checked_type(self.process_type))
+        checked_id(self.process_id)
+        if self.timeout is not None:
+            _number(self.timeout, "timeout", zero=False)
+        if not isinstance(self.retry_strategy, (RetryStrategy, type(None))):
+            raise TypeError(f"retry_strategy must be a RetryStrategy or None, got {self.retry_strategy!r}")
+        if not isinstance(self.fail_fast, bool):
+            raise TypeError(f"fail_fast must be True or False, got {self.fail_fast!r}")
+        if self.validation_rules is not None:
+            object.__setattr__(self, "validation_rules", _checked_rules(self.validation_rules))
+
+
+def _checked_type(value: object) -> ProcessType:
+    try:
+        return ProcessType(value)
+    except ValueError:
+        known = ", ".join(f"ProcessType.{member.name}" for member in ProcessType)
+        raise ValueError(f"unknown process_type {value!r}; use one of {known}") from None
+
+
+def _checked_rules(rules: object) -> tuple[ValidationRule, ...]:
+    if callable(rules) or isinstance(rules, (str, bytes)) or not isinstance(rules, Iterable):
+        raise TypeError(f"validation_rules must be a list of callables or None, got {rules!r}")
+    found = tuple(rules)
+    for index, rule in enumerate(found):
+        if not callable(rule):
+            raise TypeError(f"validation_rules[{index}] must be callable, got {rule!r}")
+        if inspect.iscoroutinefunction(rule):
+            raise TypeError(f"validation_rules[{index}] must not be a coroutine function: {rule!r}")
+    return found

@@ -1,0 +1,254 @@
+"""One run of a workflow: checked first, then given to the engine node by node."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from functools import partial
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from stbass import observe
+from stbass.context import ProcessContext
+from stbass.errors import ProcessCancelled, ProcessSkipped, StbassError, ValidationFailed, WorkflowError
+from stbass.members import registry_of
+from stbass.outcome import ProcessResult as CoreResult
+from stbass.policy import FailurePolicy
+from stbass.process import failure_of
+from stbass.supervise import Child, supervise
+from stbass.workflow.code import fraction
+from stbass.workflow.config import ProcessType
+from stbass.workflow.graph import Graph, Progression
+from stbass.workflow.node import WorkflowNode
+from stbass.workflow.pools import Pools
+from stbass.workflow.remote import remote_of
+from stbass.workflow.running import NodeRun, Verdict, check_picklable, described, look_at_input, reset, settle
+from stbass.workflow.state import ProcessResult, ProcessState
+
+if TYPE_CHECKING:
+    from stbass.workflow.flow import Workflow
+    from stbass.workflow.process import BaseProcess
+
+__all__ = ["Run"]
+
+
+class Run:
+    """One run of a workflow.
+
+    Args:
+        graph: its nodes and their dependencies.
+        data: the input of nodes without dependencies, by id.
+        deadline: seconds, or None.
+        before: results of nodes that completed in an earlier run.
+
+    Raises:
+        ValueError: there is data for what is no node, or has dependencies.
+        TypeError: a node cannot be pickled for its Python process.
+        NotTransportable: a node cannot go to where it is placed.
+    """
+
+    def __init__(
+        self,
+        workflow: Workflow,
+        graph: Graph,
+        data: Mapping[str, Any],
+        deadline: float | None,
+        before: Mapping[str, ProcessResult],
+    ) -> None:
+        self._workflow = workflow
+        self._graph = graph
+        self._data = data
+        self._deadline = deadline
+        self._results: dict[str, ProcessResult] = dict(before)
+        self._progression = Progression(graph, [graph.index[name] for name in before])
+        self._watch: dict[str, BaseProcess] | None = None
+        self._owner = ProcessContext(workflow.process_id)
+        self._owner._registry = workflow.registry
+        self._verdicts: dict[int, Verdict] = {}
+        self._children: list[Child] = []
+        self._runs: list[NodeRun] = []
+        self._check_data()
+        for node in graph.nodes:
+            if node.process_id not in before:
+                self._check_node(node)
+
+    def _check_data(self) -> None:
+        for name in self._data:
+            index = self._graph.index.get(name)
+            if index is None:
+                known = ", ".join(self._graph.ids) or "none"
+                raise ValueError(f"initial_data is given for {name!r}, which is no node; there are: {known}")
+            depends_on = self._graph.nodes[index].depends_on
+            if depends_on:
+                raise ValueError(
+                    f"initial_data is given for {name!r}, whose input is what it depends on: {', '.join(depends_on)}"
+                )
+
+    def _check_node(self, node: WorkflowNode) -> None:
+        process = node.process
+        if node.placement is not None:
+            ctx = self._owner.child(node.process_id, placement=node.placement)
+            registry_of(self._owner).get(node.placement).check(remote_of(process), ctx)
+            self._watch = {}
+        elif process.config.process_type is ProcessType.PROCESS:
+            check_picklable(process)
+
+    async def to_end(self) -> dict[str, ProcessResult]:
+        """Run it. Whatever happens, the workflow and its processes say where they stand.
+
+        Raises:
+            WorkflowError: a required node failed whose configuration says ``fail_fast``.
+        """
+        self._workflow.results = self._results
+        for name, node in self._graph_nodes():
+            reset(node.process, self._results.get(name))
+        self._check_inputs()
+        if self._deadline is not None:
+            self._owner._limit(monotonic() + self._deadline, self._deadline)
+        if observe.subscribers:
+            observe.emit(self._owner._event("started"))
+        limits = (self._workflow.max_threads, self._workflow.max_processes)
+        try:
+            async with self._workflow.pool_manager.lease(self._workflow.process_id, *limits) as pools:
+                results = await self._run_all(pools)
+        except BaseException:
+            self._settle_rest(lambda index: self._cancelled(index, "the workflow was cancelled"))
+            raise
+        self._settle_rest(lambda index: results[index])
+        return self._outcome()
+
+    def _graph_nodes(self) -> zip[tuple[str, WorkflowNode]]:
+        return zip(self._graph.ids, self._graph.nodes, strict=True)
+
+    # Before it runs ------------------------------------------------------------------------------
+
+    def _check_inputs(self) -> None:
+        """Look at the input that is known already, so that nothing runs in vain.
+
+        Raises:
+            WorkflowError: it is wrong, for a node whose failure ends the workflow.
+        """
+        for index in self._graph.roots:
+            process = self._graph.nodes[index].process
+            if self._graph.ids[index] not in self._results and process.config.validation_rules is not None:
+                self._verdicts[index] = look_at_input(process, self._input(index))
+        for index, verdict in self._verdicts.items():
+            if isinstance(verdict, ValidationFailed) and _halts(self._graph.nodes[index]):
+                self._fail_at_once(index, verdict)
+
+    def _fail_at_once(self, culprit: int, error: ValidationFailed) -> None:
+        name = self._graph.ids[culprit]
+        failed = failure_of(error, self._context(name))
+        self._settle_rest(
+            lambda index: failed if index == culprit else self._cancelled(index, f"the input of {name!r} is wrong")
+        )
+        self._outcome()
+
+    def _prepare(self, pools: Pools) -> None:
+        for index, (name, node) in enumerate(self._graph_nodes()):
+            run = NodeRun(
+                node.process,
+                node.placement,
+                pools,
+                partial(self._input, index),
+                self._watch,
+                self._verdicts.get(index),
+            )
+            run._is_optional = not _halts(node)
+            self._runs.append(run)
+            self._children.append(Child(run, self._context(name)))
+
+    def _context(self, name: str) -> ProcessContext:
+        return self._owner.child(name)
+
+    def _input(self, index: int) -> Any:
+        node = self._graph.nodes[index]
+        if not node.depends_on:
+            return self._data.get(self._graph.ids[index])
+        results = self._results
+        return {name: results[name] for name in node.depends_on if results[name].success}
+
+    # While it runs -------------------------------------------------------------------------------
+
+    async def _run_all(self, pools: Pools) -> list[CoreResult]:
+        self._prepare(pools)
+        with ExitStack() as stack:
+            if self._watch is not None:
+                stack.enter_context(observe.subscribe(self._see))
+            return await supervise(
+                self._children, self._owner, FailurePolicy.HALT, first=self._progression.begin(), then=self._then
+            )
+
+    def _see(self, event: observe.Event) -> None:
+        """The progress of a process that runs elsewhere."""
+        if event.kind == "progress" and self._watch is not None and event.done is not None:
+            process = self._watch.get(event.process_id)
+            if process is not None:
+                process.metadata.progress = fraction(event.done, event.total)
+
+    def _then(self, index: int, result: CoreResult) -> list[int]:
+        self._settle(index, result)
+        ready, skipped = self._progression.ended(index, result.is_ok)
+        for one, because in skipped:
+            name, needed = self._graph.ids[one], self._graph.ids[because]
+            why = f"node {name!r} was not run: it depends on {needed!r}, which did not complete"
+            self._settle(one, self._unrun(one, ProcessSkipped(why, depends_on=needed)))
+        return ready
+
+    def _unrun(self, index: int, error: StbassError) -> CoreResult:
+        return failure_of(error, self._context(self._graph.ids[index]))
+
+    def _cancelled(self, index: int, why: str) -> CoreResult:
+        error = ProcessCancelled(f"node {self._graph.ids[index]!r} was cancelled: {why}", halted_by="")
+        return self._unrun(index, error)
+
+    def _settle(self, index: int, result: CoreResult) -> None:
+        began = self._runs[index].began if self._runs else None
+        self._results[self._graph.ids[index]] = settle(self._graph.nodes[index].process, result, began)
+
+    # After it ------------------------------------------------------------------------------------
+
+    def _settle_rest(self, result_of: Any) -> None:
+        for index, name in enumerate(self._graph.ids):
+            if name not in self._results:
+                self._settle(index, result_of(index))
+
+    def _outcome(self) -> dict[str, ProcessResult]:
+        ordered = {name: self._results[name] for name in self._graph.ids}
+        self._workflow.results = ordered
+        culprit = self._culprit(ordered)
+        if observe.subscribers:
+            error = None if culprit is None else ordered[culprit].exception
+            outcome = CoreResult.ok(dict(ordered)) if error is None else CoreResult.fail(error)
+            observe.emit(self._owner._event("ended", result=outcome))
+        if culprit is None:
+            return dict(ordered)
+        counts = ", ".join(
+            f"{count} {state.value}"
+            for state in (ProcessState.COMPLETED, ProcessState.FAILED, ProcessState.SKIPPED)
+            if (count := sum(node.process.metadata.state is state for node in self._graph.nodes))
+        )
+        cause = ordered[culprit].exception
+        assert cause is not None
+        raise WorkflowError(
+            f"workflow {self._workflow.process_id!r}: node {culprit!r} failed: {described(cause)} (nodes: {counts})",
+            failed=culprit,
+            results=dict(ordered),
+        ) from cause
+
+    def _culprit(self, results: Mapping[str, ProcessResult]) -> str | None:
+        """The node whose failure ended the workflow: the first of those that were not only cancelled for another."""
+        found: list[tuple[float, str]] = []
+        for name, node in self._graph_nodes():
+            result = results[name]
+            if result.success or result.exception is None or not _halts(node):
+                continue
+            if isinstance(result.exception, ProcessSkipped) or hasattr(result.exception, "halted_by"):
+                continue
+            found.append((0.0 if result.end_time is None else result.end_time.timestamp(), name))
+        return min(found)[1] if found else None
+
+
+def _halts(node: WorkflowNode) -> bool:
+    """Whether its failure ends the workflow."""
+    return node.required and node.process.config.fail_fast

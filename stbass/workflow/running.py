@@ -1,0 +1,259 @@
+"""How one process of a workflow runs on the core: rules, attempts, timeout, and the backend for its kind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Literal
+
+from stbass.backends._pool_protocol import pickled
+from stbass.context import ProcessContext
+from stbass.endpoint import Placement
+from stbass.errors import ProcessCancelled, ProcessSkipped, ValidationFailed
+from stbass.members import registry_of
+from stbass.outcome import ProcessResult as CoreResult
+from stbass.outcome import utc_now
+from stbass.process import Composable
+from stbass.quiet import Quiet
+from stbass.supervise import Child, ended, run_attempts, run_child
+from stbass.workflow.code import fraction, is_coroutine, overrides_execute, run_code, running, unwrapped
+from stbass.workflow.config import BackoffPolicy, ProcessType
+from stbass.workflow.pools import Counter, Pools
+from stbass.workflow.remote import remote_of
+from stbass.workflow.state import ProcessMetadata, ProcessResult, ProcessState
+from stbass.workflow.threads import ThreadCall
+
+if TYPE_CHECKING:
+    from stbass.backends.base import ExecutionBackend
+    from stbass.workflow.process import BaseProcess
+
+__all__ = ["NodeRun", "Verdict", "check_picklable", "described", "look_at_input", "reset", "settle"]
+
+Watch = dict[str, "BaseProcess"]
+"""Processes whose progress comes from elsewhere, by the id of their run."""
+
+Verdict = ValidationFailed | Literal["fine"]
+
+
+class Code(Composable):
+    """A process's own code, on this event loop."""
+
+    def __init__(self, process: BaseProcess, input_data: Any) -> None:
+        self.process = process
+        self.input_data = input_data
+
+    async def _perform(self, ctx: ProcessContext) -> Any:
+        return await run_code(self.process, self.input_data, ctx)
+
+
+class ProcessCode(Code):
+    """The same in another Python process, whose event loop must stay free: it is told there when to end."""
+
+    async def _perform(self, ctx: ProcessContext) -> Any:
+        return await run_code(self.process, self.input_data, ctx, thread=True)
+
+
+class ThreadCode(Code):
+    """The same in a thread. ``abandoned`` counts those that run on after they were cancelled."""
+
+    def __init__(self, process: BaseProcess, input_data: Any, abandoned: Counter) -> None:
+        super().__init__(process, input_data)
+        self.abandoned = abandoned
+
+    async def _perform(self, ctx: ProcessContext) -> Any:
+        process = self.process
+        code = process.execute if overrides_execute(process) else process.process
+        call = ThreadCall(partial(code, self.input_data), self.abandoned)
+        with running(process, ctx):
+            try:
+                value = await asyncio.to_thread(call)
+            except asyncio.CancelledError:
+                call.abandon()
+                raise
+        return unwrapped(value, process)
+
+
+class NodeRun(Quiet):
+    """One run of one process of a workflow.
+
+    Args:
+        process: which one.
+        placement: where it is placed, or None.
+        pools: where threads and Python processes come from.
+        give_input: gives its input when it starts.
+        watch: where to enter it if its progress comes from elsewhere.
+        verdict: what came of looking at its input, if that has been done.
+    """
+
+    def __init__(
+        self,
+        process: BaseProcess,
+        placement: Placement | None,
+        pools: Pools,
+        give_input: Callable[[], Any],
+        watch: Watch | None = None,
+        verdict: Verdict | None = None,
+    ) -> None:
+        self.process = process
+        self.where = placement
+        self.pools = pools
+        self.give_input = give_input
+        self.watch = watch
+        self.verdict = verdict
+        self.began: float | None = None
+        """When it began, on :func:`time.monotonic`."""
+        self._name = str(process.config.process_id)
+
+    async def execute(self, ctx: ProcessContext) -> CoreResult:
+        """Run it; never raises ``Exception``."""
+        process = self.process
+        config, metadata = process.config, process.metadata
+        self.began = monotonic()
+        metadata.state = ProcessState.RUNNING
+        metadata.start_time = utc_now()
+        input_data = self.give_input()
+        if config.validation_rules is not None:
+            verdict = look_at_input(process, input_data) if self.verdict is None else self.verdict
+            if isinstance(verdict, ValidationFailed):
+                return ended(Child(self, ctx), verdict)
+        strategy = config.retry_strategy
+        plain = config.process_type is ProcessType.ASYNC and self.where is None
+        if plain and strategy is None and config.timeout is None and ctx._deadline_at is None:
+            return await Code(process, input_data).execute(ctx)
+        policy = None if strategy is None else BackoffPolicy(strategy)
+        attempt = _Attempt(self, input_data, 1 if policy is None else policy.max_attempts)
+        return await run_attempts(Child(attempt, ctx), policy)
+
+
+class _Attempt(Quiet):
+    """One attempt, with its timeout."""
+
+    def __init__(self, run: NodeRun, input_data: Any, most: int) -> None:
+        self.run = run
+        self.input_data = input_data
+        self.most = most
+
+    async def execute(self, ctx: ProcessContext) -> CoreResult:
+        run, process = self.run, self.run.process
+        metadata, timeout = process.metadata, process.config.timeout
+        metadata.state = ProcessState.RUNNING
+        metadata.retries = ctx.attempt - 1
+        inner = ctx.child(ctx.process_name, parent=ctx.parent, placement=run.where)
+        inner.attempt = ctx.attempt
+        if timeout is not None:
+            inner._limit(monotonic() + timeout, timeout)
+        work, backend = self._work(inner)
+        if run.watch is not None:
+            run.watch[inner.process_id] = process
+        result = await run_child(Child(work, inner, backend))
+        if result.is_fail:
+            metadata.last_error = described(result.failure.error)
+            if ctx.attempt < self.most:
+                metadata.state = ProcessState.RETRYING
+        return result
+
+    def _work(self, ctx: ProcessContext) -> tuple[Composable, ExecutionBackend | None]:
+        """What to run, and on which backend; None: here."""
+        run, process = self.run, self.run.process
+        if run.where is not None:
+            return remote_of(process, self.input_data), registry_of(ctx).get(run.where)
+        kind = process.config.process_type
+        if kind is ProcessType.PROCESS:
+            ctx._sink = Progress(process)
+            return ProcessCode(process, self.input_data), run.pools.processes
+        if kind is ProcessType.ASYNC and (ctx._deadline_at is None or is_coroutine(process)):
+            return Code(process, self.input_data), None
+        return ThreadCode(process, self.input_data, run.pools.abandoned), run.pools.threads
+
+
+class Progress:
+    """Where the progress of a process in another Python process arrives."""
+
+    def __init__(self, process: BaseProcess) -> None:
+        self._process = process
+
+    def checkpoint(self, value: Any) -> None:
+        """Of no use here: an attempt begins anew."""
+
+    def progress(self, done: float, total: float | None, note: str) -> None:
+        """Enter it in the metadata."""
+        self._process.metadata.progress = fraction(done, total)
+
+
+def check_picklable(process: BaseProcess) -> None:
+    """Check that the process can go to another Python process.
+
+    Raises:
+        NotTransportable: it cannot.
+    """
+    pickled(process, f"node {process.config.process_id!s} ({type(process).__qualname__}), which is of kind PROCESS,")
+
+
+def look_at_input(process: BaseProcess, input_data: Any) -> Verdict:
+    """The error of the first validation rule that the input does not fulfil, if there is one."""
+    name = process.config.process_id
+    for rule in process.config.validation_rules or ():
+        what = getattr(rule, "__qualname__", None) or repr(rule)
+        try:
+            verdict = rule(input_data)
+        except Exception as error:
+            broken = ValidationFailed(f"process {name!s}: the validation rule {what} raised {described(error)}")
+            broken.__cause__ = error
+            return broken
+        if verdict is not None and not verdict:
+            return ValidationFailed(f"process {name!s}: its input does not fulfil the validation rule {what}")
+    return "fine"
+
+
+def described(error: BaseException) -> str:
+    """``ErrorType: message``, or only the type."""
+    text = str(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def settle(process: BaseProcess, result: CoreResult, began: float | None) -> ProcessResult:
+    """Enter the outcome in the process's metadata, and give it back as the front end has it.
+
+    Args:
+        began: when it began, on :func:`time.monotonic`; None if it never did.
+    """
+    metadata = process.metadata
+    elapsed = 0.0 if began is None else monotonic() - began
+    start = None if began is None else metadata.start_time
+    end = None if start is None else start + timedelta(seconds=elapsed)
+    if result.is_ok:
+        made = ProcessResult(True, result.value, elapsed, start, end)
+        metadata.state = ProcessState.COMPLETED
+        metadata.progress = 1.0
+    else:
+        error = result.failure.error
+        kind, text = type(error).__name__, str(error)
+        made = ProcessResult(
+            False, None, elapsed, start, end, text, kind, text or kind, error, result.failure.traceback_str
+        )
+        never_ran = began is None and isinstance(error, (ProcessSkipped, ProcessCancelled))
+        metadata.state = ProcessState.SKIPPED if never_ran else ProcessState.FAILED
+        metadata.last_error = described(error)
+    metadata.end_time = end
+    metadata.result = made
+    return made
+
+
+def reset(process: BaseProcess, before: ProcessResult | None = None) -> None:
+    """Its metadata as it is before a run; of a node that completed in an earlier one, as it was after that."""
+    # In place: whoever looks at the metadata while it runs may have taken hold of it before.
+    metadata, fresh = process.metadata, ProcessMetadata(process.config.process_id)
+    if before is not None:
+        fresh = ProcessMetadata(
+            process.config.process_id,
+            ProcessState.COMPLETED,
+            progress=1.0,
+            start_time=before.start_time,
+            end_time=before.end_time,
+            result=before,
+        )
+    for name in ProcessMetadata.__slots__:
+        setattr(metadata, name, getattr(fresh, name))

@@ -1,0 +1,144 @@
+"""A workflow as JSON, and its completed nodes back from it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from stbass import wire
+from stbass.errors import NotTransportable, WireError
+from stbass.wire.opaque import text_of
+from stbass.workflow.state import ProcessResult, ProcessState
+
+if TYPE_CHECKING:
+    from stbass.workflow.flow import Workflow
+
+__all__ = ["read", "write"]
+
+_FORMAT = "stbass.workflow/1"
+
+
+class SavedResult(msgspec.Struct):
+    """A result; ``omitted`` is a text of the data if that cannot be written."""
+
+    success: bool
+    execution_time: float
+    start_time: datetime | None = None
+    end_time: datetime | None = None
+    error: str | None = None
+    error_type: str | None = None
+    error_message: str | None = None
+    data: msgspec.Raw = msgspec.Raw(b"null")
+    omitted: str | None = None
+
+
+class SavedNode(msgspec.Struct):
+    """A node, and where it stands."""
+
+    process_id: str
+    dependencies: list[str]
+    process_type: str
+    required: bool
+    placement: str | None
+    state: ProcessState
+    retries: int
+    progress: float
+    start_time: datetime | None
+    end_time: datetime | None
+    last_error: str | None
+    result: SavedResult | None
+
+
+class SavedWorkflow(msgspec.Struct):
+    """The whole."""
+
+    format: str
+    process_id: str
+    nodes: list[SavedNode]
+
+
+_decoder = msgspec.json.Decoder(SavedWorkflow)
+
+
+def write(workflow: Workflow, indent: int) -> str:
+    """See ``Workflow.to_json``."""
+    nodes = []
+    for name, node in workflow.nodes.items():
+        metadata, result = node.process.metadata, workflow.results.get(name)
+        nodes.append(
+            SavedNode(
+                name,
+                list(node.depends_on),
+                node.process.config.process_type.value,
+                node.required,
+                None if node.placement is None else node.placement.summary,
+                metadata.state,
+                metadata.retries,
+                metadata.progress,
+                metadata.start_time,
+                metadata.end_time,
+                metadata.last_error,
+                None if result is None else _saved(result),
+            )
+        )
+    text = msgspec.json.encode(SavedWorkflow(_FORMAT, workflow.process_id, nodes))
+    return (msgspec.json.format(text, indent=indent) if indent else text).decode()
+
+
+def _saved(result: ProcessResult) -> SavedResult:
+    made = SavedResult(
+        result.success,
+        result.execution_time,
+        result.start_time,
+        result.end_time,
+        result.error,
+        result.error_type,
+        result.error_message,
+    )
+    try:
+        made.data = msgspec.Raw(wire.dumps(result.data, what="data"))
+    except NotTransportable:
+        made.omitted = text_of(result.data)
+    return made
+
+
+def read(workflow: Workflow, text: str | bytes) -> dict[str, ProcessResult]:
+    """The results of the nodes that had completed; see ``Workflow.resume``."""
+    what = f"workflow {workflow.process_id!r} cannot be resumed from this"
+    try:
+        found = _decoder.decode(text)
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError) as error:
+        raise ValueError(f"{what}: it is not what to_json() writes: {error}") from error
+    if found.format != _FORMAT:
+        raise ValueError(f"{what}: its format is {found.format!r}, not {_FORMAT!r}")
+    _check_same(workflow, found, what)
+    results = {}
+    for node in found.nodes:
+        result = node.result
+        if node.state is not ProcessState.COMPLETED or result is None or result.omitted is not None:
+            continue
+        try:
+            data = wire.loads(bytes(result.data))
+        except WireError as error:
+            raise ValueError(f"{what}: the data of node {node.process_id!r}: {error}") from error
+        results[node.process_id] = ProcessResult(True, data, result.execution_time, result.start_time, result.end_time)
+    return results
+
+
+def _check_same(workflow: Workflow, found: SavedWorkflow, what: str) -> None:
+    here = {name: set(node.depends_on) for name, node in workflow.nodes.items()}
+    there = {node.process_id: set(node.dependencies) for node in found.nodes}
+    for names, where in ((here.keys() - there.keys(), "the workflow"), (there.keys() - here.keys(), "the text")):
+        if names:
+            raise ValueError(f"{what}: only {where} has {', '.join(map(repr, sorted(names)))}")
+    for name, needs in here.items():
+        if needs != there[name]:
+            raise ValueError(
+                f"{what}: node {name!r} depends on {_listed(needs)} here, and on {_listed(there[name])} there"
+            )
+
+
+def _listed(names: set[str]) -> str:
+    return ", ".join(map(repr, sorted(names))) or "nothing"
