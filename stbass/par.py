@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, Self
@@ -65,23 +67,29 @@ class Parallel(Nest[PARResult]):
         super().__init__(on_failure, deadline, registry)
         self._limit = None if limit is None else checked_count(limit, "limit", 1)
 
-    async def run(self) -> PARResult:
+    async def run(self, *, progress: bool = False) -> PARResult:
         """Run all at once; returns when every process has ended, one way or another.
 
         Cancelling this cancels and awaits all of them.
 
+        Args:
+            progress: show on standard error what runs, and how far it is (see :mod:`stbass.progress`).
+
         Raises:
             NotTransportable: a process cannot go to the backend that it was placed on; nothing was started.
         """
-        return await self._run_at_top(ProcessContext(self.name, None, self._channels))
+        # Loaded when it is asked for: what draws costs more to import than everything else together.
+        display = importlib.import_module("stbass.progress").progress() if progress else nullcontext()
+        with display:
+            return await self._run_at_top(ProcessContext(self.name, None, self._channels))
 
-    def run_sync(self) -> PARResult:
+    def run_sync(self, *, progress: bool = False) -> PARResult:
         """:meth:`run` for callers without an event loop.
 
         Raises:
             RuntimeError: there is one in this thread.
         """
-        return run_to_end(self, self.run())
+        return run_to_end(self, self.run(progress=progress))
 
     async def _run_children(self, ctx: ProcessContext, children: list[Child]) -> PARResult:
         started = monotonic()

@@ -123,6 +123,9 @@ class _Supervision:
         self._reason = ""
 
     async def run(self) -> list[ProcessResult]:
+        if observe.subscribers:
+            for child in self._children:
+                observe.emit(child.ctx._event("queued"))
         try:
             async with asyncio.TaskGroup() as self._group:
                 self._start()
