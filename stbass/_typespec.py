@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import types
+import warnings
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, Literal, NewType, TypeVar, Union, get_args, get_origin, is_typeddict
+from typing import TYPE_CHECKING, Any, Literal, NewType, TypeVar, Union, get_args, get_origin
 
 from stbass._typewire import SequentialProtocol, Unresolved, VariantProtocol, describe
 from stbass.errors import ChannelProtocolError, ChannelTypeError
@@ -148,14 +149,18 @@ class _Pydantic(Checker):
         super().__init__(describe(spec))
         # Only here, because importing pydantic takes longer than importing all of this package.
         from pydantic import ConfigDict, PydanticUserError, TypeAdapter
+        from pydantic.warnings import ArbitraryTypeWarning
 
         try:
-            try:
-                self.adapter: TypeAdapter[Any] = TypeAdapter(spec, config=ConfigDict(arbitrary_types_allowed=True))
-            except PydanticUserError as error:
-                if error.code != "type-adapter-config-unused":
-                    raise
-                self.adapter = TypeAdapter(spec)
+            with warnings.catch_warnings():
+                # Pydantic lets anything pass for what is no type, and says so in a warning.
+                warnings.simplefilter("error", ArbitraryTypeWarning)
+                try:
+                    self.adapter: TypeAdapter[Any] = TypeAdapter(spec, config=ConfigDict(arbitrary_types_allowed=True))
+                except PydanticUserError as error:
+                    if error.code != "type-adapter-config-unused":
+                        raise
+                    self.adapter = TypeAdapter(spec)
         except Exception as error:
             # Pydantic has several families of errors for an annotation that it can do nothing with.
             raise TypeError(f"a channel cannot check values against {spec!r}: {error}") from error
@@ -201,7 +206,8 @@ def checker_for(spec: Any) -> Checker:
         return _OneOf(describe(spec), get_args(spec))
     if origin is Literal:
         return _Literal(spec)
-    if isinstance(spec, type) and origin is None and not is_typeddict(spec):
+    if isinstance(spec, type) and origin is None and not hasattr(spec, "__required_keys__"):
+        # (Those are of a TypedDict, whether it is typing's or typing_extensions'.)
         return _checker_for_class(spec)
     return _Pydantic(spec)
 

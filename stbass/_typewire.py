@@ -6,7 +6,9 @@ import sys
 import types
 from functools import reduce
 from operator import or_
-from typing import Annotated, Any, Literal, NewType, TypeVar, Union, get_args, get_origin, is_typeddict
+from typing import Annotated, Any, Literal, NewType, TypeVar, Union, get_args, get_origin
+
+from stbass.errors import WireError
 
 __all__ = ["SequentialProtocol", "Unresolved", "VariantProtocol", "describe", "from_wire", "to_wire", "type_name"]
 
@@ -58,6 +60,7 @@ def type_name(spec: Any) -> str:
     return _text(to_wire(spec), short=False)
 
 
+_DEEPEST = 50
 _PROTOCOLS = {"SequentialProtocol": SequentialProtocol, "VariantProtocol": VariantProtocol}
 
 
@@ -146,18 +149,37 @@ def from_wire(wire: Any) -> Any:
 
     No module is ever imported for it. A type of which a part is not already imported here is one that admits anything,
     and that still has its name.
+
+    Raises:
+        WireError: it describes nothing.
     """
+    _require_form(wire, depth=0)
     try:
         return _resolved(wire)
     except (LookupError, AttributeError, TypeError, ValueError):
         return Unresolved(wire)
 
 
+def _require_form(wire: Any, depth: int) -> None:
+    match wire:
+        case str() if wire:
+            return
+        case ["[]"]:
+            return  # a Callable without arguments
+        case ["Literal", _, *_]:
+            keys = ({"value"}, {"bytes"}, {"enum", "name"})
+            if all(isinstance(part, dict) and set(part) in keys for part in wire[1:]):
+                return
+        case [str(), _, *_] if depth < _DEEPEST:
+            for part in wire[1:]:
+                _require_form(part, depth + 1)
+            return
+    raise WireError(f"not the description of a type ({type(wire).__name__}, {depth} deep)")
+
+
 def _resolved(wire: Any) -> Any:
     if isinstance(wire, str):
         return _looked_up(wire)
-    if not isinstance(wire, list):
-        raise TypeError(f"not a description of a type: {wire!r}")
     form, *parts = wire
     if form == "Literal":
         return Literal[tuple(_literal_from(one) for one in parts)]
@@ -180,7 +202,7 @@ def _looked_up(reference: str) -> Any:
     for part in qualname.split("."):
         found = getattr(found, part)
     # Only what is a type: a description must not lead to any other object.
-    if not isinstance(found, type) and not is_typeddict(found):
+    if not isinstance(found, type):
         raise TypeError(f"{reference} is not a type")
     return found
 

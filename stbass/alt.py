@@ -10,7 +10,7 @@ import asyncio
 import math
 from abc import abstractmethod
 from asyncio import CancelledError, get_running_loop
-from collections.abc import Callable, Coroutine, Generator, Sequence
+from collections.abc import Callable, Coroutine, Generator, Sequence, Set
 from types import TracebackType
 from typing import Any, ClassVar, TypeAlias
 
@@ -27,6 +27,7 @@ __all__ = ["ALT", "PRI_ALT", "SKIP", "AllGuardsDisabledError", "Guard"]
 
 
 Outcome: TypeAlias = tuple[int, Any]
+_NONE: Set[int] = frozenset()
 
 
 class _Alternation(Coroutine[Any, Any, Any]):
@@ -145,7 +146,7 @@ class _Alternation(Coroutine[Any, Any, Any]):
             if remote:
                 await self._ask_links()
             while True:
-                shut = self._ask_preconditions() if self._dynamic else ()
+                shut = self._ask_preconditions() if self._dynamic else _NONE
                 ready = [arm.index for arm in self._arms if arm.open and arm.link.ready(arm)]
                 ready += self._due(shut)
                 if ready:
@@ -155,8 +156,8 @@ class _Alternation(Coroutine[Any, Any, Any]):
                     continue
                 if self._skip is not None and self._skip not in shut:
                     return self._skip, None
-                if not self._arms and len(shut) == len(self._dynamic) == len(self._timers):
-                    raise self._all_disabled()  # nothing is left that could wake it
+                if not self._arms and all(index in shut for index in self._timers):
+                    raise self._all_disabled()  # no partner can come, and no time
                 for arm in self._arms:
                     if arm not in self._attached:
                         self._attach(arm)
@@ -173,11 +174,14 @@ class _Alternation(Coroutine[Any, Any, Any]):
         asked = [arm for arm in self._arms if not arm.link.local]
         for arm in asked:
             self._attach(arm)
-        async with asyncio.TaskGroup() as group:
-            for arm in asked:
-                group.create_task(arm.link.probe(arm))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for arm in asked:
+                    group.create_task(arm.link.probe(arm))
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
 
-    def _ask_preconditions(self) -> set[int]:
+    def _ask_preconditions(self) -> Set[int]:
         """Ask the callable ones; gives back the guards that are shut."""
         shut = {index for index in self._dynamic if not self._guards[index].is_eligible}
         for arm in self._arms:
@@ -186,7 +190,7 @@ class _Alternation(Coroutine[Any, Any, Any]):
                 arm.link.announce(arm)
         return shut
 
-    def _due(self, shut: set[int] | tuple[()] = ()) -> list[int]:
+    def _due(self, shut: Set[int] = _NONE) -> list[int]:
         """Timers whose time has come."""
         if not self._timers:
             return []
@@ -216,7 +220,7 @@ class _Alternation(Coroutine[Any, Any, Any]):
             defer(cancel)
         return index, happened.value if arm.reader else arm.value
 
-    async def _wait(self, choice: Choice, arms: Sequence[Arm], shut: set[int] | tuple[()] = ()) -> Outcome | None:
+    async def _wait(self, choice: Choice, arms: Sequence[Arm], shut: Set[int] = _NONE) -> Outcome | None:
         """Wait until a partner completes the choice, or until there is a reason to look again (None)."""
         if owed:
             raise_owed()

@@ -10,7 +10,7 @@ import asyncio
 import types
 from asyncio import CancelledError
 from collections.abc import AsyncIterator, Mapping
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, Self, TypeVar, overload
 
 from stbass._cancellation import defer, owed, raise_owed, settled
 from stbass._ids import new_id
@@ -22,6 +22,7 @@ from stbass.errors import (
     ChannelTopologyError,
     ChannelTypeError,
     NotTransportable,
+    WireError,
 )
 from stbass.transports.base import NOTHING, ChannelStats, Link, LinkSpec, Transport
 from stbass.transports.choice import Arm, Choice
@@ -424,19 +425,26 @@ class Chan(Generic[T]):
             transport: how to reach it; not taken from ``shared``, which came over the wire.
 
         Raises:
+            WireError: it is not what :meth:`share` gives.
             ChannelTopologyError: it is not a channel of this transport.
         """
-        try:
-            scheme, name, capacity = shared["transport"], shared["name"], shared["capacity"]
-            wire, link = shared["type"], shared["link"]
-        except (KeyError, TypeError):
-            raise ChannelTopologyError(f"not what Chan.share() gave: {shared!r}") from None
+        match shared:
+            case {
+                "transport": str(scheme),
+                "name": str(name),
+                "capacity": int(capacity),
+                "type": wire,
+                "link": dict(link),
+            }:
+                type_spec = from_wire(wire)
+            case _:
+                raise WireError(f"not what Chan.share() gives: {shared!r:.200}")
         if scheme != transport.scheme:
             raise ChannelTopologyError(
                 f"channel {name!r} runs on {scheme!r}, and was to be opened with {transport!r}", channel_name=name
             )
         made: Chan[Any] = cls.__new__(cls)
-        made._set_up(from_wire(wire), name, capacity, transport)
+        made._set_up(type_spec, name, capacity, transport)
         made._link = transport.open(made._link_spec(), link)
         return made
 
@@ -451,6 +459,8 @@ class _Watch(Choice):
     """Wants to be told, and never takes part."""
 
     __slots__ = ()
+
+    passive: ClassVar[bool] = True
 
     def listen(self) -> asyncio.Future[None]:
         self.waiter = asyncio.get_running_loop().create_future()

@@ -309,6 +309,7 @@ async def a_choice_is_woken(bench: Bench) -> None:
     writers, readers = zip(*(bench.ends() for _ in range(3)), strict=True)
     for value, writer in enumerate(writers):
         choosing = bench.spawn(ALT(*(Guard(reader) for reader in readers)))
+        await writer.writable()
         await writer.send(value)
         require(await choosing == value, "another value came")
     for value, (writer, reader) in enumerate(zip(writers, readers, strict=True)):

@@ -9,7 +9,7 @@ channels become ready at once, exactly one moves.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from stbass._ids import new_id
 
@@ -30,6 +30,9 @@ class Choice:
     """
 
     __slots__ = ("_rank", "outcome", "state", "waiter")
+
+    passive: ClassVar[bool] = False
+    """It only wants to be told, and is never claimed: nobody should take it for a partner."""
 
     def __init__(self) -> None:
         self.state = IDLE
