@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from typing import Any
 
 from stbass.backends.celery import make_app
 
@@ -17,7 +18,7 @@ _SETTINGS = {
 _POOL = {"worker_pool": os.environ["STBASS_POOL"]} if os.environ.get("STBASS_POOL", "asyncio") != "asyncio" else {}
 
 _FOLDER = os.environ.get("TEST_BROKER_FOLDER")
-_BROKER = (
+_BROKER: dict[str, Any] = (
     {
         "broker_transport_options": {
             "data_folder_in": f"{_FOLDER}/queue",
@@ -28,6 +29,12 @@ _BROKER = (
     if _FOLDER
     else {}
 )
+
+if master := os.environ.get("TEST_MASTER"):
+    _BROKER = {
+        "broker_transport_options": {"master_name": master},
+        "result_backend_transport_options": {"master_name": master},
+    }
 
 app = make_app(
     "tests",

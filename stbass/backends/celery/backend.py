@@ -6,6 +6,7 @@ import asyncio
 import os
 import weakref
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 import msgspec
@@ -16,6 +17,7 @@ from celery.result import GroupResult
 from stbass import wire
 from stbass.backends.base import ExecutionBackend
 from stbass.backends.celery import keys
+from stbass.backends.celery.breath import Breath
 from stbass.backends.celery.client import FleetClient, Ticket
 from stbass.backends.celery.connections import unavailable
 from stbass.backends.celery.envelope import Envelope, seal_envelope
@@ -117,27 +119,8 @@ class CeleryBackend(ExecutionBackend):
             BackendUnavailableError: Redis cannot be reached.
         """
         client = self._client()
-        body = self._encoded.pop(ctx.process_id, None)
-        if body is None:
-            body = self._encode(process)
         queue = self._queue_of(process, ctx)
-        remaining = ctx.remaining
         span = None if ctx._deadline_span is None else round(ctx._deadline_span, 3)
-        placement = ctx.placement
-        envelope = Envelope(
-            ctx.process_id,
-            queue,
-            ctx.process_name,
-            msgspec.Raw(body),
-            self._lease,
-            msgspec.Raw(b"null" if placement is None else wire.dumps(placement, what="placement")),
-            ctx.parent,
-            client.reply,
-            self._lost,
-            remaining is not None,
-            span or 0.0,
-        )
-        text, signature = seal_envelope(envelope, self._settings)
         ticket = Ticket(
             ctx.process_id,
             ctx.process_name,
@@ -146,12 +129,34 @@ class CeleryBackend(ExecutionBackend):
             self._lease,
             asyncio.get_running_loop().create_future(),
             ctx.parent,
-            placement,
-            Message(ctx.process_id, queue, text, signature, ctx.process_name, ctx._group, remaining),
+            ctx.placement,
+            partial(self._message, process, ctx, queue, client.reply),
             span,
-            remaining,
+            ctx.remaining,
         )
         return await client.run(ticket)
+
+    def _message(self, process: Composable, ctx: ProcessContext, queue: str, reply: str) -> Message:
+        """What is sent; made when it is sent, so that many processes at once do not hold up the event loop."""
+        body = self._encoded.pop(ctx.process_id, None)
+        if body is None:
+            body = self._encode(process)
+        remaining = ctx.remaining
+        envelope = Envelope(
+            ctx.process_id,
+            queue,
+            ctx.process_name,
+            msgspec.Raw(body),
+            self._lease,
+            msgspec.Raw(b"null" if ctx.placement is None else wire.dumps(ctx.placement, what="placement")),
+            ctx.parent,
+            reply,
+            self._lost,
+            remaining is not None,
+            round(ctx._deadline_span or 0.0, 3),
+        )
+        text, signature = seal_envelope(envelope, self._settings)
+        return Message(ctx.process_id, queue, text, signature, ctx.process_name, ctx._group, remaining)
 
     def check(self, process: Composable, ctx: ProcessContext) -> None:
         """Check that it can travel.
@@ -218,7 +223,9 @@ class CeleryBackend(ExecutionBackend):
             BackendUnavailableError: Redis cannot be reached.
         """
         records = []
+        breath = Breath()
         for process, ctx in members:
+            await breath.taken()
             queue = self._queue_of(process, ctx)
             self._encoded[ctx.process_id] = self._encode(process)
             placement = msgspec.Raw(wire.dumps(ctx.placement, what="placement"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -17,6 +17,7 @@ import redis.asyncio
 from stbass import observe, wire
 from stbass._ids import new_id
 from stbass.backends.celery import keys, verdict
+from stbass.backends.celery.breath import Breath
 from stbass.backends.celery.connections import unavailable
 from stbass.backends.celery.envelope import Meta, read_meta, result_of
 from stbass.backends.celery.publish import Message, Publisher
@@ -48,7 +49,8 @@ class Ticket:
     future: asyncio.Future[ProcessResult]
     parent: str | None = None
     placement: Placement | None = None
-    message: Message | None = None
+    prepare: Callable[[], Message] | None = None
+    """Makes the message; called right before it is sent."""
     deadline: float | None = None
     """Seconds that people know the deadline by."""
     remaining: float | None = None
@@ -183,11 +185,10 @@ class FleetClient:
         batch, self._outbox = self._outbox, []
         try:
             await self._replies.ready()
-            for start in range(0, len(batch), _SEND_MOST):
-                part = [ticket for ticket in batch[start : start + _SEND_MOST] if not ticket.future.done()]
-                for ticket in part:
-                    ticket.sent = True
-                await self._publisher.send([ticket.message for ticket in part if ticket.message is not None])
+            position = 0
+            while position < len(batch):
+                messages, position = self._prepared(batch, position)
+                await self._publisher.send(messages)
         except Exception as error:
             address = self.settings.broker or self.settings.backend
             for ticket in batch:
@@ -200,11 +201,32 @@ class FleetClient:
         grace = max((ticket.grace for ticket in batch), default=0.0)
         self._loop.call_later(grace, self._attend, batch)
 
+    def _prepared(self, batch: list[Ticket], position: int) -> tuple[list[Message], int]:
+        """The next messages, as many as can be made before others on the event loop should have their turn."""
+        messages: list[Message] = []
+        breath = Breath()
+        while position < len(batch) and len(messages) < _SEND_MOST and not breath.needed:
+            ticket = batch[position]
+            position += 1
+            if ticket.future.done() or ticket.prepare is None:
+                continue
+            try:
+                messages.append(ticket.prepare())
+            except Exception as error:
+                ticket.future.set_exception(error)
+            else:
+                ticket.sent = True
+            ticket.prepare = None
+        return messages, position
+
     # What comes back -----------------------------------------------------------------------------
 
-    def _on_reply(self, reply: Reply) -> None:
+    async def _on_reply(self, reply: Reply) -> None:
+        breath = Breath()
         for raw in reply.results:
             self._on_raw(raw)
+            # Each result wakes who waits for it: they shall have their turn before the next ones.
+            await breath.taken()
         if reply.ready:
             self._spawn(self._look_up(reply.ready))
         for task_id, attempt in reply.started:

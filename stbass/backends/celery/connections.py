@@ -93,9 +93,9 @@ class RedisAddress:
         # No hidden retries: who calls knows whether a command may be sent twice.
         return redis.Redis.from_url(self._plain_url(), retry=Retry(NoBackoff(), 0), **options)
 
-    def async_client(self, **more: Any) -> redis.asyncio.Redis:
+    def async_client(self) -> redis.asyncio.Redis:
         """A client for one event loop."""
-        options: dict[str, Any] = {"socket_connect_timeout": CONNECT_TIMEOUT, "socket_timeout": None, **more}
+        options: dict[str, Any] = {"socket_connect_timeout": CONNECT_TIMEOUT, "socket_timeout": None}
         if self.master_name:
             hosts, kwargs = self._sentinels()
             found: redis.asyncio.Redis = AsyncSentinel(hosts, **options).master_for(

@@ -84,7 +84,7 @@ def seal_envelope(envelope: Envelope, settings: FleetSettings) -> tuple[str, str
 
 
 def open_envelope(
-    text: object, signature: object, task_id: str, queue: str, settings: FleetSettings
+    text: object, signature: object, task_id: str, queue: str, settings: FleetSettings, worker: str
 ) -> tuple[Envelope, Composable, Any]:
     """The envelope, its process and its placement, checked.
 
@@ -111,7 +111,9 @@ def open_envelope(
         raise WireError(
             f"the message {task_id} in queue {queue!r} was written for {envelope.id} in queue {envelope.queue!r}"
         )
-    process = wire.loads_process(bytes(envelope.process), allowed=settings.allows)
+    process = wire.loads_process(
+        bytes(envelope.process), allowed=settings.allows, queue=queue, worker=worker, limit=settings.max_message_bytes
+    )
     placement = wire.loads(bytes(envelope.placement))
     return envelope, process, placement
 
@@ -134,7 +136,7 @@ def write_result(task_id: str, result: ProcessResult, settings: FleetSettings) -
     body = None
     if result.is_ok:
         try:
-            body = wire.dumps(result.value, limit=settings.max_message_bytes, what="result")
+            body = wire.dumps(result.value, limit=settings.max_message_bytes, what="result", processes=False)
         except NotTransportable as error:
             failure = Failure(error, info.process_name, task_id, info.started_at, placement=info.placement)
             result = ProcessResult(False, None, failure, result.elapsed, result.run)
@@ -151,7 +153,7 @@ def write_result(task_id: str, result: ProcessResult, settings: FleetSettings) -
                 "exc_module": error_type.__module__,
             }
         )
-        ran.failure = msgspec.Raw(wire.dump_result(result, limit=settings.max_message_bytes))
+        ran.failure = msgspec.Raw(wire.result_or_failure(result, limit=settings.max_message_bytes))
     _signed(settings, task_id, status, body, ran)
     return _encode(Meta(task_id, status, msgspec.Raw(body), utc_now().isoformat(), traceback, [], ran))
 
@@ -182,10 +184,12 @@ def result_of(
         ended = None if ran.started is None or elapsed is None else ran.started + elapsed
         info = RunInfo(name, meta.task_id, ran.started, ended, queued, ran.worker, ran.attempt, placement)
         if meta.status == "SUCCESS":
-            return ProcessResult(True, wire.loads(bytes(meta.result)), None, elapsed, info)
+            return ProcessResult(
+                True, wire.loads(bytes(meta.result), limit=settings.max_message_bytes), None, elapsed, info
+            )
         if not bytes(ran.failure):
             return _foreign(meta, name, placement)
-        failed = wire.load_result(bytes(ran.failure))
+        failed = wire.load_result(bytes(ran.failure), limit=settings.max_message_bytes)
         return ProcessResult(False, None, failed.failure, elapsed, info)
     except (WireError, SignatureError) as error:
         return ProcessResult(False, None, Failure(error, name, meta.task_id, placement=placement))

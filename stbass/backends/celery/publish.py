@@ -13,12 +13,12 @@ import redis.asyncio
 from stbass._ids import new_id
 from stbass.backends.celery import keys
 from stbass.backends.celery.settings import EXECUTE, FleetSettings
-from stbass.backends.celery.task import SIGNATURE_HEADER
+from stbass.backends.celery.task import ENVELOPE_HEADER, SIGNATURE_HEADER
 
 __all__ = ["Message", "Publisher", "routing_in_message"]
 
 _encode = msgspec.json.Encoder().encode
-_EMBED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+_BODY = _encode([[], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]).decode()
 
 
 def routing_in_message(queue: str) -> bytes:
@@ -110,15 +110,13 @@ class Publisher:
             "origin": self._origin,
             "ignore_result": False,
         }
-        if message.signature is not None:
-            headers[SIGNATURE_HEADER] = message.signature
-        return headers
+        return {**headers, **_own_headers(message)}
 
     def _raw(self, message: Message) -> bytes:
         """The message as kombu's Redis transport keeps it in the list."""
         return _encode(
             {
-                "body": _encode([[message.text], {}, _EMBED]).decode(),
+                "body": _BODY,
                 "content-encoding": "utf-8",
                 "content-type": "application/json",
                 "headers": self._headers(message),
@@ -138,20 +136,26 @@ class Publisher:
     def _send_with_kombu(self, messages: list[Message]) -> None:
         with self._app.producer_or_acquire() as producer:
             for message in messages:
-                headers = {} if message.signature is None else {SIGNATURE_HEADER: message.signature}
                 self._app.send_task(
                     EXECUTE,
-                    [message.text],
                     task_id=message.task_id,
                     queue=message.queue,
                     producer=producer,
-                    headers=headers,
+                    headers=_own_headers(message),
                     shadow=message.name,
                     group_id=message.group,
                     serializer="json",
                     argsrepr=f"({message.name} @ {message.queue})",
                     retry=False,
                 )
+
+
+def _own_headers(message: Message) -> dict[str, Any]:
+    # In a header and not among the arguments: there it would be text within text within text.
+    own: dict[str, Any] = {ENVELOPE_HEADER: message.text}
+    if message.signature is not None:
+        own[SIGNATURE_HEADER] = message.signature
+    return own
 
 
 def _add_deadlines(pipe: Any, timed: list[Message]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -43,7 +43,7 @@ class Replies:
     Args:
         address: the result backend.
         channel: the producer's channel.
-        on_reply: called with what comes on the producer's channel.
+        on_reply: awaited with what comes on the producer's channel.
         on_result: called with a result that came on a process's own channel.
         on_gap: awaited after each (re)connection: what was said while nobody listened must be looked up.
     """
@@ -52,7 +52,7 @@ class Replies:
         self,
         address: RedisAddress,
         channel: str,
-        on_reply: Callable[[Reply], None],
+        on_reply: Callable[[Reply], Awaitable[None]],
         on_result: Callable[[bytes], None],
         on_gap: Callable[[], Any],
     ) -> None:
@@ -102,14 +102,14 @@ class Replies:
     async def _run(self) -> None:
         first = True
         while True:
-            client = self._address.async_client(single_connection_client=True)
+            client = self._address.async_client()
             try:
                 async with client.pubsub() as subscription:
                     await subscription.subscribe(self._channel, *self._extra)
                     self._subscription = subscription
                     async for message in subscription.listen():
                         if message["type"] == "message":
-                            self._take(message)
+                            await self._take(message)
                         elif message["type"] == "subscribe" and message["channel"].decode() == self._channel:
                             self._stands()
                             if not first:
@@ -131,7 +131,7 @@ class Replies:
         if self._subscribed is not None and not self._subscribed.done():
             self._subscribed.set_result(None)
 
-    def _take(self, message: dict[str, Any]) -> None:
+    async def _take(self, message: dict[str, Any]) -> None:
         data: bytes = message["data"]
         if message["channel"].decode() != self._channel:
             self._on_result(data)
@@ -141,4 +141,4 @@ class Replies:
         except (msgspec.DecodeError, RecursionError) as error:
             _log.warning("refused a message on %s: %s", self._channel, error)
         else:
-            self._on_reply(reply)
+            await self._on_reply(reply)

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 import threading
 import time
 from collections import deque
@@ -199,14 +200,15 @@ class Runtime:
                 return False
             return True
 
-        return asyncio.run_coroutine_threadsafe(idle(), self._loop).result()
+        return not self._thread.is_alive() or asyncio.run_coroutine_threadsafe(idle(), self._loop).result()
 
     def close(self) -> None:
         """Cancel what runs, without results: the messages are not acknowledged and go to another worker."""
         if self._closing:
             return
         self._closing = True
-        self._loop.call_soon_threadsafe(self._stop)
+        with contextlib.suppress(RuntimeError):  # the loop has ended by itself
+            self._loop.call_soon_threadsafe(self._stop)
         self._thread.join(timeout=10)
         self.keeper.close()
 
@@ -218,8 +220,9 @@ class Runtime:
             with asyncio.Runner(loop_factory=lambda: self._loop) as runner, contextlib.suppress(asyncio.CancelledError):
                 runner.run(self._serve())
         except Exception:
-            _log.critical("the event loop that runs processes died", exc_info=True)
-            raise
+            _log.critical("the event loop that runs processes died; stopping the worker", exc_info=True)
+            # A worker that takes messages and cannot run them is worse than none: whoever supervises it starts another.
+            os.kill(os.getpid(), signal.SIGTERM)
         finally:
             self._ready.set()
 
@@ -275,12 +278,9 @@ class Runtime:
             return True
         try:
             job.envelope, job.process, job.placement = open_envelope(
-                job.text, job.signature, job.task_id, job.queue, self.settings
+                job.text, job.signature, job.task_id, job.queue, self.settings, self.worker
             )
         except (WireError, SignatureError, ProcessRefused, NotTransportable) as error:
-            if isinstance(error, ProcessRefused):
-                error.__dict__.update(queue=job.queue, worker=self.worker)
-                error.args = (f"worker {self.worker} (queue {job.queue!r}) refused process {job.name!r}: {error}",)
             _log.warning("refused a message: %s", error)
             job.result = ProcessResult(
                 False,
@@ -475,7 +475,7 @@ class Runtime:
     async def _listen(self) -> None:
         """Hear of cancellations."""
         while True:
-            client = self.settings.backend.async_client(single_connection_client=True)
+            client = self.settings.backend.async_client()
             try:
                 async with client.pubsub() as subscription:
                     await subscription.subscribe(keys.CANCEL_CHANNEL)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from celery import Task, signals
-from celery.exceptions import InvalidTaskError, TaskRevokedError
+from celery.exceptions import TaskRevokedError
 from celery.utils.log import get_logger
 from celery.worker import state
 from celery.worker.request import Request
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["ExecuteTask", "ProcessRequest", "make_runtime"]
 
 _log = get_logger(__name__)
+ENVELOPE_HEADER = "stbass"
+"""Header of a message that says what to run (see :mod:`stbass.backends.celery.envelope`)."""
 SIGNATURE_HEADER = "stbass_signature"
 
 
@@ -38,12 +40,11 @@ def make_runtime(app: Any, worker: str, limit: int | None = None) -> Runtime:
 
 
 def _job(
-    task_id: str, args: Any, headers: Any, delivery_info: Any, name: str, properties: Any, **callbacks: Any
+    task_id: str, headers: Mapping[str, Any], delivery_info: Any, name: str, properties: Any, **callbacks: Any
 ) -> Job:
-    text = args[0] if isinstance(args, (list, tuple)) and len(args) == 1 else None
     queue = (delivery_info or {}).get("routing_key") or ""
     tag = str((properties or {}).get("delivery_tag") or "")
-    return Job(task_id, queue, text, (headers or {}).get(SIGNATURE_HEADER), name, tag, **callbacks)
+    return Job(task_id, queue, headers.get(ENVELOPE_HEADER), headers.get(SIGNATURE_HEADER), name, tag, **callbacks)
 
 
 def _listening(eventer: Any) -> bool:
@@ -91,14 +92,13 @@ class ExecuteTask(Task):
         """Where results go."""
         return _StoredBackend(self.app.backend)
 
-    def run(self, *args: Any) -> Any:
+    def run(self) -> Any:
         """Run a process and give back its value; for pools that give each task a thread or a process."""
         request = self.request
         runtime = current_runtime(lambda: make_runtime(self.app, request.hostname or f"worker@{os.getpid()}"))
         job = _job(
             request.id,
-            args,
-            request.headers or vars(request),
+            {**vars(request), **(request.headers or {})},
             request.delivery_info,
             request.shadow or EXECUTE,
             request.properties,
@@ -129,7 +129,6 @@ class ProcessRequest(Request):
             raise TaskRevokedError(self.id)
         self._job = _job(
             self.id,
-            self.args,
             self.request_dict,
             self.delivery_info,
             self.name,
@@ -181,7 +180,8 @@ class ProcessRequest(Request):
             self._message.ack_log_error(_log, self._connection_errors)
 
 
-_decode = msgspec.json.Decoder().decode
+# What to run stands in a header; the task has no arguments.
+_NOTHING: tuple[tuple[()], dict[str, Any], dict[str, Any]] = ((), {}, {})
 
 
 def strategy(task: Any, app: Any, consumer: Any) -> Any:
@@ -197,12 +197,6 @@ def strategy(task: Any, app: Any, consumer: Any) -> Any:
         headers = message.headers
         if body is not None or headers.get("eta") or headers.get("expires"):
             return fallback(message, body, ack, reject, callbacks)
-        try:
-            payload = _decode(message.body)
-        except (msgspec.DecodeError, TypeError, RecursionError) as error:
-            raise InvalidTaskError(f"the body is not JSON: {error}") from error
-        if not isinstance(payload, list) or len(payload) != 3:
-            raise InvalidTaskError("the body is not a list of arguments, keyword arguments and options")
         request = ProcessRequest(
             message,
             on_ack=ack,
@@ -212,7 +206,7 @@ def strategy(task: Any, app: Any, consumer: Any) -> Any:
             eventer=eventer,
             task=task,
             connection_errors=consumer.connection_errors,
-            body=payload,
+            body=_NOTHING,
             headers=headers,
             decoded=True,
         )

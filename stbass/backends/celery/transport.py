@@ -215,3 +215,6 @@ class Transport(stock.Transport):
     """Named in ``broker_transport`` by :func:`stbass.backends.celery.make_app` and ``install``."""
 
     Channel = Channel
+    # An idle worker asks again after this many seconds; what comes wakes it at once. It is also how long an idle worker
+    # takes to notice that it was told to consume another queue.
+    brpop_timeout = 3
