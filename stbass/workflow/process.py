@@ -168,7 +168,8 @@ class BaseProcess(ABC):
         return {**self.__dict__, **fresh, "_arguments": None}
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.config.process_id!s}>"
+        config = self.__dict__.get("config")
+        return f"<{type(self).__name__} {config.process_id if config is not None else 'without a config'!s}>"
 
 
 def _listed(dependencies: Any) -> Any:

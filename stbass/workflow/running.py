@@ -143,6 +143,7 @@ class _Attempt(Quiet):
         metadata.retries = ctx.attempt - 1
         inner = ctx.child(ctx.process_name, parent=ctx.parent, placement=run.where)
         inner.attempt = ctx.attempt
+        inner.process_id = ctx.process_id
         if timeout is not None:
             inner._limit(monotonic() + timeout, timeout)
         work, backend = self._work(inner)

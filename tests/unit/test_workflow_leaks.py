@@ -1,0 +1,67 @@
+"""A hundred workflows in a row, of every kind and with every end: nothing of them is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+from pathlib import Path
+
+import psutil
+import pytest
+
+from stbass.workflow import ProcessType, Workflow, WorkflowError, WorkflowPoolManager
+from tests.support.nodes import Failing, Give, Node, Waits
+
+ROUNDS = 100
+
+
+async def one(number: int, *, with_processes: bool) -> None:
+    """One workflow: in turn it completes, fails, is cancelled, or misses its deadline."""
+    workflow = Workflow(max_threads=2, max_processes=1)
+    Give("give").register_to(workflow)
+    Node("thread", ProcessType.THREAD).register_to(workflow, ["give"])
+    Waits("waiting thread", 0.0, ProcessType.THREAD).register_to(workflow, ["give"])
+    if with_processes:
+        Node("process", ProcessType.PROCESS).register_to(workflow, ["give"])
+    end = number % 4
+    if end == 1:
+        Failing("fails", ProcessType.THREAD).register_to(workflow, ["thread"])
+    elif end:
+        Waits("waits", 60.0, ProcessType.THREAD).register_to(workflow, ["thread"])
+    if end == 0:
+        assert all(result.success for result in (await workflow.execute()).values())
+    elif end == 1:
+        with pytest.raises(WorkflowError, match="fails"):
+            await workflow.execute()
+    elif end == 2:
+        running = asyncio.create_task(workflow.execute())
+        await asyncio.sleep(0.02)  # at some moment while it runs
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+    else:
+        with pytest.raises(WorkflowError, match="deadline"):
+            await workflow.execute(deadline=0.02)
+
+
+def left() -> tuple[int, int, set[str]]:
+    """File descriptors, child processes and threads that there are."""
+    gc.collect()
+    here = psutil.Process()
+    threads = {thread.name for thread in threading.enumerate() if not thread.name.startswith("asyncio_")}
+    return len(list(Path("/proc/self/fd").iterdir())), len(here.children(recursive=True)), threads
+
+
+async def test_a_hundred_workflows_leave_nothing_behind() -> None:
+    # Given what the first workflow starts once for all: the tracker of multiprocessing.
+    for number in range(4):
+        await one(number, with_processes=True)
+    before = left()
+    # When a hundred more run
+    for number in range(ROUNDS):
+        await one(number, with_processes=number % 5 == 0)
+    # Then there is not a thread, process or file descriptor more
+    assert left() == before
+    manager = WorkflowPoolManager.get_instance()
+    assert (manager.open_pools, manager.abandoned_threads) == ([], 0)
