@@ -11,6 +11,7 @@ import signal
 import socket
 import traceback
 import weakref
+from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any
 
 from stbass import observe
@@ -94,11 +95,11 @@ class Worker:
             await self._send(pickled(("cancel",), "a cancellation"))
         return True
 
-    async def end(self) -> None:
-        """Kill it, and return when it is gone."""
+    async def end(self, threads: Executor | None) -> None:
+        """Kill it, and return when it is gone; that is waited for in ``threads``, or in those of the event loop."""
         if self._exit_code is None:
             self.kill()
-            await asyncio.get_running_loop().run_in_executor(None, self._process.join)
+            await asyncio.get_running_loop().run_in_executor(threads, self._process.join)
             self._exit_code = self._process.exitcode
             self._process.close()
 

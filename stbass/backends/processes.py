@@ -14,6 +14,7 @@ from stbass import observe
 from stbass.backends._loop_end import LoopEnd
 from stbass.backends._pool_protocol import pickled
 from stbass.backends._pool_spawn import Worker
+from stbass.backends._sync_threads import SyncThreads
 from stbass.backends.base import ExecutionBackend
 from stbass.composite import checked_count
 from stbass.errors import NotTransportable, WorkerLostError
@@ -63,6 +64,10 @@ class ProcessPoolBackend(ExecutionBackend):
         self._lock = threading.Lock()
         self._workers: set[Worker] = set()
         self._idle: list[Worker] = []
+        # For what blocks: starting a Python process, and waiting for its end. Not the event loop's own threads, which
+        # would be there for as long as that loop is.
+        self._helpers: SyncThreads | None = None
+        self._spawning: set[asyncio.Future[Worker]] = set()
         self._loop_end = LoopEnd(self.aclose)
         # If nobody closes it. Workers that are left at the end of the program are killed then.
         weakref.finalize(self, _kill_all, self._workers).atexit = False
@@ -129,8 +134,19 @@ class ProcessPoolBackend(ExecutionBackend):
             self._workers.clear()
         for worker in busy:
             worker.signal_end()
+        loop = asyncio.get_running_loop()
+        # Those that nobody waits for any more are kept for the next one, and there is to be none.
+        if spawning := [future for future in self._spawning if future.get_loop() is loop]:
+            await asyncio.wait(spawning)
+            with self._lock:
+                idle += self._idle
+                self._workers.difference_update(self._idle)
+                self._idle.clear()
         for worker in idle:
-            await worker.end()
+            await worker.end(self._threads())
+        helpers, self._helpers = self._helpers, None
+        if helpers is not None:
+            helpers.shutdown()
         await self._loop_end.forget()
 
     async def __aenter__(self) -> Self:
@@ -151,7 +167,9 @@ class ProcessPoolBackend(ExecutionBackend):
                 self._workers.discard(worker)
                 worker.kill()
         # In a thread: starting a Python process takes a while, in which others should go on.
-        spawning = asyncio.get_running_loop().run_in_executor(None, Worker)
+        spawning = asyncio.get_running_loop().run_in_executor(self._threads(), Worker)
+        self._spawning.add(spawning)
+        spawning.add_done_callback(self._spawning.discard)
         try:
             worker = await asyncio.shield(spawning)
         except asyncio.CancelledError:
@@ -160,6 +178,12 @@ class ProcessPoolBackend(ExecutionBackend):
         with self._lock:
             self._workers.add(worker)
         return worker
+
+    def _threads(self) -> SyncThreads:
+        with self._lock:
+            if self._helpers is None:
+                self._helpers = SyncThreads(f"stbass-{self._name}")
+            return self._helpers
 
     def _keep(self, spawning: asyncio.Future[Worker]) -> None:
         """Whoever wanted this worker was cancelled meanwhile: the next one has it."""
@@ -174,7 +198,7 @@ class ProcessPoolBackend(ExecutionBackend):
                 self._idle.append(worker)
                 return
             self._workers.discard(worker)
-        await worker.end()
+        await worker.end(self._helpers)
 
     async def _run(self, worker: Worker, body: bytes, ctx: ProcessContext) -> ProcessResult:
         conversation = asyncio.ensure_future(worker.converse(body, ctx))
@@ -193,11 +217,11 @@ class ProcessPoolBackend(ExecutionBackend):
         if conversation.cancelled():
             result = None
         elif isinstance(conversation.exception(), ConnectionError):
-            await worker.end()
-            error = WorkerLostError(
+            await worker.end(self._helpers)
+            lost = WorkerLostError(
                 f"process {ctx.process_name!r} was lost: {worker.epitaph}", worker=worker.name, attempt=ctx.attempt
             )
-            result = failure_of(error, ctx)
+            result = failure_of(lost, ctx)
         else:
             result = conversation.result()
         if result is not None:
