@@ -48,6 +48,8 @@ class Composable(ABC):
     _placement: Placement | None = None
     # Whether it only waits for processes of its own, whose deadline it then keeps itself.
     _runs_others: bool = False
+    # Whether it is no process of the user's, but a means of running others: observers hear of those, and not of it.
+    _unseen: bool = False
 
     @property
     def name(self) -> str:

@@ -125,7 +125,8 @@ class _Supervision:
     async def run(self) -> list[ProcessResult]:
         if observe.subscribers:
             for child in self._children:
-                observe.emit(child.ctx._event("queued"))
+                if not child.process._unseen:
+                    observe.emit(child.ctx._event("queued"))
         try:
             async with asyncio.TaskGroup() as self._group:
                 self._start()
@@ -359,6 +360,6 @@ def _seconds(span: float | None) -> str:
 def ended(child: Child, error: BaseException, traceback_str: str = "") -> ProcessResult:
     """A failure that the process itself could not tell of: it was cancelled, or its backend failed."""
     result = failure_of(error, child.ctx, traceback_str)
-    if observe.subscribers:
+    if observe.subscribers and not child.process._unseen:
         observe.emit(child.ctx._event("ended", result=result))
     return result
