@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from stbass import PAR, SEQ, Chan, FailurePolicy, Process, ProcessResult, observe
 from stbass.context import ProcessContext
 from stbass.errors import ChannelTopologyError, DeadlineExceeded, ProcessCancelled
-from stbass.failure import retry_process
 from stbass.par import PARResult
 from stbass.result import RetryPolicy
 from stbass.supervise import Child, supervise
@@ -332,21 +331,6 @@ async def test_a_retry_policy_halts_when_it_is_used_up() -> None:
     result = await PAR(flaky(2), forever, on_failure=RetryPolicy(2, base_delay=0)).run()
     assert kinds(result) == ["ValueError", "ProcessCancelled"]
     assert "attempt 2" in str(result.failures[0].error)
-
-
-async def test_retry_process() -> None:
-    policy = FailurePolicy.retry(5, base_delay=0)
-    assert (await retry_process(flaky(4), ProcessContext("p"), policy)).value == 5
-    assert (await retry_process(flaky(5), ProcessContext("p"), policy)).is_fail
-    with pytest.raises(TypeError, match="RetryPolicy"):
-        await retry_process(give(1), ProcessContext("p"), COLLECT)  # type: ignore[arg-type]
-
-
-async def test_retry_process_never_sleeps_past_the_deadline() -> None:
-    ctx = ProcessContext("p", deadline=datetime.now(UTC) + timedelta(seconds=30))
-    async with asyncio.timeout(5):
-        result = await retry_process(flaky(1), ctx, FailurePolicy.retry(3, "constant", 60.0))
-    assert "attempt 1" in str(result.failure.error)
 
 
 async def test_each_attempt_has_an_id_of_its_own() -> None:

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stbass import Failure, FailurePolicy, FailureReport, Placement, ProcessResult
-from stbass.failure import FailureAggregator
 from stbass.result import RetryPolicy, RunInfo
 from stbass.timer import TimerExpired
 
@@ -225,16 +224,3 @@ def test_failures_close_together_are_a_cascade(gap: float, cascade: bool) -> Non
     )
     assert report.pattern_analysis()["cascade_failures"] is cascade
     assert any("COLLECT" in one for one in report.recommendations()) is cascade
-
-
-def test_an_aggregator_takes_reports_together() -> None:
-    first = FailureReport.of([ProcessResult.ok(), failed("a", ValueError()), failed("b", ValueError())])
-    second = FailureReport.of([failed("b", KeyError())])
-    aggregator = FailureAggregator()
-    aggregator.add_report(first)
-    aggregator.add_report(second)
-    assert aggregator.overall_summary() == "Across 2 reports: 4 processes, 1 succeeded, 3 failed"
-    assert aggregator.worst_processes() == ["b", "a"]
-    assert aggregator.worst_processes(1) == ["b"]
-    with pytest.raises(TypeError):
-        aggregator.add_report(ProcessResult.ok())  # type: ignore[arg-type]
