@@ -28,6 +28,7 @@ __all__ = ["Channel", "Transport"]
 
 _log = logging.getLogger(__name__)
 
+_ACK_DELAY = 0.01
 TAKE_MOST = 128
 """Messages taken in one turn: enough to make the round trip cheap, few enough to leave work for other workers."""
 
@@ -108,7 +109,8 @@ class QoS(stock.QoS):
         virtual.QoS.ack(self, delivery_tag)
         self._acked.append(delivery_tag)
         if len(self._acked) == 1:
-            hub.call_soon(self.flush_acks)
+            # A little later: what is acknowledged meanwhile goes along, and the next process is not kept waiting.
+            hub.call_later(_ACK_DELAY, self.flush_acks)
 
     def flush_acks(self) -> None:
         """Remove what was acknowledged from Redis. After an error the tags are kept for the next turn."""
