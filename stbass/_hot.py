@@ -48,11 +48,13 @@ class HotList(ABC):
     to wait without anything else happening, so they stay on the list.
     """
 
-    __slots__ = ("_arms", "faced")
+    __slots__ = ("_arms", "faced", "tried")
 
     def __init__(self, arms: Sequence[Arm | None]) -> None:
         self._arms = arms
         self.faced: list[Arm] = []
+        self.tried = 0
+        """The latest that was tried: when trying it raises, the one that is closed."""
         for index, arm in enumerate(arms):
             if arm is not None:
                 self.add(index)
@@ -72,6 +74,7 @@ class HotList(ABC):
     def _try(self, index: int) -> Any:
         arm = self._arms[index]
         assert arm is not None
+        self.tried = index
         value = attempt(arm)
         if value is NOTHING and arm.link.faced(arm):
             self.faced.append(arm)
