@@ -1,0 +1,565 @@
+"""Where processes run: placements, backends, registries, limits."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from stbass import (
+    PAR,
+    PLACED_PAR,
+    SEQ,
+    BackendRegistry,
+    ExecutionBackend,
+    FailurePolicy,
+    LocalBackend,
+    Placement,
+    Process,
+    ProcessResult,
+)
+from stbass.context import ProcessContext
+from stbass.errors import ConfigurationError, DeadlineExceeded, NotTransportable
+from stbass.gate import _gates
+from stbass.placement import backend_class, default_registry
+from tests.support.compose import Gate, boom, echo, forever, give
+
+HERE = Placement(endpoint="here")
+COLLECT = FailurePolicy.COLLECT
+
+
+class Noting(LocalBackend):
+    """A backend that notes what it is asked."""
+
+    def __init__(self, limit: int | None = None, handle: Any = None) -> None:
+        super().__init__(limit, name="noting")
+        self.handle = handle
+        self.ran: list[str] = []
+        self.groups: list[tuple[str, list[str]]] = []
+        self.group_of: dict[str, str | None] = {}
+
+    async def open_group(self, group_id: str, members: Sequence[tuple[Any, ProcessContext]]) -> Any:
+        self.groups.append((group_id, [ctx.process_name for _, ctx in members]))
+        return self.handle
+
+    async def execute(self, process: Any, ctx: ProcessContext) -> ProcessResult:
+        self.ran.append(ctx.process_name)
+        self.group_of[ctx.process_name] = ctx._group
+        return await super().execute(process, ctx)
+
+
+def registry_with(**backends: ExecutionBackend) -> BackendRegistry:
+    registry = BackendRegistry()
+    for name, backend in backends.items():
+        registry.register(name, backend)
+    return registry
+
+
+def placed(process: Process, placement: Placement = HERE) -> Process:
+    made = process.with_name(process.name)
+    made._placement = placement
+    return made
+
+
+# Placement ---------------------------------------------------------------------------------------
+
+
+def test_a_placement_is_hashable_by_content() -> None:
+    one, other = (Placement("opus", "anthropic", {"a": [1, {"b": 2}]}) for _ in range(2))
+    assert one == other
+    assert hash(one) == hash(other)
+    assert one != Placement("opus", "anthropic")
+    with pytest.raises(AttributeError):
+        one.model = "haiku"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("placement", "summary"),
+    [
+        (Placement("opus", "anthropic"), "opus @ anthropic"),
+        (Placement(model="opus"), "opus"),
+        (Placement(endpoint="local:8080", config={"t": 0.7}), "@ local:8080 (t=0.7)"),
+        (Placement(), "anywhere"),
+    ],
+)
+def test_summary_joins_what_is_set(placement: Placement, summary: str) -> None:
+    assert placement.summary == summary
+
+
+@pytest.mark.parametrize("arguments", [{"model": 3}, {"endpoint": b"x"}, {"config": [1]}])
+def test_a_wrong_placement_is_refused(arguments: Any) -> None:
+    with pytest.raises(TypeError, match=next(iter(arguments))):
+        Placement(**arguments)
+
+
+# BackendRegistry ---------------------------------------------------------------------------------
+
+
+def test_lookup_by_endpoint_then_model_then_default() -> None:
+    by_endpoint, by_model = LocalBackend(), LocalBackend()
+    registry = registry_with(anthropic=by_endpoint, opus=by_model)
+    assert registry.get(Placement("opus", "anthropic")) is by_endpoint
+    assert registry.get(Placement("opus", "elsewhere")) is by_model
+    assert registry.get(Placement("haiku", "elsewhere")) is registry.default
+    assert isinstance(registry.default, LocalBackend)
+    assert registry.names == ["anthropic", "opus"]
+
+
+def test_patterns_lose_to_names_and_longer_ones_win() -> None:
+    broad, narrow, exact = LocalBackend(), LocalBackend(), LocalBackend()
+    registry = registry_with(**{"local:*": broad, "local:80*": narrow, "local:8080": exact})
+    assert registry.get(Placement(endpoint="local:9")) is broad
+    assert registry.get(Placement(endpoint="local:8000")) is narrow
+    assert registry.get(Placement(endpoint="local:8080")) is exact
+    assert registry.get(Placement(endpoint="remote")) is registry.default
+
+
+def test_registering_again_replaces_and_unregistering_forgets() -> None:
+    first, second = LocalBackend(), LocalBackend()
+    registry = registry_with(a=first)
+    registry.register("a", second)
+    assert registry.get(Placement(endpoint="a")) is second
+    assert registry.backends == [second]
+    registry.unregister("a")
+    assert registry.get(Placement(endpoint="a")) is registry.default
+    with pytest.raises(KeyError, match="'a'"):
+        registry.unregister("a")
+
+
+@pytest.mark.parametrize(
+    ("name", "backend", "error"),
+    [
+        ("", LocalBackend(), ValueError),
+        (3, LocalBackend(), TypeError),
+        ("a", 3, TypeError),
+        ("a", LocalBackend, TypeError),
+    ],
+)
+def test_wrong_registrations_are_refused(name: Any, backend: Any, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        BackendRegistry().register(name, backend)
+
+
+def test_kinds_of_backends_come_from_entry_points() -> None:
+    assert backend_class("local") is LocalBackend
+    with pytest.raises(ConfigurationError, match=r"unknown kind of backend 'nonsense'.*local"):
+        backend_class("nonsense")
+
+
+def test_a_backend_has_four_members() -> None:
+    class Missing(ExecutionBackend):
+        async def health_check(self) -> bool:
+            return True
+
+    with pytest.raises(TypeError, match="abstract"):
+        Missing()  # type: ignore[abstract]
+    assert LocalBackend().concurrency_limit == sys.maxsize
+    assert (LocalBackend(3).concurrency_limit, LocalBackend().name) == (3, "local")
+
+
+# PLACED_PAR --------------------------------------------------------------------------------------
+
+
+async def test_each_process_runs_where_it_is_placed() -> None:
+    here, there = Noting(), Noting()
+    registry = registry_with(here=here, there=there)
+    result = await PLACED_PAR(
+        (give(1), HERE), (give(2).with_name("two"), Placement(endpoint="there")), give(3), registry=registry
+    ).run()
+    assert result.value == [1, 2, 3]
+    assert (here.ran, there.ran) == (["give"], ["two"])
+
+
+async def test_an_explicit_placement_wins_over_the_processs_own() -> None:
+    here, there = Noting(), Noting()
+    registry = registry_with(here=here, there=there)
+    own = placed(give(1), Placement(endpoint="there"))
+    await PLACED_PAR((own, HERE), own, registry=registry).run()
+    assert (here.ran, there.ran) == (["give"], ["give"])
+
+
+@pytest.mark.parametrize("kind", [PAR, SEQ])
+async def test_every_composition_honours_a_processs_own_placement(kind: Any) -> None:
+    here = Noting()
+    await kind(placed(give(1)), SEQ(PAR(placed(give(2)))), registry=registry_with(here=here)).run()
+    assert here.ran == ["give", "give"]
+
+
+async def test_a_placed_composition_runs_there() -> None:
+    here = Noting()
+    result = await PLACED_PAR((SEQ(give(1), echo), HERE), registry=registry_with(here=here)).run()
+    assert (result.value, here.ran) == ([1], ["SEQ"])
+
+
+async def test_a_failure_says_where_it_was() -> None:
+    opus = Placement("opus", "anthropic")
+    result = await PLACED_PAR((boom, opus), registry=BackendRegistry()).run()
+    assert result.failures[0].placement == opus
+    assert result.failures[0].parent_process == "PLACED_PAR"
+
+
+async def test_the_default_registry_is_for_all() -> None:
+    here = Noting()
+    default_registry().register("here", here)
+    try:
+        await PAR(placed(give(1))).run()
+        inner = registry_with()
+        await PAR(placed(give(1)), registry=inner).run()
+    finally:
+        default_registry().unregister("here")
+    assert here.ran == ["give"]
+
+
+@pytest.mark.parametrize(
+    ("pair", "message"),
+    [
+        ((give(1),), "must be a pair"),
+        ((give(1), HERE, 3), "must be a pair"),
+        ((give(1), "here"), r'write Placement\(endpoint="here"\)'),
+        ((give(1), None), "must be a Placement"),
+        ((HERE, give(1)), "wrong way round"),
+        ((3, HERE), "process or a composition"),
+        (3, "process or a composition"),
+    ],
+)
+def test_what_is_no_pair_is_refused_when_made(pair: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=rf"argument 1 of PLACED_PAR.*{message}"):
+        PLACED_PAR(give(0), pair)
+
+
+async def test_the_same_process_twice() -> None:
+    same = give(1)
+    assert (await PLACED_PAR((same, HERE), (same, HERE), registry=BackendRegistry()).run()).value == [1, 1]
+
+
+def test_it_travels_with_its_placements() -> None:
+    original = PLACED_PAR((give(1), HERE), give(2), deadline=3.0, on_failure=COLLECT)
+    again = PLACED_PAR._from_parts(original._parts())
+    assert [placement for _, placement in again.pairs] == [HERE, None]
+    assert again._parts() == original._parts()
+
+
+# A backend that misbehaves -----------------------------------------------------------------------
+
+
+class Broken(LocalBackend):
+    """Fails in the way it is told."""
+
+    def __init__(self, how: Any) -> None:
+        super().__init__(name="broken")
+        self.how = how
+
+    async def execute(self, process: Any, ctx: ProcessContext) -> Any:
+        return self.how(ctx)
+
+
+async def test_a_backend_that_raises_fails_that_process_alone() -> None:
+    def refuse(ctx: ProcessContext) -> None:
+        raise ConnectionError("no route")
+
+    registry = registry_with(here=Broken(refuse))
+    result = await PLACED_PAR((give(1), HERE), give(2), on_failure=COLLECT, registry=registry).run()
+    failure = result.failures[0]
+    assert isinstance(failure.error, ConnectionError)
+    assert (failure.process_name, failure.placement) == ("give", HERE)
+    assert "no route" in failure.traceback_str
+    assert result.value == [2]
+
+
+async def test_a_backend_that_gives_back_nonsense_is_told() -> None:
+    result = await PLACED_PAR((give(1), HERE), registry=registry_with(here=Broken(lambda ctx: 42))).run()
+    assert "'broken' gave back 42" in str(result.failures[0].error)
+
+
+@pytest.mark.parametrize("limit", [0, -3, True, "many"])
+async def test_a_backend_with_a_nonsensical_limit_is_told(limit: Any) -> None:
+    class Limited(LocalBackend):
+        @property
+        def concurrency_limit(self) -> Any:
+            return limit
+
+    result = await PLACED_PAR((give(1), HERE), registry=registry_with(here=Limited())).run()
+    assert isinstance(result.failures[0].error, ConfigurationError)
+
+
+# Groups ------------------------------------------------------------------------------------------
+
+
+async def test_each_backend_hears_of_its_members_before_they_start() -> None:
+    here, there = Noting(handle="group of here"), Noting()
+    registry = registry_with(here=here, there=there)
+    result = await PLACED_PAR(
+        (give(1).with_name("a"), HERE),
+        (give(2).with_name("b"), Placement(endpoint="there")),
+        (give(3).with_name("c"), HERE),
+        registry=registry,
+    ).run()
+    assert [names for _, names in here.groups + there.groups] == [["a", "c"], ["b"]]
+    (group_id,) = {group for group, _ in here.groups + there.groups}
+    assert (here.group_of, there.group_of) == ({"a": group_id, "c": group_id}, {"b": None})
+    assert result.group == "group of here"
+
+
+@pytest.mark.parametrize("kind", [PAR, SEQ])
+async def test_a_refusal_comes_before_anything_starts(kind: Any) -> None:
+    class Refusing(LocalBackend):
+        def check(self, process: Any, ctx: ProcessContext) -> None:
+            raise NotTransportable(f"{ctx.process_name} cannot go")
+
+    ran: list[str] = []
+
+    @Process
+    async def notes(ctx: ProcessContext) -> None:
+        ran.append("ran")
+
+    with pytest.raises(NotTransportable, match="give cannot go"):
+        await kind(notes, placed(give(1)), registry=registry_with(here=Refusing())).run()
+    assert ran == []
+
+
+async def test_a_backend_that_does_not_answer_is_left_at_the_deadline() -> None:
+    class Silent(LocalBackend):
+        async def open_group(self, group_id: str, members: Any) -> Any:
+            await asyncio.Event().wait()
+
+    with pytest.raises(DeadlineExceeded, match=r"0\.05 s"):
+        await PLACED_PAR((give(1), HERE), deadline=0.05, registry=registry_with(here=Silent())).run()
+
+
+async def test_attach_asks_the_first_backend_that_knows_groups() -> None:
+    class Remembering(LocalBackend):
+        async def attach_group(self, group_id: str, deadline: float | None = None) -> list[tuple[ProcessResult, bool]]:
+            error = ProcessResult.fail(ValueError(f"{group_id} {deadline}"))
+            return [(ProcessResult.ok(group_id), False), (error, True)]
+
+    registry = registry_with(a=LocalBackend(), b=Remembering())
+    result = await PLACED_PAR.attach("g", registry=registry, deadline=3)
+    assert (result.is_ok, result.value) == (True, ["g"])
+    assert str(result.failures[0].error) == "g 3.0"
+    assert (await PLACED_PAR.attach("h", backend=Remembering())).value == ["h"]
+    with pytest.raises(LookupError, match="there are: a"):
+        await PLACED_PAR.attach("g", registry=registry_with(a=LocalBackend()))
+    with pytest.raises(NotImplementedError, match="knows no groups"):
+        await PLACED_PAR.attach("g", backend=LocalBackend())
+    with pytest.raises(ValueError, match="deadline"):
+        await PLACED_PAR.attach("g", registry=registry, deadline=-1)
+
+
+# The deadline of a backend -----------------------------------------------------------------------
+
+
+class Answering(LocalBackend):
+    """Answers for what it runs itself, some time after the deadline."""
+
+    deadline_grace = 2.0
+
+    async def execute(self, process: Any, ctx: ProcessContext) -> ProcessResult:
+        assert ctx.remaining is not None
+        await asyncio.sleep(ctx.remaining + 0.05)
+        return ProcessResult.fail(DeadlineExceeded("its own words", phase="queued", worker="w"), process_name="x")
+
+
+async def test_a_backends_own_answer_wins_within_its_grace() -> None:
+    began = time.monotonic()
+    result = await PLACED_PAR((give(1), HERE), forever, deadline=0.1, registry=registry_with(here=Answering())).run()
+    assert time.monotonic() - began < 2
+    first, second = (failure.error for failure in result.failures)
+    assert isinstance(first, DeadlineExceeded)
+    assert isinstance(second, DeadlineExceeded)
+    assert (str(first), first.worker) == ("its own words", "w")
+    assert "0.1 s" in str(second)
+
+
+async def test_its_answer_reaches_through_compositions_around_it() -> None:
+    inner = PLACED_PAR((give(1), HERE))
+    result = await PAR(SEQ(inner), deadline=0.1, registry=registry_with(here=Answering())).run()
+    error = result.failures[0].error
+    assert isinstance(error, DeadlineExceeded)
+    shown: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        shown.append(str(cause))
+        cause = cause.exceptions[0] if isinstance(cause, ExceptionGroup) else cause.__cause__
+    assert shown[-1] == "its own words"
+
+
+async def test_a_backend_that_says_nothing_is_cut_off_after_its_grace() -> None:
+    class Silent(Answering):
+        deadline_grace = 0.1
+
+        async def execute(self, process: Any, ctx: ProcessContext) -> ProcessResult:
+            return await LocalBackend.execute(self, process, ctx)
+
+    began = time.monotonic()
+    result = await PLACED_PAR((forever, HERE), deadline=0.1, registry=registry_with(here=Silent())).run()
+    assert 0.19 < time.monotonic() - began < 2
+    assert isinstance(result.failures[0].error, DeadlineExceeded)
+
+
+# Limits ------------------------------------------------------------------------------------------
+
+
+async def test_a_limit_holds_across_compositions() -> None:
+    gate = Gate()
+    registry = registry_with(here=LocalBackend(2))
+    pars = [PLACED_PAR(*[(gate.process(), HERE)] * 3, registry=registry) for _ in range(3)]
+    running = asyncio.gather(*(par.run() for par in pars))
+    for _ in range(2):
+        await gate.arrival()
+    gate.opened.set()
+    results = await running
+    assert all(result.is_ok for result in results)
+    assert gate.most == 2
+    assert _gates == {}
+
+
+async def test_who_waits_longest_is_next() -> None:
+    order: list[str] = []
+
+    @Process
+    async def notes(ctx: ProcessContext) -> None:
+        order.append(ctx.process_name)
+        await asyncio.sleep(0)
+
+    names = [str(index) for index in range(20)]
+    await PLACED_PAR(
+        *((notes.with_name(name), HERE) for name in names), registry=registry_with(here=LocalBackend(1))
+    ).run()
+    assert order == names
+
+
+async def test_a_limit_holds_across_threads() -> None:
+    backend = LocalBackend(1)
+    inside, most = 0, 0
+    lock = threading.Lock()
+
+    @Process
+    async def counts(ctx: ProcessContext) -> None:
+        nonlocal inside, most
+        with lock:
+            inside += 1
+            most = max(most, inside)
+        await asyncio.sleep(0.001)
+        with lock:
+            inside -= 1
+
+    def run_some() -> bool:
+        return PLACED_PAR(*[(counts, HERE)] * 20, registry=registry_with(here=backend)).run_sync().is_ok
+
+    async with asyncio.timeout(20):
+        assert await asyncio.gather(*(asyncio.to_thread(run_some) for _ in range(4))) == [True] * 4
+    assert most == 1
+    assert _gates == {}
+
+
+async def test_cancelling_someone_who_waits_frees_the_place_in_the_queue() -> None:
+    gate = Gate()
+    registry = registry_with(here=LocalBackend(1))
+    first = asyncio.ensure_future(PLACED_PAR((gate.process("first"), HERE), registry=registry).run())
+    await gate.arrival()
+    second = asyncio.ensure_future(PLACED_PAR((gate.process("second"), HERE), registry=registry).run())
+    third = asyncio.ensure_future(PLACED_PAR((gate.process("third"), HERE), registry=registry).run())
+    await asyncio.sleep(0)
+    second.cancel()
+    gate.opened.set()
+    assert (await first).is_ok
+    assert (await third).is_ok
+    with pytest.raises(asyncio.CancelledError):
+        await second
+    assert _gates == {}
+
+
+async def test_a_limit_that_grows_is_noticed_by_the_next_who_comes() -> None:
+    class Growing(LocalBackend):
+        limit = 1
+
+        @property
+        def concurrency_limit(self) -> int:
+            return self.limit
+
+    gate, backend = Gate(), Growing()
+    registry = registry_with(here=backend)
+    first = asyncio.ensure_future(PLACED_PAR(*[(gate.process(), HERE)] * 2, registry=registry).run())
+    await gate.arrival()
+    backend.limit = 3
+    second = asyncio.ensure_future(PLACED_PAR((gate.process(), HERE), registry=registry).run())
+    async with asyncio.timeout(5):
+        await gate.arrival()
+        await gate.arrival()
+    gate.opened.set()
+    assert all(result.is_ok for result in await asyncio.gather(first, second))
+
+
+async def test_a_backend_that_enforces_its_limit_is_left_to_it() -> None:
+    class Own(LocalBackend):
+        enforces_limit = True
+
+    gate = Gate()
+    running = asyncio.ensure_future(
+        PLACED_PAR(*[(gate.process(), HERE)] * 3, registry=registry_with(here=Own(1))).run()
+    )
+    for _ in range(3):
+        await gate.arrival()
+    gate.opened.set()
+    assert (await running).is_ok
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+async def test_compositions_do_not_wait_for_themselves(limit: int) -> None:
+    gate = Gate()
+    registry = registry_with(here=LocalBackend(limit))
+    leaf = gate.process()
+    tree = PLACED_PAR((PLACED_PAR((leaf, HERE), (SEQ(placed(leaf), leaf, PAR(leaf, placed(leaf))), HERE)), HERE))
+    gate.opened.set()
+    async with asyncio.timeout(5):
+        result = await PLACED_PAR(*[(tree, HERE)] * 4, registry=registry).run()
+    assert result.is_ok
+    assert _gates == {}
+
+
+async def test_processes_in_the_place_of_a_composition_may_talk_to_each_other() -> None:
+    # They run under the composition's one slot, however many they are.
+    gate = Gate()
+    registry = registry_with(here=LocalBackend(1))
+    running = asyncio.ensure_future(PLACED_PAR((PAR(*[gate.process()] * 3), HERE), registry=registry).run())
+    async with asyncio.timeout(5):
+        for _ in range(3):
+            await gate.arrival()
+    gate.opened.set()
+    assert (await running).is_ok
+
+
+async def test_no_more_than_the_limit_with_compositions_inside() -> None:
+    gate = Gate()
+    registry = registry_with(here=LocalBackend(2))
+    inner = PLACED_PAR(*[(gate.process(), HERE)] * 4)
+    running = asyncio.ensure_future(PLACED_PAR(*[(inner, HERE)] * 3, registry=registry).run())
+    for _ in range(2):
+        await gate.arrival()
+    gate.opened.set()
+    async with asyncio.timeout(5):
+        assert (await running).is_ok
+    assert gate.most == 2
+
+
+async def test_slots_are_given_back_whatever_happens() -> None:
+    registry = registry_with(here=LocalBackend(1))
+    for composition in (
+        PLACED_PAR((PAR(boom, placed(forever)), HERE), (forever, HERE)),
+        PLACED_PAR((SEQ(boom, forever), HERE), (forever, HERE), deadline=0.05),
+        PLACED_PAR((PAR(forever, limit=1), HERE), (PAR(placed(forever)), HERE), deadline=0.05, on_failure=COLLECT),
+    ):
+        composition._registry = registry
+        assert not (await composition.run()).is_ok
+        assert _gates == {}
+    running = asyncio.ensure_future(PLACED_PAR((PAR(forever), HERE), (forever, HERE), registry=registry).run())
+    await asyncio.sleep(0)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert _gates == {}
