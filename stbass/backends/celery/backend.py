@@ -20,7 +20,7 @@ from stbass.backends.celery import keys
 from stbass.backends.celery.breath import Breath
 from stbass.backends.celery.client import FleetClient, Ticket
 from stbass.backends.celery.connections import unavailable
-from stbass.backends.celery.envelope import Envelope, seal_envelope
+from stbass.backends.celery.envelope import ABSENT, Envelope, seal_envelope
 from stbass.backends.celery.group import IdleGroupResult
 from stbass.backends.celery.presence import WorkerInfo
 from stbass.backends.celery.publish import Message
@@ -134,7 +134,10 @@ class CeleryBackend(ExecutionBackend):
             span,
             ctx.remaining,
         )
-        return await client.run(ticket)
+        result = await client.run(ticket)
+        if ticket.output:
+            ctx._sent = ticket.output
+        return result
 
     def _message(self, process: Composable, ctx: ProcessContext, queue: str, reply: str) -> Message:
         """What is sent; made when it is sent, so that many processes at once do not hold up the event loop."""
@@ -153,6 +156,7 @@ class CeleryBackend(ExecutionBackend):
             reply,
             self._lost,
             remaining is not None,
+            ABSENT if ctx._given is None else msgspec.Raw(self._wired(list(ctx._given), "input")),
             round(ctx._deadline_span or 0.0, 3),
         )
         text, signature = seal_envelope(envelope, self._settings)
@@ -167,6 +171,9 @@ class CeleryBackend(ExecutionBackend):
         """
         self._queue_of(process, ctx)
         self._encode(process)
+
+    def _wired(self, value: object, what: str) -> bytes:
+        return wire.dumps(value, limit=self._settings.max_message_bytes, what=what)
 
     def _encode(self, process: Composable) -> bytes:
         return wire.dumps(process, limit=self._settings.max_message_bytes, what="process")

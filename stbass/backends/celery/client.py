@@ -62,6 +62,8 @@ class Ticket:
     checkpoint: msgspec.Raw | None = None
     timer: asyncio.TimerHandle | None = None
     sent: bool = False
+    output: list[Any] | None = None
+    """Of a stage: what it has sent on its ``output``."""
 
     def event(self, kind: Any, **details: Any) -> observe.Event:
         """An event of this process, for those who look."""
@@ -265,6 +267,9 @@ class FleetClient:
             return
         queued = None if ticket.started_at is None else timedelta(seconds=ticket.started_at - ticket.submitted_at)
         result = result_of(meta, ticket.name, self.settings, ticket.placement, queued)
+        if result.is_ok and meta.stbass is not None and bytes(meta.stbass.sent):
+            # Signed with the result, which was checked.
+            ticket.output = wire.loads(bytes(meta.stbass.sent), limit=self.settings.max_message_bytes)
         self._end_with(ticket, result)
 
     def _end_with(self, ticket: Ticket, result: ProcessResult) -> None:

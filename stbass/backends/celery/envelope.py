@@ -22,9 +22,21 @@ from stbass.errors import (
 from stbass.process import Composable
 from stbass.result import Failure, ProcessResult, RunInfo, utc_now
 
-__all__ = ["Envelope", "Meta", "Ran", "open_envelope", "read_meta", "result_of", "seal_envelope", "write_result"]
+__all__ = [
+    "ABSENT",
+    "Envelope",
+    "Meta",
+    "Ran",
+    "open_envelope",
+    "read_meta",
+    "result_of",
+    "seal_envelope",
+    "write_result",
+]
 
 _NULL = msgspec.Raw(b"null")
+ABSENT = msgspec.Raw()
+"""Stands for a part that is not there: msgspec leaves a part out if it is this very object."""
 
 
 class Envelope(msgspec.Struct, omit_defaults=True):
@@ -41,6 +53,8 @@ class Envelope(msgspec.Struct, omit_defaults=True):
     lost: str = "redeliver"
     timed: bool = False
     """Whether there is a deadline: then ``stbass:deadline:<id>`` lives as long as the process may."""
+    given: msgspec.Raw = ABSENT
+    """Of a stage: the values on its ``input``."""
     deadline: float = 0.0
     """Seconds that it had when it was sent, for messages."""
     v: int = 1
@@ -53,7 +67,9 @@ class Ran(msgspec.Struct, omit_defaults=True):
     attempt: int = 1
     started: datetime | None = None
     elapsed: float | None = None
-    failure: msgspec.Raw = msgspec.Raw()
+    failure: msgspec.Raw = ABSENT
+    sent: msgspec.Raw = ABSENT
+    """Of a stage: what it has sent on its ``output``."""
     sig: str | None = None
 
 
@@ -112,7 +128,12 @@ def open_envelope(
             f"the message {task_id} in queue {queue!r} was written for {envelope.id} in queue {envelope.queue!r}"
         )
     process = wire.loads_process(
-        bytes(envelope.process), allowed=settings.allows, queue=queue, worker=worker, limit=settings.max_message_bytes
+        bytes(envelope.process),
+        allowed=settings.allows,
+        functions=settings.includes,
+        queue=queue,
+        worker=worker,
+        limit=settings.max_message_bytes,
     )
     placement = wire.loads(bytes(envelope.placement))
     return envelope, process, placement
@@ -124,8 +145,12 @@ def _signed(settings: FleetSettings, task_id: str, status: str, result: bytes, r
         ran.sig = settings.signer.sign("result", task_id, status, result, _encode(ran))
 
 
-def write_result(task_id: str, result: ProcessResult, settings: FleetSettings) -> bytes:
-    """A result as Celery keeps it. One whose value cannot travel is written as a failure that says so."""
+def write_result(task_id: str, result: ProcessResult, settings: FleetSettings, sent: list[Any] | None = None) -> bytes:
+    """A result as Celery keeps it. One whose value cannot travel is written as a failure that says so.
+
+    Args:
+        sent: of a stage: what it has sent on its ``output``.
+    """
     info = result.run or RunInfo()
     ran = Ran(
         info.worker,
@@ -133,15 +158,17 @@ def write_result(task_id: str, result: ProcessResult, settings: FleetSettings) -
         info.started_at,
         None if result.elapsed is None else result.elapsed.total_seconds(),
     )
-    body = None
+    body = b""
     if result.is_ok:
         try:
             body = wire.dumps(result.value, limit=settings.max_message_bytes, what="result", processes=False)
+            if sent:
+                ran.sent = msgspec.Raw(wire.dumps(sent, limit=settings.max_message_bytes, what="output"))
         except NotTransportable as error:
             failure = Failure(error, info.process_name, task_id, info.started_at, placement=info.placement)
             result = ProcessResult(False, None, failure, result.elapsed, result.run)
     status, traceback = "SUCCESS", None
-    if body is None:
+    if result.is_fail:
         failure = result.failure
         status = "REVOKED" if isinstance(failure.error, ProcessCancelled) else "FAILURE"
         traceback = failure.traceback_str or None

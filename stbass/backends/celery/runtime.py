@@ -41,7 +41,8 @@ from stbass.errors import (
 )
 from stbass.process import Composable, failure_of
 from stbass.result import Failure, ProcessResult, RunInfo
-from stbass.supervise import Child, run_child
+from stbass.stage import StageContext
+from stbass.supervise import Child, cancelled_itself, run_child
 
 __all__ = ["Job", "Outcome", "Runtime", "current_runtime"]
 
@@ -82,6 +83,7 @@ class Job:
     task: asyncio.Task[None] | None = None
     cancelled: StbassError | None = None
     result: ProcessResult | None = None
+    sent: list[Any] | None = None
     meta: bytes = field(default=b"", repr=False)
     twins: list[Job] = field(default_factory=list)
     """The same message, handed out again while this one was at work."""
@@ -389,21 +391,31 @@ class Runtime:
         assert process is not None
         assert envelope is not None
         ctx = ProcessContext(job.name, job.task_id, None, envelope.parent, job.placement)
+        if bytes(envelope.given):
+            given = wire.loads(bytes(envelope.given), limit=self.settings.max_message_bytes)
+            ctx = StageContext(job.name, tuple(given), None, envelope.parent)
+            ctx._process_id, ctx.placement = job.task_id, job.placement
         ctx.attempt = job.attempt
         ctx._worker = self.worker
         ctx._sink = _Sink(self, job)
         if job.until is not None:
             ctx._limit(job.until, envelope.deadline)
+        child = Child(process, ctx)
         try:
             if job.checkpoint:
                 ctx.resumed_from = wire.loads(job.checkpoint)
-            job.result = await run_child(Child(process, ctx))
+            job.result = await run_child(child)
+            job.sent = ctx._sent
         except asyncio.CancelledError:
-            if job.cancelled is None:
+            task = asyncio.current_task()
+            if job.cancelled is None and task is not None and not task.cancelling():
+                job.result = cancelled_itself(child)
+            elif job.cancelled is None:
                 # The worker is stopping: no result, so that the message goes to another one.
                 self._forget(job)
                 raise
-            job.result = failure_of(job.cancelled, ctx)
+            else:
+                job.result = failure_of(job.cancelled, ctx)
         except Exception as error:
             job.result = failure_of(error, ctx)
         self._forget(job)
@@ -447,7 +459,7 @@ class Runtime:
                 continue
             for job in batch:
                 assert job.result is not None
-                job.meta = write_result(job.task_id, job.result, self.settings)
+                job.meta = write_result(job.task_id, job.result, self.settings, job.sent)
             await self._retrying("store results", partial(self._store, batch))
 
     async def _store(self, batch: list[Job]) -> None:

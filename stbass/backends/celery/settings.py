@@ -52,6 +52,10 @@ class FleetSettings:
         """Whether a worker with these settings may run the process ``module:qualname``."""
         return _is_included(reference.partition(":")[0], self.include)
 
+    def includes(self, module: str) -> bool:
+        """Whether ``include`` names the module itself: only of such a module may plain functions be called."""
+        return module in self.include
+
 
 @lru_cache(maxsize=4096)
 def _is_included(module: str, include: tuple[str, ...]) -> bool:
