@@ -142,7 +142,8 @@ class GuardedProcess:
     @property
     def exit_code(self) -> int | None:
         """What it ended with (128 + n: by signal n), or None while it runs."""
-        return self._guard.poll()
+        code = self._guard.poll()
+        return None if code is None else _as_of_a_shell(code)
 
     @property
     def log(self) -> str:
@@ -175,7 +176,7 @@ class GuardedProcess:
             SubprocessError: it still runs after ``timeout`` seconds.
         """
         try:
-            return self._guard.wait(timeout)
+            return _as_of_a_shell(self._guard.wait(timeout))
         except subprocess.TimeoutExpired:
             raise self.error(f"did not end within {timeout:g} s") from None
 
@@ -199,6 +200,11 @@ class GuardedProcess:
             log=tail,
             exit_code=code,
         )
+
+
+def _as_of_a_shell(code: int) -> int:
+    # The guard gives the program's code as a shell does. When it is killed with the program, this is its own.
+    return code if code >= 0 else 128 - code
 
 
 def _end_group(guard: subprocess.Popen[bytes]) -> None:

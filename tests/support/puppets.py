@@ -113,6 +113,8 @@ class Puppeteer:
     def __init__(self) -> None:
         self.hands: list[Hand] = []
         """Every run that ever reported, in order."""
+        self.on_meeting: Callable[[Hand], None] = lambda hand: None
+        """Called with each run when it reports."""
         self._changed = asyncio.Condition()
         self._server: asyncio.Server | None = None
 
@@ -153,3 +155,4 @@ class Puppeteer:
         async with self._changed:
             self.hands.append(hand)
             self._changed.notify_all()
+        self.on_meeting(hand)
