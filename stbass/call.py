@@ -78,12 +78,12 @@ def reference_of_function(function: Any) -> str:
     Raises:
         ValueError: it cannot be found by one; the message says why, and what to do.
     """
-    to_a_module = "move it to the top level of a module, and add that module to the worker's include (STBASS_INCLUDE)"
-    shown = f"{name_of(function)!r} ({function!r})"
+    to_a_module = "move it to the top level of a module, and name that module in the worker's include (STBASS_INCLUDE)"
+    shown = f"the function {name_of(function)!r} ({function!r})"
     if isinstance(function, functools.partial):
         raise ValueError(f"{shown} is a partial: give the function and its arguments themselves")
     if not isinstance(function, FunctionType):
-        raise ValueError(f"{shown} is not a plain function: write one with def that calls it, and {to_a_module}")
+        raise ValueError(f"{shown} is not written with def: write one that calls it, and {to_a_module}")
     module, name = function.__module__, function.__qualname__
     reference = f"{module}:{name}"
     if function.__name__ == "<lambda>":
@@ -95,9 +95,11 @@ def reference_of_function(function: Any) -> str:
     try:
         found = find_function(reference)
     except LookupError as error:
-        raise ValueError(f"{shown} cannot be found by its name: {error}: {to_a_module}") from None
+        raise ValueError(
+            f"{shown} cannot be found by its name: {error}; a worker calls public functions only"
+        ) from None
     if found is not function:
-        raise ValueError(f"{shown} cannot be found by its name: {reference} is another function: {to_a_module}")
+        raise ValueError(f"{shown} cannot be found by its name: in its module, that is another function")
     return reference
 
 

@@ -126,6 +126,7 @@ def loads_process(
     data: bytes | str,
     *,
     allowed: Callable[[str], bool] | None,
+    functions: Callable[[str], bool] | None = None,
     queue: str | None = None,
     worker: str | None = None,
     transport: Transport | None = None,
@@ -136,6 +137,7 @@ def loads_process(
 
     Args:
         allowed: asked with each ``module:qualname``; None allows all that the imported modules define.
+        functions: asked with the module of each plain function that is to be called; None allows none.
         queue, worker: for the error of a process that is refused.
         transport: how to reach the channels that are bound to it.
 
@@ -143,7 +145,7 @@ def loads_process(
         ProcessRefused: it, or a part of it, is not known here or not allowed.
         WireError: it is not a process that stbass wrote.
     """
-    decoder = Decoder(admission=Admission(allowed, queue, worker), transport=transport)
+    decoder = Decoder(admission=Admission(allowed, queue, worker, functions), transport=transport)
     found = decoder.loads(data, what=what, limit=limit)
     if not isinstance(found, Composable):
         raise WireError(f"the {what} is not one that stbass wrote: it is {text_of(found, 60)}")

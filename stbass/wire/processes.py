@@ -3,21 +3,25 @@
 | tag | form |
 |---|---|
 | `process` | `r`: `module:qualname` of the function or class; `a`, `k`: what the class's constructor was given |
+| `call` | `r`: `module:name` of a plain function; `a`, `k`: its arguments |
 | `composition` | `r`: its kind; `v`: its parts by name |
 | `chan` | `v`: what :meth:`stbass.channel.Chan.share` says |
 
 Beside these, where it differs from the original's: `n`: name, `o`: 1 if optional, `p`: placement, `ch`: bound channels.
 
 A reference is looked up among the processes that the imported modules define (:func:`stbass.process.known_processes`);
-nothing else is looked at, and nothing is imported. Only where an
-:class:`Admission` was given are processes read at all.
+nothing else is looked at, and nothing is imported. Only where an :class:`Admission` was given are processes read at
+all; and plain functions, which nobody has registered, only where it says which modules they may be of (see
+:class:`stbass.call.Call`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
+from stbass.call import Call, find_function, reference_of_function
 from stbass.channel import Chan
 from stbass.composite import Composition, composition_kinds, kind_of
 from stbass.endpoint import Placement
@@ -88,6 +92,8 @@ def _write_composable(writer: Writer, value: Composable) -> Any:
                 form["a"] = writer.items(args, args, len(args), lambda index, _: f".args[{index}]")
             if kwargs:
                 form["k"] = writer.fields(kwargs, kwargs)
+    elif isinstance(value, Call):
+        form, original = _form_of_call(writer, value), Call(value.function)
     else:
         cls = type(value)
         raise Unsendable(f"{cls.__module__}.{cls.__qualname__} cannot travel", "make it a subclass of Process")
@@ -104,6 +110,16 @@ def _write_composable(writer: Writer, value: Composable) -> Any:
     if value._channels:
         form["ch"] = _write_channels(writer, value)
     writer.leave()
+    return form
+
+
+def _form_of_call(writer: Writer, call: Call) -> Form:
+    try:
+        form: Form = {"~": "call", "r": reference_of_function(call.function)}
+    except ValueError as error:
+        raise Unsendable(str(error)) from None
+    form["a"] = writer.items(call.args, call.args, len(call.args), lambda index, _: f".args[{index}]")
+    form["k"] = writer.fields(call.kwargs, call.kwargs)
     return form
 
 
@@ -135,14 +151,22 @@ class Admission:
 
     Args:
         allowed: asked with each reference; None allows all that the imported modules define.
+        functions: asked with the module of each plain function; None allows none.
         queue: where the message came from, for the error of one that is refused.
         worker: who refuses it.
     """
 
-    __slots__ = ("allowed", "queue", "worker")
+    __slots__ = ("allowed", "functions", "queue", "worker")
 
-    def __init__(self, allowed: Callable[[str], bool] | None, queue: str | None = None, worker: str | None = None):
+    def __init__(
+        self,
+        allowed: Callable[[str], bool] | None,
+        queue: str | None = None,
+        worker: str | None = None,
+        functions: Callable[[str], bool] | None = None,
+    ) -> None:
         self.allowed = allowed
+        self.functions = functions
         self.queue = queue
         self.worker = worker
 
@@ -160,6 +184,24 @@ class Admission:
         raise self.refusal(
             reference, f"{reason} the process {reference!r}; add its module, {module!r}, to include (STBASS_INCLUDE)"
         )
+
+    def admit_function(self, reference: str) -> FunctionType:
+        """The plain function of that reference.
+
+        Raises:
+            ProcessRefused: there is none here, or its module is not one that it may be of.
+        """
+        module = reference.partition(":")[0]
+        if self.functions is None or not self.functions(module):
+            raise self.refusal(
+                reference,
+                f"was not told to run plain functions such as {reference!r};"
+                f" name their module itself, {module!r}, in include (STBASS_INCLUDE)",
+            )
+        try:
+            return find_function(reference)
+        except LookupError as error:
+            raise self.refusal(reference, f"cannot run the function {reference!r}: {error}") from None
 
     def refusal(self, reference: str, reason: str) -> ProcessRefused:
         """The error for a process that is not run."""
@@ -187,6 +229,13 @@ def _read_process(reader: Reader, form: Form) -> Any:
             reference, f"could not make the process {reference!r}: its constructor raised {raised}"
         ) from error
     return _finished(reader, form, made)
+
+
+def _read_call(reader: Reader, form: Form) -> Any:
+    function = _admission(reader).admit_function(part(form, "r", str))
+    args = reader.read_items(part(form, "a", list))
+    kwargs = reader.read_fields(part(form, "k", dict))
+    return _finished(reader, form, Call(function, args, kwargs))
 
 
 def _read_composition(reader: Reader, form: Form) -> Any:
@@ -242,6 +291,7 @@ BY_BASE: dict[type[Any], WriteFunction] = {Composable: _write_composable, Chan: 
 
 READ: dict[str, ReadFunction] = {
     "process": _read_process,
+    "call": _read_call,
     "composition": _read_composition,
     "chan": _read_channel,
 }

@@ -1,0 +1,314 @@
+"""A list of tasks: callables, run one after the other, at the same time, or half and half."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from enum import StrEnum
+from functools import partial
+from time import monotonic
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from stbass.composite import checked_count, checked_deadline, checked_policy
+from stbass.context import ProcessContext
+from stbass.endpoint import Placement
+from stbass.outcome import ProcessResult
+from stbass.policy import FailurePolicy, OnFailure, RetryPolicy
+from stbass.process import Composable, checked_name
+from stbass.registry import BackendRegistry
+from stbass.tasklist.running import Work
+from stbass.tasklist.task import Task, TaskCall
+
+if TYPE_CHECKING:
+    from stbass.tasklist.bar import Bar
+
+__all__ = ["Process", "Status", "Strategy"]
+
+R = TypeVar("R")
+
+
+class Strategy(StrEnum):
+    """How the tasks of a list are run."""
+
+    SEQUENTIAL = "sequential"
+    """One after the other, in the order in which they were added."""
+    PARALLEL = "parallel"
+    """At the same time."""
+    HYBRID = "hybrid"
+    """The first half (rounded down) one after the other, then the rest at the same time."""
+
+
+class Status(StrEnum):
+    """Where a list stands."""
+
+    INITIALIZED = "initialized"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+
+
+def default_workers() -> int:
+    """How many workers a list has unless told otherwise."""
+    return min(32, (os.cpu_count() or 1) + 4)
+
+
+class Process:
+    """A list of tasks.
+
+    A task is a callable with its arguments. A coroutine function is one too: it runs on the event loop, any other in a
+    thread, so parallel tasks must be thread-safe. Tasks that run in order run in the thread that calls :meth:`execute`,
+    unless there is a deadline: then they run in another one, which can be left behind.
+
+    Args:
+        name: human-readable identifier.
+        strategy: ``"sequential"``, ``"parallel"`` or ``"hybrid"``.
+        max_workers: how many tasks may run at the same time; ``min(32, number of CPUs + 4)`` by default. Placed tasks
+            do not count: their backend bounds them.
+        on_failure: HALT raises the first exception, and starts no more tasks; COLLECT runs all, and gives back a
+            :class:`stbass.ProcessResult` for each; a :class:`RetryPolicy` tries the failing task again first.
+        deadline: seconds after which tasks that have not ended fail with ``DeadlineExceeded``.
+        registry: where placements are looked up; :func:`stbass.placement.default_registry` by default.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: the strategy is unknown, the name empty, or a number out of range.
+
+    Attributes:
+        tasks: what was added, in order.
+        status: ``"initialized"``, ``"running"``, ``"completed"`` or ``"failed"``.
+        results: what became of each task in the last execution, in order, also after a failure; empty before.
+    """
+
+    __slots__ = (
+        "_deadline",
+        "_lock",
+        "_on_failure",
+        "_registry",
+        "max_workers",
+        "name",
+        "results",
+        "status",
+        "strategy",
+        "tasks",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        strategy: str = "sequential",
+        max_workers: int | None = None,
+        *,
+        on_failure: OnFailure = FailurePolicy.HALT,
+        deadline: float | None = None,
+        registry: BackendRegistry | None = None,
+    ) -> None:
+        self.name = checked_name(name)
+        try:
+            self.strategy = Strategy(strategy)
+        except ValueError:
+            known = ", ".join(repr(member.value) for member in Strategy)
+            raise ValueError(f"unknown strategy {strategy!r}; use one of {known}") from None
+        self.max_workers = default_workers() if max_workers is None else checked_count(max_workers, "max_workers", 1)
+        self._on_failure = checked_policy(on_failure)
+        self._deadline = checked_deadline(deadline)
+        if not isinstance(registry, (BackendRegistry, type(None))):
+            raise TypeError(f"registry must be a BackendRegistry or None, got {registry!r}")
+        self._registry = registry
+        self.tasks: list[Task] = []
+        self.status = Status.INITIALIZED
+        self.results: list[ProcessResult] = []
+        self._lock = threading.Lock()
+
+    def add_task(
+        self, function: Callable[..., Any], /, *args: Any, placement: Placement | None = None, **kwargs: Any
+    ) -> None:
+        """Append a callable with its arguments.
+
+        Args:
+            placement: where to run it, instead of here: the registry's backend for it does, as in ``PLACED_PAR``. On a
+                fleet, the function must be a public one at the top level of a module that the worker's ``include``
+                names (see :class:`stbass.call.Call`). An argument of the function that is itself called ``placement``
+                has to be bound with :func:`functools.partial`.
+
+        Raises:
+            TypeError: it is not callable, or the placement not a :class:`Placement`.
+            RuntimeError: the list is running.
+        """
+        if not callable(function):
+            raise TypeError(f"a task must be callable, got {function!r}")
+        if isinstance(function, Composable):
+            raise TypeError(f"a task must be a plain callable: {function!r} is a process, which PAR and SEQ run")
+        if not isinstance(placement, (Placement, type(None))):
+            raise TypeError(f"placement must be a Placement or None, got {placement!r}")
+        self._check_idle("add a task to")
+        self.tasks.append(Task(function, args, kwargs, placement))
+
+    def add_step(
+        self, function: Callable[..., Any], /, *args: Any, placement: Placement | None = None, **kwargs: Any
+    ) -> None:
+        """Alias for :meth:`add_task`."""
+        self.add_task(function, *args, placement=placement, **kwargs)
+
+    def execute(
+        self, *, on_failure: OnFailure | None = None, deadline: float | None = None, progress: bool = False
+    ) -> list[Any]:
+        """Run all tasks, and give back their results in the order added.
+
+        It needs no event loop. Inside one, it blocks that loop: use :meth:`execute_async` there.
+
+        Args:
+            on_failure, deadline: for this execution, instead of what the constructor was given.
+            progress: whether to show a progress bar on standard error.
+
+        Returns:
+            What each task gave back; under COLLECT, a :class:`stbass.ProcessResult` for each.
+
+        Raises:
+            Exception: the first that a task raised, unless they are collected. Tasks that ran meanwhile have ended:
+                sync ones were waited for, coroutines and placed ones cancelled. What had not started never did.
+            NotTransportable: a placed task cannot go where it is placed; nothing has run.
+            RuntimeError: it is running already.
+        """
+        deadline = self._deadline if deadline is None else checked_deadline(deadline)
+        # A sync task in this thread would hold off its deadline.
+        with self._execution(on_failure, deadline, progress, here=deadline is None) as work:
+            try:
+                asyncio.get_running_loop()
+            except RuntimeError:
+                self._drive(work)
+            else:
+                _in_another_thread(partial(self._drive, work))
+        return self._outcome(work)
+
+    async def execute_async(
+        self, *, on_failure: OnFailure | None = None, deadline: float | None = None, progress: bool = False
+    ) -> list[Any]:
+        """:meth:`execute` on an event loop, which it does not block: sync tasks run in threads.
+
+        Cancelling this cancels coroutines and placed tasks, and waits for sync ones that run: a thread cannot be
+        stopped. Cancelled again, or at the deadline, it leaves these to themselves.
+        """
+        deadline = self._deadline if deadline is None else checked_deadline(deadline)
+        with self._execution(on_failure, deadline, progress, here=False) as work:
+            await self._run(work)
+        return self._outcome(work)
+
+    def reset(self) -> None:
+        """Back to ``"initialized"``: the tasks stay, their results are forgotten.
+
+        Raises:
+            RuntimeError: the list is running.
+        """
+        self._check_idle("reset")
+        self.status = Status.INITIALIZED
+        self.results = []
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __repr__(self) -> str:
+        return f"<Process {self.name!r}: {len(self.tasks)} tasks, {self.strategy}, {self.status}>"
+
+    def _check_idle(self, what: str) -> None:
+        if self.status is Status.RUNNING:
+            raise RuntimeError(f"cannot {what} {self.name!r} while it is running")
+
+    @contextmanager
+    def _execution(
+        self, on_failure: OnFailure | None, deadline: float | None, progress: bool, *, here: bool
+    ) -> Iterator[Work]:
+        """One execution, around what runs the tasks. However that ends, status and results say how."""
+        policy = self._on_failure if on_failure is None else checked_policy(on_failure)
+        owner = ProcessContext(self.name)
+        owner._registry = self._registry
+        with self._lock:
+            self._check_idle("execute")
+            self.status = Status.RUNNING
+        self.results = []
+        try:
+            if deadline is not None:
+                owner._limit(monotonic() + deadline, deadline)
+            direct = here or not isinstance(policy, RetryPolicy)
+            calls = [TaskCall(task, direct=direct) for task in self.tasks]
+            with self._bar(progress) as bar:
+                work = Work(
+                    calls, owner, policy, self.max_workers, here=here, on_end=None if bar is None else bar.on_end
+                )
+                try:
+                    if self.strategy is not Strategy.PARALLEL:
+                        work.check()
+                    yield work
+                except BaseException as error:
+                    self.results = work.close(f"{type(error).__name__} ended the list")
+                    raise
+                self.results = work.close("another task failed")
+        except BaseException:
+            self.status = Status.FAILED
+            raise
+
+    def _bar(self, wanted: bool) -> AbstractContextManager[Bar | None]:
+        if not wanted:
+            return nullcontext()
+        # Not at the top: rich takes longer to import than most lists take to run.
+        from stbass.tasklist.bar import Bar
+
+        return Bar(self.name, len(self.tasks))
+
+    def _halves(self) -> tuple[range, range]:
+        """What runs in order, and what runs at the same time after that."""
+        count = len(self.tasks)
+        first = {Strategy.SEQUENTIAL: count, Strategy.PARALLEL: 0, Strategy.HYBRID: count // 2}[self.strategy]
+        return range(first), range(first, count)
+
+    def _drive(self, work: Work) -> None:
+        in_order, at_the_same_time = self._halves()
+        if not work.in_order_at_once(in_order):
+            asyncio.run(self._run(work))
+        elif at_the_same_time and not work.stopped:
+            asyncio.run(work.at_the_same_time(at_the_same_time))
+
+    async def _run(self, work: Work) -> None:
+        in_order, at_the_same_time = self._halves()
+        if in_order:
+            await work.in_order(in_order)
+        if at_the_same_time and not work.stopped:
+            await work.at_the_same_time(at_the_same_time)
+
+    def _outcome(self, work: Work) -> list[Any]:
+        """What :meth:`execute` gives back or raises."""
+        if not work.halts:
+            error = work.fatal
+        else:
+            first = work.failed
+            failures = [result for result in self.results if result.is_fail]
+            culprit = self.results[first] if first is not None else failures[0] if failures else None
+            error = None if culprit is None else culprit.failure.error
+        self.status = Status.COMPLETED if error is None else Status.FAILED
+        if error is not None:
+            raise error
+        return [result.value for result in self.results] if work.halts else list(self.results)
+
+
+def _in_another_thread(function: Callable[[], R]) -> R:
+    """Call it in a thread, and wait for it; for what cannot run in this one because there is an event loop."""
+    outcome: Future[R] = Future()
+    context = contextvars.copy_context()
+
+    def call() -> None:
+        try:
+            outcome.set_result(context.run(function))
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    thread = threading.Thread(target=call, name="stbass-tasks")
+    thread.start()
+    thread.join()
+    return outcome.result()

@@ -1,0 +1,53 @@
+"""A task: a callable with its arguments, and where it is placed."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple
+
+from stbass.call import Call, is_async
+from stbass.context import ProcessContext
+from stbass.endpoint import Placement
+
+__all__ = ["Task", "TaskCall"]
+
+
+class Task(NamedTuple):
+    """A task of a list, as it was added."""
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    placement: Placement | None = None
+
+
+class TaskCall(Call):
+    """A task as a process of the core.
+
+    Args:
+        direct: whether a sync function is called in the very thread that runs it, instead of one beside that.
+    """
+
+    def __init__(self, task: Task, *, direct: bool) -> None:
+        super().__init__(task.function, task.args, task.kwargs, task.placement)
+        self.is_plain = task.placement is None and not is_async(task.function)
+        """Whether it is a sync function, and not placed."""
+        self._direct = direct and self.is_plain
+
+    async def _perform(self, ctx: ProcessContext) -> Any:
+        if not self._direct:
+            return await super()._perform(ctx)
+        value = self.function(*self.args, **self.kwargs)
+        if not inspect.isawaitable(value):
+            return value
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return asyncio.run(_awaited(value))
+        return await value
+
+
+async def _awaited(value: Awaitable[Any]) -> Any:
+    return await value
