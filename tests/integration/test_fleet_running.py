@@ -312,9 +312,9 @@ async def test_a_backend_bounds_how_many_are_out_at_once(fleet: Fleet) -> None:
 
     def count(event: observe.Event) -> None:
         nonlocal most, out
-        if event.kind == "queued":
+        if event.name == "Give" and event.kind == "started":
             out += 1
-        elif event.kind == "ended":
+        elif event.name == "Give" and event.kind == "ended":
             out -= 1
         most = max(most, out)
 
