@@ -286,7 +286,7 @@ class InThread(Quiet):
         When it is cancelled, it waits for the task that it is at, since a thread cannot be stopped; but not when that
         is because its time is over, nor when it is cancelled again.
         """
-        stay = asyncio.get_running_loop().run_in_executor(None, self.lane.run_plain, self.index)
+        stay = asyncio.ensure_future(asyncio.to_thread(self.lane.run_plain, self.index))
         try:
             return ProcessResult.ok(await asyncio.shield(stay))
         except asyncio.CancelledError:
