@@ -54,10 +54,11 @@ class Guard:
         *,
         send: Any = NOTHING,
     ) -> None:
-        if not isinstance(channel, (Chan, TIMER, DEADLINE, _Skip)):
-            raise TypeError(f"a guard waits for a Chan, a TIMER, a DEADLINE or SKIP, not {channel!r}")
-        if send is not NOTHING and not isinstance(channel, Chan):
-            raise TypeError(f"only a channel can be sent to, not {channel!r}")
+        if not isinstance(channel, Chan):
+            if not isinstance(channel, (TIMER, DEADLINE, _Skip)):
+                raise TypeError(f"a guard waits for a Chan, a TIMER, a DEADLINE or SKIP, not {channel!r}")
+            if send is not NOTHING:
+                raise TypeError(f"only a channel can be sent to, not {channel!r}")
         self.channel = channel
         self.precondition = precondition
         self.handler = handler
@@ -70,6 +71,7 @@ class Guard:
         return bool(self.precondition()) if callable(self.precondition) else bool(self.precondition)
 
     async def handle(self, handler: Callable[..., Any], value: Any) -> Any:
+        """Call the handler with the value, or without one, and wait for it if it is async."""
         if self._takes_value is None:
             self._takes_value = _takes_argument(handler)
         result = handler(value) if self._takes_value else handler()

@@ -10,7 +10,9 @@ import asyncio
 import math
 from abc import abstractmethod
 from asyncio import CancelledError, get_running_loop
-from collections.abc import Callable, Coroutine, Generator, Sequence, Set
+from bisect import bisect_left
+from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence, Set
+from operator import attrgetter
 from types import TracebackType
 from typing import Any, ClassVar, TypeAlias
 
@@ -18,10 +20,10 @@ from stbass._cancellation import defer, owed, raise_owed, settled
 from stbass._guard import SKIP, Guard
 from stbass._hot import FairList, HotChoice, HotList, PriorityList, attempt, pick
 from stbass.channel import Chan
-from stbass.errors import AllGuardsDisabledError
+from stbass.errors import AllGuardsDisabledError, ChannelClosedError
 from stbass.timer import DEADLINE, TIMER, Countdown
 from stbass.transports.base import NOTHING
-from stbass.transports.choice import CLAIMED, DECIDING, IDLE, Arm, Choice
+from stbass.transports.choice import CLAIMED, DECIDING, IDLE, WAITING, Arm, Choice
 
 __all__ = ["ALT", "PRI_ALT", "SKIP", "AllGuardsDisabledError", "Guard"]
 
@@ -46,7 +48,7 @@ class _Alternation(Coroutine[Any, Any, Any]):
         "_offering",
         "_reached",
         "_running",
-        "_skip",
+        "_skips",
         "_timers",
         "chosen",
     )
@@ -61,7 +63,7 @@ class _Alternation(Coroutine[Any, Any, Any]):
         self._arms: list[Arm] = []
         self._attached: list[Arm] = []
         self._timers: list[int] = []
-        self._skip: int | None = None
+        self._skips: list[int] = []
         self._dynamic: list[int] = []
         self._countdowns: dict[int, Countdown] = {}
         self._offering: list[Chan[Any]] = []
@@ -117,8 +119,8 @@ class _Alternation(Coroutine[Any, Any, Any]):
                 self._arms.append(Arm(choice, index, guard.channel._link, guard.send is NOTHING))
             elif guard.channel is not SKIP:
                 self._timers.append(index)
-            elif self._skip is None:
-                self._skip = index
+            else:
+                self._skips.append(index)
         if not enabled:
             raise self._all_disabled()
         self._choice = choice
@@ -135,35 +137,35 @@ class _Alternation(Coroutine[Any, Any, Any]):
         remote = False
         try:
             for arm in self._arms:
-                guard = self._guards[arm.index]
-                assert isinstance(guard.channel, Chan)
-                arm.link = guard.channel._link
+                channel: Chan[Any] = self._guards[arm.index].channel  # type: ignore[assignment]
+                arm.link = channel._link
                 arm.open = True
                 if not arm.reader:
-                    arm.value = await guard.channel._begin_offer(guard.send)
-                    self._offering.append(guard.channel)
-                remote = remote or not arm.link.local
+                    arm.value = await channel._begin_offer(self._guards[arm.index].send)
+                    self._offering.append(channel)
+                if not arm.link.local:
+                    remote = True
+            shut = self._ask_preconditions() if self._dynamic else _NONE
             if remote:
                 await self._ask_links()
             while True:
-                shut = self._ask_preconditions() if self._dynamic else _NONE
                 ready = [arm.index for arm in self._arms if arm.open and arm.link.ready(arm)]
                 ready += self._due(shut)
                 if ready:
                     outcome = await self._commit(self._pick(ready))
-                    if outcome is not None:
-                        return outcome
-                    continue
-                if self._skip is not None and self._skip not in shut:
-                    return self._skip, None
-                if not self._arms and all(index in shut for index in self._timers):
-                    raise self._all_disabled()  # no partner can come, and no time
-                for arm in self._arms:
-                    if arm not in self._attached:
-                        self._attach(arm)
-                outcome = await self._wait(choice, self._arms, shut)
+                else:
+                    for index in self._skips:
+                        if index not in shut:
+                            return index, None
+                    if not self._arms and all(index in shut for index in self._timers):
+                        raise self._all_disabled()  # no partner can come, and no time
+                    if len(self._attached) < len(self._arms):
+                        self._attach(arm for arm in self._arms if arm.link.local)
+                    outcome = await self._wait(choice, self._arms, shut)
                 if outcome is not None:
                     return outcome
+                if self._dynamic:
+                    shut = self._ask_preconditions()
         finally:
             self._detach()
             while self._offering:
@@ -172,8 +174,7 @@ class _Alternation(Coroutine[Any, Any, Any]):
     async def _ask_links(self) -> None:
         """Ask links that only know what they were told. They are attached first, so that nothing is missed after."""
         asked = [arm for arm in self._arms if not arm.link.local]
-        for arm in asked:
-            self._attach(arm)
+        self._attach(asked)
         try:
             async with asyncio.TaskGroup() as group:
                 for arm in asked:
@@ -186,7 +187,7 @@ class _Alternation(Coroutine[Any, Any, Any]):
         shut = {index for index in self._dynamic if not self._guards[index].is_eligible}
         for arm in self._arms:
             was_open, arm.open = arm.open, arm.index not in shut
-            if arm.open and not was_open and arm in self._attached:
+            if arm.open != was_open and self._attached:
                 arm.link.announce(arm)
         return shut
 
@@ -200,9 +201,9 @@ class _Alternation(Coroutine[Any, Any, Any]):
 
     async def _commit(self, index: int) -> Outcome | None:
         """Complete this one, unless it is too late: then nothing has moved."""
-        arm = next((arm for arm in self._arms if arm.index == index), None)
-        if arm is None:
+        if index in self._countdowns:
             return index, None
+        arm = self._arms[bisect_left(self._arms, index, key=attrgetter("index"))]
         self.chosen = self._guards[index]
         if arm.link.local:
             value = attempt(arm)
@@ -243,6 +244,8 @@ class _Alternation(Coroutine[Any, Any, Any]):
         finally:
             if handle is not None:
                 handle.cancel()
+            if choice.state == WAITING:
+                choice.state = IDLE  # the coroutine is closed
         if choice.outcome is None:
             return None
         index, value = choice.outcome
@@ -264,9 +267,10 @@ class _Alternation(Coroutine[Any, Any, Any]):
         assert self._choice is not None
         self._choice.wake()
 
-    def _attach(self, arm: Arm) -> None:
-        arm.link.attach(arm)
-        self._attached.append(arm)
+    def _attach(self, arms: Iterable[Arm]) -> None:
+        for arm in arms:
+            arm.link.attach(arm)
+            self._attached.append(arm)
 
     def _detach(self) -> None:
         while self._attached:
@@ -295,19 +299,22 @@ class _Alternation(Coroutine[Any, Any, Any]):
         choice.hot = self._hot_list(by_index)
         self._choice = choice
         self._kept = True
-        for arm in self._arms:
-            self._attach(arm)
+        self._attach(self._arms)
 
     async def _decide_kept(self) -> Outcome:
         choice = self._choice
         assert isinstance(choice, HotChoice)
         hot = choice.hot
         while True:
-            outcome = hot.choose(self._due() if self._timers else ())
+            try:
+                outcome = hot.choose(self._due() if self._timers else ())
+            except ChannelClosedError:
+                self.chosen = self._guards[hot.tried]
+                raise
             if outcome is not None:
                 return outcome
-            if self._skip is not None:
-                return self._skip, None
+            if self._skips:
+                return self._skips[0], None
             outcome = await self._wait(choice, hot.faced)
             if outcome is not None:
                 return outcome

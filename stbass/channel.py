@@ -159,6 +159,9 @@ class Chan(Generic[T]):
                 await waiter
             except CancelledError as cancel:
                 await _interrupted(link, waiter, cancel)
+            except GeneratorExit:
+                _abandon(waiter)
+                raise
 
     async def recv(self) -> T:
         """Receive the next value.
@@ -178,6 +181,9 @@ class Chan(Generic[T]):
                 value = await waiter
             except CancelledError as cancel:
                 value = await _interrupted(link, waiter, cancel)
+            except GeneratorExit:
+                _abandon(waiter)
+                raise
         return value
 
     async def _send_in_turn(self, value: Any, turn: asyncio.Lock) -> None:
@@ -194,6 +200,9 @@ class Chan(Generic[T]):
                     await waiter
                 except CancelledError as cancel:
                     await _interrupted(link, waiter, cancel)
+                except GeneratorExit:
+                    _abandon(waiter)
+                    raise
 
     async def _begin_offer(self, value: Any) -> Any:
         """A choice is going to offer a value: gives it back as it goes over the channel. :meth:`_end_offer` follows."""
@@ -476,6 +485,12 @@ class _Alias(types.GenericAlias):
     def __call__(self, name: str | None = None, **options: Any) -> Any:
         made: Any = self.__origin__
         return made(self.__args__[0], name=name, **options)
+
+
+def _abandon(waiter: asyncio.Future[Any]) -> None:
+    """The coroutine that waits is closed: nobody is going to run it any more, and nothing can be awaited for it."""
+    if not waiter.get_loop().is_closed():
+        waiter.cancel()
 
 
 async def _interrupted(link: Link, waiter: asyncio.Future[Any], cancel: CancelledError) -> Any:

@@ -232,7 +232,7 @@ class Link(ABC):
         """
 
     def announce(self, arm: Arm) -> None:  # noqa: B027 - only arms that can be shut need it
-        """An attached arm has become open: partners that were shut to it may want to know."""
+        """An attached arm has become open or shut: partners that it was shut to may want to know."""
 
     def resume(self, arm: Arm) -> None:  # noqa: B027 - only links that claim from afar need it
         """The choice of an attached arm starts to wait, or waits again: claims can succeed from now on.

@@ -241,8 +241,7 @@ class MemoryLink(Link):
         if loop is not self._loop:
             self._move_to(loop)
         (self._readers if arm.reader else self._writers).append(arm)
-        if arm.open:
-            self.announce(arm)
+        self.announce(arm)
 
     def detach(self, arm: Arm) -> None:
         """See :meth:`Link.detach`."""
@@ -250,6 +249,8 @@ class MemoryLink(Link):
 
     def announce(self, arm: Arm) -> None:
         """See :meth:`Link.announce`."""
+        if not arm.open:
+            return
         for partner in self._writers if arm.reader else self._readers:
             if not partner.open:
                 partner.notify()  # its precondition is asked once more, now that there is somebody to meet
@@ -270,18 +271,14 @@ class MemoryLink(Link):
     def ready(self, arm: Arm) -> bool:
         """See :meth:`Link.ready`."""
         if arm.reader:
-            return (
-                _live(self._senders)
-                or bool(self._buffer)
-                or self.closed
-                or (bool(self._writers) and any(partner.claimable for partner in self._writers))
-            )
-        return (
-            _live(self._receivers)
-            or len(self._buffer) < self.capacity
-            or self.closed
-            or (bool(self._readers) and any(partner.claimable for partner in self._readers))
-        )
+            line, partners, space = self._senders, self._writers, bool(self._buffer)
+        else:
+            line, partners, space = self._receivers, self._readers, len(self._buffer) < self.capacity
+        if space or self.closed:
+            return True
+        if not line and not partners:
+            return False
+        return _live(line) or any(partner.claimable for partner in partners)
 
     # What it tells ------------------------------------------------------------------------------
 
