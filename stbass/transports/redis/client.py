@@ -1,0 +1,166 @@
+"""One event loop's part in all of its channels: the connection, the messages that come in, the leases."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from stbass._ids import new_id
+from stbass.redis_address import RedisAddress
+from stbass.transports.redis.connection import Pipe
+from stbass.transports.redis.keys import inbox
+from stbass.wire import Signer
+
+if TYPE_CHECKING:
+    from stbass.transports.redis.link import RedisLink
+
+__all__ = ["Client", "Options"]
+
+_log = logging.getLogger(__name__)
+_LEAVE_SECONDS = 2.0
+_SPARE_PIPES = 8
+_decode = msgspec.msgpack.Decoder().decode
+
+
+class Options(msgspec.Struct, frozen=True):
+    """What a transport was made with."""
+
+    address: RedisAddress
+    lease: float
+    ttl: float
+    namespace: str | None
+    signer: Signer | None
+    max_message_bytes: int
+
+
+class Client:
+    """The ends of channels that one event loop has open."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.loop = asyncio.get_running_loop()
+        self.id = new_id()
+        self.who = f"{socket.gethostname()}:{os.getpid()}"
+        self.pipe = Pipe(options.address, on_push=self._pushed, on_up=self._up, subscribe=inbox(self.id))
+        self._links: weakref.WeakValueDictionary[int, RedisLink] = weakref.WeakValueDictionary()
+        self._numbers = 0
+        self._spare: list[Pipe] = []
+        self._renewal: asyncio.TimerHandle | None = None
+        self._warned: set[str] = set()
+        self.refused: dict[str, int] = {}
+        """How many values were refused, by kind of reason."""
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self.closing = False
+        self._end = self.loop.create_task(self._close_at_the_end(), name="stbass-channels")
+
+    def enter(self, link: RedisLink) -> int:
+        """Keep an end's lease, and hand it its messages; gives the number of the party."""
+        self._numbers += 1
+        self._links[self._numbers] = link
+        if self._renewal is None:
+            self._renewal = self.loop.call_later(self.options.lease / 3, self._renew)
+        return self._numbers
+
+    def spawn(self, work: Any) -> asyncio.Task[Any]:
+        """Do something beside."""
+        task: asyncio.Task[Any] = self.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def warn(self, kind: str, text: str) -> None:
+        """Count something that was refused, and log the first of its kind."""
+        self.refused[kind] = self.refused.get(kind, 0) + 1
+        if kind not in self._warned:
+            self._warned.add(kind)
+            _log.warning("%s", text)
+
+    # Connections for blocking reads --------------------------------------------------------------
+
+    def take_pipe(self, on_down: Any) -> Pipe:
+        """A connection of its own, for one blocking read at a time."""
+        while self._spare:
+            pipe = self._spare.pop()
+            if not pipe.closed:
+                pipe._on_down = on_down
+                return pipe
+        return Pipe(self.options.address, on_down=on_down)
+
+    def give_back(self, pipe: Pipe) -> None:
+        """Nothing is read from it now."""
+        if len(self._spare) < _SPARE_PIPES and not self.closing and not pipe.closed:
+            pipe._on_down = _nothing
+            self._spare.append(pipe)
+        else:
+            pipe.drop()
+
+    # What comes in -------------------------------------------------------------------------------
+
+    def _pushed(self, push: list[Any]) -> None:
+        if push[0] != b"message":
+            return
+        try:
+            number, kind, *details = _decode(push[2])
+            link = self._links.get(number)
+        except (msgspec.DecodeError, ValueError, TypeError) as error:
+            self.warn("message", f"refused a message on {inbox(self.id)}: {error}")
+            return
+        if link is not None:
+            try:
+                link.told(kind, details)
+            except (ValueError, TypeError, IndexError) as error:
+                self.warn("message", f"refused a message for channel {link.name!r}: {error}")
+
+    def _up(self, restarted: bool) -> None:
+        """The connection was lost and stands again: ask for everything that may have been told meanwhile."""
+        for link in list(self._links.values()):
+            link.sync(restarted=restarted)
+
+    def _renew(self) -> None:
+        self._renewal = None
+        links = list(self._links.values())
+        for link in links:
+            link.sync()
+        if links and not self.closing:
+            self._renewal = self.loop.call_later(self.options.lease / 3, self._renew)
+
+    # The end -------------------------------------------------------------------------------------
+
+    async def aclose(self) -> None:
+        """Leave every channel and close the connections."""
+        self._end.cancel()
+        await asyncio.gather(self._end, return_exceptions=True)
+
+    async def _close_at_the_end(self) -> None:
+        """Wait to be cancelled, which at the latest ``asyncio.run`` does."""
+        try:
+            await self.loop.create_future()
+        finally:
+            await self._close()
+
+    async def _close(self) -> None:
+        self.closing = True
+        if self._renewal is not None:
+            self._renewal.cancel()
+        left = [future for link in list(self._links.values()) if (future := link.leave(final=True)) is not None]
+        if left:
+            await asyncio.wait(left, timeout=_LEAVE_SECONDS)
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for pipe in self._spare:
+            await pipe.aclose()
+        for link in list(self._links.values()):
+            link.incoming.drop_pipe()
+        await self.pipe.aclose()
+
+
+def _nothing() -> None:
+    """Nobody reads from a spare connection."""

@@ -1,0 +1,290 @@
+"""Connections to Redis that never wait for an answer before the next command.
+
+redis-py's own connections wait for each answer in turn, which is half of what a rendezvous may cost. Here commands of
+one turn of the event loop go out in one write, answers are handed to callbacks in order, and pushed messages arrive on
+the same connection (RESP3). Parsing is hiredis's; addresses, TLS and Sentinel are redis-py's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import hiredis
+import redis
+
+from stbass.errors import BackendUnavailableError, StbassError
+from stbass.redis_address import CONNECT_TIMEOUT, RedisAddress, find_endpoint
+from stbass.transports.redis.scripts import ALL
+
+__all__ = ["Answer", "Pipe", "command"]
+
+_log = logging.getLogger(__name__)
+
+OLDEST = (6, 2)
+GIVE_UP = 30.0
+"""Seconds for which a lost connection is tried again."""
+_PAUSES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5)
+_TRANSIENT = ("LOADING", "BUSY ", "MASTERDOWN", "TRYAGAIN", "NOSCRIPT")
+
+Answer = Callable[[Any], None]
+"""Called with what the server answered, or with the error: a ``ReplyError`` or a ``StbassError``."""
+
+
+def command(*parts: bytes) -> bytes:
+    """A command as it goes over the wire."""
+    return b"*%d\r\n" % len(parts) + b"".join([b"$%d\r\n%b\r\n" % (len(part), part) for part in parts])
+
+
+class _Refused(Exception):
+    """The server answered, and trying again will not help."""
+
+
+class Pipe(asyncio.Protocol):
+    """One connection, opened when it is first used.
+
+    Args:
+        address: of the server.
+        on_push: called with each pushed message.
+        on_up: called when a connection stands that is not the first.
+        on_down: called when the connection is lost. With it, commands that were not answered get the error; without,
+            the connection is made anew and they are sent again.
+        subscribe: the publish/subscribe channel to hear.
+    """
+
+    def __init__(
+        self,
+        address: RedisAddress,
+        *,
+        on_push: Callable[[list[Any]], None] | None = None,
+        on_up: Callable[[bool], None] | None = None,
+        on_down: Callable[[], None] | None = None,
+        subscribe: str | None = None,
+    ) -> None:
+        self.address = address
+        self._on_push = on_push
+        self._on_up = on_up
+        self._on_down = on_down
+        self._subscribe = subscribe
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._parser: hiredis.Reader = hiredis.Reader()
+        # What was sent, or is to be, and not answered.
+        self._waiting: deque[tuple[bytes, Answer | None]] = deque()
+        # During the greeting: answers go there instead.
+        self._greeting: asyncio.Queue[Any] | None = None
+        self._out: list[bytes] = []
+        self._flushing = False
+        self._ready = False
+        self._closing = False
+        self._connecting: asyncio.Task[None] | None = None
+        self._was_up = False
+        self.run_id = ""
+        """Of the server's process; another one after a restart."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was given up."""
+        return self._closing
+
+    def call(self, text: bytes, answer: Answer | None = None) -> None:
+        """Send a command, as :func:`command` made it; ``answer`` is called with the answer."""
+        self._waiting.append((text, answer))
+        if self._ready:
+            self._out.append(text)
+            if not self._flushing:
+                self._flushing = True
+                self._loop.call_soon(self._flush)
+        elif self._connecting is None and not self._closing:
+            self._connecting = self._loop.create_task(self._connect(), name="stbass-redis-connect")
+
+    def _flush(self) -> None:
+        self._flushing = False
+        if self._ready and self._transport is not None and self._out:
+            self._transport.write(b"".join(self._out))
+        self._out.clear()
+
+    async def aclose(self) -> None:
+        """Close it; what was not answered never is."""
+        self.drop()
+        if self._connecting is not None:
+            await asyncio.gather(self._connecting, return_exceptions=True)
+
+    def drop(self) -> None:
+        """Close it without waiting."""
+        self._closing = True
+        self._ready = False
+        if self._connecting is not None:
+            self._connecting.cancel()
+        if self._transport is not None:
+            self._transport.abort()
+
+    # What the event loop calls -------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        """See :class:`asyncio.Protocol`."""
+        parser = self._parser
+        parser.feed(data)
+        try:
+            while (reply := parser.gets()) is not False:
+                if type(reply) is hiredis.PushNotification:
+                    if self._on_push is not None:
+                        self._on_push(reply)
+                elif self._greeting is not None:
+                    self._greeting.put_nowait(reply)
+                elif type(reply) is hiredis.ReplyError and str(reply).startswith(_TRANSIENT):
+                    # The scripts are not there any more, or the server is busy with itself: greet it again.
+                    self._abort()
+                    return
+                else:
+                    _, answer = self._waiting.popleft()
+                    if answer is not None:
+                        answer(reply)
+        except hiredis.ProtocolError as error:
+            _log.warning("Redis at %s does not speak the protocol (%s); connecting anew", self.address, error)
+            self._abort()
+
+    def _abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """See :class:`asyncio.Protocol`."""
+        self._transport = None
+        was_ready, self._ready = self._ready, False
+        self._out.clear()
+        if self._greeting is not None:
+            self._greeting.put_nowait(error or ConnectionResetError("the connection was closed"))
+        if self._closing or not was_ready:
+            return
+        if self._on_down is not None:
+            self._closing = True
+            self._waiting.clear()
+            self._on_down()
+        elif self._connecting is None:
+            self._connecting = self._loop.create_task(self._connect(), name="stbass-redis-connect")
+
+    # Connecting ----------------------------------------------------------------------------------
+
+    async def _connect(self) -> None:
+        began = self._loop.time()
+        attempt = 0
+        while True:
+            try:
+                async with asyncio.timeout(CONNECT_TIMEOUT):
+                    await self._open()
+                break
+            except (OSError, TimeoutError, redis.RedisError, hiredis.HiredisError, _Refused) as error:
+                self._abort()
+                again = self._was_up and not isinstance(error, _Refused) and self._loop.time() - began < GIVE_UP
+                if not again:
+                    self._connecting = None
+                    self._fail(error, self._loop.time() - began)
+                    return
+                if attempt == 0:
+                    _log.warning("lost the connection to Redis at %s (%s); connecting anew", self.address, error)
+            # Nobody tells when a server is back: it can only be tried, ever more slowly.
+            await asyncio.sleep(_PAUSES[min(attempt, len(_PAUSES) - 1)])
+            attempt += 1
+        self._connecting = None
+        again, self._was_up = self._was_up, True
+        self._ready = True
+        if self._waiting and self._transport is not None:
+            self._transport.write(b"".join([text for text, _ in self._waiting]))
+        if again and self._on_up is not None:
+            self._on_up(self._restarted)
+
+    def _fail(self, error: BaseException, seconds: float) -> None:
+        reason = str(error) or ("no answer" if isinstance(error, TimeoutError) else type(error).__name__)
+        tried = f", tried for {seconds:.0f} s" if self._was_up else ""
+        problem: StbassError
+        if isinstance(error, _Refused):
+            problem = BackendUnavailableError(f"Redis at {self.address} cannot be used for channels: {reason}")
+        else:
+            outcome = ", so whether the last operations took place is not known" if self._was_up else ""
+            problem = BackendUnavailableError(
+                f"Redis at {self.address} cannot be reached ({reason}{tried}){outcome}; start it, or correct the URL"
+            )
+        self._was_up = False
+        waiting, self._waiting = self._waiting, deque()
+        if self._on_down is not None and not self._closing:
+            self._closing = True
+            self._on_down()
+        for _, answer in waiting:
+            if answer is not None:
+                answer(problem)
+
+    async def _open(self) -> None:
+        where = await find_endpoint(self.address)
+        self._parser = hiredis.Reader()
+        self._greeting = asyncio.Queue()
+        try:
+            if where.path is not None:
+                transport, _ = await self._loop.create_unix_connection(lambda: self, where.path)
+            else:
+                transport, _ = await self._loop.create_connection(
+                    lambda: self,
+                    where.host,
+                    where.port,
+                    ssl=where.tls,
+                    server_hostname=where.host if where.tls else None,
+                )
+                connection = transport.get_extra_info("socket")
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            self._transport = transport
+            hello = [b"HELLO", b"3"]
+            if where.password is not None:
+                hello += [b"AUTH", (where.username or "default").encode(), where.password.encode()]
+            greeting = [hello]
+            if where.database:
+                greeting.append([b"SELECT", b"%d" % where.database])
+            greeting.append([b"INFO", b"server"])
+            greeting += [[b"SCRIPT", b"LOAD", script.text] for script in ALL]
+            if self._subscribe is not None:
+                greeting.append([b"SUBSCRIBE", self._subscribe.encode()])
+                # A subscription is answered by a push; what comes after it says that it stands.
+                greeting.append([b"PING"])
+            await self._greet(greeting)
+        finally:
+            self._greeting = None
+
+    async def _greet(self, greeting: Sequence[list[bytes]]) -> None:
+        assert self._transport is not None
+        assert self._greeting is not None
+        # Who it is first: an old server is told from one that refuses something.
+        self._transport.write(b"".join([command(*parts) for parts in greeting]))
+        for parts in greeting:
+            if parts[0] == b"SUBSCRIBE":
+                continue
+            reply = await self._greeting.get()
+            if isinstance(reply, OSError):
+                raise reply
+            if isinstance(reply, Exception):
+                name = parts[0].decode()
+                if str(reply).startswith(_TRANSIENT):
+                    raise ConnectionError(str(reply))
+                if name == "HELLO" and "unknown command" in str(reply):
+                    raise _Refused("it is too old; Redis 6.2 or Valkey is needed")
+                raise _Refused(f"it refused {name}: {reply}")
+            if parts[0] == b"INFO":
+                self._identify(reply)
+
+    def _identify(self, info: Any) -> None:
+        text = bytes(info).decode("utf-8", "replace") if isinstance(info, bytes) else str(info)
+        fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+        version = fields.get("redis_version", "")
+        numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+        if numbers < OLDEST:
+            raise _Refused(
+                f"it is version {version or 'unknown'}, and the blocking move of channels needs Redis 6.2 or Valkey"
+            )
+        run_id = fields.get("run_id", "")
+        self._restarted = self.run_id not in ("", run_id)
+        self.run_id = run_id
+
+    _restarted = False

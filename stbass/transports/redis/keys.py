@@ -1,0 +1,97 @@
+"""What channels keep in Redis, and how the keys are named. The scripts that change it: :mod:`.scripts`.
+
+The data model. ``<base>`` is ``stbass:chan:{<id>}``: the braces are the hash tag, so that all keys of one channel are
+in one slot of a cluster. ``<id>`` is a UUID; in a transport with a namespace it is the namespace and the channel's
+name, quoted. A *party* is one open end of a channel, ``<client>.<number>``: the client is one event loop of one Python
+process, the number is the end's within it. Times are milliseconds of the server's clock: nobody else's matters.
+
+Every key has a time to live (the transport's ``ttl``), which every party renews together with its lease; all are
+deleted when the last party leaves, and when a closed channel is empty.
+
+Keys (type; written by; read by):
+
+``<base>``
+    hash; both ends, by scripts; both ends. The fields:
+
+    ``name type cap``
+        what the first party said the channel is.
+    ``closed``
+        there once it is.
+    ``loose``
+        there if the channel was shared before it was made here: then a closed one is remembered for a minute.
+    ``epoch``
+        how often the reader has changed. The lists carry it in their names: a blocking move that a former reader has
+        left behind in the server waits on a list that nobody fills any more.
+    ``offered acked sent got``
+        number of the last value that was offered; of the last one acknowledged; how many were sent (acknowledged, or
+        accepted by a channel with a capacity); how many received.
+    ``w w.owner w.who w.since``, ``r …``
+        the party that holds the writer's (reader's) place, the process it was bound to (empty: whoever uses the end),
+        where that runs, and since when. The lease is the party's.
+    ``ask.w ask.r``
+        the party that wants the place and waits to hear whether the holder lives.
+    ``wait``
+        there while the reader waits in a plain receive.
+    ``wd now gv``
+        what became of the writer's latest withdrawals, of its latest offer that could not wait, and of its latest
+        answer to a proposal: a command whose answer was lost with a connection is sent again, and must find its result.
+
+``<base>:parties``
+    hash, party -> when its lease ends; each party; all.
+``<base>:arms``
+    hash, ``<party>/<number>`` -> ``side|open|passive|rank``: guards of choices; the party; both ends.
+``<base>:props``
+    hash, id -> party: proposals of readers to choices at the writer's end; the reader; the writer.
+``<base>:offers:<epoch>``
+    list of values that are offered, or accepted and not yet taken; the writer; the reader, by a blocking move.
+``<base>:taken:<epoch>``
+    list: an empty first element, which keeps the list and its time to live when there is nothing else in it, and
+    values that the reader has moved here and not yet acknowledged; the reader; the writer, to withdraw.
+
+An element of the lists is ``<number><kind><signature><JSON>``: the kind is ``s`` (the writer waits for the
+acknowledgement), ``n`` (it waits, but not long: the reader should say no if it does not take it), ``b`` (accepted by a
+channel with a capacity) or ``g`` (given in answer to a proposal); the signature is there if the fleet signs.
+
+Channels of publish/subscribe:
+
+``stbass:chan:to:<client>``
+    msgpack lists, from the scripts to the client: number of the party, what happened, details. They only wake: what
+    they tell can be asked for again, and is after every reconnection.
+"""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import quote
+
+__all__ = ["GIVEN", "KINDS", "base_key", "entry", "inbox", "parse_entry"]
+
+GIVEN = (b"b", b"g")
+"""Kinds of values whose sender has gone on: they outlive a close."""
+
+KINDS = b"snbg"
+
+_ENTRY = re.compile(rb"(\d{1,15})([snbg])(.*)", re.DOTALL)
+
+
+def base_key(channel_id: str, namespace: str | None = None) -> str:
+    """The key that the names of all keys of a channel begin with."""
+    if namespace is None:
+        return f"stbass:chan:{{{channel_id}}}"
+    return f"stbass:chan:{{{quote(namespace, safe='')}:{quote(channel_id, safe='')}}}"
+
+
+def inbox(client: str) -> str:
+    """The publish/subscribe channel on which a client is told."""
+    return f"stbass:chan:to:{client}"
+
+
+def entry(number: int, kind: bytes, payload: bytes) -> bytes:
+    """An element of the lists."""
+    return b"%d%b%b" % (number, kind, payload)
+
+
+def parse_entry(raw: bytes) -> tuple[int, bytes, bytes] | None:
+    """Number, kind and payload of an element; None if it is none of ours."""
+    found = _ENTRY.fullmatch(raw)
+    return None if found is None else (int(found[1]), found[2], found[3])

@@ -1,0 +1,532 @@
+"""The reader's side of a channel in Redis.
+
+A receive waits in a blocking move on a connection of its own: the server puts the next value into the list of what is
+taken and says which it is. The value is the receiver's when the server has acknowledged it, so that a reader that dies
+before that has taken nothing. A cancelled receive leaves the blocking move where it is: what it brings waits here,
+unacknowledged, for the next receive; nothing is lost with a connection that is broken off in the middle.
+
+With a capacity the senders have gone on already, and what is acknowledged is what was received in this turn of the
+event loop; all that is there is fetched at once.
+"""
+
+from __future__ import annotations
+
+import time
+from asyncio import Future
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from stbass.errors import StbassError
+from stbass.transports.base import NOTHING, Happened
+from stbass.transports.redis import scripts
+from stbass.transports.redis.connection import Pipe, command
+from stbass.transports.redis.keys import parse_entry
+
+if TYPE_CHECKING:
+    from stbass.transports.redis.link import RedisLink
+
+__all__ = ["Reader"]
+
+_OVERTAKEN = 8
+"""How many windows of a channel with a capacity one answer may be overtaken by."""
+
+
+class _Taken:
+    """A value that was moved to this reader, and not acknowledged yet."""
+
+    __slots__ = ("kind", "number", "value")
+
+    def __init__(self, number: int, kind: bytes, value: Any) -> None:
+        self.number = number
+        self.kind = kind
+        self.value = value
+
+
+class Reader:
+    """What is received at this end."""
+
+    def __init__(self, link: RedisLink) -> None:
+        self._link = link
+        self.waiters: deque[Future[Any]] = deque()
+        self._taken: deque[_Taken] = deque()
+        self._known: set[int] = set()
+        # Acknowledged while a blocking move was under way, whose answer may bring them once more.
+        self._settled: set[int] = set()
+        # The receive or choice that an acknowledgement is under way for, and what became of it.
+        self._acking = False
+        self._acking_for: Future[Any] | None = None
+        self._outcomes: dict[Future[Any], Any] = {}
+        self._withdrawals: dict[Future[Any], Future[Any]] = {}
+        self._resend: Callable[[], None] | None = None
+        self._stale = False
+        self.pipe: Pipe | None = None
+        self._blocked = False
+        self._epoch = 0
+        self._told_wait = False
+        self._checking = False
+        self.got = 0
+        self.last = 0.0
+        # With a capacity: received and not acknowledged, up to this number.
+        self._consumed = 0
+        self._acked = 0
+        self._flushing = False
+        self._drained = False
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a receive waits here."""
+        return any(not waiter.done() for waiter in self.waiters)
+
+    @property
+    def offered(self) -> bool:
+        """Whether a value is here that nobody has received."""
+        return bool(self._taken)
+
+    @property
+    def drained(self) -> bool:
+        """Whether the channel is closed, and nothing can be received any more."""
+        return self._drained
+
+    @property
+    def busy(self) -> bool:
+        """Whether something here has no answer yet, or can still be received."""
+        if self._acking or self._checking or self._consumed > self._acked:
+            return True
+        return bool(self._link.capacity and not self._drained and (self.waiters or self._link.states["r"] == 2))
+
+    # Receiving -----------------------------------------------------------------------------------
+
+    def take(self) -> Future[Any]:
+        """See :meth:`stbass.transports.base.Link.take`."""
+        link = self._link
+        if link.closed and (not link.capacity or self._drained):
+            raise link.closed_error()
+        waiter: Future[Any] = link.here.loop.create_future()
+        self.waiters.append(waiter)
+        self._advance()
+        return waiter
+
+    def try_take(self) -> Any:
+        """See :meth:`stbass.transports.base.Link.try_take`: with a capacity, what has been fetched already."""
+        if self._taken and self._link.capacity and not self.waiters and not self._acking:
+            return self._consume()
+        return NOTHING
+
+    def _consume(self) -> Any:
+        taken = self._taken.popleft()
+        self._known.discard(taken.number)
+        self._consumed = taken.number
+        if not self._flushing:
+            self._flushing = True
+            self._link.here.loop.call_soon(self._flush)
+        place = self.got
+        self.got = place + 1
+        self.last = time.time()
+        return self._link.spec.accept(taken.value, place)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        if self._consumed > self._acked and self._link.states["r"] == 2:
+            self._acknowledge_all()
+
+    def _acknowledge_all(self) -> None:
+        """Acknowledge what was received, and fetch all that is there."""
+        number, self._acked = self._consumed, self._consumed
+        wait = b"1" if self.waiters else b"0"
+        args = (b"%d" % number, b"1", b"%d" % self._link.capacity, wait)
+        self._told_wait = self._told_wait and wait == b"1"
+        self._checking = True
+        if self.waiters and not self._blocked and self.pipe is not None and not self.pipe.closed:
+            self.pipe.call(self._link.text(scripts.ACK, *args), self._fetched)
+            self._block(self.pipe)
+        else:
+            self._link.post(scripts.ACK, *args, answer=self._fetched)
+
+    def _fetched(self, reply: Any) -> None:
+        self._checking = False
+        if not isinstance(reply, list):
+            self.fail(self._link.problem(reply))
+        elif reply[0] == b"ok":
+            for raw in reply[4:]:
+                self._add(raw)
+            if reply[2]:
+                self._link.closed = True
+                if len(reply) == 4 and not self._taken and not self._link.outgoing.busy:
+                    self._drained = True
+                    self._fail_closed()
+            self._advance()
+            self._link.arms.heat("reader")
+            self._link.settle()
+        elif reply[0] == b"lost":
+            self._link._told_lost("r")
+        else:
+            self._link.vanished()
+
+    def _add(self, raw: bytes) -> None:
+        if not raw:
+            return
+        parsed = parse_entry(raw)
+        if parsed is not None and (parsed[0] in self._known or self._is_settled(parsed[0])):
+            return
+        found = self._link.read(raw, parsed)
+        if found is None or parsed is None:
+            return
+        number, kind, _ = parsed
+        self._known.add(number)
+        self._taken.append(_Taken(number, kind, found[0]))
+
+    def _is_settled(self, number: int) -> bool:
+        """Whether an answer that is overtaken by another brings what was received already."""
+        capacity = self._link.capacity
+        if capacity:
+            return self._consumed - _OVERTAKEN * (capacity + 8) < number <= self._consumed
+        return number in self._settled
+
+    def _advance(self) -> None:
+        """Go on with whoever waits first."""
+        link = self._link
+        waiters = self.waiters
+        while waiters and not self._acking:
+            if waiters[0].done():
+                waiters.popleft()  # cancelled, and nothing was under way for it
+                continue
+            if not link.held("r"):
+                return
+            if not self._taken:
+                if self._stale:
+                    self._renew_place()
+                elif not self._flushing:  # else what is there is about to be fetched
+                    self._wait()
+                return
+            if not link.capacity:
+                self._acknowledge(waiters[0])
+                return
+            waiter = waiters.popleft()
+            try:
+                waiter.set_result(self._consume())
+            except StbassError as error:
+                waiter.set_exception(error)
+        if not waiters:
+            self.refuse_urgent()
+        if not waiters and self._told_wait:
+            link.here.loop.call_soon(self._stop_waiting)
+
+    def _wait(self) -> None:
+        """Nothing is here: tell that a receive waits, and wait in a blocking move."""
+        link = self._link
+        if link.closed:
+            if not self._checking:
+                self._check()
+            return
+        told, self._told_wait = self._told_wait, True
+        if self._blocked:
+            if not told:
+                link.post(scripts.WAIT, b"1", answer=self._waits)
+            return
+        pipe = self.pipe
+        if pipe is None or pipe.closed:
+            pipe = self.pipe = link.here.take_pipe(self._down)
+        if not told:
+            pipe.call(link.text(scripts.WAIT, b"1"), self._waits)
+        self._block(pipe)
+
+    def _block(self, pipe: Pipe) -> None:
+        self._blocked = True
+        base, epoch = self._link.base.encode(), self._epoch
+        offers, taken = b"%b:offers:%d" % (base, epoch), b"%b:taken:%d" % (base, epoch)
+
+        def moved(reply: Any) -> None:
+            if pipe is not self.pipe or epoch != self._epoch:
+                return
+            self._blocked = False
+            if isinstance(reply, bytes):
+                self._add(reply)
+                self._settled.clear()
+                self._advance()
+                if self._taken:
+                    self._link.arms.heat("reader")
+            else:
+                self.fail(self._link.problem(reply))
+
+        pipe.call(command(b"BLMOVE", offers, taken, b"LEFT", b"RIGHT", b"0"), moved)
+
+    def _waits(self, reply: Any) -> None:
+        if not isinstance(reply, list):
+            self.fail(self._link.problem(reply))
+        elif reply[0] == b"lost":
+            self._link._told_lost("r")
+        elif reply[0] == b"gone":
+            self._link.vanished()
+        elif reply[1]:
+            self._link.told_closed()
+
+    def _stop_waiting(self) -> None:
+        if self._told_wait and not self.waiters and self._link.states["r"] == 2 and not self._link.closed:
+            self._told_wait = False
+            self._link.post(scripts.WAIT, b"0")
+
+    def _check(self) -> None:
+        """Ask what is there."""
+        self._checking = True
+        number, self._acked = self._consumed, self._consumed
+        most = b"%d" % max(1, self._link.capacity)
+        self._link.post(scripts.ACK, b"%d" % number, b"1", most, b"1", answer=self._fetched)
+
+    def refuse_urgent(self) -> None:
+        """Nobody here is going to take it: say so to whoever offers what cannot wait."""
+        if self._acking or self._link.arms.wants:
+            return
+        while self._taken and self._taken[0].kind == b"n":
+            taken = self._taken.popleft()
+            self._known.discard(taken.number)
+            self._link.post(scripts.REFUSE, b"%d" % taken.number)
+
+    # Acknowledging -------------------------------------------------------------------------------
+
+    def _acknowledge(self, waiter: Future[Any]) -> None:
+        self._acking = True
+        self._acking_for = waiter
+
+        def settled(outcome: Any) -> None:
+            self._acking = False
+            self._acking_for = self._resend = None
+            if outcome is not None or waiter.done():
+                if waiter in self.waiters:
+                    self.waiters.remove(waiter)
+                self._give(waiter, outcome)
+            if self._stale:
+                self._renew_place()
+            self._advance()
+            if self._link.closed:
+                self._link.told_closed()
+
+        self._send_ack(settled, streaming=True)
+
+    def _give(self, waiter: Future[Any], outcome: Any) -> None:
+        """Hand the outcome to a receive, or keep it for its withdrawal."""
+        if waiter.done():
+            withdrawal = self._withdrawals.get(waiter)
+            if withdrawal is None:
+                self._outcomes[waiter] = outcome
+            elif not withdrawal.done():
+                withdrawal.set_result(outcome)
+        elif isinstance(outcome, StbassError):
+            waiter.set_exception(outcome)
+        elif outcome is not None:
+            waiter.set_result(outcome.value)
+
+    def _send_ack(self, settled: Any, *, streaming: bool) -> None:
+        """Acknowledge the first value that is taken: ``settled`` gets what happened, None (too late) or an error."""
+        link = self._link
+        taken = self._taken[0]
+
+        def answered(reply: Any) -> None:
+            if not isinstance(reply, list):
+                settled(link.problem(reply))
+                return
+            if reply[0] == b"ok":
+                for raw in reply[4:]:
+                    self._add(raw)
+            if self._taken and self._taken[0] is taken:
+                self._taken.popleft()
+                self._known.discard(taken.number)
+            if self._blocked:
+                self._settled.add(taken.number)
+            if reply[0] == b"ok" and reply[3]:
+                place = reply[1]
+                self.got = place + 1
+                self.last = time.time()
+                try:
+                    settled(Happened(link.spec.accept(taken.value, place)))
+                except StbassError as error:
+                    settled(error)
+                return
+            settled(None)
+            if reply[0] == b"lost":
+                link._told_lost("r")
+            elif reply[0] == b"gone":
+                link.vanished()
+
+        keep = b"1" if self._told_wait else b"0"
+        args = (b"%d" % taken.number, b"0", b"0", keep)
+        if streaming and self._told_wait and not self._blocked and self.pipe is not None and not self.pipe.closed:
+            self._resend = lambda: link.post(scripts.ACK, *args, answer=answered)
+            self.pipe.call(link.text(scripts.ACK, *args), answered)
+            self._block(self.pipe)
+        else:
+            link.post(scripts.ACK, *args, answer=answered)
+
+    async def take_now(self) -> Happened | None:
+        """Take what is there, for a choice that has decided for it. None: there is nothing any more."""
+        link = self._link
+        while True:
+            if link.capacity and self._taken:
+                return Happened(self._consume())
+            if not self._taken:
+                if self._checking or self._acking:
+                    await link.ask(scripts.WAIT, b"1" if self._told_wait else b"0")
+                    if self._checking or self._acking:
+                        return None
+                    continue
+                number, self._acked = self._consumed, self._consumed
+                reply = await link.ask(scripts.ACK, b"%d" % number, b"1", b"%d" % max(1, link.capacity), b"1")
+                if reply[0] != b"ok":
+                    link.vanished() if reply[0] == b"gone" else link._told_lost("r")
+                    return None
+                for raw in reply[4:]:
+                    self._add(raw)
+                if not self._taken:
+                    if reply[2]:
+                        self._drained = True
+                        link.told_closed()
+                        raise link.closed_error()
+                    return None
+                continue
+            if self._acking:
+                return None
+            self._acking = True
+            outcome: Future[Any] = link.here.loop.create_future()
+            self._send_ack(outcome.set_result, streaming=False)
+            result = await outcome
+            self._acking = False
+            self._advance()
+            if link.closed:
+                link.told_closed()
+            if isinstance(result, StbassError):
+                raise result
+            if result is not None:
+                return Happened(result.value)
+
+    def knows(self, waiter: Future[Any]) -> bool:
+        """Whether this is a receive that has not ended, or whose end nobody has heard."""
+        return waiter in self.waiters or waiter in self._outcomes
+
+    async def withdraw(self, waiter: Future[Any]) -> Happened | None:
+        """See :meth:`stbass.transports.base.Link.withdraw`."""
+        waiter.cancel()
+        if waiter in self._outcomes:
+            outcome = self._outcomes.pop(waiter)
+        elif self._acking_for is waiter:
+            # Only the server's answer tells whether the value is ours.
+            withdrawal = self._withdrawals[waiter] = self._link.here.loop.create_future()
+            try:
+                outcome = await withdrawal
+            finally:
+                del self._withdrawals[waiter]
+        else:
+            self.waiters.remove(waiter)
+            self._advance()
+            return None
+        if isinstance(outcome, StbassError):
+            raise outcome
+        return None if outcome is None else Happened(outcome.value)
+
+    # What the server tells -----------------------------------------------------------------------
+
+    def on_held(self, epoch: int, got: int) -> None:
+        """The reader's place is ours, with lists of our own."""
+        if epoch != self._epoch:
+            self.drop_pipe()
+            self._taken.clear()
+            self._known.clear()
+            self._settled.clear()
+            self._consumed = self._acked = 0
+            self._epoch = epoch
+            self._stale = False
+        self._told_wait = False
+        self.got = got
+        self._advance()
+        self._link.arms.heat("reader")
+
+    def told_lost(self) -> None:
+        """Another party has the place, and everything that was not acknowledged."""
+        self.drop_pipe()
+        self._epoch = -1
+        self._told_wait = False
+        self._taken.clear()
+        self._known.clear()
+        self._consumed = self._acked = 0
+        if self.waiters:
+            self._link.held("r")
+
+    def told_closed(self) -> None:
+        """The channel is closed; what was accepted or given can still be received."""
+        link = self._link
+        if not link.capacity:
+            if self._acking:
+                return  # the answer comes, and decides
+            if not link.vain and link.states["r"] == 2 and self.waiters and not self._drained:
+                # A value may have been given before the close.
+                if not self._checking:
+                    self._check()
+                return
+            self._drained = True
+            self._fail_closed()
+        elif self._drained or link.vain:
+            self._drained = True
+            self._fail_closed()
+        elif link.states["r"] == 2:
+            if not self._checking:
+                self._check()
+        elif self.waiters:
+            link.held("r")
+
+    def _fail_closed(self) -> None:
+        self.drop_pipe()
+        waiters, self.waiters = self.waiters, deque()
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_exception(self._link.closed_error())
+
+    def fail(self, error: StbassError) -> None:
+        """Whoever waits cannot go on."""
+        if self._blocked:
+            self._stale = True
+        self.drop_pipe()
+        self._told_wait = False
+        waiters, self.waiters = self.waiters, deque()
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_exception(type(error)(str(error), **error.__dict__))
+
+    def again(self) -> None:
+        """The connection was lost: what it would have told is asked for."""
+        if self._link.states["r"] == 2 and not self._checking and not self._acking:
+            self._check()
+
+    def _down(self) -> None:
+        """The connection of the blocking move was lost."""
+        self.pipe = None
+        self._blocked = False
+        if self._link._left or self._link.states["r"] != 2:
+            return
+        self._stale = True
+        if self._resend is not None:
+            # An acknowledgement was under way there: once more, on the other connection.
+            resend, self._resend = self._resend, None
+            resend()
+        elif not self._acking:
+            self._renew_place()
+
+    def _renew_place(self) -> None:
+        """The server may not know yet that a connection is gone, and still move a value for it: to lists of its own."""
+        link = self._link
+        self._stale = False
+        if link._left or link.states["r"] != 2:
+            return
+        if self._consumed:
+            link.post(scripts.ACK, b"%d" % self._consumed, b"1", b"0", b"0")
+        self._checking = False
+        self._told_wait = False
+        link.renew_place()
+
+    def drop_pipe(self) -> None:
+        """Give up the connection of the blocking move."""
+        pipe, self.pipe = self.pipe, None
+        blocked, self._blocked = self._blocked, False
+        if pipe is not None:
+            if blocked or pipe.closed:
+                pipe.drop()
+            else:
+                self._link.here.give_back(pipe)

@@ -1,0 +1,159 @@
+"""Channels over Redis lists."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import weakref
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from stbass._ids import new_id
+from stbass.errors import ChannelTopologyError, ConfigurationError
+from stbass.redis_address import RedisAddress, hide_password
+from stbass.transports.base import LinkSpec, Transport
+from stbass.transports.redis.client import Client, Options
+from stbass.transports.redis.link import RedisLink
+from stbass.wire import LIMIT, Signer
+
+__all__ = ["RedisTransport"]
+
+
+class RedisTransport(Transport):
+    """Channels between processes in different Python processes, on any machines that reach the same Redis.
+
+    A channel lives as long as a Python process that has opened it does. Both ends of a channel find each other by
+    :meth:`stbass.Chan.share` (a channel that is bound to a process travels with it), or by its name if both have made
+    it with the same ``namespace``.
+
+    Args:
+        url: ``redis://``, ``rediss://``, ``unix://`` or Sentinel, as Celery takes it; or a ``RedisAddress``.
+        lease: seconds after which an end that is not heard of is given up.
+        ttl: seconds after which Redis forgets a channel of which all ends were killed.
+        namespace: channels of the same name are the same channel, in every transport with this namespace.
+        signing_key: sign values, and refuse those that are not signed with this key.
+        max_message_bytes: how large a value may be on the wire.
+
+    Raises:
+        ConfigurationError: an argument is out of range.
+    """
+
+    scheme: ClassVar[str] = "redis"
+
+    def __init__(
+        self,
+        url: str | RedisAddress,
+        *,
+        lease: float = 10.0,
+        ttl: float = 86400.0,
+        namespace: str | None = None,
+        signing_key: str | bytes | Signer | None = None,
+        max_message_bytes: int = LIMIT,
+    ) -> None:
+        if not isinstance(url, (str, RedisAddress)):
+            raise ConfigurationError(f"RedisTransport takes the URL of a Redis server, got {url!r}")
+        address = url if isinstance(url, RedisAddress) else RedisAddress.parse(url, "url")
+        for name, value, least in (("lease", lease, 0.05), ("ttl", ttl, 2 * lease)):
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value < 10**8:
+                raise ConfigurationError(f"RedisTransport({name}={value!r}): a number of seconds, at least {least:g}")
+        if isinstance(max_message_bytes, bool) or not isinstance(max_message_bytes, int) or max_message_bytes < 1:
+            raise ConfigurationError(f"RedisTransport(max_message_bytes={max_message_bytes!r}): a number of bytes")
+        if namespace is not None and (not isinstance(namespace, str) or not namespace):
+            raise ConfigurationError(f"RedisTransport(namespace={namespace!r}): a text that is not empty, or None")
+        signer = Signer(signing_key) if isinstance(signing_key, (str, bytes)) else signing_key
+        self._options = Options(address, float(lease), float(ttl), namespace, signer, max_message_bytes)
+        self._clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Client] = weakref.WeakKeyDictionary()
+        self._pid = os.getpid()
+
+    def link(self, spec: LinkSpec) -> RedisLink:
+        """A new channel; with a namespace, the channel of that name."""
+        named = self._options.namespace is not None
+        return RedisLink(self, spec, spec.name if named else new_id(), creates=True)
+
+    def open(self, spec: LinkSpec, shared: Mapping[str, Any]) -> RedisLink:
+        """See :meth:`Transport.open`.
+
+        Raises:
+            ChannelTopologyError: it is not what :meth:`RedisLink.share` gives, or of another namespace.
+        """
+        match shared:
+            case {"id": str(channel_id), "new": bool(new), "namespace": namespace} if channel_id:
+                if namespace == self._options.namespace:
+                    return RedisLink(self, spec, channel_id, creates=new)
+                raise ChannelTopologyError(
+                    f"channel {spec.name!r} is in namespace {namespace!r}, and {self!r} in {self._options.namespace!r}",
+                    channel_name=spec.name,
+                )
+        raise ChannelTopologyError(
+            f"channel {spec.name!r} cannot be opened: {dict(shared)!r:.100} does not name a channel in Redis",
+            channel_name=spec.name,
+        )
+
+    @property
+    def options(self) -> Options:
+        """What it was made with."""
+        return self._options
+
+    def client(self) -> Client:
+        """This event loop's part.
+
+        Raises:
+            RuntimeError: there is no running event loop.
+        """
+        loop = asyncio.get_running_loop()
+        if self._pid != os.getpid():
+            # A forked child must not write into its parent's connections.
+            self._clients = weakref.WeakKeyDictionary()
+            self._pid = os.getpid()
+        found = self._clients.get(loop)
+        if found is None or found.closing:
+            found = self._clients[loop] = Client(self._options)
+        return found
+
+    async def aclose(self) -> None:
+        """Leave the channels that this event loop has open, and close its connections.
+
+        Channels are not closed by that; one that nobody else has open is gone.
+        """
+        client = self._clients.pop(asyncio.get_running_loop(), None)
+        if client is not None:
+            await client.aclose()
+
+    def scope(self) -> Scope:
+        """A transport that uses this one's connections, and whose ``aclose`` leaves what was opened through it."""
+        return Scope(self)
+
+    def __repr__(self) -> str:
+        return f"RedisTransport({hide_password(self._options.address.url)!r})"
+
+
+class Scope(Transport):
+    """What one process of many has opened, so that it can be left when that one ends."""
+
+    scheme: ClassVar[str] = "redis"
+
+    def __init__(self, transport: RedisTransport) -> None:
+        self._transport = transport
+        self._opened: list[RedisLink] = []
+
+    def link(self, spec: LinkSpec) -> RedisLink:
+        """See :meth:`RedisTransport.link`."""
+        made = self._transport.link(spec)
+        self._opened.append(made)
+        return made
+
+    def open(self, spec: LinkSpec, shared: Mapping[str, Any]) -> RedisLink:
+        """See :meth:`RedisTransport.open`."""
+        made = self._transport.open(spec, shared)
+        self._opened.append(made)
+        return made
+
+    async def aclose(self) -> None:
+        """Leave what was opened; what was accepted is in Redis before that."""
+        opened, self._opened = self._opened, []
+        left = [future for link in opened if (future := link.leave(final=True)) is not None]
+        if left:
+            await asyncio.wait(left)
+
+    def __repr__(self) -> str:
+        return repr(self._transport)

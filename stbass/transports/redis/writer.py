@@ -1,0 +1,349 @@
+"""The writer's side of a channel in Redis.
+
+Without a capacity a value is offered, and its send returns when the reader has acknowledged it. With one, this end
+knows how much room there is at least (values offered less values acknowledged, as far as it was told), and a send that
+finds room has happened: its value is written at the end of this turn of the event loop, with all others of the turn.
+"""
+
+from __future__ import annotations
+
+import time
+from asyncio import Future
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from stbass.errors import BackendUnavailableError, StbassError
+from stbass.transports.base import Happened
+from stbass.transports.redis import scripts
+
+if TYPE_CHECKING:
+    from stbass.transports.redis.link import RedisLink
+
+__all__ = ["Writer"]
+
+
+class _Send:
+    """A value on its way."""
+
+    __slots__ = ("happened", "number", "payload", "waiter")
+
+    def __init__(self, waiter: Future[Any], payload: bytes) -> None:
+        self.waiter = waiter
+        self.payload = payload
+        self.number = 0
+        self.happened = False
+
+
+class Writer:
+    """What is sent from this end."""
+
+    def __init__(self, link: RedisLink) -> None:
+        self._link = link
+        self._queue: deque[_Send] = deque()
+        # Offered and not yet acknowledged, in order.
+        self._pending: dict[int, _Send] = {}
+        self._sends: dict[Future[Any], _Send] = {}
+        # Offers that cannot wait, made by a choice: number -> whether it was taken.
+        self._urgent: dict[int, Future[bool]] = {}
+        self._number = 0
+        self._acked = 0
+        self.sent = 0
+        self.last = 0.0
+        # Accepted: to be written at the end of the turn; refused because another end had taken the place; and how many
+        # of all accepted are not known to be in Redis.
+        self._outbox: list[bytes] = []
+        self._returned: list[bytes] = []
+        self._unwritten = 0
+        self._withdrawing = 0
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a send waits here."""
+        return bool(self._queue or self._pending)
+
+    @property
+    def busy(self) -> bool:
+        """Whether something here has no answer yet."""
+        return bool(self._pending or self._urgent or self._unwritten or self._withdrawing)
+
+    @property
+    def room(self) -> int:
+        """How many values a channel with a capacity accepts at once."""
+        if self._queue or self._link.closed or not self._link.held("w"):
+            return 0
+        return self._link.capacity - (self._number - self._acked)
+
+    # Sending -------------------------------------------------------------------------------------
+
+    def offer(self, value: Any) -> Future[None] | None:
+        """See :meth:`stbass.transports.base.Link.offer`."""
+        link = self._link
+        payload = link.encode(value)
+        if link.capacity and self.room > 0:
+            self._accept(payload)
+            return None
+        waiter: Future[None] = link.here.loop.create_future()
+        send = _Send(waiter, payload)
+        self._queue.append(send)
+        self._sends[waiter] = send
+        self._advance()
+        return waiter
+
+    def _accept(self, payload: bytes) -> None:
+        self._number += 1
+        if not self._outbox:
+            self._link.here.loop.call_soon(self.flush)
+        self._outbox.append(payload)
+        self._unwritten += 1
+        self.sent += 1
+        self.last = time.time()
+
+    def try_accept(self, value: Any) -> bool:
+        """Accept a value if there is room."""
+        if self.room <= 0:
+            return False
+        self._accept(self._link.encode(value))
+        return True
+
+    def _advance(self) -> None:
+        link = self._link
+        if self._withdrawing or not self._queue or link.closed or not link.held("w"):
+            return
+        if link.capacity:
+            while self._queue and link.capacity > self._number - self._acked:
+                send = self._queue.popleft()
+                if send.waiter.done():
+                    continue  # cancelled: its task is about to withdraw it
+                self._accept(send.payload)
+                self._resolve(send)
+            return
+        entries = []
+        while self._queue:
+            send = self._queue.popleft()
+            if send.waiter.done():
+                continue
+            self._number += 1
+            send.number = self._number
+            self._pending[self._number] = send
+            entries.append(link.entry(self._number, b"s", send.payload))
+        if entries:
+            link.post(scripts.OFFER, *entries, answer=self._offered)
+
+    def flush(self) -> None:
+        """Write what was accepted."""
+        if not self._outbox:
+            return
+        payloads, self._outbox = self._outbox, []
+        first = self._number - len(payloads) + 1
+        entry = self._link.entry
+
+        def answered(reply: Any) -> None:
+            if isinstance(reply, list) and reply[0] == b"lost":
+                # Another end took the place while we thought that it is ours: they are written when it is again.
+                self._returned += payloads
+            else:
+                self._unwritten -= len(payloads)
+            self._offered(reply)
+
+        entries = [entry(number, b"b", payload) for number, payload in enumerate(payloads, first)]
+        self._link.post(scripts.OFFER, *entries, answer=answered)
+
+    def _offered(self, reply: Any) -> None:
+        if not isinstance(reply, list):
+            self.fail(self._link.problem(reply))
+        elif reply[0] == b"lost":
+            self._link._told_lost("w")
+        elif reply[0] == b"gone":
+            self._link.vanished()
+        else:
+            self.note(reply[1], reply[2])
+            if reply[0] == b"closed":
+                self._link.told_closed()
+            self._link.settle()
+
+    # What comes back -----------------------------------------------------------------------------
+
+    def note(self, acked: int, sent: int) -> None:
+        """The reader has acknowledged all up to ``acked``."""
+        if acked > self._acked:
+            self._acked = acked
+            self.last = time.time()
+            pending = self._pending
+            while pending:
+                number = next(iter(pending))
+                if number > acked:
+                    break
+                self._resolve(pending.pop(number))
+            for number in [number for number in self._urgent if number <= acked]:
+                self.accepted(number)
+            if self._link.capacity:
+                self._advance()
+                self._link.arms.heat("writer")
+        self.sent = max(sent + self._unwritten, self.sent) if self._link.capacity else max(sent, self.sent)
+
+    def _resolve(self, send: _Send) -> None:
+        send.happened = True
+        if not send.waiter.done():
+            self._sends.pop(send.waiter, None)
+            send.waiter.set_result(None)
+
+    def on_held(self, offered: int, acked: int, sent: int) -> None:
+        """The writer's place is ours: this is where the former writer stopped."""
+        self._outbox[:0] = self._returned
+        self._returned.clear()
+        self._number = offered + len(self._outbox)
+        self._acked = acked
+        self.sent = sent + len(self._outbox)
+        self.flush()
+        self._advance()
+        self._link.arms.heat("writer")
+
+    def told_lost(self) -> None:
+        """Another party has the place: what waits here is not offered any more, and is offered again when we can."""
+        again = list(self._pending.values())
+        self._pending.clear()
+        self._queue.extendleft(reversed(again))
+        self._settle_urgent()
+        if self._queue or self._returned:
+            self._link.held("w")
+
+    def told_closed(self) -> None:
+        """Nobody takes what waits here."""
+        sends = [*self._pending.values(), *self._queue]
+        self._pending.clear()
+        self._queue.clear()
+        for send in sends:
+            if not send.waiter.done():
+                self._sends.pop(send.waiter, None)
+                send.waiter.set_exception(self._link.closed_error())
+        self._settle_urgent()
+
+    def fail(self, error: StbassError) -> None:
+        """What waits here cannot go on."""
+        sends = [*self._pending.values(), *self._queue]
+        self._pending.clear()
+        self._queue.clear()
+        for send in sends:
+            if not send.waiter.done():
+                self._sends.pop(send.waiter, None)
+                send.waiter.set_exception(type(error)(str(error), **error.__dict__))
+        self._settle_urgent()
+        if self._returned:
+            self._link.here.warn("lost", f"channel {self._link.name!r}: accepted values are lost: {error}")
+            self._unwritten -= len(self._returned)
+            self._returned.clear()
+
+    async def withdraw(self, waiter: Future[Any]) -> Happened | None:
+        """See :meth:`stbass.transports.base.Link.withdraw`."""
+        send = self._sends.pop(waiter, None)
+        if send is None:
+            happened = waiter.done() and not waiter.cancelled() and waiter.exception() is None
+            return Happened(waiter.result()) if happened else None
+        waiter.cancel()
+        if send.happened:
+            return Happened()
+        if send in self._queue:
+            self._queue.remove(send)
+            return None
+        if send.number not in self._pending:
+            return None
+        self._withdrawing += 1
+        try:
+            happened = await self._take_back(send.number)
+        finally:
+            self._withdrawing -= 1
+            self._pending.pop(send.number, None)
+            self._advance()
+            self._link.settle()
+        return Happened() if happened or send.happened else None
+
+    async def _take_back(self, number: int) -> bool:
+        """Withdraw an offer; whether it is too late."""
+        try:
+            reply = await self._link.ask(scripts.WITHDRAW, b"%d" % number)
+        except BackendUnavailableError as error:
+            raise BackendUnavailableError(
+                f"channel {self._link.name!r}: a send was cancelled, and whether its value was received is not known:"
+                f" {error}"
+            ) from error
+        return bool(reply[0] == b"ok" and reply[1] == 0)
+
+    # Offers that cannot wait ---------------------------------------------------------------------
+
+    async def offer_now(self, value: Any, rank: str, answer_seconds: float) -> bool:
+        """Offer a value to a receive or a choice that waits; whether it was taken. None waits long for the answer."""
+        link = self._link
+        payload = link.encode(value)
+        tried: list[bytes] = []
+        while True:
+            if link.closed:
+                raise link.closed_error()
+            if self._queue or self._pending or self._withdrawing or link.states["w"] != 2:
+                return False
+            self._number += 1
+            number = self._number
+            outcome: Future[bool] = link.here.loop.create_future()
+            self._urgent[number] = outcome
+            try:
+                reply = await link.ask(scripts.NOW, link.entry(number, b"n", payload), rank.encode(), *tried)
+                if reply[0] == b"ok":
+                    if await self._answer(number, outcome, answer_seconds):
+                        self.last = time.time()
+                        return True
+                    tried.append(reply[1])
+                    continue
+                if reply[0] == b"closed":
+                    link.told_closed()
+                elif reply[0] == b"gone":
+                    link.vanished()
+                elif reply[0] == b"lost":
+                    link._told_lost("w")
+                    return False
+                else:
+                    return False
+            finally:
+                self._urgent.pop(number, None)
+
+    async def _answer(self, number: int, outcome: Future[bool], seconds: float) -> bool:
+        handle = self._link.here.loop.call_later(seconds, _set, outcome, False)
+        try:
+            if await outcome:
+                return True
+        finally:
+            handle.cancel()
+        # Refused, or nobody answers: in either case it must not be taken any more.
+        return await self._take_back(number)
+
+    def accepted(self, number: int) -> None:
+        """An offer that could not wait was taken."""
+        if number in self._urgent:
+            _set(self._urgent[number], True)
+
+    def refused(self, number: int) -> None:
+        """Nobody took an offer that could not wait."""
+        if number in self._urgent:
+            _set(self._urgent[number], False)
+
+    def _settle_urgent(self) -> None:
+        for outcome in self._urgent.values():
+            _set(outcome, False)
+
+    def next_number(self) -> int:
+        """For a value that is given in answer to a proposal."""
+        self._number += 1
+        return self._number
+
+    def note_given(self, sent: int) -> None:
+        """A value was given in answer to a proposal."""
+        self.sent = max(self.sent, sent)
+        self.last = time.time()
+
+    @property
+    def free(self) -> bool:
+        """Whether nothing waits here that would go before a choice's offer."""
+        return not (self._queue or self._pending or self._withdrawing)
+
+
+def _set(future: Future[bool], value: bool) -> None:
+    if not future.done():
+        future.set_result(value)
