@@ -101,13 +101,14 @@ class Workflow:
         return ended / len(self.nodes)
 
     async def execute(
-        self, initial_data: Mapping[Any, Any] | None = None, *, deadline: float | None = None
+        self, initial_data: Mapping[Any, Any] | None = None, *, deadline: float | None = None, progress: bool = False
     ) -> dict[str, ProcessResult]:
         """Run it.
 
         Args:
             initial_data: the input of nodes without dependencies, by id (or by process); None for those not named.
             deadline: seconds after which what runs is cancelled, and what has not started never will.
+            progress: whether to show, on standard error, how far each node is.
 
         Returns:
             The result of every node, by id, in the order in which they were added.
@@ -126,7 +127,13 @@ class Workflow:
         run = Run(self, Graph(self.nodes), _checked_data(initial_data), checked_deadline(deadline), self._resumed)
         self._running = True
         try:
-            return await run.to_end()
+            if not progress:
+                return await run.to_end()
+            # Not at the top: what it shows with takes longer to import than most workflows take to run.
+            from stbass.progress import progress as shown
+
+            with shown():
+                return await run.to_end()
         finally:
             self._running = False
             self._resumed = {}

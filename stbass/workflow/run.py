@@ -65,8 +65,9 @@ class Run:
         self._owner = ProcessContext(workflow.process_id)
         self._owner._registry = workflow.registry
         self._verdicts: dict[int, Verdict] = {}
-        self._children: list[Child] = []
-        self._runs: list[NodeRun] = []
+        # In the order of the graph; None for nodes that completed in an earlier run.
+        self._runs: list[NodeRun | None] = []
+        self._contexts: list[ProcessContext] = []
         self._check_data()
         for node in graph.nodes:
             if node.process_id not in before:
@@ -146,6 +147,10 @@ class Run:
 
     def _prepare(self, pools: Pools) -> None:
         for index, (name, node) in enumerate(self._graph_nodes()):
+            self._contexts.append(self._context(name))
+            if name in self._results:
+                self._runs.append(None)
+                continue
             run = NodeRun(
                 node.process,
                 node.placement,
@@ -156,7 +161,6 @@ class Run:
             )
             run._is_optional = not _halts(node)
             self._runs.append(run)
-            self._children.append(Child(run, self._context(name)))
 
     def _context(self, name: str) -> ProcessContext:
         return self._owner.child(name)
@@ -170,14 +174,22 @@ class Run:
 
     # While it runs -------------------------------------------------------------------------------
 
-    async def _run_all(self, pools: Pools) -> list[CoreResult]:
+    async def _run_all(self, pools: Pools) -> dict[int, CoreResult]:
         self._prepare(pools)
+        # The engine knows the nodes that are to run by their place among those alone.
+        nodes = [index for index, run in enumerate(self._runs) if run is not None]
+        place = {index: at for at, index in enumerate(nodes)}
+        children = [Child(run, ctx) for run, ctx in zip(self._runs, self._contexts, strict=True) if run is not None]
+
+        def then(at: int, result: CoreResult) -> list[int]:
+            return [place[index] for index in self._then(nodes[at], result)]
+
+        first = [place[index] for index in self._progression.begin()]
         with ExitStack() as stack:
             if self._watch is not None:
                 stack.enter_context(observe.subscribe(self._see))
-            return await supervise(
-                self._children, self._owner, FailurePolicy.HALT, first=self._progression.begin(), then=self._then
-            )
+            results = await supervise(children, self._owner, FailurePolicy.HALT, first=first, then=then)
+        return dict(zip(nodes, results, strict=True))
 
     def _see(self, event: observe.Event) -> None:
         """The progress of a process that runs elsewhere."""
@@ -196,14 +208,16 @@ class Run:
         return ready
 
     def _unrun(self, index: int, error: StbassError) -> CoreResult:
-        return failure_of(error, self._context(self._graph.ids[index]))
+        # Observers hear of it from the engine, when that has given up on starting it.
+        return failure_of(error, self._contexts[index] if self._contexts else self._context(self._graph.ids[index]))
 
     def _cancelled(self, index: int, why: str) -> CoreResult:
         error = ProcessCancelled(f"node {self._graph.ids[index]!r} was cancelled: {why}", halted_by="")
         return self._unrun(index, error)
 
     def _settle(self, index: int, result: CoreResult) -> None:
-        began = self._runs[index].began if self._runs else None
+        run = self._runs[index] if self._runs else None
+        began = None if run is None else run.began
         self._results[self._graph.ids[index]] = settle(self._graph.nodes[index].process, result, began)
 
     # After it ------------------------------------------------------------------------------------

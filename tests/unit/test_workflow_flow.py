@@ -141,13 +141,26 @@ async def test_it_can_run_again() -> None:
 async def test_the_whole_of_it_is_an_event_for_observers() -> None:
     events: list[tuple[str, str, str | None]] = []
     workflow = create_workflow(Give("one"), (Failing("two", fail_fast=False), ["one"]), process_id="flow")
+    Give("three").register_to(workflow, ["two"])
     with observe.subscribe(lambda event: events.append((event.kind, event.name, event.parent))):
         await workflow.execute()
     assert events == [
         ("started", "flow", None),
+        *[("queued", name, "flow") for name in ("one", "two", "three")],
         *[(kind, name, "flow") for name in ("one", "two") for kind in ("started", "ended")],
+        ("ended", "three", "flow"),
         ("ended", "flow", None),
     ]
+
+
+@pytest.mark.parametrize("config", [{}, {"timeout": 5.0}, {"kind": ProcessType.THREAD}])
+async def test_a_node_is_one_process_for_observers(config: dict[str, Any]) -> None:
+    events: list[observe.Event] = []
+    with observe.subscribe(events.append):
+        await create_workflow(Give("one", 1, **config)).execute()
+    node = [event for event in events if event.name == "one"]
+    assert [event.kind for event in node] == ["queued", "started", "ended"]
+    assert len({event.process_id for event in node}) == 1
 
 
 # Failures -----------------------------------------------------------------------------------------
