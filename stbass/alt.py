@@ -45,6 +45,7 @@ class _Alternation(Coroutine[Any, Any, Any]):
         "_dynamic",
         "_guards",
         "_kept",
+        "_loop",
         "_offering",
         "_reached",
         "_running",
@@ -70,6 +71,7 @@ class _Alternation(Coroutine[Any, Any, Any]):
         self._reached = -math.inf
         self._running = False
         self._kept = False
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._coroutine: Coroutine[Any, Any, Any] | None = None
 
     @abstractmethod
@@ -90,7 +92,7 @@ class _Alternation(Coroutine[Any, Any, Any]):
         try:
             if self._choice is None:
                 self._sort_guards()
-            elif not self._kept and self._keepable():
+            elif self._loop is not get_running_loop() if self._kept else self._keepable():
                 self._keep()
             for index in self._timers:
                 timer = self._guards[index].channel
@@ -289,6 +291,8 @@ class _Alternation(Coroutine[Any, Any, Any]):
 
     def _keep(self) -> None:
         """Stay attached from now on, so that the number of guards no longer matters."""
+        self._detach()
+        self._loop = get_running_loop()
         choice = HotChoice()
         by_index: list[Arm | None] = [None] * len(self._guards)
         for old in self._arms:

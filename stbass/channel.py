@@ -10,12 +10,13 @@ import asyncio
 import types
 from asyncio import CancelledError
 from collections.abc import AsyncIterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeVar, overload
 
-from stbass._cancellation import defer, owed, raise_owed, settled
+from stbass._cancellation import owed, raise_owed
 from stbass._ids import new_id
 from stbass._typespec import ChannelType
 from stbass._typewire import SequentialProtocol, VariantProtocol, describe, from_wire, to_wire, type_name
+from stbass._waiting import abandon, interrupted, until_ready
 from stbass.errors import (
     ChannelClosedError,
     ChannelProtocolError,
@@ -25,7 +26,6 @@ from stbass.errors import (
     WireError,
 )
 from stbass.transports.base import NOTHING, ChannelStats, Link, LinkSpec, Transport
-from stbass.transports.choice import Arm, Choice
 from stbass.transports.memory import MEMORY
 
 __all__ = [
@@ -158,9 +158,9 @@ class Chan(Generic[T]):
                     raise_owed()
                 await waiter
             except CancelledError as cancel:
-                await _interrupted(link, waiter, cancel)
+                await interrupted(link, waiter, cancel)
             except GeneratorExit:
-                _abandon(waiter)
+                abandon(waiter)
                 raise
 
     async def recv(self) -> T:
@@ -180,9 +180,9 @@ class Chan(Generic[T]):
                     raise_owed()
                 value = await waiter
             except CancelledError as cancel:
-                value = await _interrupted(link, waiter, cancel)
+                value = await interrupted(link, waiter, cancel)
             except GeneratorExit:
-                _abandon(waiter)
+                abandon(waiter)
                 raise
         return value
 
@@ -199,9 +199,9 @@ class Chan(Generic[T]):
                         raise_owed()
                     await waiter
                 except CancelledError as cancel:
-                    await _interrupted(link, waiter, cancel)
+                    await interrupted(link, waiter, cancel)
                 except GeneratorExit:
-                    _abandon(waiter)
+                    abandon(waiter)
                     raise
 
     async def _begin_offer(self, value: Any) -> Any:
@@ -228,24 +228,11 @@ class Chan(Generic[T]):
 
     async def readable(self) -> None:
         """Return when a receive would complete at once: a value is there, or the channel is closed."""
-        await self._until_ready(reader=True)
+        await until_ready(self._link, reader=True)
 
     async def writable(self) -> None:
         """Return when a send would complete at once: a receiver waits, there is room, or the channel is closed."""
-        await self._until_ready(reader=False)
-
-    async def _until_ready(self, *, reader: bool) -> None:
-        link, watch = self._link, _Watch()
-        arm = Arm(watch, 0, link, reader)
-        link.attach(arm)
-        try:
-            while True:
-                told = watch.listen()
-                if await link.probe(arm):
-                    return
-                await told
-        finally:
-            link.detach(arm)
+        await until_ready(self._link, reader=False)
 
     # The end ------------------------------------------------------------------------------------
 
@@ -464,43 +451,9 @@ class Chan(Generic[T]):
         )
 
 
-class _Watch(Choice):
-    """Wants to be told, and never takes part."""
-
-    __slots__ = ()
-
-    passive: ClassVar[bool] = True
-
-    def listen(self) -> asyncio.Future[None]:
-        self.waiter = asyncio.get_running_loop().create_future()
-        return self.waiter
-
-    def wake(self) -> None:
-        self._resolve()
-
-
 class _Alias(types.GenericAlias):
     """``Chan[T]``: an annotation, and a way to make a channel of that type."""
 
     def __call__(self, name: str | None = None, **options: Any) -> Any:
         made: Any = self.__origin__
         return made(self.__args__[0], name=name, **options)
-
-
-def _abandon(waiter: asyncio.Future[Any]) -> None:
-    """The coroutine that waits is closed: nobody is going to run it any more, and nothing can be awaited for it."""
-    if not waiter.get_loop().is_closed():
-        waiter.cancel()
-
-
-async def _interrupted(link: Link, waiter: asyncio.Future[Any], cancel: CancelledError) -> Any:
-    """What becomes of an operation whose task was cancelled while it waited: the result if it has happened."""
-    if link.local:
-        happened = await link.withdraw(waiter)
-    else:
-        happened, later = await settled(link.withdraw(waiter))
-        cancel = later or cancel
-    if happened is None:
-        raise cancel
-    defer(cancel)
-    return happened.value

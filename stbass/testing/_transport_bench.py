@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import random
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any, TypeAlias, TypeVar
 
+from stbass.alt import PRI_ALT, SKIP, Guard
 from stbass.channel import Chan
-from stbass.errors import NotTransportable
+from stbass.errors import NotTransportable, StbassError
 from stbass.transports.base import Transport
 
-__all__ = ["Bench", "Check", "Make", "require"]
+__all__ = ["TRANSPORT_CHECKS", "Bench", "Check", "Make", "check", "is_empty", "raises", "require", "skipped"]
 
 R = TypeVar("R")
 
@@ -121,7 +121,36 @@ class Bench:
 
 Check: TypeAlias = Callable[[Bench], Awaitable[None]]
 
+TRANSPORT_CHECKS: dict[str, Check] = {}
+"""Every check by its name."""
 
-def name_of(check: Check) -> str:
-    """A check's name."""
-    return str(inspect.unwrap(check).__name__)
+
+def check(function: Check) -> Check:
+    """Add a check; its name is the function's."""
+    TRANSPORT_CHECKS[getattr(function, "__name__", repr(function))] = function
+    return function
+
+
+async def raises(error: type[StbassError], work: Awaitable[Any]) -> StbassError:
+    """The error that this raises.
+
+    Raises:
+        AssertionError: it raises none.
+    """
+    try:
+        result = await work
+    except error as found:
+        return found
+    raise AssertionError(f"{error.__name__} was not raised; the result is {result!r}")
+
+
+async def skipped(guard: Guard) -> bool:
+    """Whether a choice between this guard and SKIP takes SKIP, so that the guard is not ready now."""
+    choice = PRI_ALT(guard, Guard(SKIP))
+    await choice
+    return choice.chosen is not guard
+
+
+async def is_empty(reader: Chan[Any]) -> bool:
+    """Whether nothing can be received now, as a choice sees it."""
+    return await skipped(Guard(reader))

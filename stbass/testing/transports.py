@@ -12,8 +12,8 @@ import random
 from collections.abc import Collection
 from contextlib import AsyncExitStack
 
-from stbass.testing._transport_bench import Bench, Check, Make, require
-from stbass.testing._transport_checks import TRANSPORT_CHECKS
+from stbass.testing import _choice_checks, _transport_checks  # noqa: F401 - importing them adds their checks
+from stbass.testing._transport_bench import TRANSPORT_CHECKS, Bench, Check, Make, require
 
 __all__ = ["TRANSPORT_CHECKS", "check_transport"]
 

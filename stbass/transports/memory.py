@@ -245,7 +245,9 @@ class MemoryLink(Link):
 
     def detach(self, arm: Arm) -> None:
         """See :meth:`Link.detach`."""
-        (self._readers if arm.reader else self._writers).remove(arm)
+        arms = self._readers if arm.reader else self._writers
+        if arm in arms:  # else its event loop has ended, and it was forgotten with it
+            arms.remove(arm)
 
     def announce(self, arm: Arm) -> None:
         """See :meth:`Link.announce`."""

@@ -159,6 +159,23 @@ async def test_a_choice_that_is_dropped_leaves_its_channels() -> None:
     assert not channel.used
 
 
+def test_a_choice_goes_on_in_another_loop() -> None:
+    channel, other = Chan(int), Chan(int)
+    choice = ALT(Guard(channel), Guard(other))
+
+    async def use() -> list[int]:
+        values = []
+        for value in range(4):
+            choosing = asyncio.create_task(choice)
+            await channel.writable()
+            await channel.send(value)
+            values.append(await choosing)
+        return values
+
+    for _ in range(2):
+        assert asyncio.run(asyncio.wait_for(use(), 5)) == [0, 1, 2, 3]
+
+
 async def test_choices_made_anew_leave_nothing_behind() -> None:
     channel, other = Chan(int), Chan(int)
     for value in range(100):
