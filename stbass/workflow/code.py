@@ -63,12 +63,15 @@ async def run_code(process: BaseProcess, input_data: Any, ctx: ProcessContext, *
     Raises:
         Exception: whatever it raises, or the error in the failed result that it gave back.
     """
-    with running(process, ctx):
+    token = _running.set((process, ctx))
+    try:
         if overrides_execute(process):
             return unwrapped(await process.execute(input_data), process)
         if thread and not is_coroutine(process):
             return unwrapped(await asyncio.to_thread(process.process, input_data), process)
         return await own_process(process, input_data)
+    finally:
+        _running.reset(token)
 
 
 async def own_process(process: BaseProcess, input_data: Any) -> Any:

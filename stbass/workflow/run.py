@@ -146,8 +146,12 @@ class Run:
         self._outcome()
 
     def _prepare(self, pools: Pools) -> None:
+        inherited, parent = self._owner._inherited(), self._owner.process_name
         for index, (name, node) in enumerate(self._graph_nodes()):
-            self._contexts.append(self._context(name))
+            ctx = ProcessContext(name, None, None, parent)
+            if inherited:
+                ctx.__dict__.update(inherited)
+            self._contexts.append(ctx)
             if name in self._results:
                 self._runs.append(None)
                 continue
@@ -166,11 +170,11 @@ class Run:
         return self._owner.child(name)
 
     def _input(self, index: int) -> Any:
-        node = self._graph.nodes[index]
-        if not node.depends_on:
+        names = self._graph.nodes[index].depends_on
+        if not names:
             return self._data.get(self._graph.ids[index])
         results = self._results
-        return {name: results[name] for name in node.depends_on if results[name].success}
+        return {name: result for name in names if (result := results[name]).success}
 
     # While it runs -------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ from stbass.workflow.code import fraction, is_coroutine, overrides_execute, run_
 from stbass.workflow.config import BackoffPolicy, ProcessType
 from stbass.workflow.pools import Counter, Pools
 from stbass.workflow.remote import remote_of
-from stbass.workflow.state import ProcessMetadata, ProcessResult, ProcessState
+from stbass.workflow.state import ProcessResult, ProcessState
 from stbass.workflow.threads import ThreadCall
 
 if TYPE_CHECKING:
@@ -246,15 +246,11 @@ def settle(process: BaseProcess, result: CoreResult, began: float | None) -> Pro
 def reset(process: BaseProcess, before: ProcessResult | None = None) -> None:
     """Its metadata as it is before a run; of a node that completed in an earlier one, as it was after that."""
     # In place: whoever looks at the metadata while it runs may have taken hold of it before.
-    metadata, fresh = process.metadata, ProcessMetadata(process.config.process_id)
-    if before is not None:
-        fresh = ProcessMetadata(
-            process.config.process_id,
-            ProcessState.COMPLETED,
-            progress=1.0,
-            start_time=before.start_time,
-            end_time=before.end_time,
-            result=before,
-        )
-    for name in ProcessMetadata.__slots__:
-        setattr(metadata, name, getattr(fresh, name))
+    metadata = process.metadata
+    metadata.state = ProcessState.WAITING if before is None else ProcessState.COMPLETED
+    metadata.retries = 0
+    metadata.progress = 0.0 if before is None else 1.0
+    metadata.start_time = None if before is None else before.start_time
+    metadata.end_time = None if before is None else before.end_time
+    metadata.last_error = None
+    metadata.result = before

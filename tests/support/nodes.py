@@ -139,6 +139,14 @@ class GivesLock(Node):
         return [threading.Lock()]
 
 
+class Configured(BaseProcess):
+    """Takes a whole configuration."""
+
+    def process(self, input_data: Any) -> Any:
+        """Its input, and the rules that came with it."""
+        return input_data, self.config.validation_rules
+
+
 class Who(Node):
     """Says what its context on the core says."""
 
