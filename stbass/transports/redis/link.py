@@ -334,13 +334,13 @@ class RedisLink(Link):
     def leave(self, *, final: bool) -> Future[None] | None:
         """Give up this end's places and its lease. Done when the server knows."""
         client = self._client
-        if client is None or self._left or not self._known:
+        if client is None or not self._known or (self._left and (self.vain or not final)):
             return None
         self.outgoing.flush()
         done: Future[None] = client.loop.create_future()
 
         def answered(reply: Any) -> None:
-            if isinstance(reply, list) and reply[0] == b"stay":
+            if isinstance(reply, list) and reply[0] == b"stay" and self._known:
                 self._left = False
             if not done.done():
                 done.set_result(None)
@@ -458,9 +458,11 @@ class RedisLink(Link):
                 if not mine and self.states[side] == HELD:  # type: ignore[index]
                     self._told_lost(side)  # type: ignore[arg-type]
             if restarted is not None:
-                self.incoming.again()
                 self.arms.again()
 
+        if restarted is not None:
+            # Before any answer to what was sent again: what it has moved may have been told on the lost connection.
+            self.incoming.again()
         options = self.options
         self.post(scripts.SYNC, b"%d" % (options.lease * 1000), b"%d" % (options.ttl * 1000), answer=answered)
 

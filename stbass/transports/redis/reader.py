@@ -64,7 +64,9 @@ class Reader:
         self._blocked = False
         self._epoch = 0
         self._told_wait = False
-        self._checking = False
+        # Fetches under way, and what a blocking move has brought meanwhile.
+        self._fetching = 0
+        self._overtaking: list[bytes] = []
         self.got = 0
         self.last = 0.0
         # With a capacity: received and not acknowledged, up to this number.
@@ -91,7 +93,7 @@ class Reader:
     @property
     def busy(self) -> bool:
         """Whether something here has no answer yet, or can still be received."""
-        if self._acking or self._checking or self._consumed > self._acked:
+        if self._acking or self._fetching or self._consumed > self._acked:
             return True
         return bool(self._link.capacity and not self._drained and (self.waiters or self._link.states["r"] == 2))
 
@@ -128,31 +130,52 @@ class Reader:
     def _flush(self) -> None:
         self._flushing = False
         if self._consumed > self._acked and self._link.states["r"] == 2:
-            self._acknowledge_all()
+            # A few may be the first of many that came together: then all of them are acknowledged at once.
+            few = 2 * (self._consumed - self._acked) < self._link.capacity
+            fetches = not self._blocked and not self._fetching
+            self._acknowledge_all(self._acked if few and fetches and self.pipe is not None else self._consumed)
 
-    def _acknowledge_all(self) -> None:
-        """Acknowledge what was received, and fetch all that is there."""
-        number, self._acked = self._consumed, self._consumed
+    def _acknowledge_all(self, number: int) -> None:
+        """Acknowledge what was received up to a number, and fetch what is there, unless a blocking move waits for it."""
+        self._acked = number
+        link = self._link
         wait = b"1" if self.waiters else b"0"
-        args = (b"%d" % number, b"1", b"%d" % self._link.capacity, wait)
         self._told_wait = self._told_wait and wait == b"1"
-        self._checking = True
-        if self.waiters and not self._blocked and self.pipe is not None and not self.pipe.closed:
-            self.pipe.call(self._link.text(scripts.ACK, *args), self._fetched)
+        if self._blocked or self._fetching or self.pipe is None or self.pipe.closed:
+            # Everything that moves values is on one connection, so that none overtakes another.
+            link.post(scripts.ACK, b"%d" % number, b"1", b"0", wait, b"0", answer=self._acknowledged)
+            return
+        self._fetching += 1
+        self.pipe.call(
+            link.text(scripts.ACK, b"%d" % number, b"1", b"%d" % link.capacity, wait, b"0"),
+            self._fetched,
+        )
+        if self.waiters:
             self._block(self.pipe)
+
+    def _acknowledged(self, reply: Any) -> None:
+        if not isinstance(reply, list):
+            self.fail(self._link.problem(reply))
+        elif reply[0] == b"lost":
+            self._link._told_lost("r")
+        elif reply[0] != b"ok":
+            self._link.vanished()
         else:
-            self._link.post(scripts.ACK, *args, answer=self._fetched)
+            if reply[2] and not self._fetching:
+                self._link.told_closed()
+            self._link.settle()
 
     def _fetched(self, reply: Any) -> None:
-        self._checking = False
+        self._fetching = max(0, self._fetching - 1)
         if not isinstance(reply, list):
             self.fail(self._link.problem(reply))
         elif reply[0] == b"ok":
-            for raw in reply[4:]:
-                self._add(raw)
+            self._add_all(reply)
+            if len(reply) == 5 and self._consumed > self._acked and not self._fetching:
+                self._acknowledge_all(self._consumed)
             if reply[2]:
                 self._link.closed = True
-                if len(reply) == 4 and not self._taken and not self._link.outgoing.busy:
+                if reply[4] == 0 and not self._taken and not self._link.outgoing.busy:
                     self._drained = True
                     self._fail_closed()
             self._advance()
@@ -162,6 +185,15 @@ class Reader:
             self._link._told_lost("r")
         else:
             self._link.vanished()
+
+    def _add_all(self, reply: list[Any]) -> None:
+        for raw in reply[5:]:
+            self._add(raw)
+        if not self._fetching and self._overtaking:
+            overtaking, self._overtaking = self._overtaking, []
+            for raw in overtaking:
+                self._add(raw)
+            self._settled.clear()
 
     def _add(self, raw: bytes) -> None:
         if not raw:
@@ -216,7 +248,7 @@ class Reader:
         """Nothing is here: tell that a receive waits, and wait in a blocking move."""
         link = self._link
         if link.closed:
-            if not self._checking:
+            if not self._fetching:
                 self._check()
             return
         told, self._told_wait = self._told_wait, True
@@ -240,7 +272,10 @@ class Reader:
             if pipe is not self.pipe or epoch != self._epoch:
                 return
             self._blocked = False
-            if isinstance(reply, bytes):
+            if isinstance(reply, bytes) and self._fetching:
+                # What is being fetched on the other connection was moved before it.
+                self._overtaking.append(reply)
+            elif isinstance(reply, bytes):
                 self._add(reply)
                 self._settled.clear()
                 self._advance()
@@ -268,10 +303,10 @@ class Reader:
 
     def _check(self) -> None:
         """Ask what is there."""
-        self._checking = True
+        self._fetching += 1
         number, self._acked = self._consumed, self._consumed
         most = b"%d" % max(1, self._link.capacity)
-        self._link.post(scripts.ACK, b"%d" % number, b"1", most, b"1", answer=self._fetched)
+        self._link.post(scripts.ACK, b"%d" % number, b"1", most, b"1", b"1", answer=self._fetched)
 
     def refuse_urgent(self) -> None:
         """Nobody here is going to take it: say so to whoever offers what cannot wait."""
@@ -325,9 +360,6 @@ class Reader:
             if not isinstance(reply, list):
                 settled(link.problem(reply))
                 return
-            if reply[0] == b"ok":
-                for raw in reply[4:]:
-                    self._add(raw)
             if self._taken and self._taken[0] is taken:
                 self._taken.popleft()
                 self._known.discard(taken.number)
@@ -349,7 +381,7 @@ class Reader:
                 link.vanished()
 
         keep = b"1" if self._told_wait else b"0"
-        args = (b"%d" % taken.number, b"0", b"0", keep)
+        args = (b"%d" % taken.number, b"0", b"0", keep, b"0")
         if streaming and self._told_wait and not self._blocked and self.pipe is not None and not self.pipe.closed:
             self._resend = lambda: link.post(scripts.ACK, *args, answer=answered)
             self.pipe.call(link.text(scripts.ACK, *args), answered)
@@ -364,18 +396,21 @@ class Reader:
             if link.capacity and self._taken:
                 return Happened(self._consume())
             if not self._taken:
-                if self._checking or self._acking:
+                if self._fetching or self._acking:
                     await link.ask(scripts.WAIT, b"1" if self._told_wait else b"0")
-                    if self._checking or self._acking:
+                    if self._fetching or self._acking:
                         return None
                     continue
                 number, self._acked = self._consumed, self._consumed
-                reply = await link.ask(scripts.ACK, b"%d" % number, b"1", b"%d" % max(1, link.capacity), b"1")
+                self._fetching += 1
+                try:
+                    reply = await link.ask(scripts.ACK, b"%d" % number, b"1", b"%d" % max(1, link.capacity), b"1", b"1")
+                finally:
+                    self._fetching = max(0, self._fetching - 1)
                 if reply[0] != b"ok":
                     link.vanished() if reply[0] == b"gone" else link._told_lost("r")
                     return None
-                for raw in reply[4:]:
-                    self._add(raw)
+                self._add_all(reply)
                 if not self._taken:
                     if reply[2]:
                         self._drained = True
@@ -431,6 +466,7 @@ class Reader:
             self._taken.clear()
             self._known.clear()
             self._settled.clear()
+            self._overtaking.clear()
             self._consumed = self._acked = 0
             self._epoch = epoch
             self._stale = False
@@ -458,7 +494,7 @@ class Reader:
                 return  # the answer comes, and decides
             if not link.vain and link.states["r"] == 2 and self.waiters and not self._drained:
                 # A value may have been given before the close.
-                if not self._checking:
+                if not self._fetching:
                     self._check()
                 return
             self._drained = True
@@ -467,7 +503,7 @@ class Reader:
             self._drained = True
             self._fail_closed()
         elif link.states["r"] == 2:
-            if not self._checking:
+            if not self._fetching:
                 self._check()
         elif self.waiters:
             link.held("r")
@@ -481,8 +517,8 @@ class Reader:
 
     def fail(self, error: StbassError) -> None:
         """Whoever waits cannot go on."""
-        if self._blocked:
-            self._stale = True
+        # What was moved for a connection that is given up is only found again with new lists.
+        self._stale = self._link.states["r"] == 2
         self.drop_pipe()
         self._told_wait = False
         waiters, self.waiters = self.waiters, deque()
@@ -492,7 +528,7 @@ class Reader:
 
     def again(self) -> None:
         """The connection was lost: what it would have told is asked for."""
-        if self._link.states["r"] == 2 and not self._checking and not self._acking:
+        if self._link.states["r"] == 2 and not self._fetching and not self._acking:
             self._check()
 
     def _down(self) -> None:
@@ -516,8 +552,8 @@ class Reader:
         if link._left or link.states["r"] != 2:
             return
         if self._consumed:
-            link.post(scripts.ACK, b"%d" % self._consumed, b"1", b"0", b"0")
-        self._checking = False
+            link.post(scripts.ACK, b"%d" % self._consumed, b"1", b"0", b"0", b"0")
+        self._fetching = 0
         self._told_wait = False
         link.renew_place()
 

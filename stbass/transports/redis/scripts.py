@@ -138,8 +138,8 @@ local function delete()
     call('EXPIRE', S, 60)
   end
 end
--- Moves up to so many values to what is taken, and gives all that is there, after what the answer has already.
-local function move(epoch, most, answer)
+-- Moves up to so many values to what is taken, and gives those, or all that is there, after what the answer has already.
+local function move(epoch, most, all, answer)
   local offers, taken = lists(epoch)
   local there = call('LLEN', taken)
   if there == 0 then
@@ -147,11 +147,19 @@ local function move(epoch, most, answer)
     call('PEXPIRE', taken, call('PTTL', S))
     there = 1
   end
-  for _ = there, most do
-    if not call('LMOVE', offers, taken, 'LEFT', 'RIGHT') then break end
+  local room = most - there + 1
+  if room > 0 then
+    local moved = call('LRANGE', offers, 0, room - 1)
+    if #moved > 0 then
+      call('LTRIM', offers, #moved, -1)
+      for i = 1, #moved, 1000 do call('RPUSH', taken, unpack(moved, i, math.min(i + 999, #moved))) end
+      if not all then
+        for _, entry in ipairs(moved) do table.insert(answer, entry) end
+      end
+    end
   end
-  for _, entry in ipairs(call('LRANGE', taken, 0, -1)) do
-    if entry ~= '' then table.insert(answer, entry) end
+  if all then
+    for _, entry in ipairs(call('LRANGE', taken, 1, -1)) do table.insert(answer, entry) end
   end
   return answer
 end
@@ -271,21 +279,25 @@ if not epoch then return {'gone'} end
 if holder ~= me then return {'lost'} end
 offered, acked, sent = tonumber(offered or 0), tonumber(acked or 0), tonumber(sent or 0)
 local offers = S .. ':offers:' .. epoch
-local refused, length, accepted = false, 2, 0
+local refused, accepted, fresh = false, 0, {}
 for i = 2, #ARGV do
   local number, kind = number_of(ARGV[i])
   if number > offered then
     if closed and kind ~= 'b' then
       refused = true
     else
-      length = call('RPUSH', offers, ARGV[i])
+      table.insert(fresh, ARGV[i])
       offered = number
       if kind == 'b' then accepted = accepted + 1 end
-      if length == 1 then call('PEXPIRE', offers, call('PTTL', S)) end
     end
   elseif closed and kind ~= 'b' and number > acked then
     refused = true
   end
+end
+for i = 1, #fresh, 1000 do
+  local last = math.min(i + 999, #fresh)
+  local length = call('RPUSH', offers, unpack(fresh, i, last))
+  if length == last - i + 1 then call('PEXPIRE', offers, call('PTTL', S)) end
 end
 if accepted > 0 then sent = call('HINCRBY', S, 'sent', accepted) end
 call('HSET', S, 'offered', offered, 'wd', '')
@@ -396,8 +408,8 @@ return {'ok', closed and 1 or 0}
 ACK = Script(
     "ACK",
     r"""
--- number (0: none), all up to it (1/0), how many to move, whether a receive goes on waiting (1/0)
--- ok: got before, whether it is closed, how many were acknowledged, then the entries that are taken
+-- number (0: none), all up to it (1/0), how many to move, whether a receive goes on waiting (1/0), all that is there (1/0)
+-- ok: got before, whether it is closed, how many were acknowledged, how many are taken, then entries: those moved, or all
 local number, all, most = tonumber(ARGV[2]), ARGV[3] == '1', tonumber(ARGV[4])
 local holder, closed, epoch, writer, acked, got = unpack(call('HMGET', S, 'r', 'closed', 'epoch', 'w', 'acked', 'got'))
 if not epoch then return {'gone'} end
@@ -406,13 +418,28 @@ local offers, taken = lists(epoch)
 acked, got = tonumber(acked or 0), tonumber(got or 0)
 local before, count, waited = got, 0, 0
 if number > 0 then
-  for _, entry in ipairs(call('LRANGE', taken, 0, -1)) do
-    local its, kind = number_of(entry)
-    if its and (its == number or (all and its < number)) then
-      call('LREM', taken, 1, entry)
-      count = count + 1
-      if kind == 's' or kind == 'n' then waited = waited + 1 end
-      if kind == 'n' then call('HSET', S, 'now', its .. 'y') end
+  local there, keep = call('LRANGE', taken, 1, -1), 0
+  if all then
+    -- In order, all of them from the front.
+    for i, entry in ipairs(there) do
+      local its = number_of(entry)
+      if its and its > number then break end
+      keep = i
+      if its then count = count + 1 end
+    end
+    if keep > 0 then
+      call('LTRIM', taken, keep, -1)
+      call('LSET', taken, 0, '')
+    end
+  else
+    for _, entry in ipairs(there) do
+      local its, kind = number_of(entry)
+      if its == number then
+        call('LREM', taken, 1, entry)
+        count = count + 1
+        if kind == 's' or kind == 'n' then waited = waited + 1 end
+        if kind == 'n' then call('HSET', S, 'now', its .. 'y') end
+      end
     end
   end
   if count > 0 then
@@ -432,7 +459,10 @@ if number > 0 then
     before, count = got - 1, 1
   end
 end
-return move(epoch, most, {'ok', before, closed and 1 or 0, count})
+local answer = {'ok', before, closed and 1 or 0, count, 0}
+move(epoch, most, ARGV[6] == '1', answer)
+answer[5] = math.max(0, call('LLEN', taken) - 1)
+return answer
 """,
 )
 
