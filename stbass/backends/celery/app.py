@@ -60,6 +60,8 @@ def make_app(
         task_default_queue="stbass",
     )
     app.conf.update(conf)
+    # One list per queue and not one per priority: then a worker of one queue can wait for messages without taking any.
+    app.conf.broker_transport_options = {"priority_steps": [0], **(app.conf.broker_transport_options or {})}
     install(app)
     return app
 

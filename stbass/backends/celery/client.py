@@ -96,6 +96,7 @@ class FleetClient:
         self._cancelling: asyncio.Future[None] | None = None
         self._overdue: list[tuple[Ticket, bool]] = []
         self._watched: set[str] = set()
+        self._unwatched: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._sweeper: Sweeper | None = None
         self._sweep_timer: asyncio.TimerHandle | None = None
@@ -179,7 +180,18 @@ class FleetClient:
             ticket.timer.cancel()
         if ticket.task_id in self._watched:
             self._watched.discard(ticket.task_id)
-            self._spawn(self._replies.no_longer({self.prefix + ticket.task_id}))
+            if not self._unwatched:
+                self._spawn(self._stop_watching())
+            self._unwatched.add(self.prefix + ticket.task_id)
+
+    async def _stop_watching(self) -> None:
+        await asyncio.sleep(0)
+        channels, self._unwatched = self._unwatched, set()
+        try:
+            await self._replies.no_longer(channels)
+        except _REDIS_ERRORS as error:
+            # The connection is gone, and its subscriptions with it.
+            _log.debug("cannot unsubscribe: %s", error)
 
     async def _flush(self) -> None:
         # One turn later, so that all that is submitted in this one goes out together.

@@ -47,8 +47,10 @@ __all__ = [
     "LEASES",
     "RELEASE",
     "RENEW",
+    "RESTORE",
     "RUN_TTL",
     "SWEEP",
+    "TOUCH",
     "cancelled_key",
     "deadline_key",
     "group_key",
@@ -195,6 +197,27 @@ RELEASE = """
 -- If a worker has claimed it already, the lease is that worker's.
 local swept, attempt = unpack(redis.call('HMGET', 'stbass:run:' .. ARGV[1], 'swept', 'attempt'))
 if swept == attempt then redis.call('ZREM', 'stbass:leases', ARGV[1]) end
+return 0
+"""
+
+RESTORE = """
+-- Put a message that nobody works on back into its queue, first in line. On the broker.
+-- KEYS: unacked hash, unacked index, queue. ARGV: tag, when it was taken at the latest (s), the message
+-- Gives 1, or 0 if somebody else has dealt with it or has just taken it.
+local taken = redis.call('ZSCORE', KEYS[2], ARGV[1])
+if not taken or tonumber(taken) > tonumber(ARGV[2]) then return 0 end
+redis.call('HDEL', KEYS[1], ARGV[1])
+redis.call('ZREM', KEYS[2], ARGV[1])
+redis.call('RPUSH', KEYS[3], ARGV[3])
+return 1
+"""
+
+TOUCH = """
+-- Note that messages are still being worked on, so that nobody gives them to another worker. On the broker.
+-- KEYS: unacked index. ARGV: tags
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1000000
+for _, tag in ipairs(ARGV) do redis.call('ZADD', KEYS[1], 'XX', now, tag) end
 return 0
 """
 

@@ -15,11 +15,12 @@ from typing import Any
 import redis
 
 from stbass.backends.celery import keys
-from stbass.backends.celery.connections import RedisAddress
+from stbass.backends.celery.settings import FleetSettings
 
 __all__ = ["Keeper", "Lease"]
 
 _log = logging.getLogger(__name__)
+_TOUCH_MOST = 5000
 _RETRY = 0.5
 """Seconds between attempts to reach a server that does not answer; leases last longer."""
 
@@ -31,18 +32,21 @@ class Lease:
     process_id: str
     attempt: int
     seconds: float
+    tag: str = ""
+    """kombu's delivery tag of the message."""
 
 
 class Keeper:
     """Renews all leases of this Python process in one command, and writes checkpoints as they are made.
 
     Args:
-        address: where leases and checkpoints are.
+        settings: of the fleet.
         on_lost: called in the keeper's thread with the ids whose lease somebody else has taken.
     """
 
-    def __init__(self, address: RedisAddress, on_lost: Callable[[list[str]], None]) -> None:
-        self._address = address
+    def __init__(self, settings: FleetSettings, on_lost: Callable[[list[str]], None]) -> None:
+        self._settings = settings
+        self._address = settings.backend
         self._on_lost = on_lost
         self._leases: dict[str, Lease] = {}
         self._checkpoints: dict[str, tuple[int, bytes]] = {}
@@ -87,6 +91,8 @@ class Keeper:
         client = self._address.client()
         renew = client.register_script(keys.RENEW)
         write = client.register_script(keys.CHECKPOINT)
+        broker = self._settings.broker.client() if self._settings.broker is not None else None
+        touch = broker.register_script(keys.TOUCH) if broker is not None else None
         while True:
             with self._wake:
                 while not (self._checkpoints or self._closed or self._due()):
@@ -100,7 +106,7 @@ class Keeper:
                     shortest = min((lease.seconds for lease in leases), default=None)
                     self._renew_at = float("inf") if shortest is None else time.monotonic() + shortest / 3
             try:
-                self._send(renew, write, leases, checkpoints)
+                self._send(renew, write, touch, leases, checkpoints)
             except redis.RedisError as error:
                 _log.warning("leases and checkpoints cannot be written to %s: %s; trying again", self._address, error)
                 with self._wake:
@@ -113,6 +119,8 @@ class Keeper:
                     # Not a notification: new work must not make us hammer a server that is down.
                     self._pause()
         client.close()
+        if broker is not None:
+            broker.close()
 
     def _pause(self) -> None:
         until = time.monotonic() + _RETRY
@@ -126,6 +134,7 @@ class Keeper:
         self,
         renew: Any,
         write: Any,
+        touch: Any,
         leases: list[Lease],
         checkpoints: dict[str, tuple[int, bytes]],
     ) -> None:
@@ -138,3 +147,8 @@ class Keeper:
             lost = [process_id for process_id in lost if process_id in self._leases]
             if lost:
                 self._on_lost(lost)
+            if touch is not None:
+                index = f"{self._settings.broker_prefix}{self._settings.unacked[1]}"
+                tags = [held.tag for held in leases if held.tag]
+                for start in range(0, len(tags), _TOUCH_MOST):
+                    touch(keys=[index], args=tags[start : start + _TOUCH_MOST])

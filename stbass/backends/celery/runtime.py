@@ -142,7 +142,7 @@ class Runtime:
         self._has_finished = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
-        self.keeper = Keeper(settings.backend, self._leases_lost)
+        self.keeper = Keeper(settings, self._leases_lost)
         self._redis: redis.asyncio.Redis | None = None
         self._ready = threading.Event()
         self._main: asyncio.Task[None] | None = None
@@ -367,7 +367,7 @@ class Runtime:
         envelope = job.envelope
         assert envelope is not None
         job.attempt, job.until, job.checkpoint = attempt, until, checkpoint
-        job.lease = Lease(job.task_id, attempt, envelope.lease)
+        job.lease = Lease(job.task_id, attempt, envelope.lease, job.tag)
         self.keeper.hold(job.lease)
         if job.cancelled is not None:
             # Cancelled after the worker took it and before it could start.

@@ -1,7 +1,7 @@
 """A kombu transport for Redis that takes many messages in one round trip, and acknowledges many in one.
 
 It is kombu's own Redis transport but for two things. Stock, every message costs a BRPOP, a MULTI/ZADD/HSET when it is
-delivered and a MULTI/ZREM/HDEL when it is acknowledged, each a round trip. Here a BRPOP wakes the worker; one script
+delivered and a MULTI/ZREM/HDEL when it is acknowledged, each a round trip. Here a BLMOVE wakes the worker; one script
 then takes what else is there, as far as the prefetch limit allows, and notes all of it as unacknowledged, atomically;
 and the messages that are acknowledged in one turn of the event loop are removed with one command. The keys and their
 contents are kombu's, so that stock workers and this one can consume the same queue.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import Counter
 from queue import Empty
 from typing import Any, ClassVar
@@ -35,7 +36,7 @@ TAKE_MOST = 128
 TAKE = """
 -- Take messages from a queue and note them as unacknowledged (kombu's format).
 -- KEYS: queue, unacked hash, unacked index.
--- ARGV: how many more to take, how the routing stands in our own messages, the queue's name, a message taken already
+-- ARGV: how many more to take, how the routing stands in our own messages, the queue's name, messages taken already
 -- Gives: all good messages; messages that are not messages
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
@@ -71,7 +72,7 @@ local function note(raw)
   table.insert(index, tag)
   table.insert(good, raw)
 end
-note(ARGV[4])
+for i = 4, #ARGV do note(ARGV[i]) end
 local more = tonumber(ARGV[1])
 if more > 0 then
   local taken = redis.call('RPOP', KEYS[1], more)
@@ -137,6 +138,8 @@ class Channel(stock.Channel):
     QoS = QoS
     _noted = False
     _turn_thread: int | None = None
+    _waits_for: str | None = None
+    _brpop_sent_at: Any = None
     _batch_client: redis.Redis | None = None
     refused: ClassVar[Counter[str]] = Counter()
 
@@ -154,12 +157,30 @@ class Channel(stock.Channel):
 
     def _brpop_start(self, timeout: float | None = None) -> None:
         self._turn_thread = threading.get_ident()
-        super()._brpop_start(timeout)
+        self._waits_for = self._only_queue()
+        if self._waits_for is None:
+            super()._brpop_start(timeout)
+            return
+        key = self.prefixed(self._waits_for)
+        self._in_poll = self.client.connection
+        self._brpop_sent_at = time.monotonic()
+        # Moves the message to where it was: this waits for one and takes none, so that none is on its way to a worker
+        # that may just be dying.
+        self.client.connection.send_command("BLMOVE", key, key, "RIGHT", "RIGHT", timeout or self.brpop_timeout)
+
+    def _only_queue(self) -> str | None:
+        """The queue, if there is one only: BLMOVE waits for one list, and kombu keeps one per queue and priority."""
+        if len(self.active_queues) != 1 or list(self.priority_steps) != [0]:
+            return None
+        [queue] = self.active_queues
+        return str(queue)
 
     def _brpop_read(self, **options: Any) -> bool:
+        waited = self._waits_for
         try:
             try:
-                answer = self.client.parse_response(self.client.connection, "BRPOP", **options)
+                command = "BRPOP" if waited is None else "BLMOVE"
+                answer = self.client.parse_response(self.client.connection, command, **options)
             except self.connection_errors:
                 self.client.connection.disconnect()
                 raise
@@ -168,20 +189,29 @@ class Channel(stock.Channel):
             self._flush_brpop_reauth()
         if not answer:
             raise Empty
-        key, first = answer
-        key = key.decode() if isinstance(key, bytes) else key
+        taken: list[bytes] = []
+        if waited is None:
+            key, first = answer
+            key = key.decode() if isinstance(key, bytes) else key
+            taken.append(first)
+        else:
+            key = waited
         queue = key.rsplit(self.sep, 1)[0]
         self._queue_cycle.rotate(queue)
         room = self.qos.can_consume_max_estimate()
-        more = TAKE_MOST if room is None else max(0, min(TAKE_MOST, room) - 1)
+        more = TAKE_MOST if room is None else max(0, min(TAKE_MOST, room) - len(taken))
         client = self.batch_client
         names = [self.prefixed(name) for name in (key, self.unacked_key, self.unacked_index_key)]
         try:
-            good, bad = self._take(keys=names, args=[more, routing_in_message(queue), queue, first], client=client)
+            good, bad = self._take(keys=names, args=[more, routing_in_message(queue), queue, *taken], client=client)
         except self.connection_errors:
             # Not noted, so it is still ours to put back; if that fails too, the caller hears of it.
-            client.rpush(names[0], first)
+            if taken:
+                client.rpush(names[0], *taken)
             raise
+        if not good and not bad:
+            # Another worker was quicker.
+            raise Empty
         for raw in bad:
             self._refuse(queue, raw)
         self._deliver_all(good, queue)
