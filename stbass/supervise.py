@@ -242,7 +242,7 @@ def until(deadline_at: float, backend: ExecutionBackend | None = None) -> asynci
     left = deadline_at + grace - monotonic()
     if left <= 0:
         raise TimeoutError
-    return asyncio.timeout(left)
+    return asyncio.timeout_at(asyncio.get_running_loop().time() + left)
 
 
 async def run_attempts(child: Child, retry: RetryPolicy | None = None) -> ProcessResult:

@@ -22,7 +22,10 @@ class ExecutionBackend(ABC):
       backend itself raises becomes a failure of that process, never of the composition around it.
     * Cancelling :meth:`execute` cancels the process; when it has raised ``CancelledError`` the process no longer runs
       (or, on another machine, has been told to stop).
-    * The context's deadline, checkpoint, attempt and channels mean the same as on one event loop.
+    * The context's deadline, checkpoint and attempt mean the same as on one event loop.
+    * So do channels; or a process with channels that do not reach there is refused before anything starts.
+    * Of a stage of a sequence, the values in ``ctx._given`` go there, and what it sent comes back in ``ctx._sent``
+      (see :mod:`stbass.stage`).
     """
 
     enforces_limit: bool = False
