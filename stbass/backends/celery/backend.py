@@ -6,7 +6,7 @@ import asyncio
 import os
 import weakref
 from collections.abc import Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Literal
 
 import msgspec
@@ -151,7 +151,7 @@ class CeleryBackend(ExecutionBackend):
             ctx.process_name,
             msgspec.Raw(body),
             self._lease,
-            msgspec.Raw(b"null" if ctx.placement is None else wire.dumps(ctx.placement, what="placement")),
+            msgspec.Raw(_wired_placement(ctx.placement)),
             ctx.parent,
             reply,
             self._lost,
@@ -235,7 +235,7 @@ class CeleryBackend(ExecutionBackend):
             await breath.taken()
             queue = self._queue_of(process, ctx)
             self._encoded[ctx.process_id] = self._encode(process)
-            placement = msgspec.Raw(wire.dumps(ctx.placement, what="placement"))
+            placement = msgspec.Raw(_wired_placement(ctx.placement))
             records.append(
                 GroupMember(
                     ctx.process_id, ctx.process_name, queue, placement, ctx.parent, process.is_optional, ctx.remaining
@@ -306,6 +306,18 @@ class CeleryBackend(ExecutionBackend):
         if client is None:
             client = clients[loop] = FleetClient(self._app, self._settings)
         return client
+
+
+def _wired_placement(placement: Placement | None) -> bytes:
+    # With a configuration equal placements may still differ: 1 == True.
+    if placement is None or placement.config is None:
+        return _wired_plain_placement(placement)
+    return wire.dumps(placement, what="placement")
+
+
+@lru_cache(maxsize=1024)
+def _wired_plain_placement(placement: Placement | None) -> bytes:
+    return wire.dumps(placement, what="placement")
 
 
 def _check(name: str, value: object, right: bool, wanted: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -42,6 +43,7 @@ class AsyncioPool(BasePool):
         self._executor: ThreadPoolExecutor | None = None
 
     def on_start(self) -> None:
+        _tune_garbage_collection()
         self._runtime = current_runtime(lambda: make_runtime(self.app, self._hostname, self.limit))
 
     def register_with_event_loop(self, hub: Any) -> None:
@@ -114,6 +116,16 @@ class AsyncioPool(BasePool):
         info: dict[str, Any] = super()._get_info()
         running = 0 if self._runtime is None else self._runtime.running
         return {**info, "max-concurrency": self.limit, "running": running}
+
+
+def _tune_garbage_collection() -> None:
+    """Thousands of waiting processes are many live objects: looking through all of them often costs a third of the CPU.
+
+    What is there now, the modules above all, stays as long as the worker; the rest is looked at less often.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 50, 50)
 
 
 class _Applied:
