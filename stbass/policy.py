@@ -36,7 +36,8 @@ class RetryPolicy:
     def __post_init__(self) -> None:
         if self.backoff not in _BACKOFFS:
             raise ValueError(f"unknown backoff {self.backoff!r}; use one of {', '.join(_BACKOFFS)}")
-        if isinstance(self.max_attempts, bool) or not isinstance(self.max_attempts, int) or self.max_attempts < 1:
+        attempts: object = self.max_attempts
+        if isinstance(attempts, bool) or not isinstance(attempts, int) or attempts < 1:
             raise ValueError(f"max_attempts must be a whole number of at least 1, got {self.max_attempts!r}")
         if not self.base_delay >= 0:
             raise ValueError(f"base_delay must be at least 0 seconds, got {self.base_delay!r}")

@@ -29,7 +29,7 @@ class LoopEnd:
         """It has been closed: no loop has to be watched any more."""
         sentinels, self._sentinels = self._sentinels, {}
         own = sentinels.pop(asyncio.get_running_loop(), None)
-        if own is not None and not own.ag_running:
+        if own is not None:
             await own.aclose()
 
     async def _wait(self, loop: asyncio.AbstractEventLoop) -> AsyncGenerator[None, None]:

@@ -56,7 +56,8 @@ async def describes_itself(bench: BackendBench) -> None:
     """Name, limit and health are of the right types."""
     backend = bench.backend
     limit: object = backend.concurrency_limit
-    require(isinstance(backend.name, str) and backend.name, f"its name is {backend.name!r}")
+    name: object = backend.name
+    require(isinstance(name, str) and name, f"its name is {name!r}")
     require(
         limit is None or (isinstance(limit, int) and not isinstance(limit, bool) and limit >= 1),
         f"its concurrency_limit is {limit!r}; it must be None or a whole number of at least 1",

@@ -74,7 +74,7 @@ LAYERS: list[set[str]] = [
     },
     # A channel over Redis carries what the wire can; `channel` itself knows nothing of it.
     {"call", "composite", "context", "process", "stage", "transports.redis", "wire"},
-    {"backends.base", "backends.local"},
+    {"backends.base", "backends.local", "promotion"},
     {
         "failure",
         "gate",
