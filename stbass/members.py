@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from stbass._ids import new_id
 from stbass.context import ProcessContext
 from stbass.endpoint import Placement
 from stbass.process import Composable
+from stbass.promotion import Placed, promote_all, remote_members
 from stbass.registry import BackendRegistry, default_registry
 from stbass.stage import StageContext
 from stbass.supervise import Child, too_late, until
 
-__all__ = ["Member", "admit", "open_groups", "registry_of"]
+__all__ = ["Member", "admit", "move_channels", "open_groups", "registry_of"]
 
 Member = tuple[Composable, Placement | None]
 """A process and where it was explicitly placed."""
@@ -54,7 +55,34 @@ def admit(owner: ProcessContext, members: Iterable[Member]) -> list[Child]:
     return children
 
 
-async def open_groups(owner: ProcessContext, children: Iterable[Child]) -> Any:
+async def move_channels(owner: ProcessContext, children: Iterable[Child]) -> None:
+    """Move the channels of processes that run elsewhere to where they are reached; of those inside compositions too.
+
+    Raises:
+        ChannelTopologyError: a channel is in use already, or out of the reach of the backend's workers.
+        BackendUnavailableError: where channels are to be moved to cannot be reached.
+        DeadlineExceeded: it took longer than until the deadline.
+    """
+    remote: list[Placed] = []
+    for child in children:
+        if child.backend is not None or child.process._runs_others:
+            channels = child.ctx._own_channels()
+            remote += remote_members(child.process, child.backend, registry_of(owner), channels)
+    if not remote:
+        return
+    if owner._deadline_at is None:
+        await promote_all(remote)
+        return
+    try:
+        async with until(owner._deadline_at) as scope:
+            await promote_all(remote)
+    except TimeoutError:
+        if not scope.expired():
+            raise
+        raise too_late(owner, "queued") from None
+
+
+async def open_groups(owner: ProcessContext, children: Sequence[Child]) -> Any:
     """Tell every backend which processes it is about to get, so that it can refuse before any of them starts.
 
     Returns:
@@ -68,6 +96,7 @@ async def open_groups(owner: ProcessContext, children: Iterable[Child]) -> Any:
     for child in children:
         if child.backend is not None:
             placed.setdefault(id(child.backend), []).append(child)
+    await move_channels(owner, children)
     if not placed:
         return None
     group_id = new_id()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from time import monotonic
@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from stbass.composite import checked_composables, checked_count, run_to_end
 from stbass.context import ProcessContext
-from stbass.members import admit, open_groups
+from stbass.members import Member, admit, open_groups
 from stbass.nest import Nest, TimedResult, optional_among, timed
 from stbass.outcome import Failure, ProcessResult
 from stbass.policy import FailurePolicy, OnFailure
@@ -133,6 +133,9 @@ class PAR(Parallel, kind="PAR"):
 
     async def _run_in(self, ctx: ProcessContext) -> PARResult:
         return await self._run_children(ctx, admit(ctx, [(process, None) for process in self._processes]))
+
+    def _inside(self) -> Iterable[Member]:
+        return [(process, None) for process in self._processes]
 
     def _parts(self) -> dict[str, Any]:
         return {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
 from stbass.backends.base import ExecutionBackend
@@ -90,6 +90,9 @@ class PLACED_PAR(Parallel, kind="PLACED_PAR"):
         outcome = await backend.attach_group(group_id, seconds)
         optional = frozenset(index for index, (_, is_optional) in enumerate(outcome) if is_optional)
         return PARResult([result for result, _ in outcome], None, optional)
+
+    def _inside(self) -> Iterable[Member]:
+        return self._pairs
 
     def _parts(self) -> dict[str, Any]:
         return {

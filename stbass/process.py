@@ -9,7 +9,7 @@ import inspect
 import sys
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from time import monotonic
 from types import FunctionType
@@ -144,6 +144,10 @@ class Composable(ABC):
         if observe.subscribers:
             observe.emit(ctx._event("ended", result=result))
         return result
+
+    def _inside(self) -> Iterable[tuple[Composable, Placement | None]]:
+        """The processes that it runs, as far as they are known before it does, and where each was explicitly placed."""
+        return ()
 
     @abstractmethod
     async def _perform(self, ctx: ProcessContext) -> Any:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 from stbass.composite import checked_count
 from stbass.context import ProcessContext
 from stbass.errors import NotTransportable
-from stbass.members import admit
+from stbass.members import Member, admit
 from stbass.par import Parallel, PARResult
 from stbass.policy import FailurePolicy, OnFailure
 from stbass.process import Composable
@@ -105,6 +105,10 @@ class _Replicated:
             return [_numbered(factory, index) for index in range(self.size())]
         return [_Replica(factory, index, f"{self.name}[{index}]") for index in range(self.size())]
 
+    def inside(self) -> list[Member]:
+        """What is known of them before they start: a function says nothing before it is called."""
+        return [(self.factory, None)] if isinstance(self.factory, Composable) else []
+
     def size(self) -> int:
         """The count; asked anew each time if it is a function."""
         count = self.count() if callable(self.count) else self.count
@@ -199,6 +203,9 @@ class PAR_FOR(Parallel, kind="PAR_FOR"):
                 if isinstance(child.process, _Replica):
                     child.process.forget()
 
+    def _inside(self) -> Iterable[Member]:
+        return self._replicated.inside()
+
     def _parts(self) -> dict[str, Any]:
         return {
             "processes": self._replicated.expanded(),
@@ -263,6 +270,9 @@ class SEQ_FOR(Sequential, kind="SEQ_FOR"):
                 (child,) = admit(ctx, [(_numbered(made, index), None)])
                 children[index] = child
             yield child
+
+    def _inside(self) -> Iterable[Member]:
+        return self._replicated.inside()
 
     def _parts(self) -> dict[str, Any]:
         return {

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from stbass.composite import checked_composables, run_to_end
 from stbass.context import ProcessContext
-from stbass.members import admit
+from stbass.members import Member, admit, move_channels
 from stbass.nest import Nest, TimedResult, optional_among, timed
 from stbass.outcome import Failure, ProcessResult
 from stbass.policy import FailurePolicy, OnFailure, RetryPolicy
@@ -86,6 +86,7 @@ class Sequential(Nest[SEQResult]):
     async def _run_stages(self, ctx: ProcessContext, children: list[Child], stages: Iterable[Child]) -> SEQResult:
         """Run ``stages`` in turn; ``children`` has each of them when its turn has come, if not before."""
         started = monotonic()
+        await move_channels(ctx, children)
         for child in children:
             if child.backend is not None:
                 child.backend.check(child.process, child.ctx)
@@ -161,6 +162,9 @@ class SEQ(Sequential, kind="SEQ"):
     async def _run_in(self, ctx: ProcessContext) -> SEQResult:
         children = admit(ctx, [(process, None) for process in self._processes])
         return await self._run_stages(ctx, children, children)
+
+    def _inside(self) -> Iterable[Member]:
+        return [(process, None) for process in self._processes]
 
     def _parts(self) -> dict[str, Any]:
         return {"processes": list(self._processes), "on_failure": self._on_failure, "deadline": self._deadline}

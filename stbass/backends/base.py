@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from stbass.process import Composable, ProcessContext
     from stbass.result import ProcessResult
+    from stbass.transports.base import Transport
 
 __all__ = ["ExecutionBackend"]
 
@@ -54,6 +55,13 @@ class ExecutionBackend(ABC):
     @abstractmethod
     def name(self) -> str:
         """Identifier of the backend, for people."""
+
+    def transport(self) -> Transport | None:
+        """What channels of processes run on that are sent here; None if they stay on the caller's event loop.
+
+        Channels in memory that are bound to such processes are moved there before anything starts.
+        """
+        return None
 
     async def open_group(self, group_id: str, members: Sequence[tuple[Composable, ProcessContext]]) -> Any:
         """Told before several processes are run together, with their contexts; gives back the group's handle or None.

@@ -128,6 +128,10 @@ class Transport(ABC):
             ChannelTopologyError: ``shared`` is not of this transport, or it has only one end.
         """
 
+    def reaches(self, other: Transport) -> bool:
+        """Whether this transport opens channels of that one: by default only of itself."""
+        return other is self
+
     async def aclose(self) -> None:  # noqa: B027 - a transport may hold nothing
         """Give back connections. Channels are closed by their owners, not by this."""
 

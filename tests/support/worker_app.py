@@ -40,7 +40,7 @@ app = make_app(
     "tests",
     broker_url=os.environ["STBASS_BROKER_URL"],
     result_backend=os.environ["STBASS_RESULT_BACKEND"],
-    include=["tests.support.agents"],
+    include=["tests.support.agents", "tests.support.talkers"],
     stbass_signing_key=os.environ.get("TEST_SIGNING_KEY"),
     **_SETTINGS,
     **_POOL,

@@ -18,6 +18,7 @@ from stbass import wire
 from stbass.backends.base import ExecutionBackend
 from stbass.backends.celery import keys
 from stbass.backends.celery.breath import Breath
+from stbass.backends.celery.channels import transport_of
 from stbass.backends.celery.client import FleetClient, Ticket
 from stbass.backends.celery.connections import unavailable
 from stbass.backends.celery.envelope import ABSENT, Envelope, seal_envelope
@@ -29,7 +30,9 @@ from stbass.context import ProcessContext
 from stbass.endpoint import Placement
 from stbass.errors import ConfigurationError, StbassError
 from stbass.process import Composable
+from stbass.promotion import promote
 from stbass.result import ProcessResult
+from stbass.transports.redis import RedisTransport
 
 __all__ = ["CeleryBackend"]
 
@@ -120,6 +123,9 @@ class CeleryBackend(ExecutionBackend):
         """
         client = self._client()
         queue = self._queue_of(process, ctx)
+        if process._channels or process._runs_others or ctx._own_channels():
+            # Done before anything started by the composition around it, unless it did not know this process yet.
+            await promote(self, process, ctx._own_channels())
         span = None if ctx._deadline_span is None else round(ctx._deadline_span, 3)
         ticket = Ticket(
             ctx.process_id,
@@ -143,7 +149,7 @@ class CeleryBackend(ExecutionBackend):
         """What is sent; made when it is sent, so that many processes at once do not hold up the event loop."""
         body = self._encoded.pop(ctx.process_id, None)
         if body is None:
-            body = self._encode(process)
+            body = self._encode(process, ctx)
         remaining = ctx.remaining
         envelope = Envelope(
             ctx.process_id,
@@ -170,12 +176,20 @@ class CeleryBackend(ExecutionBackend):
             ConfigurationError: neither the placement names an endpoint nor the backend a queue.
         """
         self._queue_of(process, ctx)
-        self._encode(process)
+        self._encode(process, ctx)
+
+    def transport(self) -> RedisTransport:
+        """Channels are kept where results are; one transport for all backends of an application."""
+        return transport_of(self._app)
 
     def _wired(self, value: object, what: str) -> bytes:
         return wire.dumps(value, limit=self._settings.max_message_bytes, what=what)
 
-    def _encode(self, process: Composable) -> bytes:
+    def _encode(self, process: Composable, ctx: ProcessContext) -> bytes:
+        # Channels that it has from the compositions around it travel with it.
+        around = {name: one for name, one in ctx._own_channels().items() if name not in process._channels}
+        if around:
+            process = process.with_channels(**around)
         return wire.dumps(process, limit=self._settings.max_message_bytes, what="process")
 
     def _queue_of(self, process: Composable, ctx: ProcessContext) -> str:
@@ -234,7 +248,7 @@ class CeleryBackend(ExecutionBackend):
         for process, ctx in members:
             await breath.taken()
             queue = self._queue_of(process, ctx)
-            self._encoded[ctx.process_id] = self._encode(process)
+            self._encoded[ctx.process_id] = self._encode(process, ctx)
             placement = msgspec.Raw(_wired_placement(ctx.placement))
             records.append(
                 GroupMember(
@@ -295,6 +309,7 @@ class CeleryBackend(ExecutionBackend):
 
     async def aclose(self) -> None:
         """Close this event loop's connections. What is in flight goes on on the fleet."""
+        await self.transport().aclose()
         client = _clients_of(self._app).pop(asyncio.get_running_loop(), None)
         if client is not None:
             await client.aclose()

@@ -21,6 +21,7 @@ from stbass.errors import (
 )
 from stbass.process import Composable
 from stbass.result import Failure, ProcessResult, RunInfo, utc_now
+from stbass.transports.base import Transport
 
 __all__ = [
     "ABSENT",
@@ -100,9 +101,9 @@ def seal_envelope(envelope: Envelope, settings: FleetSettings) -> tuple[str, str
 
 
 def open_envelope(
-    text: object, signature: object, task_id: str, queue: str, settings: FleetSettings, worker: str
+    text: object, signature: object, task_id: str, queue: str, settings: FleetSettings, worker: str, transport: Transport | None = None
 ) -> tuple[Envelope, Composable, Any]:
-    """The envelope, its process and its placement, checked.
+    """The envelope, its process and its placement, checked. Its channels are opened on ``transport``.
 
     Raises:
         SignatureError: the fleet signs, and this was not signed with its key for this id and queue.
@@ -133,6 +134,7 @@ def open_envelope(
         functions=settings.includes,
         queue=queue,
         worker=worker,
+        transport=transport,
         limit=settings.max_message_bytes,
     )
     placement = wire.loads(bytes(envelope.placement))

@@ -24,7 +24,9 @@ import msgspec
 import redis
 
 from stbass import wire
+from stbass._cancellation import settled
 from stbass.backends.celery import keys
+from stbass.backends.celery.channels import make_transport
 from stbass.backends.celery.envelope import Envelope, open_envelope, write_result
 from stbass.backends.celery.lease import Keeper, Lease
 from stbass.backends.celery.settings import FleetSettings
@@ -43,6 +45,7 @@ from stbass.process import Composable, failure_of
 from stbass.result import Failure, ProcessResult, RunInfo
 from stbass.stage import StageContext
 from stbass.supervise import Child, cancelled_itself, run_child
+from stbass.transports.redis.transport import Scope
 
 __all__ = ["Job", "Outcome", "Runtime", "current_runtime"]
 
@@ -81,6 +84,8 @@ class Job:
     until: float | None = None
     lease: Lease | None = None
     task: asyncio.Task[None] | None = None
+    scope: Scope | None = None
+    """Its channels' ends, which it leaves when it ends."""
     cancelled: StbassError | None = None
     result: ProcessResult | None = None
     sent: list[Any] | None = None
@@ -142,6 +147,8 @@ class Runtime:
         self._has_finished = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
+        # Never from a message: where channels are is this worker's own setting.
+        self._transport = make_transport(settings)
         self.keeper = Keeper(settings, self._leases_lost)
         self._redis: redis.asyncio.Redis | None = None
         self._ready = threading.Event()
@@ -257,6 +264,7 @@ class Runtime:
             if held:
                 # Without their leases the next worker need not wait for these.
                 await self._redis.zrem(keys.LEASES, *held)
+            await self._transport.aclose()
             await self._redis.aclose()
 
     async def _claim_loop(self) -> None:
@@ -278,9 +286,10 @@ class Runtime:
     def _open(self, job: Job) -> bool:
         if job.process is not None:
             return True
+        job.scope = self._transport.scope()
         try:
             job.envelope, job.process, job.placement = open_envelope(
-                job.text, job.signature, job.task_id, job.queue, self.settings, self.worker
+                job.text, job.signature, job.task_id, job.queue, self.settings, self.worker, job.scope
             )
         except (WireError, SignatureError, ProcessRefused, NotTransportable) as error:
             _log.warning("refused a message: %s", error)
@@ -418,6 +427,11 @@ class Runtime:
                 job.result = failure_of(job.cancelled, ctx)
         except Exception as error:
             job.result = failure_of(error, ctx)
+        finally:
+            if job.scope is not None and job.scope.used:
+                # What it has sent is in Redis before its result is, and its ends are free for others then. It has
+                # ended: a cancellation that comes now has nothing to cancel.
+                await settled(job.scope.aclose())
         self._forget(job)
         if isinstance(job.cancelled, WorkerLostError):
             # Somebody else runs it by now; what happened here does not count.

@@ -44,16 +44,20 @@ class RedisLink(Link):
     Args:
         transport: what it was made by.
         channel_id: which channel.
+        namespace: in which it is found by its name, if it is.
         creates: whether the channel comes into being if it is not there; else that means that it is closed.
     """
 
-    def __init__(self, transport: RedisTransport, spec: LinkSpec, channel_id: str, *, creates: bool) -> None:
+    def __init__(
+        self, transport: RedisTransport, spec: LinkSpec, channel_id: str, namespace: str | None, *, creates: bool
+    ) -> None:
         super().__init__(spec)
         self.spec = spec
         self.transport = transport
         self.options = transport.options
         self.id = channel_id
-        self.base = base_key(channel_id, self.options.namespace)
+        self.namespace = namespace
+        self.base = base_key(channel_id, namespace)
         self.creates = creates
         self._loose = False
         self._shared = False
@@ -299,7 +303,7 @@ class RedisLink(Link):
         if self.closed and (self._left or self._client is None):
             return None
         self.closed = True
-        if self._client is None and not self._shared and self.options.namespace is None and self.creates:
+        if self._client is None and not self._shared and self.namespace is None and self.creates:
             return None  # nobody else can know of it
         self.outgoing.flush()
         done: Future[None] = self.here.loop.create_future()
@@ -642,7 +646,7 @@ class RedisLink(Link):
                 self._hold(place)
         if not self._known:
             await self.ask(scripts.SYNC, b"%d" % (self.options.lease * 1000), b"%d" % (self.options.ttl * 1000))
-        while not self.closed and (ASKING in self.states.values() or self._freeing):
+        while ASKING in self.states.values() or self._freeing:
             future: Future[None] = self.here.loop.create_future()
             self._changed.append(future)
             await future
@@ -690,7 +694,7 @@ class RedisLink(Link):
                 self.ask(
                     scripts.SYNC, b"%d" % (self.options.lease * 1000), b"%d" % (self.options.ttl * 1000)
                 ).add_done_callback(_forget)
-        return {"id": self.id, "new": self._loose, "namespace": self.options.namespace}
+        return {"id": self.id, "new": self._loose, "namespace": self.namespace}
 
 
 def _forget(future: Future[Any]) -> None:

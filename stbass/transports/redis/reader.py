@@ -136,7 +136,7 @@ class Reader:
             self._acknowledge_all(self._acked if few and fetches and self.pipe is not None else self._consumed)
 
     def _acknowledge_all(self, number: int) -> None:
-        """Acknowledge what was received up to a number, and fetch what is there, unless a blocking move waits for it."""
+        """Acknowledge what was received up to a number, and fetch what is there if no blocking move waits for it."""
         self._acked = number
         link = self._link
         wait = b"1" if self.waiters else b"0"

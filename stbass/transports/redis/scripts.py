@@ -138,7 +138,7 @@ local function delete()
     call('EXPIRE', S, 60)
   end
 end
--- Moves up to so many values to what is taken, and gives those, or all that is there, after what the answer has already.
+-- Moves up to so many values to what is taken, and adds those, or all that is there, to the answer.
 local function move(epoch, most, all, answer)
   local offers, taken = lists(epoch)
   local there = call('LLEN', taken)
@@ -408,8 +408,8 @@ return {'ok', closed and 1 or 0}
 ACK = Script(
     "ACK",
     r"""
--- number (0: none), all up to it (1/0), how many to move, whether a receive goes on waiting (1/0), all that is there (1/0)
--- ok: got before, whether it is closed, how many were acknowledged, how many are taken, then entries: those moved, or all
+-- number (0: none), all up to it (1/0), how many to move, whether a receive goes on waiting (1/0), all there is (1/0)
+-- ok: got before, whether it is closed, how many were acknowledged, how many are taken; the entries moved, or all
 local number, all, most = tonumber(ARGV[2]), ARGV[3] == '1', tonumber(ARGV[4])
 local holder, closed, epoch, writer, acked, got = unpack(call('HMGET', S, 'r', 'closed', 'epoch', 'w', 'acked', 'got'))
 if not epoch then return {'gone'} end

@@ -16,7 +16,10 @@ from stbass.transports.redis.client import Client, Options
 from stbass.transports.redis.link import RedisLink
 from stbass.wire import LIMIT, Signer
 
-__all__ = ["RedisTransport"]
+__all__ = ["RedisTransport", "Scope"]
+
+_LEAVE_SECONDS = 5.0
+"""How long to wait until the server knows that an end is given up; after that its lease ends."""
 
 
 class RedisTransport(Transport):
@@ -50,15 +53,19 @@ class RedisTransport(Transport):
         signing_key: str | bytes | Signer | None = None,
         max_message_bytes: int = LIMIT,
     ) -> None:
-        if not isinstance(url, (str, RedisAddress)):
+        given: Any = url
+        if not isinstance(given, (str, RedisAddress)):
             raise ConfigurationError(f"RedisTransport takes the URL of a Redis server, got {url!r}")
         address = url if isinstance(url, RedisAddress) else RedisAddress.parse(url, "url")
+        value: Any
         for name, value, least in (("lease", lease, 0.05), ("ttl", ttl, 2 * lease)):
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value < 10**8:
                 raise ConfigurationError(f"RedisTransport({name}={value!r}): a number of seconds, at least {least:g}")
-        if isinstance(max_message_bytes, bool) or not isinstance(max_message_bytes, int) or max_message_bytes < 1:
+        value = max_message_bytes
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ConfigurationError(f"RedisTransport(max_message_bytes={max_message_bytes!r}): a number of bytes")
-        if namespace is not None and (not isinstance(namespace, str) or not namespace):
+        value = namespace
+        if value is not None and (not isinstance(value, str) or not value):
             raise ConfigurationError(f"RedisTransport(namespace={namespace!r}): a text that is not empty, or None")
         signer = Signer(signing_key) if isinstance(signing_key, (str, bytes)) else signing_key
         self._options = Options(address, float(lease), float(ttl), namespace, signer, max_message_bytes)
@@ -67,27 +74,26 @@ class RedisTransport(Transport):
 
     def link(self, spec: LinkSpec) -> RedisLink:
         """A new channel; with a namespace, the channel of that name."""
-        named = self._options.namespace is not None
-        return RedisLink(self, spec, spec.name if named else new_id(), creates=True)
+        namespace = self._options.namespace
+        return RedisLink(self, spec, new_id() if namespace is None else spec.name, namespace, creates=True)
 
     def open(self, spec: LinkSpec, shared: Mapping[str, Any]) -> RedisLink:
         """See :meth:`Transport.open`.
 
         Raises:
-            ChannelTopologyError: it is not what :meth:`RedisLink.share` gives, or of another namespace.
+            ChannelTopologyError: it is not what :meth:`RedisLink.share` gives.
         """
         match shared:
-            case {"id": str(channel_id), "new": bool(new), "namespace": namespace} if channel_id:
-                if namespace == self._options.namespace:
-                    return RedisLink(self, spec, channel_id, creates=new)
-                raise ChannelTopologyError(
-                    f"channel {spec.name!r} is in namespace {namespace!r}, and {self!r} in {self._options.namespace!r}",
-                    channel_name=spec.name,
-                )
+            case {"id": str(channel_id), "new": bool(new), "namespace": (None | str()) as namespace} if channel_id:
+                return RedisLink(self, spec, channel_id, namespace, creates=new)
         raise ChannelTopologyError(
             f"channel {spec.name!r} cannot be opened: {dict(shared)!r:.100} does not name a channel in Redis",
             channel_name=spec.name,
         )
+
+    def reaches(self, other: Transport) -> bool:
+        """Whether that one's channels are in the same Redis."""
+        return isinstance(other, (RedisTransport, Scope)) and other.options.address == self._options.address
 
     @property
     def options(self) -> Options:
@@ -136,6 +142,15 @@ class Scope(Transport):
         self._transport = transport
         self._opened: list[RedisLink] = []
 
+    @property
+    def options(self) -> Options:
+        """What the transport was made with."""
+        return self._transport.options
+
+    def reaches(self, other: Transport) -> bool:
+        """See :meth:`RedisTransport.reaches`."""
+        return self._transport.reaches(other)
+
     def link(self, spec: LinkSpec) -> RedisLink:
         """See :meth:`RedisTransport.link`."""
         made = self._transport.link(spec)
@@ -148,12 +163,17 @@ class Scope(Transport):
         self._opened.append(made)
         return made
 
+    @property
+    def used(self) -> bool:
+        """Whether anything was opened."""
+        return bool(self._opened)
+
     async def aclose(self) -> None:
         """Leave what was opened; what was accepted is in Redis before that."""
         opened, self._opened = self._opened, []
         left = [future for link in opened if (future := link.leave(final=True)) is not None]
         if left:
-            await asyncio.wait(left)
+            await asyncio.wait(left, timeout=_LEAVE_SECONDS)
 
     def __repr__(self) -> str:
         return repr(self._transport)

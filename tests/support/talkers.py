@@ -1,0 +1,84 @@
+"""Processes that talk over channels, for the tests on real workers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Any
+
+from stbass.alt import ALT, Guard
+from stbass.context import ProcessContext
+from stbass.process import Process
+from stbass.timer import TIMER, TimerExpired
+
+
+class Produce(Process):
+    """Send the numbers below a count on ``out``, and close it."""
+
+    def __init__(self, count: int, start: int = 0) -> None:
+        self.count = count
+        self.start = start
+
+    async def run(self, ctx: ProcessContext) -> int:
+        """Send."""
+        for number in range(self.start, self.start + self.count):
+            await ctx.send("out", number)
+        await ctx.get_channel("out").aclose()
+        return os.getpid()
+
+
+class Add(Process):
+    """Hand on what comes on ``inp``, plus a number, to ``out``."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    async def run(self, ctx: ProcessContext) -> int:
+        """Hand on."""
+        count = 0
+        async for value in ctx.get_channel("inp"):
+            await ctx.send("out", value + self.number)
+            count += 1
+        await ctx.get_channel("out").aclose()
+        return count
+
+
+@Process
+async def collect(ctx: ProcessContext) -> list[Any]:
+    """All that comes on ``inp``, until it is closed."""
+    return [value async for value in ctx.get_channel("inp")]
+
+
+class Take(Process):
+    """Receive so many values on ``inp``, then wait for ever."""
+
+    def __init__(self, count: int, wait: bool = False) -> None:
+        self.count = count
+        self.wait = wait
+
+    async def run(self, ctx: ProcessContext) -> list[Any]:
+        """Receive."""
+        found = [await ctx.recv("inp") for _ in range(self.count)]
+        ctx.checkpoint(found)
+        if self.wait:
+            await asyncio.get_running_loop().create_future()
+        return found
+
+
+class Meet(Process):
+    """Choose, again and again, between sending on ``out`` and receiving on ``inp``; tell what happened each time."""
+
+    def __init__(self, rounds: int, name: str, seconds: float = 20.0) -> None:
+        self.rounds = rounds
+        self.title = name
+        self.seconds = seconds
+
+    async def run(self, ctx: ProcessContext) -> list[str]:
+        """Choose."""
+        out, inp = ctx.get_channel("out"), ctx.get_channel("inp")
+        met = []
+        for number in range(self.rounds):
+            mine = f"{self.title}{number}"
+            outcome = await ALT(Guard(out, send=mine), Guard(inp), Guard(TIMER(self.seconds)))
+            met.append("time is up" if isinstance(outcome, TimerExpired) else outcome)
+        return met
