@@ -125,5 +125,7 @@ TARGETS: dict[str, Target] = {
     "P2": Target("≤ 6 x the loop; ≥ 5 x stbass 0.1.1", (beats("loop", 1 / 6), beats("0.1.1", 5))),
     "P3 import": Target("< 150 ms", (at_most(150.0),)),
     "P3 help": Target("< 300 ms", (at_most(300.0),)),
+    "D2": Target("≤ 4 x graphlib and a task group", (beats("graphlib", 1 / 4),)),
+    "D3": Target("≤ 1.5 x ThreadPoolExecutor.map", (beats("ThreadPoolExecutor", 1 / 1.5),)),
 }
 """By the name of a row's bench. A benchmark that compares in its own way adds its targets here."""
