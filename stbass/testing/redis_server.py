@@ -171,7 +171,9 @@ class RedisServer:
         return self.start()
 
     def command(self, *args: str | bytes | int | float) -> Any:
-        """Send one command, as ``redis-cli`` would, and give back the answer (text decoded).
+        """Send one command, as ``redis-cli`` would, and give back redis-py's answer, with text decoded.
+
+        A command of two words is best given as one argument (``command("CONFIG GET", "dir")``): redis-py knows it then.
 
         Raises:
             MissingDependencyError: redis-py is not installed.

@@ -79,7 +79,7 @@ def test_a_given_directory_stays_and_a_temporary_one_goes(tmp_path: Path) -> Non
     assert (tmp_path / "mine.txt").read_text() == "kept"
 
     with RedisServer() as server:
-        temporary = Path(server.command("CONFIG", "GET", "dir")["dir"])
+        temporary = Path(server.command("CONFIG GET", "dir")["dir"])
         assert temporary.is_dir()
     assert not temporary.exists()
 
