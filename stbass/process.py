@@ -9,7 +9,7 @@ import inspect
 import sys
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from time import monotonic
 from types import FunctionType
@@ -150,8 +150,8 @@ class Composable(ABC):
         return ()
 
     @abstractmethod
-    async def _perform(self, ctx: ProcessContext) -> Any:
-        """The work itself; may raise."""
+    def _perform(self, ctx: ProcessContext) -> Awaitable[Any]:
+        """The work itself, to be awaited; may raise."""
 
 
 def _failure(error: BaseException, ctx: ProcessContext, traceback_str: str = "") -> Failure:
@@ -247,8 +247,9 @@ class Process(Composable):
         """The main logic; override it. A plain return value counts as ``ProcessResult.ok(value)``."""
         raise NotImplementedError(f"{type(self).__name__} must implement `async def run(self, ctx)`")
 
-    async def _perform(self, ctx: ProcessContext) -> Any:
-        return await self.run(ctx)
+    def _perform(self, ctx: ProcessContext) -> Awaitable[Any]:
+        # Not a coroutine around that of `run`: a process that waits is resumed through each of them.
+        return self.run(ctx)
 
     def __repr__(self) -> str:
         return f"<process {self.name}>"

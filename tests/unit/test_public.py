@@ -66,6 +66,7 @@ LAYERS: list[set[str]] = [
         "_hot",
         "_typespec",
         "_typewire",
+        "_waiting",
         "alt",
         "channel",
         "redis_address",
