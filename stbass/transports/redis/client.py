@@ -90,7 +90,7 @@ class Client:
             if not pipe.closed:
                 pipe._on_down = on_down
                 return pipe
-        return Pipe(self.options.address, on_down=on_down)
+        return Pipe(self.options.address, on_down=on_down, known=True)
 
     def give_back(self, pipe: Pipe) -> None:
         """Nothing is read from it now."""

@@ -54,6 +54,7 @@ class Pipe(asyncio.Protocol):
         on_down: called when the connection is lost. With it, commands that were not answered get the error; without,
             the connection is made anew and they are sent again.
         subscribe: the publish/subscribe channel to hear.
+        known: whether the server was there a moment ago: then a connection that fails is tried again.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Pipe(asyncio.Protocol):
         on_up: Callable[[bool], None] | None = None,
         on_down: Callable[[], None] | None = None,
         subscribe: str | None = None,
+        known: bool = False,
     ) -> None:
         self.address = address
         self._on_push = on_push
@@ -82,7 +84,7 @@ class Pipe(asyncio.Protocol):
         self._ready = False
         self._closing = False
         self._connecting: asyncio.Task[None] | None = None
-        self._was_up = False
+        self._was_up = known
         self.run_id = ""
         """Of the server's process; another one after a restart."""
 
@@ -180,7 +182,11 @@ class Pipe(asyncio.Protocol):
                 break
             except (OSError, TimeoutError, redis.RedisError, hiredis.HiredisError, _Refused) as error:
                 self._abort()
-                again = self._was_up and not isinstance(error, _Refused) and self._loop.time() - began < GIVE_UP
+                if self._was_up:
+                    again = not isinstance(error, _Refused) and self._loop.time() - began < GIVE_UP
+                else:
+                    # It is there, but hung up: perhaps it has just started.
+                    again = isinstance(error, ConnectionResetError) and attempt < len(_PAUSES)
                 if not again:
                     self._connecting = None
                     self._fail(error, self._loop.time() - began)

@@ -1,0 +1,117 @@
+"""A TCP proxy that cuts connections when it is told to: for tests of what happens then."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from types import TracebackType
+from typing import Literal, Self
+
+__all__ = ["Direction", "Proxy"]
+
+Direction = Literal["to server", "to client"]
+
+
+class Proxy:
+    """Forwards to a server on loopback, chunk by chunk, and counts the chunks of all connections together.
+
+    Args:
+        port: of the server.
+        cut_at: cut the connection that forwards the chunk of this number (from 1), in this direction.
+        after: whether that chunk is still forwarded.
+        change: applied to what the server says.
+    """
+
+    def __init__(
+        self,
+        port: int,
+        *,
+        cut_at: tuple[Direction, int] | None = None,
+        after: bool = False,
+        change: Callable[[bytes], bytes] | None = None,
+    ) -> None:
+        self._server_port = port
+        self._cut_at = cut_at
+        self._after = after
+        self._change = change
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._server: asyncio.Server | None = None
+        self.chunks: dict[Direction, int] = {"to server": 0, "to client": 0}
+        self.cuts = 0
+        self.port = 0
+
+    @property
+    def url(self) -> str:
+        """``redis://…`` through the proxy."""
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def cut_all(self) -> None:
+        """Cut every connection now."""
+        self.cuts += 1
+        for writer in list(self._writers):
+            writer.transport.abort()
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._server is not None
+        self._server.close()
+        for writer in list(self._writers):
+            writer.transport.abort()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        await self._server.wait_closed()
+
+    def _serve(self, from_client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
+        task = asyncio.get_running_loop().create_task(self._connect(from_client, to_client))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _connect(self, from_client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
+        try:
+            from_server, to_server = await asyncio.open_connection("127.0.0.1", self._server_port)
+        except OSError:
+            to_client.transport.abort()
+            return
+        pair = (to_client, to_server)
+        self._writers.update(pair)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._forward("to server", from_client, to_server, pair))
+                group.create_task(self._forward("to client", from_server, to_client, pair))
+        finally:
+            self._writers.difference_update(pair)
+
+    async def _forward(
+        self,
+        direction: Direction,
+        source: asyncio.StreamReader,
+        target: asyncio.StreamWriter,
+        pair: tuple[asyncio.StreamWriter, asyncio.StreamWriter],
+    ) -> None:
+        try:
+            while chunk := await source.read(65536):
+                self.chunks[direction] += 1
+                cut = self._cut_at == (direction, self.chunks[direction])
+                if self._change is not None and direction == "to client":
+                    chunk = self._change(chunk)
+                if not cut or self._after:
+                    target.write(chunk)
+                    await target.drain()
+                if cut:
+                    self.cuts += 1
+                    break
+        except OSError:
+            pass  # the other direction was cut
+        finally:
+            for writer in pair:
+                if writer is target:
+                    writer.close()  # what was forwarded still arrives
+                else:
+                    writer.transport.abort()
