@@ -10,6 +10,9 @@ from stbass.errors import ConfigurationError, MissingDependencyError, StbassErro
 
 __all__ = ["main"]
 
+_EXTRAS = {"billiard": "celery", "celery": "celery", "kombu": "celery", "redis": "celery", "vine": "celery"}
+"""Which extra brings a package that a command may find missing."""
+
 
 def main() -> None:
     """Run the command that the arguments name, and exit with its code."""
@@ -18,6 +21,12 @@ def main() -> None:
     except (ConfigurationError, MissingDependencyError) as error:
         code = Exit.SETTINGS
         sys.stderr.write(f"stbass: {error}\n")
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in _EXTRAS:
+            raise
+        code = Exit.SETTINGS
+        sys.stderr.write(f"stbass: this needs {package}: pip install 'stbass[{_EXTRAS[package]}]'\n")
     except StbassError as error:
         code = Exit.FAILED
         sys.stderr.write(f"stbass: {error}\n")

@@ -10,6 +10,7 @@ from functools import partial
 from queue import SimpleQueue
 from types import FrameType
 
+import celery  # noqa: F401  what is missing is found here, before anything has started, and not by a worker
 from rich.console import Console
 from rich.text import Text
 

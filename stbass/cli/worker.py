@@ -6,15 +6,11 @@ import os
 import sys
 from typing import Any
 
-from stbass.errors import ConfigurationError, MissingDependencyError
+from celery.app.utils import find_app
+
+from stbass.backends.celery.settings import included, settings_of
+from stbass.errors import ConfigurationError
 from stbass.process import known_processes
-
-try:
-    from celery.app.utils import find_app
-
-    from stbass.backends.celery.settings import included, settings_of
-except ImportError as error:
-    raise MissingDependencyError(f"`stbass worker` needs Celery: pip install 'stbass[celery]' ({error})") from error
 
 __all__ = ["run_worker"]
 

@@ -78,6 +78,20 @@ def test_a_wrong_setting_exits_with_3_and_one_line() -> None:
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("command", [["worker", "-e", "a"], ["dev", "-e", "a"], ["demo"]])
+def test_without_the_celery_extra_the_error_says_what_to_install(command: list[str]) -> None:
+    # `None` in sys.modules makes an import fail as if the package were not there.
+    code = f"""
+import sys
+sys.modules["celery"] = None
+sys.argv = ["stbass", *{command!r}]
+from stbass.cli import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stderr) == (3, "stbass: this needs celery: pip install 'stbass[celery]'\n")
+
+
 def test_an_application_that_is_not_there_exits_with_3() -> None:
     done = stbass("worker", "-e", "anthropic", "--app", "no_such_application")
     assert done.returncode == 3
