@@ -27,7 +27,7 @@ class FleetSettings:
     Args:
         backend: where results, leases and checkpoints are.
         broker: where the queues are if the broker is Redis too, else None (messages then go through kombu).
-        include: modules whose processes a worker may run.
+        include: modules whose processes, and public functions, a worker may run.
         signer: signs messages and results, or None.
         broker_prefix: what kombu puts before its keys.
         unacked: kombu's keys for messages that are taken and not acknowledged.
