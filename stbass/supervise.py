@@ -14,6 +14,7 @@ Rules that every composition has from here:
 from __future__ import annotations
 
 import asyncio
+import reprlib
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -341,7 +342,7 @@ def too_late(ctx: ProcessContext, phase: str) -> DeadlineExceeded:
     """The error of a process that had not ended at its deadline."""
     span = ctx._deadline_span
     what = "was still waiting for its turn" if phase == "queued" else "had not ended"
-    checkpoint = "" if ctx.last_checkpoint is None else f"; its last checkpoint: {ctx.last_checkpoint!r}"
+    checkpoint = "" if ctx.last_checkpoint is None else f"; its last checkpoint: {reprlib.repr(ctx.last_checkpoint)}"
     where = "" if ctx.placement is None else f" on {ctx.placement.summary}"
     if ctx._worker is not None:
         where += f" (worker {ctx._worker})"

@@ -155,3 +155,16 @@ class Swallow(Process):
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.sleep(left)
         return "swallowed"
+
+
+class Stubborn(Process):
+    """Fail until the attempt whose number is given."""
+
+    def __init__(self, succeeds_at: int) -> None:
+        self.succeeds_at = succeeds_at
+
+    async def run(self, ctx: ProcessContext) -> dict[str, int]:
+        """Fail, or say which attempt this is."""
+        if ctx.attempt < self.succeeds_at:
+            raise ValueError(f"attempt {ctx.attempt}")
+        return {"attempt": ctx.attempt}

@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from celery import Celery
-from celery.signals import worker_process_shutdown, worker_shutdown
+from celery.signals import import_modules, worker_process_shutdown, worker_shutdown
 
 from stbass.backends.celery.presence import Presence
 from stbass.backends.celery.runtime import close_current_runtime
-from stbass.backends.celery.settings import EXECUTE, settings_of
+from stbass.backends.celery.settings import EXECUTE, included, settings_of
 from stbass.backends.celery.task import ExecuteTask
 from stbass.errors import ConfigurationError
 
@@ -84,7 +84,20 @@ def install(app: Celery) -> Celery:
     if EXECUTE not in app.tasks:
         app.register_task(ExecuteTask())
         app.steps["consumer"].add(Presence)
+        import_modules.connect(_import_included, sender=app, weak=False)
     return app
+
+
+def _import_included(sender: Celery, **_details: Any) -> None:
+    """Before Celery does it, so that the error says which setting named the module."""
+    for module in included(sender.conf):
+        try:
+            sender.loader.import_task_module(module)
+        except Exception as error:
+            raise ConfigurationError(
+                f"cannot import {module!r}, which this worker is told to include ({type(error).__name__}: {error});"
+                " correct STBASS_INCLUDE or include=, or start the worker where the module can be found"
+            ) from error
 
 
 @worker_process_shutdown.connect

@@ -163,6 +163,8 @@ class CeleryBackend(ExecutionBackend):
             self._lost,
             remaining is not None,
             ABSENT if ctx._given is None else msgspec.Raw(self._wired(list(ctx._given), "input")),
+            ctx.attempt,
+            ABSENT if ctx.resumed_from is None else msgspec.Raw(self._wired(ctx.resumed_from, "checkpoint")),
             round(ctx._deadline_span or 0.0, 3),
         )
         text, signature = seal_envelope(envelope, self._settings)

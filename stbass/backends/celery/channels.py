@@ -1,4 +1,4 @@
-"""The transport on which a fleet's channels run: made from the application's own settings, on producers and on workers."""
+"""The transport on which a fleet's channels run: made from one's own settings, on producers and on workers."""
 
 from __future__ import annotations
 

@@ -56,6 +56,10 @@ class Envelope(msgspec.Struct, omit_defaults=True):
     """Whether there is a deadline: then ``stbass:deadline:<id>`` lives as long as the process may."""
     given: msgspec.Raw = ABSENT
     """Of a stage: the values on its ``input``."""
+    attempt: int = 1
+    """Above 1 if a retry policy runs it again."""
+    resumed: msgspec.Raw = ABSENT
+    """The last checkpoint of an earlier attempt, if a retry policy runs it again."""
     deadline: float = 0.0
     """Seconds that it had when it was sent, for messages."""
     v: int = 1
@@ -101,7 +105,13 @@ def seal_envelope(envelope: Envelope, settings: FleetSettings) -> tuple[str, str
 
 
 def open_envelope(
-    text: object, signature: object, task_id: str, queue: str, settings: FleetSettings, worker: str, transport: Transport | None = None
+    text: object,
+    signature: object,
+    task_id: str,
+    queue: str,
+    settings: FleetSettings,
+    worker: str,
+    transport: Transport | None = None,
 ) -> tuple[Envelope, Composable, Any]:
     """The envelope, its process and its placement, checked. Its channels are opened on ``transport``.
 

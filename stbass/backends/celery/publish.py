@@ -17,6 +17,9 @@ from stbass.backends.celery.task import ENVELOPE_HEADER, SIGNATURE_HEADER
 
 __all__ = ["Message", "Publisher", "routing_in_message"]
 
+_LONGEST = 10**15
+"""Milliseconds: a time to live that Redis takes, and that is for ever."""
+
 _encode = msgspec.json.Encoder().encode
 _BODY = _encode([[], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]).decode()
 
@@ -161,4 +164,5 @@ def _own_headers(message: Message) -> dict[str, Any]:
 def _add_deadlines(pipe: Any, timed: list[Message]) -> None:
     for message in timed:
         assert message.remaining is not None
-        pipe.set(keys.deadline_key(message.task_id), message.queue, px=max(1, round(message.remaining * 1000)))
+        left = min(_LONGEST, max(1, round(message.remaining * 1000)))
+        pipe.set(keys.deadline_key(message.task_id), message.queue, px=left)

@@ -404,15 +404,17 @@ class Runtime:
             given = wire.loads(bytes(envelope.given), limit=self.settings.max_message_bytes)
             ctx = StageContext(job.name, tuple(given), None, envelope.parent)
             ctx._process_id, ctx.placement = job.task_id, job.placement
-        ctx.attempt = job.attempt
+        ctx.attempt = envelope.attempt + job.attempt - 1
         ctx._worker = self.worker
         ctx._sink = _Sink(self, job)
         if job.until is not None:
             ctx._limit(job.until, envelope.deadline)
         child = Child(process, ctx)
         try:
-            if job.checkpoint:
-                ctx.resumed_from = wire.loads(job.checkpoint)
+            # Of an earlier worker of this message, else of what a retry policy ran before.
+            checkpoint = job.checkpoint or bytes(envelope.resumed)
+            if checkpoint:
+                ctx.resumed_from = wire.loads(checkpoint, limit=self.settings.max_message_bytes)
             job.result = await run_child(child)
             job.sent = ctx._sent
         except asyncio.CancelledError:
