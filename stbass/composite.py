@@ -159,7 +159,10 @@ def checked_deadline(value: object) -> float | None:
         return None
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"deadline must be a number of seconds or None, got {value!r}")
-    seconds = float(value)
+    try:
+        seconds = float(value)
+    except OverflowError:
+        seconds = math.inf
     if not math.isfinite(seconds) or seconds <= 0:
         raise ValueError(f"deadline must be a finite number of seconds above 0, or None for no deadline, got {value!r}")
     return seconds

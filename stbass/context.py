@@ -277,6 +277,9 @@ class ProcessContext:
 
     def checkpoint(self, value: Any) -> None:
         """Save a checkpoint: it is in the failure if the process fails, and on a fleet it outlives the worker."""
+        if self._sink is not None:
+            # First: one that it refuses must not take the place of the last that was kept.
+            self._sink.checkpoint(value)
         self._checkpoint = value
         around = running.get()
         if around is not self:
@@ -285,8 +288,6 @@ class ProcessContext:
             running.set(self)
             if self._unbind is None:
                 self._unbind = {}
-        if self._sink is not None:
-            self._sink.checkpoint(value)
         if observe.active():
             observe.emit(self._event("checkpoint", value=value))
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 from stbass._ids import new_id
+from stbass.backends.base import ExecutionBackend
 from stbass.context import ProcessContext
 from stbass.endpoint import Placement
 from stbass.process import Composable
@@ -16,6 +19,7 @@ from stbass.supervise import Child, too_late, until
 
 __all__ = ["Member", "admit", "move_channels", "open_groups", "registry_of"]
 
+T = TypeVar("T")
 Member = tuple[Composable, Placement | None]
 """A process and where it was explicitly placed."""
 
@@ -70,14 +74,20 @@ async def move_channels(owner: ProcessContext, children: Iterable[Child]) -> Non
             remote += remote_members(child.process, child.backend, registry_of(owner), channels)
     if not remote:
         return
+    await _in_time(owner, None, lambda: promote_all(remote))
+
+
+async def _in_time(owner: ProcessContext, backend: ExecutionBackend | None, start: Callable[[], Awaitable[T]]) -> T:
+    """What ``start`` gives; ``DeadlineExceeded`` once the owner's deadline is over."""
     if owner._deadline_at is None:
-        await promote_all(remote)
-        return
+        return await start()
+    scope: asyncio.Timeout | None = None
     try:
-        async with until(owner._deadline_at) as scope:
-            await promote_all(remote)
+        async with until(owner._deadline_at, backend) as scope:
+            return await start()
     except TimeoutError:
-        if not scope.expired():
+        # Without a scope the deadline was over before it began.
+        if scope is not None and not scope.expired():
             raise
         raise too_late(owner, "queued") from None
 
@@ -105,16 +115,7 @@ async def open_groups(owner: ProcessContext, children: Sequence[Child]) -> Any:
         backend = members[0].backend
         assert backend is not None
         pairs = [(child.process, child.ctx) for child in members]
-        if owner._deadline_at is None:
-            handle = await backend.open_group(group_id, pairs)
-        else:
-            try:
-                async with until(owner._deadline_at, backend) as scope:
-                    handle = await backend.open_group(group_id, pairs)
-            except TimeoutError:
-                if not scope.expired():
-                    raise
-                raise too_late(owner, "queued") from None
+        handle = await _in_time(owner, backend, partial(backend.open_group, group_id, pairs))
         if handle is not None:
             for child in members:
                 child.ctx._group = group_id

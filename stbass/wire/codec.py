@@ -230,7 +230,7 @@ def result_or_failure(result: ProcessResult, *, limit: int = LIMIT) -> bytes:
                 failure, process_name=run.process_name, process_id=run.process_id, started_at=run.started_at
             )
     else:
-        failure = _reduced(result._failure, reason)
+        failure = _reduced(result._failure, reason, limit)
     if run is not None:
         run = replace(run, placement=None)
     made = ProcessResult(False, None, failure, result.elapsed, run)
@@ -238,8 +238,8 @@ def result_or_failure(result: ProcessResult, *, limit: int = LIMIT) -> bytes:
     return dump_result(made, limit=max(limit, LIMIT))
 
 
-def _reduced(failure: Failure, reason: NotTransportable) -> Failure:
-    """The same failure with nothing in it that could be large."""
+def _reduced(failure: Failure, reason: NotTransportable, limit: int) -> Failure:
+    """The same failure with nothing too large in it; a checkpoint stays if it takes half the limit at most."""
     name = type_name_of(type(failure.error))
     text = shortened(exceptions.message_of(failure.error), _REDUCED_TEXT)
     error = RemoteError(f"{name.replace(':', '.')}: {text}", type_name=name)
@@ -250,9 +250,17 @@ def _reduced(failure: Failure, reason: NotTransportable) -> Failure:
         process_name=shortened(failure.process_name, _REDUCED_TEXT),
         placement=None,
         channel_state={},
-        checkpoint=None,
+        checkpoint=_if_small(failure.checkpoint, limit // 2),
         traceback_str=shortened(failure.traceback_str, 10 * _REDUCED_TEXT),
     )
+
+
+def _if_small(value: Any, limit: int) -> Any:
+    try:
+        dumps(value, limit=limit)
+    except NotTransportable:
+        return None
+    return value
 
 
 _REDUCED_TEXT = 1_000
