@@ -9,6 +9,7 @@ import msgspec
 
 from stbass import wire
 from stbass.backends.celery.settings import FleetSettings
+from stbass.context import ProcessContext
 from stbass.endpoint import Placement
 from stbass.errors import (
     DeadlineExceeded,
@@ -19,7 +20,7 @@ from stbass.errors import (
     SignatureError,
     WireError,
 )
-from stbass.process import Composable
+from stbass.process import Composable, failure_of
 from stbass.result import Failure, ProcessResult, RunInfo, utc_now
 from stbass.transports.base import Transport
 
@@ -157,11 +158,18 @@ def _signed(settings: FleetSettings, task_id: str, status: str, result: bytes, r
         ran.sig = settings.signer.sign("result", task_id, status, result, _encode(ran))
 
 
-def write_result(task_id: str, result: ProcessResult, settings: FleetSettings, sent: list[Any] | None = None) -> bytes:
+def write_result(
+    task_id: str,
+    result: ProcessResult,
+    settings: FleetSettings,
+    sent: list[Any] | None = None,
+    ctx: ProcessContext | None = None,
+) -> bytes:
     """A result as Celery keeps it. One whose value cannot travel is written as a failure that says so.
 
     Args:
         sent: of a stage: what it has sent on its ``output``.
+        ctx: of the process, for what such a failure says of it.
     """
     info = result.run or RunInfo()
     ran = Ran(
@@ -177,7 +185,10 @@ def write_result(task_id: str, result: ProcessResult, settings: FleetSettings, s
             if sent:
                 ran.sent = msgspec.Raw(wire.dumps(sent, limit=settings.max_message_bytes, what="output"))
         except NotTransportable as error:
-            failure = Failure(error, info.process_name, task_id, info.started_at, placement=info.placement)
+            if ctx is None:
+                failure = Failure(error, info.process_name, task_id, info.started_at, placement=info.placement)
+            else:
+                failure = failure_of(error, ctx).failure
             result = ProcessResult(False, None, failure, result.elapsed, result.run)
     status, traceback = "SUCCESS", None
     if result.is_fail:

@@ -88,6 +88,7 @@ class Job:
     """Its channels' ends, which it leaves when it ends."""
     cancelled: StbassError | None = None
     result: ProcessResult | None = None
+    ctx: ProcessContext | None = None
     sent: list[Any] | None = None
     meta: bytes = field(default=b"", repr=False)
     twins: list[Job] = field(default_factory=list)
@@ -409,6 +410,7 @@ class Runtime:
         ctx._sink = _Sink(self, job)
         if job.until is not None:
             ctx._limit(job.until, envelope.deadline)
+        job.ctx = ctx
         child = Child(process, ctx)
         try:
             # Of an earlier worker of this message, else of what a retry policy ran before.
@@ -475,7 +477,7 @@ class Runtime:
                 continue
             for job in batch:
                 assert job.result is not None
-                job.meta = write_result(job.task_id, job.result, self.settings, job.sent)
+                job.meta = write_result(job.task_id, job.result, self.settings, job.sent, job.ctx)
             await self._retrying("store results", partial(self._store, batch))
 
     async def _store(self, batch: list[Job]) -> None:
