@@ -159,7 +159,7 @@ class Settings:
     include: tuple[str, ...] = _setting(
         "STBASS_INCLUDE",
         _modules,
-        "Modules whose processes, and public functions, a worker may run, joined with commas. It imports these and no others.",
+        "Modules whose processes and public functions a worker may run, joined with commas. It imports no others.",
         default=("celery_app.agents",),
         shown="`celery_app.agents`",
     )
