@@ -64,12 +64,7 @@ from __future__ import annotations
 import re
 from urllib.parse import quote
 
-__all__ = ["GIVEN", "KINDS", "base_key", "entry", "inbox", "parse_entry"]
-
-GIVEN = (b"b", b"g")
-"""Kinds of values whose sender has gone on: they outlive a close."""
-
-KINDS = b"snbg"
+__all__ = ["base_key", "inbox", "parse_entry"]
 
 _ENTRY = re.compile(rb"(\d{1,15})([snbg])(.*)", re.DOTALL)
 
@@ -78,17 +73,13 @@ def base_key(channel_id: str, namespace: str | None = None) -> str:
     """The key that the names of all keys of a channel begin with."""
     if namespace is None:
         return f"stbass:chan:{{{channel_id}}}"
-    return f"stbass:chan:{{{quote(namespace, safe='')}:{quote(channel_id, safe='')}}}"
+    names = [quote(name, safe="", errors="surrogatepass") for name in (namespace, channel_id)]
+    return f"stbass:chan:{{{':'.join(names)}}}"
 
 
 def inbox(client: str) -> str:
     """The publish/subscribe channel on which a client is told."""
     return f"stbass:chan:to:{client}"
-
-
-def entry(number: int, kind: bytes, payload: bytes) -> bytes:
-    """An element of the lists."""
-    return b"%d%b%b" % (number, kind, payload)
 
 
 def parse_entry(raw: bytes) -> tuple[int, bytes, bytes] | None:

@@ -48,6 +48,8 @@ class RedisLink(Link):
         creates: whether the channel comes into being if it is not there; else that means that it is closed.
     """
 
+    _client: Client | None = None
+
     def __init__(
         self, transport: RedisTransport, spec: LinkSpec, channel_id: str, namespace: str | None, *, creates: bool
     ) -> None:
@@ -61,7 +63,6 @@ class RedisLink(Link):
         self.creates = creates
         self._loose = False
         self._shared = False
-        self._client: Client | None = None
         self._heads: dict[Script, bytes] = {}
         self._known = False
         self._left = False

@@ -196,8 +196,8 @@ class Reader:
             self._settled.clear()
 
     def _add(self, raw: bytes) -> None:
-        if not raw:
-            return
+        if not raw or self._link.states["r"] != 2:
+            return  # with new lists under way, all of this comes again
         parsed = parse_entry(raw)
         if parsed is not None and (parsed[0] in self._known or self._is_settled(parsed[0])):
             return
@@ -553,6 +553,11 @@ class Reader:
             return
         if self._consumed:
             link.post(scripts.ACK, b"%d" % self._consumed, b"1", b"0", b"0", b"0")
+        # What else was moved here goes back to the front, and comes again.
+        self._taken.clear()
+        self._known.clear()
+        self._overtaking.clear()
+        self._consumed = self._acked = 0
         self._fetching = 0
         self._told_wait = False
         link.renew_place()
