@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 __all__ = ["Process", "Status", "Strategy"]
 
 R = TypeVar("R")
+
+_log = logging.getLogger(__name__)
 
 
 class Strategy(StrEnum):
@@ -221,6 +224,13 @@ class Process:
         if self.status is Status.RUNNING:
             raise RuntimeError(f"cannot {what} {self.name!r} while it is running")
 
+    def _note(self, status: Status, begun: float) -> None:
+        """Take on a status, and log it."""
+        self.status = status
+        fields = {"process_list": self.name, "strategy": str(self.strategy), "status": str(status)}
+        elapsed = 0.0 if status is Status.RUNNING else monotonic() - begun
+        _log.info("%s: %s", self.name, status, extra={**fields, "tasks": len(self.tasks), "elapsed": elapsed})
+
     @contextmanager
     def _execution(
         self, on_failure: OnFailure | None, deadline: float | None, progress: bool, *, here: bool
@@ -232,6 +242,8 @@ class Process:
         with self._lock:
             self._check_idle("execute")
             self.status = Status.RUNNING
+        begun = monotonic()
+        self._note(Status.RUNNING, begun)
         self.results = []
         try:
             if deadline is not None:
@@ -251,8 +263,9 @@ class Process:
                     raise
                 self.results = work.close("another task failed")
         except BaseException:
-            self.status = Status.FAILED
+            self._note(Status.FAILED, begun)
             raise
+        self._note(Status.COMPLETED if self._error(work) is None else Status.FAILED, begun)
 
     def _bar(self, wanted: bool) -> AbstractContextManager[Bar | None]:
         if not wanted:
@@ -282,16 +295,17 @@ class Process:
         if at_the_same_time and not work.stopped:
             await work.at_the_same_time(at_the_same_time)
 
+    def _error(self, work: Work) -> BaseException | None:
+        """What :meth:`execute` raises."""
+        if not work.halts:
+            return work.fatal
+        if work.failed is not None:
+            return self.results[work.failed].failure.error
+        return next((result.failure.error for result in self.results if result.is_fail), None)
+
     def _outcome(self, work: Work) -> list[Any]:
         """What :meth:`execute` gives back or raises."""
-        if not work.halts:
-            error = work.fatal
-        else:
-            first = work.failed
-            failures = [result for result in self.results if result.is_fail]
-            culprit = self.results[first] if first is not None else failures[0] if failures else None
-            error = None if culprit is None else culprit.failure.error
-        self.status = Status.COMPLETED if error is None else Status.FAILED
+        error = self._error(work)
         if error is not None:
             raise error
         return [result.value for result in self.results] if work.halts else list(self.results)

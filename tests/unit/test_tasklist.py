@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import functools
 import io
+import logging
 import os
 import threading
 import time
@@ -224,6 +225,7 @@ def test_hybrid_runs_the_first_half_in_order_and_then_the_rest_at_once(run: Run)
 @pytest.mark.parametrize("workers", [1, 3])
 def test_never_more_tasks_at_once_than_workers(run: Run, workers: int) -> None:
     lock, now, most = threading.Lock(), 0, 0
+    together = threading.Barrier(workers)
 
     def step(change: int) -> None:
         nonlocal now, most
@@ -233,12 +235,12 @@ def test_never_more_tasks_at_once_than_workers(run: Run, workers: int) -> None:
 
     def blocks() -> None:
         step(1)
-        time.sleep(0.01)
+        together.wait(10)
         step(-1)
 
     async def waits() -> None:
         step(1)
-        await asyncio.sleep(0.01)
+        await asyncio.to_thread(together.wait, 10)
         step(-1)
 
     process = Process("busy", "parallel", max_workers=workers)
@@ -534,14 +536,14 @@ async def test_cancelling_it_waits_for_threads_and_cancelling_it_again_does_not(
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_deadline_frees_the_caller(run: Run, strategy: str) -> None:
     let_go = threading.Event()
-    process = Process("late", strategy, max_workers=2, on_failure=FailurePolicy.COLLECT, deadline=0.15)
+    process = Process("late", strategy, max_workers=2, on_failure=FailurePolicy.COLLECT, deadline=0.5)
     process.add_task(lambda: "quick")
     process.add_task(let_go.wait, 30)
     process.add_task(asyncio.sleep, 30)
     process.add_task(let_go.wait, 30)
     started = time.monotonic()
     results = run(process)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 10
     assert results[0].value == "quick"
     phases = [
         result.failure.error.phase for result in results[1:] if isinstance(result.failure.error, DeadlineExceeded)
@@ -739,6 +741,21 @@ def test_a_progress_bar_is_shown_on_request(run: Run, strategy: str, capsys: pyt
     assert shown.out == ""
     assert "list" in shown.err
     assert "2/2" in shown.err
+
+
+def test_its_log_is_structured(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "stbass.tasklist")
+    process = filled(lambda: 1)
+    run(process)
+    process.add_task(tasks.fail, "gone")
+    with pytest.raises(LookupError):
+        run(process)
+    seen = [(r.name, r.process_list, r.strategy, r.status, r.tasks) for r in caplog.records]  # type: ignore[attr-defined]
+    assert seen == [
+        ("stbass.tasklist.process", "list", "sequential", status, count)
+        for status, count in (("running", 1), ("completed", 1), ("running", 2), ("failed", 2))
+    ]
+    assert [caplog.records[n].elapsed >= 0 for n in (1, 3)] == [True, True]  # type: ignore[attr-defined]
 
 
 # Size ---------------------------------------------------------------------------------------------

@@ -303,6 +303,7 @@ async def test_a_deadline_ends_what_runs_and_what_has_not_started(kind: ProcessT
 
 async def test_threads_and_processes_are_bounded_and_shared_by_the_nodes() -> None:
     lock, now, most = threading.Lock(), 0, 0
+    together = threading.Barrier(2)
 
     class Busy(BaseProcess):
         def process(self, input_data: Any) -> int:
@@ -310,7 +311,7 @@ async def test_threads_and_processes_are_bounded_and_shared_by_the_nodes() -> No
             with lock:
                 now += 1
                 most = max(most, now)
-            threading.Event().wait(0.03)
+            together.wait(10)
             with lock:
                 now -= 1
             return threading.get_ident()
