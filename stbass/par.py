@@ -11,13 +11,14 @@ from typing import Any, Self
 
 from stbass.composite import checked_composables, checked_count, run_to_end
 from stbass.context import ProcessContext
+from stbass.errors import DeadlineExceeded
 from stbass.members import Member, admit, open_groups
 from stbass.nest import Nest, TimedResult, optional_among, timed
 from stbass.outcome import Failure, ProcessResult
 from stbass.policy import FailurePolicy, OnFailure
 from stbass.process import Composable
 from stbass.registry import BackendRegistry
-from stbass.supervise import Child, supervise
+from stbass.supervise import Child, ended, supervise, too_late
 
 __all__ = ["PAR", "PARResult", "Parallel"]
 
@@ -93,8 +94,14 @@ class Parallel(Nest[PARResult]):
 
     async def _run_children(self, ctx: ProcessContext, children: list[Child]) -> PARResult:
         started = monotonic()
-        group = await open_groups(ctx, children)
-        results = await supervise(children, ctx, self._on_failure, limit=self._limit)
+        group = None
+        try:
+            group = await open_groups(ctx, children)
+        except DeadlineExceeded:
+            # Nothing has started. As at any other deadline, every process has a result that says so.
+            results = [ended(child, too_late(child.ctx, "queued")) for child in children]
+        else:
+            results = await supervise(children, ctx, self._on_failure, limit=self._limit)
         return PARResult(results, group, optional_among([child.process for child in children]), timed(ctx, started))
 
 

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import enum
+import importlib
 import os
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from stbass.context import ProcessContext
+from stbass.endpoint import Placement
+from stbass.par import PAR
+from stbass.placement import PLACED_PAR
 from stbass.process import Process
-from stbass.result import ProcessResult
+from stbass.result import FailurePolicy, ProcessResult
 
 
 class Unregistered(Exception):
@@ -168,3 +176,103 @@ class Stubborn(Process):
         if ctx.attempt < self.succeeds_at:
             raise ValueError(f"attempt {ctx.attempt}")
         return {"attempt": ctx.attempt}
+
+
+class Colour(enum.Enum):
+    """Known at both ends."""
+
+    RED = "red"
+
+
+@dataclass
+class Point:
+    """Known at both ends."""
+
+    x: int
+    y: int = 0
+
+
+class Order(BaseModel):
+    """Known at both ends."""
+
+    item: str
+    count: int = 1
+
+
+@Process
+async def hidden_value(ctx: ProcessContext) -> Any:
+    """A value of classes that the producer does not know."""
+    there = importlib.import_module("tests.support.only_there")
+    return [there.Hidden(7, (1, 2)), there.HiddenColour.RED]
+
+
+@Process
+async def hidden_error(ctx: ProcessContext) -> None:
+    """An error of a class that the producer does not know."""
+    there = importlib.import_module("tests.support.only_there")
+    error: Exception = there.HiddenError("deep", 3)
+    error.add_note("a note")
+    raise error
+
+
+class Describe(Process):
+    """What a value is where the process runs, and the value itself."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    async def run(self, ctx: ProcessContext) -> tuple[str, Any]:
+        """Say what it is."""
+        return f"{type(self.value).__module__}:{type(self.value).__qualname__}", self.value
+
+
+class Flaky(Process):
+    """Fail a few times, which a file counts, then give the number of the attempt."""
+
+    def __init__(self, path: str, failures: int) -> None:
+        self.path = path
+        self.failures = failures
+
+    async def run(self, ctx: ProcessContext) -> int:
+        """Fail or give."""
+        _write(self.path, ctx.process_id)
+        tries = len(Path(self.path).read_text().splitlines())
+        if tries <= self.failures:
+            raise ConnectionError(f"try {tries}")
+        return tries
+
+
+@Process
+async def unsendable_checkpoint(ctx: ProcessContext) -> None:
+    """A checkpoint that can travel, then one that cannot."""
+    ctx.checkpoint("good")
+    ctx.checkpoint({"lock": [threading.Lock()]})
+
+
+class Large(Process):
+    """A result of a given size, or one that is a failure's."""
+
+    def __init__(self, size: int, *, fails: bool = False) -> None:
+        self.size = size
+        self.fails = fails
+
+    async def run(self, ctx: ProcessContext) -> str:
+        """Make it."""
+        ctx.checkpoint("made")
+        if self.fails:
+            raise ValueError("x" * self.size)
+        return "x" * self.size
+
+
+@Process
+async def places(ctx: ProcessContext) -> Any:
+    """A placed composition made on a worker, whose registry knows no fleet."""
+    inner = PLACED_PAR((whoami, Placement(endpoint="local:8080")), (noop, Placement(model="opus")))
+    return (await inner.run()).value
+
+
+@Process
+async def own_deadline(ctx: ProcessContext) -> Any:
+    """A composition made on a worker, with a nearer deadline of its own."""
+    result = await PAR(whoami, Give(1, seconds=30), on_failure=FailurePolicy.COLLECT, deadline=0.3).run()
+    return [item.is_ok for item in result.results], str(result.failures[0].error)

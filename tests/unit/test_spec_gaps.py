@@ -1,0 +1,63 @@
+"""Statements of the specification that fall between the other test modules."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from stbass import wire
+from stbass.context import ProcessContext
+from stbass.errors import NotTransportable, RemoteError
+from stbass.par import PAR
+from stbass.placement import PLACED_PAR
+from stbass.process import Process
+from stbass.result import ProcessResult
+
+
+@Process
+async def nothing(ctx: ProcessContext) -> None:
+    """Nothing."""
+
+
+class _Refusing:
+    def checkpoint(self, value: Any) -> None:
+        if value == "bad":
+            raise NotTransportable("no")
+
+    def progress(self, done: float, total: float | None, note: str) -> None:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("kind", [PAR, PLACED_PAR])
+def test_a_deadline_that_no_float_can_hold_is_refused_like_others(kind: Any) -> None:
+    with pytest.raises(ValueError, match="deadline must be a finite number of seconds"):
+        kind(nothing, deadline=10**400)
+
+
+async def test_a_deadline_that_is_over_before_anything_starts_gives_everybody_a_result() -> None:
+    result = await PAR(nothing, nothing.optional(), deadline=1e-12).run()
+    assert len(result.results) == 2
+    assert not result.is_ok
+
+
+async def test_a_checkpoint_that_is_refused_leaves_the_last_one() -> None:
+    @Process
+    async def two(ctx: ProcessContext) -> None:
+        ctx.checkpoint("good")
+        ctx.checkpoint("bad")
+
+    ctx = ProcessContext("two")
+    ctx._sink = _Refusing()
+    result = await two.execute(ctx)
+    assert isinstance(result.failure.error, NotTransportable)
+    assert result.failure.checkpoint == "good"
+
+
+@pytest.mark.parametrize(("size", "kept"), [(10, True), (3000, False)])
+def test_a_failure_that_is_too_large_keeps_a_checkpoint_that_is_not(size: int, kept: bool) -> None:
+    checkpoint = "c" * size
+    result = ProcessResult.fail(ValueError("x" * 5000), checkpoint=checkpoint)
+    arrived = wire.load_result(wire.result_or_failure(result, limit=4096))
+    assert isinstance(arrived.failure.error, RemoteError)
+    assert arrived.failure.checkpoint == (checkpoint if kept else None)
