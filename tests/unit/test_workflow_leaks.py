@@ -49,7 +49,7 @@ def left() -> tuple[int, int, set[str]]:
     """File descriptors, child processes and threads that there are."""
     gc.collect()
     here = psutil.Process()
-    threads = {thread.name for thread in threading.enumerate() if not thread.name.startswith("asyncio_")}
+    threads = {thread.name for thread in threading.enumerate()}
     return len(list(Path("/proc/self/fd").iterdir())), len(here.children(recursive=True)), threads
 
 
