@@ -61,6 +61,7 @@ class RedisLink(Link):
         self.namespace = namespace
         self.base = base_key(channel_id, namespace)
         self.creates = creates
+        self.ttl = b"%d" % (self.options.ttl * 1000)
         self._loose = False
         self._shared = False
         self._heads: dict[Script, bytes] = {}

@@ -35,9 +35,10 @@ _OVERTAKEN = 8
 class _Taken:
     """A value that was moved to this reader, and not acknowledged yet."""
 
-    __slots__ = ("kind", "number", "value")
+    __slots__ = ("kind", "number", "raw", "value")
 
-    def __init__(self, number: int, kind: bytes, value: Any) -> None:
+    def __init__(self, raw: bytes, number: int, kind: bytes, value: Any) -> None:
+        self.raw = raw
         self.number = number
         self.kind = kind
         self.value = value
@@ -143,11 +144,11 @@ class Reader:
         self._told_wait = self._told_wait and wait == b"1"
         if self._blocked or self._fetching or self.pipe is None or self.pipe.closed:
             # Everything that moves values is on one connection, so that none overtakes another.
-            link.post(scripts.ACK, b"%d" % number, b"1", b"0", wait, b"0", answer=self._acknowledged)
+            link.post(scripts.ACK, b"%d" % number, b"0", wait, b"0", answer=self._acknowledged)
             return
         self._fetching += 1
         self.pipe.call(
-            link.text(scripts.ACK, b"%d" % number, b"1", b"%d" % link.capacity, wait, b"0"),
+            link.text(scripts.ACK, b"%d" % number, b"%d" % link.capacity, wait, b"0"),
             self._fetched,
         )
         if self.waiters:
@@ -206,7 +207,7 @@ class Reader:
             return
         number, kind, _ = parsed
         self._known.add(number)
-        self._taken.append(_Taken(number, kind, found[0]))
+        self._taken.append(_Taken(raw, number, kind, found[0]))
 
     def _is_settled(self, number: int) -> bool:
         """Whether an answer that is overtaken by another brings what was received already."""
@@ -306,7 +307,7 @@ class Reader:
         self._fetching += 1
         number, self._acked = self._consumed, self._consumed
         most = b"%d" % max(1, self._link.capacity)
-        self._link.post(scripts.ACK, b"%d" % number, b"1", most, b"1", b"1", answer=self._fetched)
+        self._link.post(scripts.ACK, b"%d" % number, most, b"1", b"1", answer=self._fetched)
 
     def refuse_urgent(self) -> None:
         """Nobody here is going to take it: say so to whoever offers what cannot wait."""
@@ -381,13 +382,13 @@ class Reader:
                 link.vanished()
 
         keep = b"1" if self._told_wait else b"0"
-        args = (b"%d" % taken.number, b"0", b"0", keep, b"0")
+        args = (taken.raw, keep)
         if streaming and self._told_wait and not self._blocked and self.pipe is not None and not self.pipe.closed:
-            self._resend = lambda: link.post(scripts.ACK, *args, answer=answered)
-            self.pipe.call(link.text(scripts.ACK, *args), answered)
+            self._resend = lambda: link.post(scripts.RECEIVE, *args, answer=answered)
+            self.pipe.call(link.text(scripts.RECEIVE, *args), answered)
             self._block(self.pipe)
         else:
-            link.post(scripts.ACK, *args, answer=answered)
+            link.post(scripts.RECEIVE, *args, answer=answered)
 
     async def take_now(self) -> Happened | None:
         """Take what is there, for a choice that has decided for it. None: there is nothing any more."""
@@ -404,7 +405,7 @@ class Reader:
                 number, self._acked = self._consumed, self._consumed
                 self._fetching += 1
                 try:
-                    reply = await link.ask(scripts.ACK, b"%d" % number, b"1", b"%d" % max(1, link.capacity), b"1", b"1")
+                    reply = await link.ask(scripts.ACK, b"%d" % number, b"%d" % max(1, link.capacity), b"1", b"1")
                 finally:
                     self._fetching = max(0, self._fetching - 1)
                 if reply[0] != b"ok":
@@ -552,7 +553,7 @@ class Reader:
         if link._left or link.states["r"] != 2:
             return
         if self._consumed:
-            link.post(scripts.ACK, b"%d" % self._consumed, b"1", b"0", b"0", b"0")
+            link.post(scripts.ACK, b"%d" % self._consumed, b"0", b"0", b"0")
         # What else was moved here goes back to the front, and comes again.
         self._taken.clear()
         self._known.clear()

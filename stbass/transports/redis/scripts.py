@@ -23,16 +23,20 @@ class Script:
 
     __slots__ = ("name", "sha", "text")
 
-    def __init__(self, name: str, body: str) -> None:
+    def __init__(self, name: str, body: str, *, lean: bool = False) -> None:
         self.name = name
-        self.text = (_COMMON + body).encode()
+        # Half of what a short script costs is to make functions that it does not call.
+        self.text = ((_LEAN if lean else _COMMON) + body).encode()
         self.sha = hashlib.sha1(self.text, usedforsecurity=False).hexdigest().encode()
 
 
+_LEAN = r"""
+local S, me, call = KEYS[1], ARGV[1], redis.call
+"""
+
 _COMMON = r"""
-local S, me = KEYS[1], ARGV[1]
+local S, me, call = KEYS[1], ARGV[1], redis.call
 local P, A, R = S .. ':parties', S .. ':arms', S .. ':props'
-local call = redis.call
 local function clock()
   local time = call('TIME')
   return time[1] * 1000 + math.floor(time[2] / 1000)
@@ -173,7 +177,9 @@ JOIN = Script(
 local lease, ttl = tonumber(ARGV[2]), tonumber(ARGV[3])
 if call('HEXISTS', S, 'name') == 0 then
   if ARGV[4] == '0' then return {'gone'} end
-  call('HSET', S, 'name', ARGV[6], 'type', ARGV[7], 'cap', ARGV[8], 'epoch', 0)
+  -- What every value needs comes first: a small hash is searched from its start.
+  call('HSET', S, 'epoch', 0, 'offered', 0, 'acked', 0, 'sent', 0, 'got', 0, 'wd', '', 'name', ARGV[6], 'type', ARGV[7],
+       'cap', ARGV[8])
 end
 if ARGV[5] == '1' then call('HSET', S, 'loose', 1) end
 local closed, offered, acked, sent, got = unpack(call('HMGET', S, 'closed', 'offered', 'acked', 'sent', 'got'))
@@ -271,7 +277,7 @@ return {'ok'}
 OFFER = Script(
     "OFFER",
     r"""
--- then entries
+-- ttl (ms), then entries.  For each value that is sent: as few commands as can be.
 -- ok: acked, sent
 local holder, closed, epoch, offered, acked, sent = unpack(call('HMGET', S, 'w', 'closed', 'epoch', 'offered', 'acked',
   'sent'))
@@ -280,13 +286,14 @@ if holder ~= me then return {'lost'} end
 offered, acked, sent = tonumber(offered or 0), tonumber(acked or 0), tonumber(sent or 0)
 local offers = S .. ':offers:' .. epoch
 local refused, accepted, fresh = false, 0, {}
-for i = 2, #ARGV do
-  local number, kind = number_of(ARGV[i])
+for i = 3, #ARGV do
+  local number, kind = string.match(ARGV[i], '^(%d+)(%a)')
+  number = tonumber(number)
   if number > offered then
     if closed and kind ~= 'b' then
       refused = true
     else
-      table.insert(fresh, ARGV[i])
+      fresh[#fresh + 1] = ARGV[i]
       offered = number
       if kind == 'b' then accepted = accepted + 1 end
     end
@@ -297,13 +304,61 @@ end
 for i = 1, #fresh, 1000 do
   local last = math.min(i + 999, #fresh)
   local length = call('RPUSH', offers, unpack(fresh, i, last))
-  if length == last - i + 1 then call('PEXPIRE', offers, call('PTTL', S)) end
+  if length == last - i + 1 then call('PEXPIRE', offers, ARGV[2]) end
 end
-if accepted > 0 then sent = call('HINCRBY', S, 'sent', accepted) end
-call('HSET', S, 'offered', offered, 'wd', '')
-if not refused then look('r') end
+if accepted > 0 then
+  sent = sent + accepted
+  call('HSET', S, 'offered', offered, 'wd', '', 'sent', sent)
+elseif #fresh > 0 then
+  call('HSET', S, 'offered', offered, 'wd', '')
+end
+local arms = S .. ':arms'
+if call('EXISTS', arms) == 1 then
+  -- Choices at the reader's end may find something.
+  local all = call('HGETALL', arms)
+  for i = 1, #all, 2 do
+    if string.sub(all[i + 1], 1, 1) == 'r' then
+      local client, party, arm = string.match(all[i], '^(.+)%.(%d+)/(%d+)$')
+      call('PUBLISH', 'stbass:chan:to:' .. client, cmsgpack.pack({tonumber(party), 'look', tonumber(arm)}))
+    end
+  end
+end
 return {refused and 'closed' or 'ok', acked, sent}
 """,
+    lean=True,
+)
+
+RECEIVE = Script(
+    "RECEIVE",
+    r"""
+-- entry, whether a receive goes on waiting (1/0): acknowledge one value.  As few commands as can be.
+-- ok: got before, whether it is closed, how many were acknowledged (0: it was withdrawn)
+local holder, closed, epoch, writer, acked, got, sent = unpack(call('HMGET', S, 'r', 'closed', 'epoch', 'w', 'acked',
+  'got', 'sent'))
+if not epoch then return {'gone'} end
+if holder ~= me then return {'lost'} end
+local number, kind = string.match(ARGV[2], '^(%d+)(%a)')
+number, acked, got, sent = tonumber(number), tonumber(acked or 0), tonumber(got or 0), tonumber(sent or 0)
+if call('LREM', S .. ':taken:' .. epoch, 1, ARGV[2]) == 0 then
+  -- Withdrawn; or the same once more, because the answer to the first was lost.
+  if number > acked then return {'ok', got, closed and 1 or 0, 0} end
+  return {'ok', got - 1, closed and 1 or 0, 1}
+end
+if number > acked then acked = number end
+if kind == 's' or kind == 'n' then sent = sent + 1 end
+if kind == 'n' then
+  call('HSET', S, 'acked', acked, 'got', got + 1, 'sent', sent, 'now', number .. 'y')
+else
+  call('HSET', S, 'acked', acked, 'got', got + 1, 'sent', sent)
+end
+if ARGV[3] == '0' then call('HDEL', S, 'wait') end
+if writer then
+  local client, party = string.match(writer, '^(.+)%.(%d+)$')
+  call('PUBLISH', 'stbass:chan:to:' .. client, cmsgpack.pack({tonumber(party), 'ack', acked, sent}))
+end
+return {'ok', got, closed and 1 or 0, 1}
+""",
+    lean=True,
 )
 
 WITHDRAW = Script(
@@ -408,59 +463,38 @@ return {'ok', closed and 1 or 0}
 ACK = Script(
     "ACK",
     r"""
--- number (0: none), all up to it (1/0), how many to move, whether a receive goes on waiting (1/0), all there is (1/0)
+-- number (acknowledge all up to it), how many to move, whether a receive goes on waiting (1/0), all there is (1/0)
 -- ok: got before, whether it is closed, how many were acknowledged, how many are taken; the entries moved, or all
-local number, all, most = tonumber(ARGV[2]), ARGV[3] == '1', tonumber(ARGV[4])
+local number, most = tonumber(ARGV[2]), tonumber(ARGV[3])
 local holder, closed, epoch, writer, acked, got = unpack(call('HMGET', S, 'r', 'closed', 'epoch', 'w', 'acked', 'got'))
 if not epoch then return {'gone'} end
 if holder ~= me then return {'lost'} end
 local offers, taken = lists(epoch)
 acked, got = tonumber(acked or 0), tonumber(got or 0)
-local before, count, waited = got, 0, 0
+local before, count = got, 0
 if number > 0 then
-  local there, keep = call('LRANGE', taken, 1, -1), 0
-  if all then
-    -- In order, all of them from the front.
-    for i, entry in ipairs(there) do
-      local its = number_of(entry)
-      if its and its > number then break end
-      keep = i
-      if its then count = count + 1 end
-    end
-    if keep > 0 then
-      call('LTRIM', taken, keep, -1)
-      call('LSET', taken, 0, '')
-    end
-  else
-    for _, entry in ipairs(there) do
-      local its, kind = number_of(entry)
-      if its == number then
-        call('LREM', taken, 1, entry)
-        count = count + 1
-        if kind == 's' or kind == 'n' then waited = waited + 1 end
-        if kind == 'n' then call('HSET', S, 'now', its .. 'y') end
-      end
-    end
+  -- In order, all of them from the front.
+  local keep = 0
+  for i, entry in ipairs(call('LRANGE', taken, 1, -1)) do
+    local its = number_of(entry)
+    if its and its > number then break end
+    keep = i
+    if its then count = count + 1 end
+  end
+  if keep > 0 then
+    call('LTRIM', taken, keep, -1)
+    call('LSET', taken, 0, '')
   end
   if count > 0 then
     acked = math.max(acked, number)
     got = got + count
     call('HSET', S, 'acked', acked, 'got', got)
-    local sent
-    if waited > 0 then
-      sent = call('HINCRBY', S, 'sent', waited)
-    else
-      sent = tonumber(call('HGET', S, 'sent') or 0)
-    end
-    if ARGV[5] == '0' then call('HDEL', S, 'wait') end
-    tell(writer, 'ack', acked, sent)
-  elseif number <= acked then
-    -- The same once more: the answer to the first was lost.
-    before, count = got - 1, 1
+    if ARGV[4] == '0' then call('HDEL', S, 'wait') end
+    tell(writer, 'ack', acked, tonumber(call('HGET', S, 'sent') or 0))
   end
 end
 local answer = {'ok', before, closed and 1 or 0, count, 0}
-move(epoch, most, ARGV[6] == '1', answer)
+move(epoch, most, ARGV[5] == '1', answer)
 answer[5] = math.max(0, call('LLEN', taken) - 1)
 return answer
 """,
@@ -646,6 +680,7 @@ ALL = (
     FREE,
     AFFIRM,
     OFFER,
+    RECEIVE,
     WITHDRAW,
     NOW,
     REFUSE,

@@ -127,7 +127,7 @@ class Writer:
             self._pending[self._number] = send
             entries.append(link.entry(self._number, b"s", send.payload))
         if entries:
-            link.post(scripts.OFFER, *entries, answer=self._offered)
+            link.post(scripts.OFFER, link.ttl, *entries, answer=self._offered)
 
     def flush(self) -> None:
         """Write what was accepted."""
@@ -146,7 +146,7 @@ class Writer:
             self._offered(reply)
 
         entries = [entry(number, b"b", payload) for number, payload in enumerate(payloads, first)]
-        self._link.post(scripts.OFFER, *entries, answer=answered)
+        self._link.post(scripts.OFFER, self._link.ttl, *entries, answer=answered)
 
     def _offered(self, reply: Any) -> None:
         if not isinstance(reply, list):
