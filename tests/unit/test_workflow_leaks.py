@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 from stbass.workflow import ProcessType, Workflow, WorkflowError, WorkflowPoolManager
 from tests.support.nodes import Failing, Give, Node, Waits
 
+ROOT = Path(__file__).parents[2]
 ROUNDS = 100
 
 
@@ -65,3 +68,29 @@ async def test_a_hundred_workflows_leave_nothing_behind() -> None:
     assert left() == before
     manager = WorkflowPoolManager.get_instance()
     assert (manager.open_pools, manager.abandoned_threads) == ([], 0)
+
+
+PROGRAM = """
+import asyncio, time
+from stbass.tasklist import Process
+from stbass.workflow import BaseProcess, ProcessConfig, ProcessType
+
+class Stuck(BaseProcess):
+    def process(self, input_data):
+        time.sleep(600)
+
+print(asyncio.run(Stuck(ProcessConfig(ProcessType.THREAD, timeout=0.1)).run()).error_type)
+tasks = Process("stuck", "parallel", deadline=0.1)
+tasks.add_task(time.sleep, 600)
+try:
+    tasks.execute()
+except TimeoutError as error:
+    print(type(error).__name__)
+"""
+
+
+def test_an_abandoned_thread_does_not_hold_up_the_end_of_the_program() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=30, cwd=ROOT, check=False
+    )
+    assert (done.stdout.split(), done.stderr) == (["DeadlineExceeded"] * 2, "")
