@@ -78,6 +78,10 @@ $(VENV)/.installed-bench: $(VENV)/.installed
 demo: $(VENV)/.installed-demo  ## the whole thing in one minute: Redis, two workers, results and failures
 	@$(BIN)/stbass demo
 
+.PHONY: channels
+channels: $(VENV)/.installed-demo  ## a pipeline of four stages on four workers, with channels between them
+	@$(BIN)/python -m examples.channel_pipeline
+
 .PHONY: worker
 worker: $(VENV)/.installed-demo  ## a worker for ENDPOINT (several: ENDPOINT='anthropic local:8080')
 	@$(BIN)/stbass worker $(foreach endpoint,$(ENDPOINT),-e $(endpoint))
