@@ -20,7 +20,7 @@ import pytest
 from stbass.backends.celery import CeleryBackend, make_app
 from stbass.context import ProcessContext
 from stbass.endpoint import Placement
-from stbass.errors import DeadlineExceeded, NotTransportable, ProcessCancelled, RemoteError
+from stbass.errors import DeadlineExceeded, NotTransportable, ProcessCancelled, ProcessFailed, RemoteError
 from stbass.par import PAR
 from stbass.placement import PLACED_PAR, BackendRegistry
 from stbass.replicator import PAR_FOR, SEQ_FOR
@@ -32,6 +32,7 @@ from tests.integration.conftest import APP, Fleet
 from tests.support.agents import (
     Colour,
     Describe,
+    Exit,
     Fail,
     Flaky,
     Give,
@@ -41,6 +42,7 @@ from tests.support.agents import (
     Point,
     Steps,
     Unregistered,
+    exit_in_thread,
     hidden_error,
     hidden_value,
     noop,
@@ -312,6 +314,22 @@ async def test_an_error_of_a_class_that_is_not_known_here_names_its_type(backend
     assert error.__notes__ == ["a note"]
     assert "HiddenError" in result.failure.traceback_str
     assert "agents.py" in result.failure.traceback_str
+
+
+async def test_a_process_cannot_end_its_worker(fleet: Fleet, registry: BackendRegistry) -> None:
+    pid = fleet.workers["anthropic"].pid
+    exits = [Exit(), Exit(interrupts=True), exit_in_thread, SEQ(PAR(Exit(), Give(1)))]
+    pairs = [(process, ANTHROPIC) for process in (*exits, Give("kept", seconds=0.5))]
+    async with asyncio.timeout(10):
+        result = await PLACED_PAR(*pairs, on_failure=COLLECT, registry=registry).run()
+    assert [item.is_ok for item in result.results] == [False] * 4 + [True]
+    error = result.results[0].failure.error
+    assert isinstance(error, ProcessFailed)
+    assert "SystemExit(3)" in str(error)
+    assert result.results[0].failure.checkpoint == "last words"
+    assert result.results[4].value == "kept"
+    after = await PLACED_PAR((whoami, ANTHROPIC), registry=registry).run()
+    assert after.value[0]["pid"] == pid
 
 
 async def test_a_checkpoint_that_cannot_travel_is_a_failure_that_keeps_the_last_good_one(

@@ -7,6 +7,7 @@ import contextlib
 import enum
 import importlib
 import os
+import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -213,6 +214,26 @@ async def hidden_error(ctx: ProcessContext) -> None:
     error: Exception = there.HiddenError("deep", 3)
     error.add_note("a note")
     raise error
+
+
+class Exit(Process):
+    """Try to end the Python process."""
+
+    def __init__(self, *, interrupts: bool = False) -> None:
+        self.interrupts = interrupts
+
+    async def run(self, ctx: ProcessContext) -> None:
+        """Try it."""
+        ctx.checkpoint("last words")
+        if self.interrupts:
+            raise KeyboardInterrupt
+        sys.exit(3)
+
+
+@Process
+def exit_in_thread(ctx: ProcessContext) -> None:
+    """Try to end the Python process, from a thread."""
+    sys.exit("from a thread")
 
 
 class Describe(Process):

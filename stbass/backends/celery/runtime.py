@@ -35,6 +35,7 @@ from stbass.errors import (
     DeadlineExceeded,
     NotTransportable,
     ProcessCancelled,
+    ProcessFailed,
     ProcessRefused,
     SignatureError,
     StbassError,
@@ -228,13 +229,25 @@ class Runtime:
         asyncio.set_event_loop(self._loop)
         try:
             with asyncio.Runner(loop_factory=lambda: self._loop) as runner, contextlib.suppress(asyncio.CancelledError):
-                runner.run(self._serve())
+                self._run_on(runner.get_loop())
         except Exception:
             _log.critical("the event loop that runs processes died; stopping the worker", exc_info=True)
             # A worker that takes messages and cannot run them is worse than none: whoever supervises it starts another.
             os.kill(os.getpid(), signal.SIGTERM)
         finally:
             self._ready.set()
+
+    def _run_on(self, loop: asyncio.AbstractEventLoop) -> None:
+        serving = loop.create_task(self._serve())
+        while True:
+            try:
+                loop.run_until_complete(serving)
+                return
+            except (SystemExit, KeyboardInterrupt) as error:
+                # Of a process: asyncio lets it through the loop, and :meth:`_run` makes a failure of it.
+                if serving.done():
+                    raise
+                _log.error("a process raised %r; only the process ends by it", error)
 
     def _stop(self) -> None:
         if self._main is not None:
@@ -429,6 +442,11 @@ class Runtime:
                 raise
             else:
                 job.result = failure_of(job.cancelled, ctx)
+        except (SystemExit, KeyboardInterrupt) as error:
+            # It would end this worker and all that runs here, then the next worker, and so on.
+            failed = ProcessFailed(f"process {job.name!r} raised {error!r}: a process cannot end its worker")
+            failed.__cause__ = error
+            job.result = failure_of(failed, ctx)
         except Exception as error:
             job.result = failure_of(error, ctx)
         finally:
