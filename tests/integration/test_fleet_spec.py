@@ -20,7 +20,14 @@ import pytest
 from stbass.backends.celery import CeleryBackend, make_app
 from stbass.context import ProcessContext
 from stbass.endpoint import Placement
-from stbass.errors import DeadlineExceeded, NotTransportable, ProcessCancelled, ProcessFailed, RemoteError
+from stbass.errors import (
+    BackendUnavailableError,
+    DeadlineExceeded,
+    NotTransportable,
+    ProcessCancelled,
+    ProcessFailed,
+    RemoteError,
+)
 from stbass.par import PAR
 from stbass.placement import PLACED_PAR, BackendRegistry
 from stbass.replicator import PAR_FOR, SEQ_FOR
@@ -465,6 +472,18 @@ async def test_a_stopped_redis_holds_nobody_beyond_deadline_and_grace() -> None:
         finally:
             os.kill(server.pid, signal.SIGCONT)
         assert [type(item.failure.error) for item in result.results] == [DeadlineExceeded] * 2
+        await backend.aclose()
+
+
+async def test_a_redis_that_refuses_is_an_error_and_not_a_wait() -> None:
+    with RedisServer() as server:
+        server.command("ACL", "SETUSER", "limited", "on", ">secret", "~*", "&*", "+@all", "-subscribe")
+        url = server.url.replace("redis://", "redis://limited:secret@")
+        backend = CeleryBackend(make_app("tests", broker_url=url))
+        with pytest.raises(BackendUnavailableError, match="subscribe") as caught:
+            async with asyncio.timeout(5):
+                await backend.execute(noop, ProcessContext("noop", placement=ANTHROPIC))
+        assert "secret" not in str(caught.value)
         await backend.aclose()
 
 

@@ -70,7 +70,7 @@ class Replies:
         """Return when the subscription stands.
 
         Raises:
-            redis.ConnectionError: the server cannot be reached.
+            redis.RedisError: the server cannot be reached, or refuses.
         """
         if self._task is None or self._task.done():
             self._subscribed = asyncio.get_running_loop().create_future()
@@ -115,7 +115,8 @@ class Replies:
                             if not first:
                                 await self._on_gap()
                             first = False
-            except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+            except (redis.RedisError, OSError) as error:
+                # Also one that refuses, or is no Redis: whoever waits for the subscription must hear of it.
                 if first:
                     assert self._subscribed is not None
                     if not self._subscribed.done():
