@@ -7,6 +7,8 @@ All of them survive a trip through a worker (see :mod:`stbass.wire`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 __all__ = [
@@ -196,7 +198,7 @@ class WorkflowError(StbassError):
     """
 
     failed: str = ""
-    results: dict[str, Any] = {}
+    results: Mapping[str, Any] = MappingProxyType({})
 
 
 class ValidationFailed(StbassError, ValueError):
