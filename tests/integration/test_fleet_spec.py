@@ -22,6 +22,7 @@ from stbass.context import ProcessContext
 from stbass.endpoint import Placement
 from stbass.errors import (
     BackendUnavailableError,
+    ConfigurationError,
     DeadlineExceeded,
     NotTransportable,
     ProcessCancelled,
@@ -405,6 +406,13 @@ async def test_an_odd_endpoint_is_a_queue_like_any_other(odd_server: RedisServer
     assert result.value[0]["placement"] == Placement(endpoint=name)
     assert await CeleryBackend(make_app("tests", broker_url=odd_server.url), queue=name).health_check()
     await backend.aclose()
+
+
+@pytest.mark.parametrize("name", ["a,b", "a\nb", "a\0b", "\ud800"])
+async def test_an_endpoint_that_no_worker_can_consume_is_refused(registry: BackendRegistry, name: str) -> None:
+    registry.register(name, registry.get(ANTHROPIC))
+    with pytest.raises(ConfigurationError, match="cannot be a queue"):
+        await PLACED_PAR((noop, Placement(endpoint=name)), registry=registry).run()
 
 
 @pytest.mark.parametrize("name", ["with space", "q\"uo'te", "a/b:c"])

@@ -201,6 +201,11 @@ class CeleryBackend(ExecutionBackend):
                 f"process {process.name!r} has no endpoint, and {self.name} no queue: place it with"
                 " Placement(endpoint=...), or make the backend with queue=..."
             )
+        if "," in queue or not queue.isprintable():
+            raise ConfigurationError(
+                f"process {process.name!r}: {queue!r} cannot be a queue, because no worker could be told to consume it:"
+                " an endpoint on a fleet has neither commas nor control characters"
+            )
         return queue
 
     async def health_check(self) -> bool:
