@@ -14,6 +14,8 @@ from stbass.process import known_processes
 
 __all__ = ["run_worker"]
 
+_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+
 
 def run_worker(
     endpoints: list[str],
@@ -29,6 +31,11 @@ def run_worker(
     Raises:
         ConfigurationError: the application cannot be loaded, or does not take one of the settings.
     """
+    for endpoint in endpoints:
+        if not endpoint.strip() or "," in endpoint:
+            raise ConfigurationError(f"--endpoint {endpoint!r}: name one endpoint each time; it may be repeated")
+    if log_level.upper() not in _LEVELS:
+        raise ConfigurationError(f"--log-level {log_level!r}: must be one of {', '.join(_LEVELS)}")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     # celery_app reads its settings when it is imported, so they must stand there before.
@@ -47,7 +54,12 @@ def run_worker(
     if include:
         arguments += ["-I", ",".join(include)]
     for module in include:
-        application.loader.import_task_module(module)
+        try:
+            application.loader.import_task_module(module)
+        except ImportError as error:
+            raise ConfigurationError(
+                f"--include {module!r}: cannot be imported from {os.getcwd()} ({error})"
+            ) from error
     application.loader.import_default_modules()
     modules = (*included(application.conf), *include)
     known = [reference for reference in sorted(known_processes()) if _is_in(reference, modules)]

@@ -505,3 +505,20 @@ def test_a_worker_without_the_module_says_which_setting_named_it(fleet: Fleet) -
     assert ended.returncode != 0
     assert "ConfigurationError: cannot import 'no.such.module'" in ended.stderr
     assert "STBASS_INCLUDE" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["-e", ""], "--endpoint ''"),
+        (["-e", "a,b"], "--endpoint 'a,b'"),
+        (["-e", "a", "-l", "LOUD"], "--log-level 'LOUD'"),
+        (["-e", "a", "-I", "no.such.module"], "--include 'no.such.module'"),
+    ],
+)
+def test_the_worker_command_refuses_wrong_options_in_one_line(arguments: list[str], said: str) -> None:
+    command = [sys.executable, "-m", "stbass.cli", "worker", *arguments]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert ended.returncode == 3
+    assert said in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
