@@ -124,7 +124,7 @@ async def test_a_thousand_nodes_run_in_an_order_that_respects_every_edge(plan: P
         try:
             results, failed = await workflow.execute(), None
         except WorkflowError as error:
-            results, failed = error.results, error.failed
+            results, failed = dict(error.results), error.failed
 
     # Then every node has a result, and none ran twice
     states = [workflow.nodes[str(index)].process.metadata.state for index in range(NODES)]

@@ -522,18 +522,24 @@ class Runtime:
 
     async def _listen(self) -> None:
         """Hear of cancellations."""
+        away = False
         while True:
             client = self.settings.backend.async_client()
             try:
                 async with client.pubsub() as subscription:
                     await subscription.subscribe(keys.CANCEL_CHANNEL)
+                    away = False
                     # What was cancelled while nobody listened here.
                     await self._check_cancelled()
                     async for message in subscription.listen():
                         if message["type"] == "message":
                             self._hear(message["data"])
             except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
-                _log.warning("cannot hear of cancellations: Redis at %s: %s", self.settings.backend, error)
+                if not away:
+                    _log.warning(
+                        "cannot hear of cancellations: Redis at %s: %s; trying again", self.settings.backend, error
+                    )
+                away = True
                 await asyncio.sleep(_RETRY)
             finally:
                 await client.aclose()
