@@ -64,7 +64,7 @@ class Arms:
             self._hot.add(arm)
             return
         if not arm.choice.passive:
-            self._link.held("r" if arm.reader else "w")
+            self._link.places.held("r" if arm.reader else "w")
         self._register(arm)
 
     def _register(self, arm: Arm, *, tell: bool = True) -> Future[bool]:
@@ -107,7 +107,7 @@ class Arms:
         self._attached.pop(arm, None)
         for claim in self._put_off.pop(arm, ()):
             self._deny(arm, claim[0])
-        if not self._link._left and self._link._known:
+        if not self._link.left and self._link._known:
             self._link.post(scripts.DETACH, b"%d" % number)
             self._link.incoming.refuse_urgent()
 
@@ -131,7 +131,7 @@ class Arms:
         link = self._link
         if arm.reader:
             return link.incoming.offered
-        return bool(link.capacity) and link.states["w"] == 2 and link.outgoing.room > 0
+        return bool(link.capacity) and link.places.holds("w") and link.outgoing.room > 0
 
     async def probe(self, arm: Arm) -> bool:
         """See :meth:`stbass.transports.base.Link.probe`."""
@@ -185,8 +185,8 @@ class Arms:
         self._hot.discard(arm)
         async with self._meeting["reader" if arm.reader else "writer"]:
             place: Literal["r", "w"] = "r" if arm.reader else "w"
-            if not link.closed and not link.held(place):
-                await link.placed(place)
+            if not link.closed and not link.places.held(place):
+                await link.places.placed(place)
             try:
                 return await (self._receive(arm) if arm.reader else self._send(arm))
             except StbassError:
@@ -201,7 +201,7 @@ class Arms:
             if link.closed and (not link.capacity or link.incoming.drained):
                 raise link.closed_error()
             happened = await link.incoming.take_now()
-            if happened is not None or link.states["r"] != 2 or link.capacity:
+            if happened is not None or not link.places.holds("r") or link.capacity:
                 return happened
             reference = new_id()
             answered: Future[bool] = link.here.loop.create_future()
@@ -254,7 +254,7 @@ class Arms:
     def _on_claim(self, arm: Arm, reference: str, rank: str) -> None:
         link = self._link
         place: Literal["r", "w"] = "r" if arm.reader else "w"
-        if link.states[place] == 2 and (arm.reader or link.outgoing.free) and arm.claim():
+        if link.places.holds(place) and (arm.reader or link.outgoing.free) and arm.claim():
             link.here.spawn(self._accept(arm, reference))
         elif arm.choice.state == DECIDING and rank < arm.choice.rank:
             self._put_off.setdefault(arm, []).append((reference, rank))
@@ -289,7 +289,7 @@ class Arms:
 
     def _deny(self, arm: Arm | None, reference: str) -> None:
         link = self._link
-        if link._left or not link._known:
+        if link.left or not link._known:
             return
         # A number is an offer of the writer's, anything else a proposal of the reader's.
         if reference.isdecimal():

@@ -24,6 +24,7 @@ from stbass.transports.redis.arms import Arms
 from stbass.transports.redis.client import Client
 from stbass.transports.redis.connection import Answer
 from stbass.transports.redis.keys import base_key
+from stbass.transports.redis.places import Place, Places
 from stbass.transports.redis.reader import Reader
 from stbass.transports.redis.writer import Writer
 
@@ -33,9 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RedisLink"]
 
-Place = Literal["w", "r"]
-_SIDES: dict[Place, Side] = {"w": "writer", "r": "reader"}
-FREE, ASKING, HELD = range(3)
+_PLACES: dict[Side, Place] = {"writer": "w", "reader": "r"}
 
 
 class RedisLink(Link):
@@ -61,22 +60,19 @@ class RedisLink(Link):
         self.namespace = namespace
         self.base = base_key(channel_id, namespace)
         self.creates = creates
+        self.lease = b"%d" % (self.options.lease * 1000)
         self.ttl = b"%d" % (self.options.ttl * 1000)
         self._loose = False
         self._shared = False
         self._heads: dict[Script, bytes] = {}
         self._known = False
-        self._left = False
+        self.left = False
         self.vain = False
         """Whether the channel is gone, so that nothing can come of it any more."""
         self._lost: StbassError | None = None
         self._run_id = ""
-        self.states: dict[Place, int] = {"w": FREE, "r": FREE}
-        self._problems: dict[Place, StbassError] = {}
-        self._retries: dict[Place, asyncio.TimerHandle] = {}
-        self._refusal: StbassError | None = None
-        self._changed: list[Future[None]] = []
-        self._freeing = 0
+        self.type_name = spec.type_name.encode("utf-8", "surrogatepass")
+        self.places = Places(self)
         self.incoming = Reader(self)
         self.outgoing = Writer(self)
         self.arms = Arms(self)
@@ -113,8 +109,8 @@ class RedisLink(Link):
             for script in scripts.ALL
         }
         self._known = False
-        self._left = False
-        self.states = {"w": FREE, "r": FREE}
+        self.left = False
+        self.places.forget()
 
     def text(self, script: Script, *args: bytes) -> bytes:
         """A call of a script as it goes over the wire."""
@@ -193,14 +189,11 @@ class RedisLink(Link):
                 *lifetimes,
                 *flags,
                 spec.name.encode("utf-8", "surrogatepass"),
-                self._type(),
+                self.type_name,
                 b"%d" % spec.capacity,
             ),
             answered,
         )
-
-    def _type(self) -> bytes:
-        return self.spec.type_name.encode("utf-8", "surrogatepass")
 
     def vanished(self) -> None:
         """There is no such channel in Redis: it was closed, or the server has lost its data."""
@@ -210,7 +203,7 @@ class RedisLink(Link):
                 f"channel {self.name!r} is not in Redis at {self.options.address} any more: the server was restarted"
                 f" without its data"
             )
-        self._left = self.vain = True
+        self.left = self.vain = True
         self.told_closed()
 
     def closed_error(self) -> StbassError:  # type: ignore[override]
@@ -302,7 +295,7 @@ class RedisLink(Link):
             await closing
 
     def _close(self) -> Future[None] | None:
-        if self.closed and (self._left or self._client is None):
+        if self.closed and (self.left or self._client is None):
             return None
         self.closed = True
         if self._client is None and not self._shared and self.namespace is None and self.creates:
@@ -334,39 +327,37 @@ class RedisLink(Link):
 
     def settle(self) -> None:
         """Leave a closed channel when nothing here waits for it any more."""
-        if self.closed and not self._left and not self.outgoing.busy and not self.incoming.busy:
+        if self.closed and not self.left and not self.outgoing.busy and not self.incoming.busy:
             self.leave(final=False)
 
     def leave(self, *, final: bool) -> Future[None] | None:
         """Give up this end's places and its lease. Done when the server knows."""
         client = self._client
-        if client is None or not self._known or (self._left and (self.vain or not final)):
+        if client is None or not self._known or (self.left and (self.vain or not final)):
             return None
         self.outgoing.flush()
         done: Future[None] = client.loop.create_future()
 
         def answered(reply: Any) -> None:
             if isinstance(reply, list) and reply[0] == b"stay" and self._known:
-                self._left = False
+                self.left = False
             if not done.done():
                 done.set_result(None)
 
-        self._left = True
+        self.left = True
         if final:
-            self.states = {"w": FREE, "r": FREE}
-            for handle in self._retries.values():
-                handle.cancel()
+            self.places.forget()
         client.pipe.call(self.text(scripts.LEAVE, b"1" if final else b"0"), answered)
         if final:
             self._known = False
             self.incoming.fail(self._transport_closed())
             self.outgoing.fail(self._transport_closed())
-            self._tell_changed()
+            self.places.tell_changed()
         return done
 
     def __del__(self) -> None:
         client = self._client
-        if client is not None and self._known and not self._left and not client.closing:
+        if client is not None and self._known and not self.left and not client.closing:
             text = self.text(scripts.LEAVE, b"1")
             pipe = self.incoming.pipe
 
@@ -427,13 +418,11 @@ class RedisLink(Link):
             case (("gave" | "deny"), [str(reference)]):
                 self.arms.told_answer(reference, kind == "gave")
             case "lost", [("w" | "r") as side]:
-                self._told_lost(side)
+                self.places.told_lost(side)
             case "free", [("w" | "r") as side]:
-                if self.states[side] == ASKING:
-                    self._hold(side)
-            case "held", [("w" | "r") as side, str(owner), str(who), since]:
-                if self.states[side] == ASKING:
-                    self._refuse(side, self._held_by(side, owner, who, since))
+                self.places.told_free(side)
+            case "held", [("w" | "r") as side, str(owner), str(who), (int() | float() | str()) as since]:
+                self.places.told_held(side, owner, who, since)
             case "ask", [("w" | "r") as side, str(asker)]:
                 self.post(scripts.AFFIRM, side.encode(), asker.encode())
             case _:
@@ -441,11 +430,11 @@ class RedisLink(Link):
 
     def sync(self, *, restarted: bool | None = None) -> None:
         """Renew the lease, and ask for what may not have been told. ``restarted`` is given after a reconnection."""
-        if not self._known or self._left:
+        if not self._known or self.left:
             return
 
         def answered(reply: Any) -> None:
-            if not isinstance(reply, list) or self._left:
+            if not isinstance(reply, list) or self.left:
                 return
             if reply[0] != b"ok":
                 self.vanished()
@@ -460,17 +449,22 @@ class RedisLink(Link):
             if closed:
                 self.told_closed()
                 return
-            for side, mine in (("w", w), ("r", r)):
-                if not mine and self.states[side] == HELD:  # type: ignore[index]
-                    self._told_lost(side)  # type: ignore[arg-type]
+            if not w and self.places.holds("w"):
+                self.places.told_lost("w")
+            if not r and self.places.holds("r"):
+                self.places.told_lost("r")
             if restarted is not None:
                 self.arms.again()
 
         if restarted is not None:
             # Before any answer to what was sent again: what it has moved may have been told on the lost connection.
             self.incoming.again()
-        options = self.options
-        self.post(scripts.SYNC, b"%d" % (options.lease * 1000), b"%d" % (options.ttl * 1000), answer=answered)
+        self.post(scripts.SYNC, self.lease, self.ttl, answer=answered)
+
+    async def known(self) -> None:
+        """Return when the server knows this end."""
+        if not self._known:
+            await self.ask(scripts.SYNC, self.lease, self.ttl)
 
     # Who holds the sides -------------------------------------------------------------------------
 
@@ -478,184 +472,29 @@ class RedisLink(Link):
         """See :meth:`Link.bind`."""
         if _has_loop():
             self.touch()
-        before = self.writer if side == "writer" else self.reader
+        before = self.owner(_PLACES[side])
         super().bind(side, owner)
-        place: Place = "w" if side == "writer" else "r"
-        self._problems.pop(place, None)
-        if before != owner or self.states[place] == FREE:
-            self.states[place] = FREE
-            if _has_loop() and not self.closed:
-                self._hold(place)
+        self.places.bind(_PLACES[side], changed=before != owner, now=_has_loop() and not self.closed)
 
     def unbind(self, side: Side) -> None:
         """See :meth:`Link.unbind`."""
         super().unbind(side)
-        place: Place = "w" if side == "writer" else "r"
-        self._problems.pop(place, None)
-        if self.states[place] == FREE:
-            return
-        self.states[place] = FREE
-        if self._left:
-            return
-        if place == "r":
-            self.incoming.told_lost()
-        else:
-            self.outgoing.flush()
-        self._freeing += 1
+        self.places.free(_PLACES[side])
 
-        def answered(reply: Any) -> None:
-            self._freeing -= 1
-            self._tell_changed()
+    def owner(self, place: Place) -> str | None:
+        """The process that a side is bound to here."""
+        return self.writer if place == "w" else self.reader
 
-        self.post(scripts.FREE, place.encode(), answer=answered)
-
-    def held(self, side: Place) -> bool:
-        """Whether this end holds the side; asks for it if not, and the reader or writer is told."""
-        state = self.states[side]
-        if state == HELD:
-            return True
-        if state == FREE:
-            self._hold(side)
-        return False
-
-    async def placed(self, side: Place) -> None:
-        """Return when this end holds the side.
-
-        Raises:
-            StbassError: it cannot.
-        """
-        while not self.closed and not self.held(side):
-            future: Future[None] = self.here.loop.create_future()
-            self._changed.append(future)
-            await future
-            if self.states[side] == FREE and self._refusal is not None:
-                raise self._refusal
-
-    def renew_place(self) -> None:
-        """Hold the reader's place anew, with new lists."""
-        self._hold("r", anew=True)
-
-    def _hold(self, side: Place, anew: bool = False) -> None:
-        self.states[side] = ASKING
-        handle = self._retries.pop(side, None)
-        if handle is not None:
-            handle.cancel()
-        owner = (self.writer if side == "w" else self.reader) or ""
-        # The first contact says that the channel exists; the answer to this comes after the answer to that.
-        client = self.here
-
-        def answered(reply: Any) -> None:
-            if self.states[side] == ASKING and owner == ((self.writer if side == "w" else self.reader) or ""):
-                self._held_answer(side, owner, reply)
-
-        self.post(
-            scripts.HOLD,
-            side.encode(),
-            owner.encode("utf-8", "surrogatepass"),
-            client.who.encode(),
-            self._type(),
-            b"%d" % (self.options.lease * 1000),
-            b"1" if anew else b"0",
-            answer=answered,
-        )
-
-    def _held_answer(self, side: Place, owner: str, reply: Any) -> None:
-        if not isinstance(reply, list):
-            self._refuse(side, self.problem(reply))
-        elif reply[0] == b"ok":
-            _, epoch, offered, acked, sent, got, closed = reply
-            self.states[side] = HELD
-            self._refusal = None
-            self._left = False
-            if side == "w":
-                self.outgoing.on_held(offered, acked, sent)
-            else:
-                self.incoming.on_held(epoch, got)
-            if closed:
-                self.told_closed()
-            self._tell_changed()
-        elif reply[0] == b"held":
-            # Does the holder live? It says so at once; if it is dead, its lease ends.
-            left = reply[4] / 1000
-            self._retries[side] = self.here.loop.call_later(left + 0.01, self._hold, side)
-        elif reply[0] == b"type":
-            self._refuse(
-                side,
-                ChannelTopologyError(
-                    f"channel {self.name!r}: this end carries {self.spec.type_name}, the other end"
-                    f" {reply[1].decode('utf-8', 'replace')}; make both with the same type",
-                    channel_name=self.name,
-                ),
-            )
-        else:
-            self.states[side] = FREE
-            self.vanished()
-            self._tell_changed()
-
-    def _held_by(self, side: Place, owner: str, who: str, since: Any) -> ChannelTopologyError:
-        name = _SIDES[side]
-        mine = (self.writer if side == "w" else self.reader) or f"an unbound end at {self.here.who}"
-        holder = f"{owner!r} at {who}" if owner else f"an unbound end at {who}"
-        when = datetime.fromtimestamp(float(since) / 1000, UTC)
-        return ChannelTopologyError(
-            f"channel {self.name!r} already has a {name}: {holder}, since {when:%Y-%m-%d %H:%M:%S} UTC; {mine!r} cannot"
-            f" be another. A channel has one writer and one reader; unbind the first, or use a channel for each",
-            channel_name=self.name,
-            holder=owner,
-            refused=mine,
-            since=when,
-        )
-
-    def _refuse(self, side: Place, error: StbassError) -> None:
-        handle = self._retries.pop(side, None)
-        if handle is not None:
-            handle.cancel()
-        self.states[side] = FREE
-        owner = self.writer if side == "w" else self.reader
-        if owner is not None:
-            super().unbind(_SIDES[side])
-            self._problems[side] = error
-        self._refusal = error
-        if side == "w":
-            self.outgoing.fail(error)
-        else:
-            self.incoming.fail(error)
-        self.arms.heat_all()
-        self._tell_changed()
-
-    def _told_lost(self, side: Place) -> None:
-        self.states[side] = FREE
-        if side == "w":
-            self.outgoing.told_lost()
-        else:
-            self.incoming.told_lost()
-
-    def _tell_changed(self) -> None:
-        changed, self._changed = self._changed, []
-        for future in changed:
-            if not future.done():
-                future.set_result(None)
+    def disown(self, place: Place) -> None:
+        """The side turned out to be another's."""
+        super().unbind("writer" if place == "w" else "reader")
 
     async def bound(self) -> None:
         """See :meth:`Link.bound`."""
         if self.closed:
             return
         self.touch()
-        places: tuple[Place, ...] = ("w", "r")
-        for place in places:
-            owner = self.writer if place == "w" else self.reader
-            if owner is not None and self.states[place] == FREE:
-                self._hold(place)
-        if not self._known:
-            await self.ask(scripts.SYNC, b"%d" % (self.options.lease * 1000), b"%d" % (self.options.ttl * 1000))
-        while ASKING in self.states.values() or self._freeing:
-            future: Future[None] = self.here.loop.create_future()
-            self._changed.append(future)
-            await future
-        for place in places:
-            problem = self._problems.pop(place, None)
-            if problem is not None:
-                raise problem
+        await self.places.bound()
 
     # What it tells -------------------------------------------------------------------------------
 

@@ -96,7 +96,7 @@ class Reader:
         """Whether something here has no answer yet, or can still be received."""
         if self._acking or self._fetching or self._consumed > self._acked:
             return True
-        return bool(self._link.capacity and not self._drained and (self.waiters or self._link.states["r"] == 2))
+        return bool(self._link.capacity and not self._drained and (self.waiters or self._link.places.holds("r")))
 
     # Receiving -----------------------------------------------------------------------------------
 
@@ -130,7 +130,7 @@ class Reader:
 
     def _flush(self) -> None:
         self._flushing = False
-        if self._consumed > self._acked and self._link.states["r"] == 2:
+        if self._consumed > self._acked and self._link.places.holds("r"):
             # A few may be the first of many that came together: then all of them are acknowledged at once.
             few = 2 * (self._consumed - self._acked) < self._link.capacity
             fetches = not self._blocked and not self._fetching
@@ -158,7 +158,7 @@ class Reader:
         if not isinstance(reply, list):
             self.fail(self._link.problem(reply))
         elif reply[0] == b"lost":
-            self._link._told_lost("r")
+            self._link.places.told_lost("r")
         elif reply[0] != b"ok":
             self._link.vanished()
         else:
@@ -183,7 +183,7 @@ class Reader:
             self._link.arms.heat("reader")
             self._link.settle()
         elif reply[0] == b"lost":
-            self._link._told_lost("r")
+            self._link.places.told_lost("r")
         else:
             self._link.vanished()
 
@@ -197,7 +197,7 @@ class Reader:
             self._settled.clear()
 
     def _add(self, raw: bytes) -> None:
-        if not raw or self._link.states["r"] != 2:
+        if not raw or not self._link.places.holds("r"):
             return  # with new lists under way, all of this comes again
         parsed = parse_entry(raw)
         if parsed is not None and (parsed[0] in self._known or self._is_settled(parsed[0])):
@@ -224,7 +224,7 @@ class Reader:
             if waiters[0].done():
                 waiters.popleft()  # cancelled, and nothing was under way for it
                 continue
-            if not link.held("r"):
+            if not link.places.held("r"):
                 return
             if not self._taken:
                 if self._stale:
@@ -291,14 +291,14 @@ class Reader:
         if not isinstance(reply, list):
             self.fail(self._link.problem(reply))
         elif reply[0] == b"lost":
-            self._link._told_lost("r")
+            self._link.places.told_lost("r")
         elif reply[0] == b"gone":
             self._link.vanished()
         elif reply[1]:
             self._link.told_closed()
 
     def _stop_waiting(self) -> None:
-        if self._told_wait and not self.waiters and self._link.states["r"] == 2 and not self._link.closed:
+        if self._told_wait and not self.waiters and self._link.places.holds("r") and not self._link.closed:
             self._told_wait = False
             self._link.post(scripts.WAIT, b"0")
 
@@ -377,7 +377,7 @@ class Reader:
                 return
             settled(None)
             if reply[0] == b"lost":
-                link._told_lost("r")
+                link.places.told_lost("r")
             elif reply[0] == b"gone":
                 link.vanished()
 
@@ -409,7 +409,7 @@ class Reader:
                 finally:
                     self._fetching = max(0, self._fetching - 1)
                 if reply[0] != b"ok":
-                    link.vanished() if reply[0] == b"gone" else link._told_lost("r")
+                    link.vanished() if reply[0] == b"gone" else link.places.told_lost("r")
                     return None
                 self._add_all(reply)
                 if not self._taken:
@@ -485,7 +485,7 @@ class Reader:
         self._known.clear()
         self._consumed = self._acked = 0
         if self.waiters:
-            self._link.held("r")
+            self._link.places.held("r")
 
     def told_closed(self) -> None:
         """The channel is closed; what was accepted or given can still be received."""
@@ -493,7 +493,7 @@ class Reader:
         if not link.capacity:
             if self._acking:
                 return  # the answer comes, and decides
-            if not link.vain and link.states["r"] == 2 and self.waiters and not self._drained:
+            if not link.vain and link.places.holds("r") and self.waiters and not self._drained:
                 # A value may have been given before the close.
                 if not self._fetching:
                     self._check()
@@ -503,11 +503,11 @@ class Reader:
         elif self._drained or link.vain:
             self._drained = True
             self._fail_closed()
-        elif link.states["r"] == 2:
+        elif link.places.holds("r"):
             if not self._fetching:
                 self._check()
         elif self.waiters:
-            link.held("r")
+            link.places.held("r")
 
     def _fail_closed(self) -> None:
         self.drop_pipe()
@@ -519,7 +519,7 @@ class Reader:
     def fail(self, error: StbassError) -> None:
         """Whoever waits cannot go on."""
         # What was moved for a connection that is given up is only found again with new lists.
-        self._stale = self._link.states["r"] == 2
+        self._stale = self._link.places.holds("r")
         self.drop_pipe()
         self._told_wait = False
         waiters, self.waiters = self.waiters, deque()
@@ -529,14 +529,14 @@ class Reader:
 
     def again(self) -> None:
         """The connection was lost: what it would have told is asked for."""
-        if self._link.states["r"] == 2 and not self._fetching and not self._acking:
+        if self._link.places.holds("r") and not self._fetching and not self._acking:
             self._check()
 
     def _down(self) -> None:
         """The connection of the blocking move was lost."""
         self.pipe = None
         self._blocked = False
-        if self._link._left or self._link.states["r"] != 2:
+        if self._link.left or not self._link.places.holds("r"):
             return
         self._stale = True
         if self._resend is not None:
@@ -550,7 +550,7 @@ class Reader:
         """The server may not know yet that a connection is gone, and still move a value for it: to lists of its own."""
         link = self._link
         self._stale = False
-        if link._left or link.states["r"] != 2:
+        if link.left or not link.places.holds("r"):
             return
         if self._consumed:
             link.post(scripts.ACK, b"%d" % self._consumed, b"0", b"0", b"0")
@@ -561,7 +561,7 @@ class Reader:
         self._consumed = self._acked = 0
         self._fetching = 0
         self._told_wait = False
-        link.renew_place()
+        link.places.renew()
 
     def drop_pipe(self) -> None:
         """Give up the connection of the blocking move."""

@@ -69,7 +69,7 @@ class Writer:
     @property
     def room(self) -> int:
         """How many values a channel with a capacity accepts at once."""
-        if self._queue or self._link.closed or not self._link.held("w"):
+        if self._queue or self._link.closed or not self._link.places.held("w"):
             return 0
         return self._link.capacity - (self._number - self._acked)
 
@@ -107,7 +107,7 @@ class Writer:
 
     def _advance(self) -> None:
         link = self._link
-        if self._withdrawing or not self._queue or link.closed or not link.held("w"):
+        if self._withdrawing or not self._queue or link.closed or not link.places.held("w"):
             return
         if link.capacity:
             while self._queue and link.capacity > self._number - self._acked:
@@ -152,7 +152,7 @@ class Writer:
         if not isinstance(reply, list):
             self.fail(self._link.problem(reply))
         elif reply[0] == b"lost":
-            self._link._told_lost("w")
+            self._link.places.told_lost("w")
         elif reply[0] == b"gone":
             self._link.vanished()
         else:
@@ -205,7 +205,7 @@ class Writer:
         self._queue.extendleft(reversed(again))
         self._settle_urgent()
         if self._queue or self._returned:
-            self._link.held("w")
+            self._link.places.held("w")
 
     def told_closed(self) -> None:
         """Nobody takes what waits here."""
@@ -278,7 +278,7 @@ class Writer:
         while True:
             if link.closed:
                 raise link.closed_error()
-            if self._queue or self._pending or self._withdrawing or link.states["w"] != 2:
+            if self._queue or self._pending or self._withdrawing or not link.places.holds("w"):
                 return False
             self._number += 1
             number = self._number
@@ -297,7 +297,7 @@ class Writer:
                 elif reply[0] == b"gone":
                     link.vanished()
                 elif reply[0] == b"lost":
-                    link._told_lost("w")
+                    link.places.told_lost("w")
                     return False
                 else:
                     return False
