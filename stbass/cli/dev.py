@@ -66,7 +66,8 @@ def run_dev(
             console.print("[red]A worker has ended, so everything ends.[/red]")
             return Exit.FAILED
     except _Stop as stop:
-        console.print(f"Everything has ended ({stop}).")
+        # A console of its own: the signal may have come in the middle of a line of the other one.
+        Console(file=sys.stderr, highlight=False).print(f"Everything has ended ({stop}).")
         return Exit.OK
 
 
