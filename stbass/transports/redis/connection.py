@@ -106,9 +106,14 @@ class Pipe(asyncio.Protocol):
 
     def _flush(self) -> None:
         self._flushing = False
-        if self._ready and self._transport is not None and self._out:
-            self._transport.write(b"".join(self._out))
-        self._out.clear()
+        self.push()
+
+    def push(self) -> None:
+        """Write what was called in this turn of the event loop now, not at its end."""
+        if self._out:
+            if self._ready and self._transport is not None:
+                self._transport.write(b"".join(self._out))
+            self._out.clear()
 
     async def aclose(self) -> None:
         """Close it; what was not answered never is."""

@@ -120,7 +120,13 @@ class Reader:
         taken = self._taken.popleft()
         self._known.discard(taken.number)
         self._consumed = taken.number
-        if not self._flushing:
+        capacity = self._link.capacity
+        if 2 * (self._consumed - self._acked) >= capacity > 8:
+            # The writer can go on while the rest is received.
+            self._acknowledge_all(self._consumed)
+            (self.pipe or self._link.here.pipe).push()
+            self._link.here.pipe.push()
+        elif not self._flushing:
             self._flushing = True
             self._link.here.loop.call_soon(self._flush)
         place = self.got
@@ -140,8 +146,8 @@ class Reader:
         """Acknowledge what was received up to a number, and fetch what is there if no blocking move waits for it."""
         self._acked = number
         link = self._link
-        wait = b"1" if self.waiters else b"0"
-        self._told_wait = self._told_wait and wait == b"1"
+        # With a capacity nobody needs to know whether a receive waits, only that the end is in use.
+        wait = b"1"
         if self._blocked or self._fetching or self.pipe is None or self.pipe.closed:
             # Everything that moves values is on one connection, so that none overtakes another.
             link.post(scripts.ACK, b"%d" % number, b"0", wait, b"0", answer=self._acknowledged)
@@ -242,7 +248,7 @@ class Reader:
                 waiter.set_exception(error)
         if not waiters:
             self.refuse_urgent()
-        if not waiters and self._told_wait:
+        if not waiters and self._told_wait and not link.capacity:
             link.here.loop.call_soon(self._stop_waiting)
 
     def _wait(self) -> None:
@@ -298,7 +304,8 @@ class Reader:
             self._link.told_closed()
 
     def _stop_waiting(self) -> None:
-        if self._told_wait and not self.waiters and self._link.places.holds("r") and not self._link.closed:
+        link = self._link
+        if self._told_wait and not self.waiters and link.places.holds("r") and not link.closed:
             self._told_wait = False
             self._link.post(scripts.WAIT, b"0")
 

@@ -142,31 +142,6 @@ local function delete()
     call('EXPIRE', S, 60)
   end
 end
--- Moves up to so many values to what is taken, and adds those, or all that is there, to the answer.
-local function move(epoch, most, all, answer)
-  local offers, taken = lists(epoch)
-  local there = call('LLEN', taken)
-  if there == 0 then
-    call('RPUSH', taken, '')
-    call('PEXPIRE', taken, call('PTTL', S))
-    there = 1
-  end
-  local room = most - there + 1
-  if room > 0 then
-    local moved = call('LRANGE', offers, 0, room - 1)
-    if #moved > 0 then
-      call('LTRIM', offers, #moved, -1)
-      for i = 1, #moved, 1000 do call('RPUSH', taken, unpack(moved, i, math.min(i + 999, #moved))) end
-      if not all then
-        for _, entry in ipairs(moved) do table.insert(answer, entry) end
-      end
-    end
-  end
-  if all then
-    for _, entry in ipairs(call('LRANGE', taken, 1, -1)) do table.insert(answer, entry) end
-  end
-  return answer
-end
 """
 
 JOIN = Script(
@@ -466,17 +441,19 @@ ACK = Script(
 -- number (acknowledge all up to it), how many to move, whether a receive goes on waiting (1/0), all there is (1/0)
 -- ok: got before, whether it is closed, how many were acknowledged, how many are taken; the entries moved, or all
 local number, most = tonumber(ARGV[2]), tonumber(ARGV[3])
-local holder, closed, epoch, writer, acked, got = unpack(call('HMGET', S, 'r', 'closed', 'epoch', 'w', 'acked', 'got'))
+local holder, closed, epoch, writer, acked, got, sent = unpack(call('HMGET', S, 'r', 'closed', 'epoch', 'w', 'acked',
+  'got', 'sent'))
 if not epoch then return {'gone'} end
 if holder ~= me then return {'lost'} end
-local offers, taken = lists(epoch)
+local offers, taken = S .. ':offers:' .. epoch, S .. ':taken:' .. epoch
 acked, got = tonumber(acked or 0), tonumber(got or 0)
-local before, count = got, 0
-if number > 0 then
+local answer = {'ok', got, closed and 1 or 0, 0, 0}
+local there = call('LLEN', taken)
+if number > acked then
   -- In order, all of them from the front.
-  local keep = 0
+  local keep, count = 0, 0
   for i, entry in ipairs(call('LRANGE', taken, 1, -1)) do
-    local its = number_of(entry)
+    local its = tonumber(string.match(entry, '^(%d+)%a'))
     if its and its > number then break end
     keep = i
     if its then count = count + 1 end
@@ -484,20 +461,42 @@ if number > 0 then
   if keep > 0 then
     call('LTRIM', taken, keep, -1)
     call('LSET', taken, 0, '')
+    there = there - keep
   end
   if count > 0 then
-    acked = math.max(acked, number)
-    got = got + count
-    call('HSET', S, 'acked', acked, 'got', got)
-    if ARGV[4] == '0' then call('HDEL', S, 'wait') end
-    tell(writer, 'ack', acked, tonumber(call('HGET', S, 'sent') or 0))
+    answer[4] = count
+    call('HSET', S, 'acked', number, 'got', got + count)
+    if writer then
+      local client, party = string.match(writer, '^(.+)%.(%d+)$')
+      local message = cmsgpack.pack({tonumber(party), 'ack', number, tonumber(sent or 0)})
+      call('PUBLISH', 'stbass:chan:to:' .. client, message)
+    end
   end
 end
-local answer = {'ok', before, closed and 1 or 0, count, 0}
-move(epoch, most, ARGV[5] == '1', answer)
-answer[5] = math.max(0, call('LLEN', taken) - 1)
+if ARGV[4] == '0' then call('HDEL', S, 'wait') end
+if there == 0 then
+  call('RPUSH', taken, '')
+  call('PEXPIRE', taken, call('PTTL', S))
+  there = 1
+end
+if most >= there then
+  local moved = call('LRANGE', offers, 0, most - there)
+  if #moved > 0 then
+    call('LTRIM', offers, #moved, -1)
+    for i = 1, #moved, 1000 do call('RPUSH', taken, unpack(moved, i, math.min(i + 999, #moved))) end
+    there = there + #moved
+    if ARGV[5] == '0' then
+      for _, entry in ipairs(moved) do answer[#answer + 1] = entry end
+    end
+  end
+end
+if ARGV[5] == '1' then
+  for _, entry in ipairs(call('LRANGE', taken, 1, -1)) do answer[#answer + 1] = entry end
+end
+answer[5] = there - 1
 return answer
 """,
+    lean=True,
 )
 
 CLOSE = Script(
@@ -563,7 +562,7 @@ local ready = closed or #facing(side, rank) > 0
 if side == 'r' then
   ready = ready or values(epoch) > 0
 else
-  ready = ready or waits or values(epoch) < tonumber(cap)
+  if tonumber(cap) == 0 then ready = ready or waits else ready = ready or values(epoch) < tonumber(cap) end
 end
 return {'ok', ready and 1 or 0, closed and 1 or 0}
 """,

@@ -95,6 +95,10 @@ class Writer:
             self._link.here.loop.call_soon(self.flush)
         self._outbox.append(payload)
         self._unwritten += 1
+        if 2 * len(self._outbox) >= self._link.capacity > 8:
+            # The reader can begin with these while the next are made.
+            self.flush()
+            self._link.here.pipe.push()
         self.sent += 1
         self.last = time.time()
 
