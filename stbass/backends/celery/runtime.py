@@ -201,7 +201,7 @@ class Runtime:
         self._loop.call_soon_threadsafe(self._cancel, [task_id], reason)
 
     def drain(self, grace: float) -> bool:
-        """Wait until nothing runs, for at most ``grace`` seconds. Gives back whether nothing runs."""
+        """Wait until nothing runs and all results are stored, for at most ``grace`` seconds. Gives back whether so."""
 
         async def idle() -> bool:
             try:
@@ -458,6 +458,7 @@ class Runtime:
         if isinstance(job.cancelled, WorkerLostError):
             # Somebody else runs it by now; what happened here does not count.
             self._done(job, Outcome("lost"))
+            self._rest()
             return
         self._finished.append(job)
         self._has_finished.set()
@@ -465,8 +466,6 @@ class Runtime:
     def _forget(self, job: Job) -> None:
         self.keeper.release(job.task_id)
         self._running.pop(job.task_id, None)
-        if not self._running:
-            self._idle.set()
         if self._incoming:
             self._has_work.set()
 
@@ -480,6 +479,11 @@ class Runtime:
         for channel, message in messages:
             pipe.publish(channel, message)
         await pipe.execute()
+
+    def _rest(self) -> None:
+        """Nothing runs, and what has run is stored: then the worker may end."""
+        if not self._running and not self._finished:
+            self._idle.set()
 
     async def _store_loop(self) -> None:
         while True:
@@ -497,6 +501,7 @@ class Runtime:
                 assert job.result is not None
                 job.meta = write_result(job.task_id, job.result, self.settings, job.sent, job.ctx)
             await self._retrying("store results", partial(self._store, batch))
+            self._rest()
 
     async def _store(self, batch: list[Job]) -> None:
         packed: list[tuple[str, int, str, str]] = []
