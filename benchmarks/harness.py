@@ -185,29 +185,35 @@ def rows_of(
 # Peers -------------------------------------------------------------------------------------------
 
 
-def peer_python(venv_name: str, requirements: Iterable[str]) -> Path:
+def peer_python(venv_name: str, requirements: Iterable[str], python: Path | None = None) -> Path:
     """The Python of ``.venvs/<venv_name>``, which is made with pip on first use and anew when the requirements change.
+
+    Args:
+        venv_name: directory under ``.venvs``.
+        requirements: what is installed.
+        python: what makes it, and so its version; ``None`` is the one that runs this.
 
     Raises:
         SubjectFailed: the environment could not be made.
     """
-    wanted = [f"python {sys.version_info.major}.{sys.version_info.minor}", *requirements]
+    base = f"python {sys.version_info.major}.{sys.version_info.minor}" if python is None else f"python {python}"
+    wanted = [base, *requirements]
     home = ROOT / ".venvs" / venv_name
-    python = home / "bin" / "python"
+    made = home / "bin" / "python"
     stamp = home / "requirements.json"
     if stamp.exists() and json.loads(stamp.read_text()) == wanted:
-        return python
+        return made
     print(f"  making .venvs/{venv_name}: {', '.join(wanted[1:])}", file=sys.stderr)
     if home.exists():
         shutil.rmtree(home)
     install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", *wanted[1:]]
-    for command in ([sys.executable, "-m", "venv", str(home)], [str(python), *install]):
+    for command in ([str(python or sys.executable), "-m", "venv", str(home)], [str(made), *install]):
         done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
         if done.returncode:
             raise SubjectFailed(f"cannot make .venvs/{venv_name}: {_last_line(done.stderr)}")
     # Last, so that an environment left half made is made again.
     stamp.write_text(json.dumps(wanted))
-    return python
+    return made
 
 
 def child_environment(**extra: str) -> dict[str, str]:

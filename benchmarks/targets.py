@@ -125,6 +125,10 @@ TARGETS: dict[str, Target] = {
     "P2": Target("≤ 6 x the loop; ≥ 5 x stbass 0.1.1", (beats("loop", 1 / 6), beats("0.1.1", 5))),
     "P3 import": Target("< 150 ms", (at_most(150.0),)),
     "P3 help": Target("< 300 ms", (at_most(300.0),)),
+    "D1 2 components": Target("≥ 10 x plugboard", (beats("plugboard", 10),)),
+    "D1 10 components": Target("≥ 10 x plugboard", (beats("plugboard", 10),)),
+    "D1 start": Target("< 20 ms", (at_most(20.0),)),
+    "D1 import": Target("< 500 ms", (at_most(500.0),)),
     "D2": Target("≤ 4 x graphlib and a task group", (beats("graphlib", 1 / 4),)),
     "D3": Target("≤ 1.5 x ThreadPoolExecutor.map", (beats("ThreadPoolExecutor", 1 / 1.5),)),
 }
