@@ -83,8 +83,7 @@ class FleetClient:
         self.redis = settings.backend.async_client()
         self.broker = None
         if settings.broker is not None:
-            same = settings.broker.url == settings.backend.url
-            self.broker = self.redis if same else settings.broker.async_client()
+            self.broker = self.redis if settings.one_server else settings.broker.async_client()
         self._publisher = Publisher(app, settings, self.redis, self.broker)
         self.prefix: str = result_prefix(app).decode()
         self._replies = Replies(
@@ -106,11 +105,6 @@ class FleetClient:
     def reply(self) -> str:
         """The channel on which this producer is told."""
         return self._reply
-
-    @property
-    def in_flight(self) -> int:
-        """How many processes are sent and not ended."""
-        return len(self._tickets)
 
     async def aclose(self) -> None:
         """Close the connections. What is in flight goes on on the fleet."""

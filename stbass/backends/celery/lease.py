@@ -91,7 +91,9 @@ class Keeper:
         client = self._address.client()
         renew = client.register_script(keys.RENEW)
         write = client.register_script(keys.CHECKPOINT)
-        broker = self._settings.broker.client() if self._settings.broker is not None else None
+        broker = None
+        if self._settings.broker is not None:
+            broker = client if self._settings.one_server else self._settings.broker.client()
         touch = broker.register_script(keys.TOUCH) if broker is not None else None
         while True:
             with self._wake:

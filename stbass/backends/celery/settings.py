@@ -48,6 +48,11 @@ class FleetSettings:
     lease: float = 10.0
     grace: float = 10.0
 
+    @property
+    def one_server(self) -> bool:
+        """Whether queues and results are in one database of one Redis server: one connection then serves both."""
+        return self.broker is not None and self.broker.url == self.backend.url
+
     def allows(self, reference: str) -> bool:
         """Whether a worker with these settings may run the process ``module:qualname``."""
         return _is_included(reference.partition(":")[0], self.include)

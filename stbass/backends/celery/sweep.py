@@ -42,8 +42,7 @@ class Sweeper:
         # Typed as redis-py types its commands: for both its clients at once.
         self._broker: Any = None
         if settings.broker is not None:
-            same = settings.broker.url == settings.backend.url
-            self._broker = self._backend if same else settings.broker.client()
+            self._broker = self._backend if settings.one_server else settings.broker.client()
             self._restore = self._broker.register_script(keys.RESTORE)
         self._unacked, self._index = (f"{settings.broker_prefix}{name}" for name in settings.unacked)
         self._find = self._backend.register_script(keys.SWEEP)
