@@ -51,7 +51,8 @@ class Resource:
             raise TypeError(
                 f"Resource.resources must be a mapping of names to quantities, got {_shown(self.resources)}"
             )
-        for name in self.resources:
+        names: Iterable[object] = self.resources
+        for name in names:
             if not isinstance(name, str) or not name:
                 raise TypeError(f"Resource.resources: a name must be text, got {_shown(name)}")
         keep = object.__setattr__
