@@ -1,0 +1,70 @@
+"""The scripts that change a channel in Redis; the data model is in :mod:`.keys`.
+
+Each has one key, ``<base>``, and as first argument the party that calls. Each may be called again with the same
+arguments, and then gives the same answer: after a lost connection nobody knows whether a command was executed. The
+first element of an answer is a word:
+
+``ok``      done; what follows depends on the script
+``gone``    there is no such channel (any more), or no such value
+``closed``  the channel is closed, and nothing was done
+``lost``    another party holds the side by now, and nothing was done
+``none``    there is nobody to do it with
+"""
+
+from __future__ import annotations
+
+from stbass.transports.redis.scripts.choices import ASK, ATTACH, DENY, DETACH, GIVE, UNASK
+from stbass.transports.redis.scripts.ends import AFFIRM, CLOSE, FREE, HOLD, JOIN, LEAVE, SYNC
+from stbass.transports.redis.scripts.script import Script
+from stbass.transports.redis.scripts.values import ACK, DROP, NOW, OFFER, RECEIVE, REFUSE, WAIT, WITHDRAW
+
+__all__ = [
+    "ACK",
+    "AFFIRM",
+    "ALL",
+    "ASK",
+    "ATTACH",
+    "CLOSE",
+    "DENY",
+    "DETACH",
+    "DROP",
+    "FREE",
+    "GIVE",
+    "HOLD",
+    "JOIN",
+    "LEAVE",
+    "NOW",
+    "OFFER",
+    "RECEIVE",
+    "REFUSE",
+    "SYNC",
+    "UNASK",
+    "WAIT",
+    "WITHDRAW",
+    "Script",
+]
+
+ALL = (
+    JOIN,
+    HOLD,
+    FREE,
+    AFFIRM,
+    OFFER,
+    RECEIVE,
+    WITHDRAW,
+    NOW,
+    REFUSE,
+    WAIT,
+    ACK,
+    CLOSE,
+    LEAVE,
+    ATTACH,
+    DETACH,
+    ASK,
+    UNASK,
+    GIVE,
+    DENY,
+    SYNC,
+    DROP,
+)
+"""Every script, in the order in which a connection loads them."""

@@ -1,0 +1,176 @@
+"""Scripts of the two ends: joining, places and leases, the end of a channel."""
+
+from __future__ import annotations
+
+from stbass.transports.redis.scripts.script import Script
+
+__all__ = ["AFFIRM", "CLOSE", "FREE", "HOLD", "JOIN", "LEAVE", "SYNC"]
+
+JOIN = Script(
+    "JOIN",
+    r"""
+-- lease, ttl (both ms), create (1/0), loose (1/0), name, type, capacity
+-- ok: closed, offered, acked, sent, got
+local lease, ttl = tonumber(ARGV[2]), tonumber(ARGV[3])
+if call('HEXISTS', S, 'name') == 0 then
+  if ARGV[4] == '0' then return {'gone'} end
+  -- What every value needs comes first: a small hash is searched from its start.
+  call('HSET', S, 'epoch', 0, 'offered', 0, 'acked', 0, 'sent', 0, 'got', 0, 'wd', '', 'name', ARGV[6], 'type', ARGV[7],
+       'cap', ARGV[8])
+end
+if ARGV[5] == '1' then call('HSET', S, 'loose', 1) end
+local closed, offered, acked, sent, got = unpack(call('HMGET', S, 'closed', 'offered', 'acked', 'sent', 'got'))
+if closed and call('HLEN', P) == 0 then
+  if values(call('HGET', S, 'epoch')) == 0 then return {'gone'} end
+end
+call('HSET', P, me, clock() + lease)
+call('PEXPIRE', S, ttl)
+call('PEXPIRE', P, ttl)
+return {'ok', closed and 1 or 0, tonumber(offered or 0), tonumber(acked or 0), tonumber(sent or 0), tonumber(got or 0)}
+""",
+)
+
+HOLD = Script(
+    "HOLD",
+    r"""
+-- side (w/r), owner, who, type, lease (ms), with new lists (1/0)
+-- ok: epoch, offered, acked, sent, got, closed.  type: theirs.  held: owner, who, since (ms), for how long (ms)
+local side, owner = ARGV[2], ARGV[3]
+local type, holder, its_owner, who, since, epoch, closed = unpack(call('HMGET', S, 'type', side, side .. '.owner',
+  side .. '.who', side .. '.since', 'epoch', 'closed'))
+if not type then return {'gone'} end
+if type ~= ARGV[5] then return {'type', type} end
+local now = clock()
+epoch = tonumber(epoch)
+if holder and holder ~= me then
+  local left = tonumber(call('HGET', P, holder) or 0) - now
+  local busy = its_owner ~= ''
+  if not busy then
+    local offers, taken = lists(epoch)
+    if side == 'r' then
+      busy = call('HEXISTS', S, 'wait') == 1 or call('LLEN', taken) > 1
+    else
+      for _, list in ipairs({offers, taken}) do
+        local _, kind = number_of(call('LINDEX', list, -1) or '')
+        busy = busy or kind == 's' or kind == 'n'
+      end
+    end
+    for _, arm in ipairs(call('HKEYS', A)) do
+      if string.match(arm, '^(.+)/') == holder then
+        busy = busy or string.sub(call('HGET', A, arm), 1, 1) == side
+      end
+    end
+  end
+  if left > 0 and busy then
+    call('HSET', S, 'ask.' .. side, me)
+    tell(holder, 'ask', side, me)
+    return {'held', its_owner, who, since, left}
+  end
+  if left <= 0 then
+    call('HDEL', P, holder)
+    for _, arm in ipairs(call('HKEYS', A)) do
+      if string.match(arm, '^(.+)/') == holder then call('HDEL', A, arm) end
+    end
+  end
+  free(side)
+  tell(holder, 'lost', side)
+  holder = nil
+  epoch = tonumber(call('HGET', S, 'epoch'))
+end
+if not holder then
+  if side == 'r' then epoch = new_epoch() end
+  call('HSET', S, side, me, side .. '.since', now)
+elseif side == 'r' and ARGV[7] == '1' then
+  epoch = new_epoch()
+end
+call('HSET', S, side .. '.owner', owner, side .. '.who', ARGV[4])
+call('HSET', P, me, now + tonumber(ARGV[6]))
+local offered, acked, sent, got = unpack(call('HMGET', S, 'offered', 'acked', 'sent', 'got'))
+return {'ok', epoch, tonumber(offered or 0), tonumber(acked or 0), tonumber(sent or 0), tonumber(got or 0),
+        closed and 1 or 0}
+""",
+)
+
+FREE = Script(
+    "FREE",
+    r"""
+-- side
+if call('HGET', S, ARGV[2]) == me then free(ARGV[2]) end
+return {'ok'}
+""",
+)
+
+AFFIRM = Script(
+    "AFFIRM",
+    r"""
+-- side, who asks: the holder that was asked for lives
+local side, asks = ARGV[2], ARGV[3]
+local holder, owner, who, since = unpack(call('HMGET', S, side, side .. '.owner', side .. '.who', side .. '.since'))
+if holder == me then tell(asks, 'held', side, owner, who, since) else tell(asks, 'free', side) end
+return {'ok'}
+""",
+)
+
+SYNC = Script(
+    "SYNC",
+    r"""
+-- lease, ttl (ms): the party lives; what is true now?
+-- ok: closed, offered, acked, sent, w is mine, r is mine, what became of the latest offer that could not wait, epoch
+local type, closed, offered, acked, sent, w, r, now, epoch = unpack(call('HMGET', S, 'type', 'closed', 'offered',
+  'acked', 'sent', 'w', 'r', 'now', 'epoch'))
+if not type then return {'gone'} end
+call('HSET', P, me, clock() + tonumber(ARGV[2]))
+local offers, taken = lists(epoch)
+for _, key in ipairs({S, P, A, R, offers, taken}) do call('PEXPIRE', key, ARGV[3]) end
+return {'ok', closed and 1 or 0, tonumber(offered or 0), tonumber(acked or 0), tonumber(sent or 0), w == me and 1 or 0,
+        r == me and 1 or 0, now or '', tonumber(epoch)}
+""",
+)
+
+CLOSE = Script(
+    "CLOSE",
+    r"""
+-- ok: acked, sent
+local epoch, closed = unpack(call('HMGET', S, 'epoch', 'closed'))
+if not epoch then return {'gone'} end
+if not closed then
+  call('HSET', S, 'closed', 1)
+  call('HDEL', S, 'wait')
+  withdraw_offers()
+  call('DEL', R)
+  tell_all('closed')
+end
+local acked, sent = unpack(call('HMGET', S, 'acked', 'sent'))
+return {'ok', tonumber(acked or 0), tonumber(sent or 0)}
+""",
+)
+
+LEAVE = Script(
+    "LEAVE",
+    r"""
+-- final (1/0): otherwise not while there are values in a closed channel, for somebody who may still come for them
+-- ok.  stay
+local epoch, closed, w, r = unpack(call('HMGET', S, 'epoch', 'closed', 'w', 'r'))
+if not epoch then return {'ok'} end
+local left = values(epoch)
+if closed and left > 0 and ARGV[2] == '0' then return {'stay'} end
+if r == me then free('r') end
+if w == me then free('w') end
+left = values(call('HGET', S, 'epoch'))
+call('HDEL', P, me)
+for _, arm in ipairs(call('HKEYS', A)) do
+  if string.match(arm, '^(.+)/') == me then call('HDEL', A, arm) end
+end
+local now, alive = clock(), 0
+local parties = call('HGETALL', P)
+for i = 1, #parties, 2 do
+  if tonumber(parties[i + 1]) > now then alive = alive + 1 end
+end
+if #parties == 0 or (closed and left == 0 and alive == 0) then
+  delete()
+elseif closed and left == 0 then
+  tell_all('closed')
+end
+return {'ok'}
+""",
+)

@@ -1,0 +1,270 @@
+"""Scripts that move values: offers, acknowledgements, withdrawals."""
+
+from __future__ import annotations
+
+from stbass.transports.redis.scripts.script import Script
+
+__all__ = ["ACK", "DROP", "NOW", "OFFER", "RECEIVE", "REFUSE", "WAIT", "WITHDRAW"]
+
+OFFER = Script(
+    "OFFER",
+    r"""
+-- ttl (ms), then entries.  For each value that is sent: as few commands as can be.
+-- ok: acked, sent
+local holder, closed, epoch, offered, acked, sent = unpack(call('HMGET', S, 'w', 'closed', 'epoch', 'offered', 'acked',
+  'sent'))
+if not epoch then return {'gone'} end
+if holder ~= me then return {'lost'} end
+offered, acked, sent = tonumber(offered or 0), tonumber(acked or 0), tonumber(sent or 0)
+local offers = S .. ':offers:' .. epoch
+local refused, accepted, fresh = false, 0, {}
+for i = 3, #ARGV do
+  local number, kind = string.match(ARGV[i], '^(%d+)(%a)')
+  number = tonumber(number)
+  if number > offered then
+    if closed and kind ~= 'b' then
+      refused = true
+    else
+      fresh[#fresh + 1] = ARGV[i]
+      offered = number
+      if kind == 'b' then accepted = accepted + 1 end
+    end
+  elseif closed and kind ~= 'b' and number > acked then
+    refused = true
+  end
+end
+for i = 1, #fresh, 1000 do
+  local last = math.min(i + 999, #fresh)
+  local length = call('RPUSH', offers, unpack(fresh, i, last))
+  if length == last - i + 1 then call('PEXPIRE', offers, ARGV[2]) end
+end
+if accepted > 0 then
+  sent = sent + accepted
+  call('HSET', S, 'offered', offered, 'wd', '', 'sent', sent)
+elseif #fresh > 0 then
+  call('HSET', S, 'offered', offered, 'wd', '')
+end
+local arms = S .. ':arms'
+if call('EXISTS', arms) == 1 then
+  -- Choices at the reader's end may find something.
+  local all = call('HGETALL', arms)
+  for i = 1, #all, 2 do
+    if string.sub(all[i + 1], 1, 1) == 'r' then
+      local client, party, arm = string.match(all[i], '^(.+)%.(%d+)/(%d+)$')
+      call('PUBLISH', 'stbass:chan:to:' .. client, cmsgpack.pack({tonumber(party), 'look', tonumber(arm)}))
+    end
+  end
+end
+return {refused and 'closed' or 'ok', acked, sent}
+""",
+    lean=True,
+)
+
+RECEIVE = Script(
+    "RECEIVE",
+    r"""
+-- entry, whether a receive goes on waiting (1/0): acknowledge one value.  As few commands as can be.
+-- ok: got before, whether it is closed, how many were acknowledged (0: it was withdrawn)
+local holder, closed, epoch, writer, acked, got, sent = unpack(call('HMGET', S, 'r', 'closed', 'epoch', 'w', 'acked',
+  'got', 'sent'))
+if not epoch then return {'gone'} end
+if holder ~= me then return {'lost'} end
+local number, kind = string.match(ARGV[2], '^(%d+)(%a)')
+number, acked, got, sent = tonumber(number), tonumber(acked or 0), tonumber(got or 0), tonumber(sent or 0)
+if call('LREM', S .. ':taken:' .. epoch, 1, ARGV[2]) == 0 then
+  -- Withdrawn; or the same once more, because the answer to the first was lost.
+  if number > acked then return {'ok', got, closed and 1 or 0, 0} end
+  return {'ok', got - 1, closed and 1 or 0, 1}
+end
+if number > acked then acked = number end
+if kind == 's' or kind == 'n' then sent = sent + 1 end
+if kind == 'n' then
+  call('HSET', S, 'acked', acked, 'got', got + 1, 'sent', sent, 'now', number .. 'y')
+else
+  call('HSET', S, 'acked', acked, 'got', got + 1, 'sent', sent)
+end
+if ARGV[3] == '0' then call('HDEL', S, 'wait') end
+if writer then
+  local client, party = string.match(writer, '^(.+)%.(%d+)$')
+  call('PUBLISH', 'stbass:chan:to:' .. client, cmsgpack.pack({tonumber(party), 'ack', acked, sent}))
+end
+return {'ok', got, closed and 1 or 0, 1}
+""",
+    lean=True,
+)
+
+ACK = Script(
+    "ACK",
+    r"""
+-- number (acknowledge all up to it), how many to move, whether a receive goes on waiting (1/0), all there is (1/0)
+-- ok: got before, whether it is closed, how many were acknowledged, how many are taken; the entries moved, or all
+local number, most = tonumber(ARGV[2]), tonumber(ARGV[3])
+local holder, closed, epoch, writer, acked, got, sent = unpack(call('HMGET', S, 'r', 'closed', 'epoch', 'w', 'acked',
+  'got', 'sent'))
+if not epoch then return {'gone'} end
+if holder ~= me then return {'lost'} end
+local offers, taken = S .. ':offers:' .. epoch, S .. ':taken:' .. epoch
+acked, got = tonumber(acked or 0), tonumber(got or 0)
+local answer = {'ok', got, closed and 1 or 0, 0, 0}
+local there = call('LLEN', taken)
+if number > acked then
+  -- In order, all of them from the front.
+  local keep, count = 0, 0
+  for i, entry in ipairs(call('LRANGE', taken, 1, -1)) do
+    local its = tonumber(string.match(entry, '^(%d+)%a'))
+    if its and its > number then break end
+    keep = i
+    if its then count = count + 1 end
+  end
+  if keep > 0 then
+    call('LTRIM', taken, keep, -1)
+    call('LSET', taken, 0, '')
+    there = there - keep
+  end
+  if count > 0 then
+    answer[4] = count
+    call('HSET', S, 'acked', number, 'got', got + count)
+    if writer then
+      local client, party = string.match(writer, '^(.+)%.(%d+)$')
+      local message = cmsgpack.pack({tonumber(party), 'ack', number, tonumber(sent or 0)})
+      call('PUBLISH', 'stbass:chan:to:' .. client, message)
+    end
+  end
+end
+if ARGV[4] == '0' then call('HDEL', S, 'wait') end
+if there == 0 then
+  call('RPUSH', taken, '')
+  call('PEXPIRE', taken, call('PTTL', S))
+  there = 1
+end
+if most >= there then
+  local moved = call('LRANGE', offers, 0, most - there)
+  if #moved > 0 then
+    call('LTRIM', offers, #moved, -1)
+    for i = 1, #moved, 1000 do call('RPUSH', taken, unpack(moved, i, math.min(i + 999, #moved))) end
+    there = there + #moved
+    if ARGV[5] == '0' then
+      for _, entry in ipairs(moved) do answer[#answer + 1] = entry end
+    end
+  end
+end
+if ARGV[5] == '1' then
+  for _, entry in ipairs(call('LRANGE', taken, 1, -1)) do answer[#answer + 1] = entry end
+end
+answer[5] = there - 1
+return answer
+""",
+    lean=True,
+)
+
+WAIT = Script(
+    "WAIT",
+    r"""
+-- 1/0: a plain receive waits, or does not any more
+-- ok: whether it is closed
+local holder, closed, epoch = unpack(call('HMGET', S, 'r', 'closed', 'epoch'))
+if not epoch then return {'gone'} end
+if holder ~= me then return {'lost'} end
+if ARGV[2] == '1' then
+  call('HSET', S, 'wait', 1)
+  look('w')
+else
+  call('HDEL', S, 'wait')
+end
+return {'ok', closed and 1 or 0}
+""",
+)
+
+WITHDRAW = Script(
+    "WITHDRAW",
+    r"""
+-- number.  ok: 1 it is withdrawn, 0 it has happened
+local number = tonumber(ARGV[2])
+local wd, now, acked, epoch = unpack(call('HMGET', S, 'wd', 'now', 'acked', 'epoch'))
+if not epoch then return {'gone'} end
+if string.find(wd or '', ',' .. number .. ',', 1, true) or now == number .. 'n' then return {'ok', 1} end
+if now == number .. 'y' then return {'ok', 0} end
+local offers, taken = lists(epoch)
+for _, list in ipairs({offers, taken}) do
+  local entry = find(list, number)
+  if entry then
+    call('LREM', list, 1, entry)
+    call('HSET', S, 'wd', (wd or '') .. ',' .. number .. ',')
+    return {'ok', 1}
+  end
+end
+if number <= tonumber(acked or 0) then return {'ok', 0} end
+return {'ok', 1}
+""",
+)
+
+NOW = Script(
+    "NOW",
+    r"""
+-- entry, rank, then arms that refused already: offer to somebody who can take it at once
+-- ok: to whom ('' : a plain receive)
+local holder, closed, epoch, offered, waits = unpack(call('HMGET', S, 'w', 'closed', 'epoch', 'offered', 'wait'))
+if not epoch then return {'gone'} end
+if holder ~= me then return {'lost'} end
+local number = number_of(ARGV[2])
+if number <= tonumber(offered or 0) then return {'ok', ''} end
+if closed then return {'closed'} end
+local offers, taken = lists(epoch)
+if values(epoch) > 0 then return {'none'} end
+local to = nil
+if waits and #ARGV == 3 then
+  to = ''
+else
+  for _, arm in ipairs(facing('w', ARGV[3])) do
+    local tried = false
+    for i = 4, #ARGV do tried = tried or ARGV[i] == arm end
+    if not tried then
+      to = arm
+      break
+    end
+  end
+end
+if not to then return {'none'} end
+call('RPUSH', offers, ARGV[2])
+call('PEXPIRE', offers, call('PTTL', S))
+call('HSET', S, 'offered', number, 'wd', '')
+if to ~= '' then
+  local party, arm = string.match(to, '^(.+)/(%d+)$')
+  tell(party, 'claim', tonumber(arm), tostring(number), ARGV[3])
+end
+return {'ok', to}
+""",
+)
+
+REFUSE = Script(
+    "REFUSE",
+    r"""
+-- number: the reader does not take this offer that cannot wait
+local number = tonumber(ARGV[2])
+local epoch, writer = unpack(call('HMGET', S, 'epoch', 'w'))
+if not epoch then return {'gone'} end
+local offers, taken = lists(epoch)
+for _, list in ipairs({offers, taken}) do
+  local entry = find(list, number)
+  if entry then
+    call('LREM', list, 1, entry)
+    call('HSET', S, 'now', number .. 'n')
+    tell(writer, 'no', number)
+  end
+end
+return {'ok'}
+""",
+)
+
+DROP = Script(
+    "DROP",
+    r"""
+-- element: it is none of ours
+local epoch = call('HGET', S, 'epoch')
+if epoch then
+  local _, taken = lists(epoch)
+  call('LREM', taken, 1, ARGV[2])
+end
+return {'ok'}
+""",
+)
