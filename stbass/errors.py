@@ -12,14 +12,22 @@ from types import MappingProxyType
 from typing import Any
 
 __all__ = [
+    "AdmissionError",
     "AllGuardsDisabledError",
     "BackendUnavailableError",
     "ChannelClosedError",
     "ChannelProtocolError",
     "ChannelTopologyError",
     "ChannelTypeError",
+    "CheckpointError",
     "ConfigurationError",
+    "CopyError",
+    "DataflowError",
     "DeadlineExceeded",
+    "IOClosedError",
+    "InvalidProcessError",
+    "JobFinishedError",
+    "JobInUseError",
     "MCPArgumentError",
     "MCPConnectionError",
     "MCPError",
@@ -28,6 +36,8 @@ __all__ = [
     "MCPUnknownToolError",
     "MissingDependencyError",
     "NotConsumedError",
+    "NotFoundError",
+    "NotInitialisedError",
     "NotTransportable",
     "ProcessCancelled",
     "ProcessFailed",
@@ -35,6 +45,8 @@ __all__ = [
     "ProcessSkipped",
     "RemoteError",
     "SignatureError",
+    "SpecError",
+    "StateError",
     "StateLostError",
     "StbassError",
     "ValidationFailed",
@@ -207,6 +219,87 @@ class ValidationFailed(StbassError, ValueError):
 
 class ProcessSkipped(StbassError):
     """The process was not run, because something that it depends on did not complete."""
+
+
+# Dataflow ----------------------------------------------------------------------------------------
+
+
+class DataflowError(StbassError):
+    """A process of components could not go on."""
+
+
+class NotInitialisedError(DataflowError):
+    """The process was told to step or to run before it was initialised."""
+
+
+class InvalidProcessError(DataflowError, ValueError):
+    """The process is put together in a way that cannot work.
+
+    ``findings`` are all that is wrong with it, a sentence each.
+    """
+
+    findings: tuple[str, ...] = ()
+
+
+class SpecError(DataflowError, ValueError):
+    """The description of a process is wrong.
+
+    ``findings`` are all that is wrong with it, a sentence each.
+    """
+
+    findings: tuple[str, ...] = ()
+
+
+class IOClosedError(DataflowError):
+    """The component has said that no more comes from it, or nobody is left who would take it."""
+
+
+class CopyError(DataflowError, TypeError):
+    """A value that was set on an output cannot be copied for who receives it."""
+
+
+class CheckpointError(DataflowError):
+    """The state of a component cannot be saved.
+
+    ``component`` is its name; ``field`` the attribute, or the field, that holds what cannot be saved.
+    """
+
+    component: str = ""
+    field: str | None = None
+
+
+class AdmissionError(DataflowError):
+    """The fleet has too few free slots for the process.
+
+    ``needed`` and ``free`` are how many slots, by endpoint.
+    """
+
+    needed: Mapping[str, int] = MappingProxyType({})
+    free: Mapping[str, int] = MappingProxyType({})
+
+
+class NotFoundError(DataflowError, LookupError):
+    """The state knows nothing of that name."""
+
+
+class StateError(DataflowError):
+    """The state cannot be read or written."""
+
+
+class JobInUseError(StateError):
+    """Another process is running this job.
+
+    ``holder`` says who, as far as it is known.
+    """
+
+    job_id: str = ""
+    holder: str | None = None
+
+
+class JobFinishedError(StateError):
+    """The job has run to its end."""
+
+    job_id: str = ""
 
 
 # Tools of MCP servers ----------------------------------------------------------------------------

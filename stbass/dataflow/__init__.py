@@ -1,0 +1,75 @@
+"""Networks of stateful components, each of which takes values, makes a step, and sends what it has set.
+
+The names are loaded when they are first used, so that importing the package costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stbass.dataflow.components import Component
+    from stbass.dataflow.connector import (
+        AsyncioConnector,
+        Connector,
+        ConnectorMode,
+        ConnectorSpec,
+        RayConnector,
+        RedisConnector,
+    )
+    from stbass.dataflow.events import Event, StopEvent
+    from stbass.dataflow.function import component
+    from stbass.dataflow.io import IOController
+    from stbass.dataflow.local import LocalProcess
+    from stbass.dataflow.process import Process
+    from stbass.dataflow.resource import Resource
+    from stbass.dataflow.status import Status
+
+__all__ = [
+    "AsyncioConnector",
+    "Component",
+    "Connector",
+    "ConnectorMode",
+    "ConnectorSpec",
+    "Event",
+    "IOController",
+    "LocalProcess",
+    "Process",
+    "RayConnector",
+    "RedisConnector",
+    "Resource",
+    "Status",
+    "StopEvent",
+    "component",
+]
+
+_HOME = {
+    "AsyncioConnector": "connector",
+    "Component": "components",
+    "Connector": "connector",
+    "ConnectorMode": "connector",
+    "ConnectorSpec": "connector",
+    "Event": "events",
+    "IOController": "io",
+    "LocalProcess": "local",
+    "Process": "process",
+    "RayConnector": "connector",
+    "RedisConnector": "connector",
+    "Resource": "resource",
+    "Status": "status",
+    "StopEvent": "events",
+    "component": "function",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'stbass.dataflow' has no attribute {name!r}")
+    found = getattr(importlib.import_module(f"stbass.dataflow.{_HOME[name]}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
