@@ -1,0 +1,40 @@
+"""Ready components: readers and writers of files and of SQL databases.
+
+The names are loaded when they are first used. pyarrow (the extra ``parquet``) and SQLAlchemy (``sql``) are imported
+only by what needs them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stbass.dataflow.library.data import DataReader, DataWriter
+    from stbass.dataflow.library.files import FileReader, FileWriter
+    from stbass.dataflow.library.formats import Chunk
+    from stbass.dataflow.library.sql import SQLReader, SQLWriter
+
+__all__ = ["Chunk", "DataReader", "DataWriter", "FileReader", "FileWriter", "SQLReader", "SQLWriter"]
+
+_HOME = {
+    "Chunk": "formats",
+    "DataReader": "data",
+    "DataWriter": "data",
+    "FileReader": "files",
+    "FileWriter": "files",
+    "SQLReader": "sql",
+    "SQLWriter": "sql",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'stbass.dataflow.library' has no attribute {name!r}")
+    found = getattr(importlib.import_module(f"stbass.dataflow.library.{_HOME[name]}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,309 @@
+"""Components that read from, and write to, what lies outside of a process: in chunks, off the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, ClassVar, TypeVar
+
+from stbass.dataflow.components import Component
+from stbass.dataflow.io import IOController
+from stbass.dataflow.library.fields import FieldNames, check_chunk_size, columns_of
+from stbass.dataflow.library.formats import Chunk, Row
+from stbass.dataflow.library.thread import OneThread
+from stbass.errors import DataflowError, NotInitialisedError
+
+__all__ = ["DataReader", "DataWriter"]
+
+R = TypeVar("R")
+
+
+class _Outside(Component):
+    """What readers and writers have in common: columns, chunks and a thread."""
+
+    default_chunk_size: ClassVar[int] = 1000
+    """Rows in a chunk where nothing else was said."""
+
+    def __init__(self, field_names: FieldNames, chunk_size: int | None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._columns = columns_of(type(self), field_names)
+        self._chunk_size = check_chunk_size(type(self), chunk_size, self.default_chunk_size)
+        self._thread: OneThread | None = None
+
+    @property
+    def columns(self) -> list[str]:
+        """What the fields are called outside, in the order of the fields."""
+        return list(self._columns.values())
+
+    @property
+    def chunk_size(self) -> int:
+        """How many rows are read or written at a time."""
+        return self._chunk_size
+
+    async def off_loop(self, function: Callable[..., R], *args: Any) -> R:
+        """Call a function that may block, in the component's own thread; calls are made one after another.
+
+        Raises:
+            NotInitialisedError: the component is not between ``init`` and ``destroy``.
+        """
+        return await self._own_thread().call(function, *args)
+
+    def _own_thread(self) -> OneThread:
+        if self._thread is None:
+            raise NotInitialisedError(f"component {self.name!r} is not between init and destroy")
+        return self._thread
+
+    async def init(self) -> None:
+        """Prepare."""
+        self._thread = OneThread(f"stbass {self.name}")
+
+
+class DataReader(_Outside, ABC):
+    """A source whose rows come from outside. Subclasses say how a chunk is read; it is read off the event loop, and
+    while one is being given out the next one is read, but no more than that.
+
+    What was opened is gone back to when a job goes on: at the chunk in which it stopped, and in it at the row.
+
+    Args:
+        field_names: the outputs, which are the columns to read; or a mapping of outputs to columns, where a column is
+            called what a field cannot be.
+        chunk_size: rows in a chunk, at most; None is the default of the kind, 1,000 unless it says otherwise.
+        **kwargs: as of :class:`~stbass.dataflow.Component`.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: a field is called what a field cannot be, or ``chunk_size`` is less than 1.
+    """
+
+    def __init__(self, field_names: FieldNames, chunk_size: int | None = None, **kwargs: Any) -> None:
+        super().__init__(field_names, chunk_size, **kwargs)
+        self.io = IOController(outputs=list(self._columns))
+        self._rows: Sequence[Row] = ()
+        self._given = 0
+        self._position: Any = None
+        self._following: Any = None
+        self._ahead: asyncio.Future[Chunk | None] | None = None
+
+    @abstractmethod
+    def open_source(self, position: Any) -> Any:
+        """Open it, at a position that :meth:`read_rows` gave, or at the beginning if that is None. May block.
+
+        Returns:
+            Where that is: None, or what a position may be.
+        """
+
+    @abstractmethod
+    def read_rows(self) -> Chunk | None:
+        """Read the next rows, in the order of :attr:`columns`; None if there are no more. May block."""
+
+    def close_source(self) -> None:
+        """Give back what it holds, also if opening it failed. May block; idempotent."""
+
+    async def init(self) -> None:
+        """Open the source and read the first chunk, so that what is wrong shows before the first step."""
+        await super().init()
+        await self._go_to(None, 0)
+
+    async def step(self) -> None:
+        """Give out the next row; close if there are no more."""
+        if self._given == len(self._rows) and not await self._next_chunk():
+            await self.io.close()
+            return
+        self._stbass_out.update(zip(self._columns, self._rows[self._given], strict=True))
+        self._given += 1
+
+    async def destroy(self) -> None:
+        """Close the source."""
+        thread, self._thread, self._ahead = self._thread, None, None
+        if thread is not None:
+            try:
+                await thread.call(self.close_source)
+            finally:
+                thread.end()
+
+    def checkpoint(self) -> dict[str, Any]:
+        """Where it is."""
+        return {"position": self._position, "given": self._given}
+
+    async def restore(self, state: Any) -> None:
+        """Go there."""
+        await self.off_loop(self.close_source)
+        await self._go_to(state["position"], state["given"])
+
+    async def _go_to(self, position: Any, given: int) -> None:
+        self._rows, self._given, self._ahead = (), 0, None
+        self._following = await self.off_loop(self.open_source, position)
+        self._position = self._following
+        await self._next_chunk()
+        if given > len(self._rows):
+            raise DataflowError(
+                f"component {self.name!r}: {given} rows were read from {self._position}, and now there are "
+                f"{len(self._rows)}: what it reads from was changed"
+            )
+        self._given = given
+
+    async def _next_chunk(self) -> bool:
+        """Take the next chunk and begin to read the one after it. False if there is none."""
+        ahead = self._ahead or self._own_thread().begin(self.read_rows)
+        # Kept while it is waited for, so that a step that is cancelled loses no rows.
+        self._ahead = ahead
+        chunk = await asyncio.shield(ahead)
+        self._rows, self._given, self._position = (), 0, self._following
+        if chunk is None:
+            return False
+        self._rows, self._following = chunk.rows, chunk.following
+        self._ahead = self._own_thread().begin(self.read_rows)
+        return True
+
+
+class DataWriter(_Outside, ABC):
+    """A sink whose rows go outside. Subclasses say how some rows are written; they are written off the event loop, and
+    while that goes on the next ones are gathered, but no more than a chunk of them.
+
+    For a job that goes on where it stopped, a subclass says with :meth:`mark_target` how to come back to what is
+    written now; one that cannot come back writes the rows since the last checkpoint once more.
+
+    Args:
+        field_names: the inputs, which are the columns to write; or a mapping of inputs to columns, where a column is
+            called what a field cannot be.
+        chunk_size: rows in a chunk; None is the default of the kind, 1,000 unless it says otherwise.
+        **kwargs: as of :class:`~stbass.dataflow.Component`.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: a field is called what a field cannot be, or ``chunk_size`` is less than 1.
+    """
+
+    whole_chunks: bool = False
+    """Whether a checkpoint leaves a chunk that is not full as it is, and keeps its rows, instead of writing it."""
+
+    def __init__(self, field_names: FieldNames, chunk_size: int | None = None, **kwargs: Any) -> None:
+        super().__init__(field_names, chunk_size, **kwargs)
+        self.io = IOController(inputs=list(self._columns))
+        self._rows: list[Row] = []
+        self._opened = False
+        self._finished = False
+        self._marked_finished = False
+        self._failed = False
+        self._writing: asyncio.Future[None] | None = None
+
+    def check_target(self) -> None:
+        """Whether it could be written to, as far as can be said without changing anything. May block."""
+
+    @abstractmethod
+    def open_target(self, mark: Any) -> None:
+        """Open it: afresh if the mark is None, else as it was when :meth:`mark_target` gave that mark. May block."""
+
+    @abstractmethod
+    def write_rows(self, rows: Sequence[Row]) -> None:
+        """Write rows, whose values are in the order of :attr:`columns`. May block."""
+
+    def mark_target(self) -> Any:
+        """See that what was written stays written, and say how to come back to it, as plain data. May block."""
+
+    def finish_target(self) -> None:
+        """All rows have been written. May block."""
+
+    def close_target(self) -> None:
+        """Give back what it holds. May block; idempotent."""
+
+    async def init(self) -> None:
+        """See whether it could be written to; nothing is changed yet."""
+        await super().init()
+        await self.off_loop(self.check_target)
+
+    async def step(self) -> None:
+        """Take a row; write a chunk when there is one."""
+        values = self.__dict__
+        self._rows.append(tuple([values[name] for name in self._columns]))
+        if len(self._rows) >= self._chunk_size:
+            await self._begin_to_write()
+
+    async def run(self) -> None:
+        """Take rows until no more come, and write what is left."""
+        await super().run()
+        await self._finish()
+
+    async def destroy(self) -> None:
+        """Write what is left, unless the job is one that goes on at its last checkpoint; and close."""
+        thread = self._thread
+        if thread is None:
+            return
+        try:
+            if self._opened or self._rows:
+                await self._leave()
+        finally:
+            try:
+                await thread.call(self.close_target)
+            finally:
+                self._thread = None
+                thread.end()
+
+    async def checkpoint(self) -> dict[str, Any]:
+        """Where it is."""
+        self._marked_finished = self._finished
+        if self._finished:
+            return {"finished": True}
+        await self._open()
+        await self._written()
+        if not self.whole_chunks:
+            await self._write()
+        mark = await self.off_loop(self.mark_target)
+        return {"finished": False, "mark": mark, "rows": list(self._rows)}
+
+    async def restore(self, state: Any) -> None:
+        """Go back there."""
+        self._finished = self._marked_finished = state["finished"]
+        if self._finished:
+            return
+        self._rows, self._writing, self._opened = list(state["rows"]), None, True
+        await self.off_loop(self.open_target, state["mark"])
+
+    @property
+    def is_resumable(self) -> bool:
+        """Whether its state outlives the process, so that a job that ends too early goes on at its last checkpoint."""
+        return self.state is not None and self.state.durable
+
+    async def _leave(self) -> None:
+        if self.is_resumable or self._failed:
+            return
+        await self._finish()
+
+    async def _finish(self) -> None:
+        if self._finished:
+            return
+        await self._open()
+        await self._written()
+        await self._write()
+        await self.off_loop(self.finish_target)
+        self._finished = True
+
+    async def _open(self) -> None:
+        if not self._opened:
+            await self.off_loop(self.open_target, None)
+            self._opened = True
+
+    async def _begin_to_write(self) -> None:
+        """Write the rows that there are, and return when it has begun: one chunk is written, one gathered."""
+        await self._open()
+        await self._written()
+        if self._rows:
+            rows, self._rows = self._rows, []
+            self._writing = self._own_thread().begin(partial(self.write_rows, rows))
+
+    async def _write(self) -> None:
+        await self._begin_to_write()
+        await self._written()
+
+    async def _written(self) -> None:
+        """Return when what is being written is written; what goes wrong with it goes wrong here."""
+        if self._writing is None:
+            return
+        try:
+            await asyncio.shield(self._writing)
+        except Exception:
+            self._failed = True
+            raise
+        self._writing = None

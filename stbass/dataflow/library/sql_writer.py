@@ -1,0 +1,250 @@
+"""Writing rows to a table.
+
+Beside the table of the user there is one of ours, in databases that jobs with a state that lasts write to:
+
+table ``stbass_writer``: how far each writer of each job is
+    ``job`` (text), ``component`` (text): the key
+    ``sequence`` (bigint): the number of the writer's last batch that is in its table
+    written in the transaction that writes the batch; read when a job goes on; never removed (a row for each job)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from stbass.dataflow.library.data import DataWriter
+from stbass.dataflow.library.database import Database, plain_value
+from stbass.dataflow.library.fields import FieldNames
+from stbass.dataflow.library.formats import Row
+from stbass.errors import CheckpointError, DataflowError
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Table
+
+__all__ = ["SQLWriter"]
+
+_TEXT = 255
+
+
+class SQLWriter(DataWriter):
+    """Writes rows to a table that exists, through SQLAlchemy.
+
+    With a state that lasts, each row is in the table once, however often the job died and went on: the rows since the
+    last checkpoint are kept in memory and in the checkpoint, and written after it in one transaction, together with
+    their number, in a table of ours, ``stbass_writer``. Without such a state each chunk is a transaction.
+
+    Args:
+        connection_string: SQLAlchemy's address of the database, with a driver that is not for asyncio only:
+            ``"sqlite:///file.db"``, ``"postgresql+psycopg://user@host/name"``.
+        table: the table, ``"name"`` or ``"schema.name"``.
+        field_names: the inputs, which are the columns to write, or a mapping of inputs to columns.
+        connect_args: options of SQLAlchemy's ``create_engine``.
+        chunk_size: rows that are written at a time. None is 1,000.
+        **kwargs: as of :class:`~stbass.dataflow.Component`.
+
+    Raises:
+        MissingDependencyError: SQLAlchemy is not installed.
+        TypeError: an argument is of the wrong type.
+        ValueError: the address is none, or a field is called what a field cannot be.
+
+    Its ``init`` raises DataflowError if there is no such table, or it has no such column.
+    """
+
+    def __init__(
+        self,
+        connection_string: str,
+        table: str,
+        field_names: FieldNames,
+        connect_args: Mapping[str, Any] | None = None,
+        chunk_size: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(field_names, chunk_size, **kwargs)
+        if not isinstance(table, str):
+            raise TypeError(f"{type(self).__name__}(table=…) takes the name of a table, got {table!r}")
+        schema, _, self._table_name = table.rpartition(".")
+        if not self._table_name:
+            raise ValueError(f"{type(self).__name__}(table={table!r}): the name of a table is missing")
+        self._schema = schema or None
+        self._database = Database(type(self), connection_string, connect_args)
+        self._table: Table | None = None
+        self._progress: Table | None = None
+        self._sequence = 0
+        """The number of the last checkpoint's batch."""
+        self._sealed = 0
+        """How many of the rows belong to it; the others came later."""
+
+    # A chunk at a time --------------------------------------------------------------------------
+
+    def check_target(self) -> None:
+        """Whether the table is there and has the columns."""
+        from sqlalchemy import MetaData, Table
+        from sqlalchemy.exc import NoSuchTableError
+
+        with self._database.errors("write to"):
+            engine = self._database.engine
+            try:
+                self._table = Table(
+                    self._table_name, MetaData(), schema=self._schema, autoload_with=engine, resolve_fks=False
+                )
+            except NoSuchTableError:
+                raise DataflowError(
+                    f"component {self.name!r}: {self._database.shown} has no table {self._called()!r}; make it first"
+                ) from None
+        found = [column.name for column in self._table.columns]
+        missing = [name for name in self.columns if name not in found]
+        if missing:
+            raise DataflowError(
+                f"component {self.name!r}: table {self._called()!r} has no column {', '.join(map(repr, missing))}; "
+                f"it has {found}"
+            )
+
+    def open_target(self, mark: Any) -> None:
+        """Make the table of progress, if the job is one that can go on."""
+        if not self.is_resumable:
+            return
+        with self._database.errors("write to"):
+            self._make_progress_table()
+            if mark is None:
+                # What an earlier job by this name did has nothing to do with this one.
+                with self._database.engine.begin() as connection:
+                    self._set_sequence(connection, 0)
+
+    def write_rows(self, rows: Sequence[Row]) -> None:
+        """Write rows in one transaction."""
+        with self._database.errors(f"write rows to table {self._called()!r} of"), self._database.engine.begin() as to:
+            self._insert(to, rows)
+
+    def close_target(self) -> None:
+        """Disconnect."""
+        self._database.close()
+
+    # With checkpoints ---------------------------------------------------------------------------
+
+    async def step(self) -> None:
+        """Take a row."""
+        if not self.is_resumable:
+            await super().step()
+            return
+        values = self.__dict__
+        self._rows.append(tuple([values[name] for name in self._columns]))
+
+    async def checkpoint(self) -> dict[str, Any]:
+        """The rows that are not in the table yet, under a number."""
+        if not self.is_resumable:
+            return await super().checkpoint()
+        await self._open()
+        self._sequence += 1
+        self._sealed = len(self._rows)
+        return {"sequence": self._sequence, "rows": list(self._rows), "finished": self._finished}
+
+    async def committed(self, n: int) -> None:
+        """The rows of the checkpoint are not lost any more: write them."""
+        if self.is_resumable and self._sealed:
+            await self.off_loop(self._write_batch, self._sequence, self._rows[: self._sealed])
+            del self._rows[: self._sealed]
+            self._sealed = 0
+
+    async def restore(self, state: Any) -> None:
+        """Write the rows of the checkpoint, unless that was done before the job died."""
+        self._finished = state["finished"]
+        self._opened = True
+        self._sequence, self._rows, self._sealed = state["sequence"], [], 0
+        await self.off_loop(self.open_target, self._sequence)
+        await self.off_loop(self._write_batch, self._sequence, [tuple(row) for row in state["rows"]])
+
+    async def _finish(self) -> None:
+        if self.is_resumable:
+            # What is left is written after the last checkpoint.
+            self._finished = True
+        else:
+            await super()._finish()
+
+    def _write_batch(self, sequence: int, rows: Sequence[Row]) -> None:
+        """Write a batch and its number, both or neither; nothing if the number says that it was written before."""
+        with self._database.errors(f"write rows to table {self._called()!r} of"), self._database.engine.begin() as to:
+            if self._take_sequence(to, sequence):
+                self._insert(to, rows)
+
+    def _take_sequence(self, connection: Connection, sequence: int) -> bool:
+        from sqlalchemy import update
+
+        progress = self._progress_table()
+        # One statement, so that of two that write the same batch at the same time one waits, and then finds it done.
+        done = connection.execute(
+            update(progress).where(*self._mine(progress), progress.c.sequence < sequence).values(sequence=sequence)
+        )
+        if done.rowcount:
+            return True
+        if self._sequence_in(connection) is None:
+            raise CheckpointError(
+                f"component {self.name!r}: its row in table stbass_writer of {self._database.shown} is gone; whether "
+                f"the last rows are in table {self._called()!r} cannot be said",
+                component=self.name,
+            )
+        return False
+
+    def _set_sequence(self, connection: Connection, sequence: int) -> None:
+        from sqlalchemy import insert, update
+
+        progress = self._progress_table()
+        if self._sequence_in(connection) is None:
+            job, component = self._key()
+            connection.execute(insert(progress).values(job=job, component=component, sequence=sequence))
+        else:
+            connection.execute(update(progress).where(*self._mine(progress)).values(sequence=sequence))
+
+    def _sequence_in(self, connection: Connection) -> int | None:
+        from sqlalchemy import select
+
+        progress = self._progress_table()
+        found = connection.execute(select(progress.c.sequence).where(*self._mine(progress))).scalar()
+        return None if found is None else int(found)
+
+    def _insert(self, connection: Connection, rows: Sequence[Row]) -> None:
+        from sqlalchemy import insert
+
+        if self._table is None:
+            raise DataflowError(f"component {self.name!r} is not initialised")
+        columns = self.columns
+        if rows:
+            connection.execute(
+                insert(self._table), [dict(zip(columns, map(plain_value, row), strict=True)) for row in rows]
+            )
+
+    def _make_progress_table(self) -> None:
+        from sqlalchemy import inspect
+        from sqlalchemy.exc import DBAPIError
+
+        progress = self._progress_table()
+        try:
+            progress.create(self._database.engine, checkfirst=True)
+        except DBAPIError:
+            # Another writer made it between our look and our making it.
+            if not inspect(self._database.engine).has_table(progress.name):
+                raise
+
+    def _progress_table(self) -> Table:
+        from sqlalchemy import BigInteger, Column, MetaData, String, Table
+
+        if self._progress is None:
+            self._progress = Table(
+                "stbass_writer",
+                MetaData(),
+                Column("job", String(_TEXT), primary_key=True),
+                Column("component", String(_TEXT), primary_key=True),
+                Column("sequence", BigInteger, nullable=False),
+            )
+        return self._progress
+
+    def _mine(self, progress: Table) -> tuple[Any, Any]:
+        job, component = self._key()
+        return progress.c.job == job, progress.c.component == component
+
+    def _key(self) -> tuple[str, str]:
+        assert self.state is not None
+        return self.state.job_id, self.name
+
+    def _called(self) -> str:
+        return f"{self._schema}.{self._table_name}" if self._schema else self._table_name
