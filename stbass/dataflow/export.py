@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 
 __all__ = ["Exportable", "class_path", "module_of"]
 
-_PUBLIC = ("stbass.dataflow", "stbass.dataflow.library")
+_PUBLIC = ("stbass.dataflow", "stbass.dataflow.state", "stbass.dataflow.library")
 """Packages whose names are ours to give: what can be had from them goes by that shorter name."""
 
 

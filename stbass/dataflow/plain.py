@@ -19,7 +19,7 @@ from typing import Any, Union, get_args, get_origin
 
 from stbass.dataflow.resource import Resource
 
-__all__ = ["NotPlain", "hints_of", "plain", "restored"]
+__all__ = ["NotPlain", "alternatives", "hints_of", "plain", "restored"]
 
 _SCALARS = (str, int, float, bool, type(None), bytes, datetime.datetime, datetime.date)
 _ANY_LIST = (list, Sequence, Collection, Iterable)
@@ -45,7 +45,7 @@ def plain(value: Any, hint: Any = None) -> Any:
     Raises:
         NotPlain: it would come back as something else.
     """
-    takes = _alternatives(hint)
+    takes = alternatives(hint)
     if isinstance(value, enum.Enum):
         return _if_restored(
             value, value.name, type(value) in takes, f"annotate the parameter as {type(value).__name__}"
@@ -58,6 +58,8 @@ def plain(value: Any, hint: Any = None) -> Any:
         items = [_data(one, f"[{index}]", ()) for index, one in enumerate(value)]
         fits = kind in takes or any(one in takes for one in _ANY_LIST)
         return _if_restored(value, items, fits, f"give a list, or annotate the parameter as {kind.__name__}")
+    if isinstance(value, Mapping) and Mapping in takes:
+        value = dict(value)
     return _data(value, "", ())
 
 
@@ -66,7 +68,7 @@ def restored(data: Any, hint: Any = None) -> Any:
 
     What does not suit is for the constructor that gets it to refuse: it knows better what it takes.
     """
-    takes = _alternatives(hint)
+    takes = alternatives(hint)
     if isinstance(data, list) and not any(one in takes for one in _ANY_LIST):
         if tuple in takes:
             return tuple(data)
@@ -108,14 +110,14 @@ def _hints(function: Callable[..., Any]) -> Mapping[str, Any]:
     return found
 
 
-def _alternatives(hint: Any) -> tuple[Any, ...]:
+def alternatives(hint: Any) -> tuple[Any, ...]:
     """The classes that a type stands for: those of a union, without what is in their brackets."""
     if hint is None:
         return ()
     if get_origin(hint) in (Union, types.UnionType):
-        return tuple(one for part in get_args(hint) for one in _alternatives(part))
+        return tuple(one for part in get_args(hint) for one in alternatives(part))
     if get_origin(hint) is typing.Annotated:
-        return _alternatives(get_args(hint)[0])
+        return alternatives(get_args(hint)[0])
     return (get_origin(hint) or hint,)
 
 

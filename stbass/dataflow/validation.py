@@ -95,7 +95,13 @@ def findings(
     found = _parts(all_components, all_connectors)
     if any(finding.component is None and finding.connector is None for finding in found):
         return found  # something in there is no component or connector at all
-    model = _Model(all_components, all_connectors, frozenset(unmade))
+    # Of one whose constructor did not come to its end there is nothing more to be said.
+    made = [component for component in all_components if component._stbass_name is not None]
+    unmade = {
+        *unmade,
+        *(str(one._stbass_made_with[1].get("name")) for one in all_components if one._stbass_name is None),
+    }
+    model = _Model(made, all_connectors, frozenset(unmade))
     found += model.fields()
     found += model.ends(kind)
     found += model.events()
@@ -170,6 +176,7 @@ class _Model:
     """The parts of a process, by what they have to do with each other."""
 
     def __init__(self, components: list[Component], connectors: list[Connector], unmade: frozenset[str]) -> None:
+        self.all = components
         self.components = {component.name: component for component in components}
         self.connectors = {connector.id: connector for connector in connectors}
         self.unmade = unmade
@@ -184,8 +191,8 @@ class _Model:
 
     def fields(self) -> Iterator[Finding]:
         """What is wrong with a component as it is."""
-        for name, component in self.components.items():
-            io = component.io
+        for component in self.all:
+            name, io = component.name, component.io
             for what, names in (("input", io.inputs), ("output", io.outputs)):
                 for field, count in Counter(names).items():
                     problem = _field_problem(field)
@@ -296,9 +303,9 @@ class _Model:
 
     def events(self) -> Iterator[Finding]:
         """What is wrong with who sends and who handles which events."""
-        sent = [event for one in self.components.values() for event in one.io.output_events]
-        for name, component in self.components.items():
-            handled = component._stbass_handlers
+        sent = [event for one in self.all for event in one.io.output_events]
+        for component in self.all:
+            name, handled = component.name, component._stbass_handlers
             for event in component.io.input_events:
                 where = f"event {event.__name__}"
                 if not issubclass(event, StopEvent):

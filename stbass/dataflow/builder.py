@@ -1,0 +1,191 @@
+"""From a model as it is written to a process."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from stbass.dataflow.components import Component
+from stbass.dataflow.connector import AsyncioConnector, Connector, ConnectorSpec
+from stbass.dataflow.function import ComponentFunction
+from stbass.dataflow.lookup import NotThere, find
+from stbass.dataflow.plain import alternatives, hints_of, restored
+from stbass.dataflow.process import Process
+from stbass.dataflow.spec import ConnectorEntry, Findings, Part, ProcessSpec, near, parse
+from stbass.dataflow.state.base import StateBackend
+from stbass.dataflow.validation import findings
+from stbass.errors import MissingDependencyError
+
+__all__ = ["ProcessBuilder"]
+
+_FIXED = (int, float, str, bool, type(None))
+
+
+class ProcessBuilder:
+    """Builds processes from descriptions of them."""
+
+    @staticmethod
+    def build(spec: ProcessSpec | Mapping[str, Any]) -> Process:
+        """Make the process, its components, connectors and state. Classes are imported by their names.
+
+        Args:
+            spec: from :func:`stbass.dataflow.spec.load`, or plain data: the whole of a file, or what
+                :meth:`Process.export` gives.
+
+        Raises:
+            SpecError: it is wrong; ``findings`` are all that is wrong with it, each with its place. What is wrong with
+                how the parts are connected is among them if there is anything else; else ``init`` of the process
+                says it.
+            MissingDependencyError: a class needs a package that is not installed.
+        """
+        if not isinstance(spec, ProcessSpec):
+            spec = parse(spec)
+        maker = _Maker(spec.findings.copy())
+        return maker.process(spec)
+
+
+class _Maker:
+    """Makes the parts of a process, and notes which cannot be made, and why."""
+
+    def __init__(self, found: Findings) -> None:
+        self.found = found
+        self.unmade: set[str] = set()
+
+    def process(self, spec: ProcessSpec) -> Process:
+        kind = self.class_of(Part(spec.type, path=("process",)), Process, "a process")
+        components = [made for part in spec.components if (made := self.component(part)) is not None]
+        connectors = list(self.connectors(spec))
+        args = dict(spec.args)
+        if spec.state is not None:
+            args["state"] = self.state(spec.state)
+        if kind is None or self.found:
+            # The rest of what is wrong too, as far as it does not come of what is wrong already.
+            for finding in findings(
+                components, connectors, kind="local" if kind is None else kind.kind, unmade=self.unmade
+            ):
+                self.found.note(str(finding))
+            self.found.raise_if_any()
+        made = self.make(kind, Part(spec.type, args, ("process",)), components=components, connectors=connectors)
+        self.found.raise_if_any()
+        assert isinstance(made, Process)
+        return made
+
+    def component(self, part: Part) -> Component | None:
+        found = self.class_of(part, Component, "a component")
+        args = dict(part.args)
+        if isinstance(args.get("state"), Mapping) and found is not None:
+            state = args["state"]
+            known = {key: state.get(key) or {} for key in ("type", "args")}
+            args["state"] = self.state(Part(str(known["type"]), known["args"], (*part.path, "args", "state")))
+        made = None if found is None else self.make(found, Part(part.type, args, part.path))
+        if made is None and isinstance(part.args.get("name"), str):
+            self.unmade.add(part.args["name"])
+        return made
+
+    def connectors(self, spec: ProcessSpec) -> Iterable[Connector]:
+        usual = spec.connector_builder
+        default = AsyncioConnector if usual is None else self.class_of(usual, Connector, "a connector")
+        for entry in spec.connectors:
+            kind, args, path = default, {} if usual is None else usual.args, entry.path
+            if entry.kind is not None:
+                kind, args = self.class_of(entry.kind, Connector, "a connector"), entry.kind.args
+            if kind is not None:
+                made = self.connector(entry, kind, args, path)
+                if made is not None:
+                    yield made
+
+    def connector(
+        self, entry: ConnectorEntry, kind: Any, args: Mapping[str, Any], path: tuple[str | int, ...]
+    ) -> Connector | None:
+        given = {key: one for key, one in args.items() if key != "spec"}
+        spec = ConnectorSpec(entry.source, entry.target, entry.mode)
+        made = self.make(kind, Part(kind.__name__, given, path), spec=spec)
+        return made if isinstance(made, Connector) else None
+
+    def state(self, part: Part) -> StateBackend | None:
+        kind = self.class_of(part, StateBackend, "a state backend")
+        return None if kind is None else self.make(kind, part)
+
+    def class_of(self, part: Part, base: type, what: str) -> Any:
+        """The class, or component function, that the part names; None, and a finding, if it is none of that kind."""
+        path = (*part.path, "type")
+        try:
+            found = find(part.type)
+        except NotThere as error:
+            cause = error.__cause__
+            self.found.add(path, str(error), cause if isinstance(cause, Exception) else None)
+            return None
+        if base is Component and isinstance(found, ComponentFunction):
+            return found
+        problem = None
+        if not isinstance(found, type):
+            problem = f"{part.type} is no class"
+            if base is Component and inspect.isfunction(found):
+                problem += "; a function becomes a component by @component(inputs=[…], outputs=[…])"
+        elif not issubclass(found, base):
+            problem = f"{part.type} is not {what}"
+            if any(parent.__module__.partition(".")[0] == "plugboard" for parent in found.__mro__):
+                problem += f": it derives from the other tool's; let it derive from {base.__name__} of stbass.dataflow"
+        elif inspect.isabstract(found):
+            lacks = ", ".join(sorted(getattr(found, "__abstractmethods__", ())))
+            problem = f"{part.type} is abstract: it lacks {lacks}"
+        if problem is not None:
+            self.found.add(path, problem)
+            return None
+        return found
+
+    def make(self, kind: Any, part: Part, **more: Any) -> Any:
+        """An instance; None, and findings, if it cannot be made."""
+        cls = kind.kind if isinstance(kind, ComponentFunction) else kind
+        factory = kind.component if isinstance(kind, ComponentFunction) else kind
+        hints = hints_of(cls)
+        args: dict[str, Any] = {}
+        wrong = False
+        for name, value in part.args.items():
+            args[name] = restored(value, hints.get(name))
+            problem = _mismatch(value, hints.get(name))
+            if problem is not None:
+                wrong = True
+                self.found.add((*part.path, "args", name), problem)
+        if wrong:
+            return None
+        try:
+            return factory(**args, **more)
+        except MissingDependencyError:
+            raise
+        except Exception as error:
+            # A constructor is user code, and may raise anything.
+            unknown = _unknown(cls, part.args) if isinstance(error, TypeError) else []
+            for name, hint in unknown:
+                self.found.add((*part.path, "args", name), f"{part.type} takes no such argument{hint}", error)
+            if not unknown:
+                text = f"{part.type} cannot be made: {type(error).__name__}: {error}"
+                self.found.add((*part.path, "args"), text, error)
+            return None
+
+
+def _mismatch(value: Any, hint: Any) -> str | None:
+    """What is wrong with an argument, if that can be told: only of those that have to be a number, text or so."""
+    takes = alternatives(hint)
+    if not takes or not all(one in _FIXED for one in takes):
+        return None
+    if type(value) in takes or (type(value) is int and float in takes):
+        return None
+    text = repr(value)
+    wanted = " or ".join("null" if one is type(None) else one.__name__ for one in takes)
+    return f"it must be {wanted}, got {type(value).__name__} {text if len(text) <= 40 else text[:39] + '…'}"
+
+
+def _unknown(cls: Callable[..., Any], args: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Arguments that no constructor of the class takes, each with a name that is near."""
+    takes: set[str] = set()
+    for parent in inspect.getmro(cls) if isinstance(cls, type) else ():
+        own = parent.__dict__.get("__init__")
+        if inspect.isfunction(own):
+            parameters = inspect.signature(own).parameters.values()
+            takes.update(one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY))
+            if not any(one.kind is one.VAR_KEYWORD for one in parameters):
+                break
+    takes.discard("self")
+    return [(name, near(name, takes)) for name in args if name not in takes]

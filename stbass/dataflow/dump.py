@@ -1,0 +1,150 @@
+"""A process as data, and as a file that it can be built from again."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path as FilePath
+from typing import TYPE_CHECKING, Any
+
+from stbass.dataflow.components import Component
+from stbass.dataflow.connector import Connector
+from stbass.dataflow.export import Exportable, class_path
+from stbass.dataflow.function import ComponentFunction
+from stbass.dataflow.lookup import NotThere, find
+from stbass.dataflow.plain import NotPlain, hints_of, plain
+from stbass.dataflow.spec import Findings
+from stbass.dataflow.yamlfile import Path, path_text, write
+
+if TYPE_CHECKING:
+    from stbass.dataflow.process import Process
+
+__all__ = ["dump_process", "export_process"]
+
+
+def export_process(process: Process) -> dict[str, Any]:
+    """What it takes to make the process again: see :mod:`stbass.dataflow.spec`, below ``process``.
+
+    Arguments are as they were given.
+    """
+    return _Exporter(None).process(process)
+
+
+def dump_process(process: Process, path: FilePath | str) -> None:
+    """Write the process to a YAML file, which ``stbass process`` and :class:`ProcessBuilder` read.
+
+    Args:
+        process: the process.
+        path: the file; it is overwritten if it exists. Folders above it are made.
+
+    Raises:
+        ValueError: the file's name ends neither in ``.yaml`` nor in ``.yml``.
+        SpecError: an argument is nothing that YAML has, or a class cannot be found by its name; says all of them.
+        MissingDependencyError: PyYAML is not installed.
+    """
+    file = FilePath(path)
+    if file.suffix.lower() not in (".yaml", ".yml"):
+        raise ValueError(f"the name of a model's file ends in .yaml or .yml, got {str(path)!r}")
+    findings = Findings()
+    data = _Exporter(findings).process(process)
+    findings.raise_if_any()
+    text = write({"stbass": {"process": data}})
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, encoding="utf-8")
+
+
+class _Exporter:
+    """Puts a process down as data.
+
+    Args:
+        findings: where to note what a file cannot hold; without it, arguments stay as they are.
+    """
+
+    def __init__(self, findings: Findings | None) -> None:
+        self.findings = findings
+
+    def process(self, process: Process) -> dict[str, Any]:
+        path: Path = ("process",)
+        given = process.arguments()
+        data: dict[str, Any] = {"type": self.type_of(process, path)}
+        connectors = list(process.connectors.values())
+        kinds = [self.kind_of(one, (*path, "args", "connectors", index)) for index, one in enumerate(connectors)]
+        usual = _most_common(kinds)
+        if usual is not None:
+            data["connector_builder"] = usual
+        args: dict[str, Any] = {"name": process.name}
+        for name, value in given.items():
+            if name not in ("components", "connectors", "name") and value is not None:
+                args[name] = self.argument(process, name, value, (*path, "args", name))
+        args["components"] = [
+            {"type": self.type_of(one, here), "args": self.arguments(one, here)}
+            for index, one in enumerate(process.components.values())
+            for here in [(*path, "args", "components", index)]
+        ]
+        args["connectors"] = [
+            one.spec.dict() if kind == usual else {**one.spec.dict(), **kind}
+            for one, kind in zip(connectors, kinds, strict=True)
+        ]
+        data["args"] = args
+        return data
+
+    def kind_of(self, connector: Connector, path: Path) -> dict[str, Any]:
+        """What a connector is, whatever it connects."""
+        args = {name: one for name, one in self.arguments(connector, path).items() if name != "spec"}
+        return {"type": self.type_of(connector, path), **({"args": args} if args else {})}
+
+    def arguments(self, made: Exportable, path: Path) -> dict[str, Any]:
+        try:
+            given = made.arguments()
+        except TypeError as error:
+            if self.findings is None:
+                raise
+            self.findings.add((*path, "args"), str(error))
+            return {}
+        if isinstance(made, Component) and isinstance(given.get("initial_values"), Mapping):
+            # Whatever values they were taken from, lists are as good.
+            taken = made._stbass_initial_values
+            given["initial_values"] = {field: list(taken.get(field, ())) for field in given["initial_values"]}
+        return {name: self.argument(made, name, one, (*path, "args", name)) for name, one in given.items()}
+
+    def argument(self, made: Exportable, name: str, value: Any, path: Path) -> Any:
+        if isinstance(value, Exportable) and (name == "state" or self.findings is None):
+            return {"type": self.type_of(value, path), "args": self.arguments(value, path)}
+        if self.findings is None or (isinstance(made, Connector) and name == "spec"):
+            return value
+        try:
+            return plain(value, hints_of(type(made)).get(name))
+        except NotPlain as problem:
+            self.findings.note(f"{path_text(path)}{problem.path}: {problem.why}")
+            return None
+
+    def type_of(self, made: Exportable, path: Path) -> str:
+        """The name of its class; in a file it has to lead back to the class."""
+        name = class_path(type(made))
+        if self.findings is None:
+            return name
+        problem = None
+        if "<" in name:
+            problem = f"{name} is defined inside a function; only what stands in a module can be found by its name"
+        elif name.startswith("__main__."):
+            problem = f"{name} is defined in an interactive session; only what stands in a module can be found again"
+        else:
+            try:
+                found = find(name)
+            except NotThere as error:
+                problem = str(error)
+            else:
+                kind = found.kind if isinstance(found, ComponentFunction) else found
+                if kind is not type(made):
+                    problem = f"{name} is something else than what this is of: {type(made)!r}"
+        if problem is not None:
+            self.findings.add((*path, "type"), problem)
+        return name
+
+
+def _most_common(kinds: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """What most are; the first of those that are equally many."""
+    if not kinds:
+        return None
+    counted = Counter(next(index for index, one in enumerate(kinds) if one == kind) for kind in kinds)
+    return kinds[max(counted, key=lambda index: (counted[index], -index))]
