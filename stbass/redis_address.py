@@ -27,7 +27,9 @@ _SCHEMES = ("redis", "rediss", "unix", "redis+socket", "socket", "sentinel", "re
 
 def hide_password(url: str) -> str:
     """``url`` with its passwords hidden, for messages."""
-    return re.sub(r"(://[^:/@;]*):[^@;]*@", r"\1:***@", url)
+    # Up to the last @: a password may hold one. It may also be given as a parameter.
+    hidden = re.sub(r"(://[^:/@;]*):[^;]*@", r"\1:***@", url)
+    return re.sub(r"([?&]password=)[^&;#]*", r"\1***", hidden)
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -108,6 +108,8 @@ def _answers(port: int) -> bool:
         ("redis://:secret@host", "redis://:***@host"),
         ("sentinel://:one@a:1;sentinel://:two@b:2", "sentinel://:***@a:1;sentinel://:***@b:2"),
         ("redis://host:1/0", "redis://host:1/0"),
+        ("redis://:sec@ret@host:1/0", "redis://:***@host:1/0"),
+        ("redis://host:1/0?password=secret&db=2", "redis://host:1/0?password=***&db=2"),
     ],
 )
 def test_passwords_are_hidden(url: str, shown: str) -> None:

@@ -11,12 +11,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from stbass.dataflow.state.base import StateBackend
     from stbass.dataflow.state.memory import DictStateBackend
+    from stbass.dataflow.state.postgres import PostgresStateBackend
+    from stbass.dataflow.state.redis import RedisStateBackend
     from stbass.dataflow.state.sqlite import SqliteStateBackend
 
-__all__ = ["DictStateBackend", "SqliteStateBackend", "StateBackend"]
+__all__ = ["DictStateBackend", "PostgresStateBackend", "RedisStateBackend", "SqliteStateBackend", "StateBackend"]
 
 _HOMES = {
     "DictStateBackend": "stbass.dataflow.state.memory",
+    "PostgresStateBackend": "stbass.dataflow.state.postgres",
+    "RedisStateBackend": "stbass.dataflow.state.redis",
     "SqliteStateBackend": "stbass.dataflow.state.sqlite",
     "StateBackend": "stbass.dataflow.state.base",
 }

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
-from typing import ClassVar, TypeVar
+from collections.abc import Callable, Mapping
+from typing import ClassVar, ParamSpec, TypeVar
 
 from stbass.dataflow.state import _sql
 from stbass.dataflow.state._records import ProcessRecord, checked_checkpoint
@@ -13,6 +13,7 @@ from stbass.dataflow.state.base import StateBackend
 
 __all__ = ["DatabaseStateBackend"]
 
+_P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
@@ -22,11 +23,11 @@ class DatabaseStateBackend(StateBackend):
     _dialect: ClassVar[Dialect]
 
     @abstractmethod
-    async def _read(self, statements: Statements[_T]) -> _T:
-        """Run statements that only read, all of the same moment."""
+    async def _read(self, make: Callable[_P, Statements[_T]], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """Run statements that only read, all of the same moment. ``make`` makes them, anew for each attempt."""
 
     @abstractmethod
-    async def _write(self, statements: Statements[_T]) -> _T:
+    async def _write(self, make: Callable[_P, Statements[_T]], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Run statements in a transaction, after which what they wrote is durable.
 
         Raises:
@@ -38,35 +39,35 @@ class DatabaseStateBackend(StateBackend):
         return JobStatements(self._dialect, self._job_id, self._token)
 
     async def _put_job(self, job_id: str, created_at: str, metadata: str | None) -> tuple[str, str | None]:
-        return await self._write(_sql.put_job(job_id, created_at, metadata))
+        return await self._write(_sql.put_job, job_id, created_at, metadata)
 
     async def _put_process(self, process_id: str, record: ProcessRecord) -> None:
-        await self._write(self._statements.put_process(process_id, record))
+        await self._write(self._statements.put_process, process_id, record)
 
     async def _get_process(self, process_id: str) -> ProcessRecord | None:
-        return await self._read(self._statements.get_process(process_id))
+        return await self._read(self._statements.get_process, process_id)
 
     async def _set_status(self, process_id: str, status: str) -> bool:
-        return await self._write(self._statements.set_status(process_id, status))
+        return await self._write(self._statements.set_status, process_id, status)
 
     async def _statuses(self) -> dict[str, str]:
-        return await self._read(self._statements.statuses())
+        return await self._read(self._statements.statuses)
 
     async def _put_item(self, kind: str, item_id: str, data: str) -> None:
-        await self._write(self._statements.put_item(kind, item_id, data))
+        await self._write(self._statements.put_item, kind, item_id, data)
 
     async def _get_item(self, kind: str, item_id: str) -> str | None:
-        return await self._read(self._statements.get_item(kind, item_id))
+        return await self._read(self._statements.get_item, kind, item_id)
 
     async def _processes_of(self, component_id: str) -> list[str]:
-        return await self._read(self._statements.processes_of(component_id))
+        return await self._read(self._statements.processes_of, component_id)
 
     async def _holder(self) -> str | None:
-        return await self._read(self._statements.holder())
+        return await self._read(self._statements.holder)
 
     async def _save(self, n: int, parts: Mapping[str, bytes]) -> None:
-        await self._write(self._statements.save(n, parts))
+        await self._write(self._statements.save, n, parts)
 
     async def _load(self) -> tuple[int, dict[str, bytes]] | None:
-        found = await self._read(self._statements.load())
+        found = await self._read(self._statements.load)
         return None if found is None else checked_checkpoint(self._job_id, self._where(), *found)

@@ -59,7 +59,7 @@ class ProcessRecord:
 class StoredPart:
     """A part of a checkpoint as it was read: nobody has looked at it yet."""
 
-    name: str
+    name: Any
     data: Any
     checksum: Any
 

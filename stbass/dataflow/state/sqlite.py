@@ -18,7 +18,7 @@ import sqlite3
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from stbass.dataflow.state import _sql
 from stbass.dataflow.state._database import DatabaseStateBackend
@@ -28,6 +28,7 @@ from stbass.errors import ConfigurationError, StateError
 
 __all__ = ["SqliteStateBackend"]
 
+_P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
@@ -89,11 +90,11 @@ class SqliteStateBackend(DatabaseStateBackend):
                 self._thread = None
                 thread.shutdown(wait=False)
 
-    async def _read(self, statements: Statements[_T]) -> _T:
-        return await self._in_thread(lambda: self._transaction("BEGIN", statements))
+    async def _read(self, make: Callable[_P, Statements[_T]], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        return await self._in_thread(lambda: self._transaction("BEGIN", make(*args, **kwargs)))
 
-    async def _write(self, statements: Statements[_T]) -> _T:
-        return await self._in_thread(lambda: self._transaction("BEGIN IMMEDIATE", statements))
+    async def _write(self, make: Callable[_P, Statements[_T]], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        return await self._in_thread(lambda: self._transaction("BEGIN IMMEDIATE", make(*args, **kwargs)))
 
     async def _lock(self, holder: str) -> int:
         return await self._in_thread(lambda: self._take(holder))

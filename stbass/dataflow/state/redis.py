@@ -1,0 +1,385 @@
+"""State in Redis. Needs the extra ``celery``, for its client; no worker.
+
+The data model. Keys (type; written by; read by; time to live). ``<job>`` is ``stbass:state:<job id>``. All of it but
+the lease is kept until somebody deletes it, so the server must not evict keys (``maxmemory-policy noeviction``). It is
+as durable as the server's own persistence (``appendonly yes``; ``appendfsync always`` for no loss at all).
+
+``stbass:state:schema``
+    string, the version of these keys; whoever uses the database first; everybody; none.
+``<job>``
+    hash; the run that holds the job; everybody; none. Fields: ``created_at`` (ISO 8601, UTC), ``metadata`` (JSON),
+    ``fence`` (grows by 1 with each run that gets the job, and when it is given up), ``checkpoint`` (its number, to
+    know that there must be one).
+``<job>:process``, ``<job>:component``, ``<job>:connector``
+    hash, id -> JSON of its ``dict()`` (a process's with only the ids of its components and connectors); the run that
+    holds the job; everybody; none.
+``<job>:status``
+    hash, process id -> status; the run that holds the job; everybody; none.
+``<job>:checkpoint``
+    hash; the run that holds the job; the next run; none. Fields: ``n``, ``parts`` (how many), ``part:<name>`` (bytes),
+    ``sum:<name>`` (CRC-32 of them).
+``<job>:lease``
+    string, a nonce and JSON (host, pid, since); the run that holds the job; whoever wants it; the lease, renewed every
+    third of it by a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
+
+from stbass.dataflow.state._records import (
+    SCHEMA_VERSION,
+    ProcessRecord,
+    StoredPart,
+    checked_checkpoint,
+    damaged,
+    from_json,
+    stored_parts,
+    wrong_version,
+)
+from stbass.dataflow.state.base import StateBackend
+from stbass.errors import ConfigurationError, MissingDependencyError, StateError
+
+try:
+    import redis
+    import redis.asyncio
+
+    from stbass.dataflow.state._lease import LeaseKeeper
+    from stbass.redis_address import RedisAddress
+except ImportError as error:
+    raise MissingDependencyError("RedisStateBackend needs redis-py: pip install 'stbass[celery]'") from error
+
+__all__ = ["RedisStateBackend"]
+
+_T = TypeVar("_T")
+
+_SCHEMA_KEY = "stbass:state:schema"
+_MOST_FIELDS = 1000
+"""Of one command: a command's arguments go over Lua's stack."""
+
+_ACQUIRE = """
+-- Take a job. KEYS: job, lease. ARGV: the lease's value, milliseconds, nonce.
+-- Gives {1, fence}; {0, value of the lease of who has it}; {-1}: there is no such job
+local held = redis.call('GET', KEYS[2])
+-- Ours already, if the answer to an earlier attempt was lost.
+if held and string.sub(held, 1, #ARGV[3]) ~= ARGV[3] then return {0, held} end
+if redis.call('HEXISTS', KEYS[1], 'created_at') == 0 then return {-1} end
+redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
+return {1, redis.call('HINCRBY', KEYS[1], 'fence', 1)}
+"""
+
+_RELEASE = """
+-- Give a job up. KEYS: job, lease. ARGV: token.
+if redis.call('HGET', KEYS[1], 'fence') == ARGV[1] then
+  redis.call('DEL', KEYS[2])
+  -- A renewal that is still on its way must not take it again.
+  redis.call('HINCRBY', KEYS[1], 'fence', 1)
+end
+"""
+
+_WRITE = """
+-- Run commands, all or none. KEYS: job, lease.
+-- ARGV: token ('': of somebody who does not hold the job), the lease's value, milliseconds;
+--       then for each command the number of its arguments, and they
+-- Gives 1; 0: another run has the job; -1: there is no such job
+if redis.call('HEXISTS', KEYS[1], 'created_at') == 0 then return -1 end
+if ARGV[1] ~= '' then
+  if redis.call('HGET', KEYS[1], 'fence') ~= ARGV[1] then return 0 end
+  -- It ran out (the server was away, perhaps), and nobody has had the job meanwhile.
+  if redis.call('EXISTS', KEYS[2]) == 0 then redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3]) end
+end
+local at = 4
+while at <= #ARGV do
+  local count = tonumber(ARGV[at])
+  redis.call(unpack(ARGV, at + 1, at + count))
+  at = at + count + 1
+end
+return 1
+"""
+
+_Argument = str | bytes | int
+_Command = list[_Argument]
+
+
+class RedisStateBackend(StateBackend):
+    """State in Redis, which processes on any machine may use at once. As durable as the server is made.
+
+    Args:
+        url: ``redis://``, ``rediss://`` or ``unix://``.
+        lease: seconds after which a run that is not heard of has lost the job.
+        timeout: seconds after which a server that does not answer is given up.
+        job_id: see :class:`StateBackend`.
+        metadata: see :class:`StateBackend`.
+
+    Raises:
+        ConfigurationError: an argument is wrong.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        lease: float = 10.0,
+        timeout: float = 60.0,
+        job_id: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(job_id, metadata)
+        for name, seconds in (("lease", lease), ("timeout", timeout)):
+            if not seconds > 0.01:
+                raise ConfigurationError(f"{name} must be a number of seconds above 0.01, not {seconds!r}")
+        self._address = RedisAddress.parse(url, "url")
+        try:
+            self._address.client().close()
+        except ValueError:
+            # What is wrong could be a part of the password.
+            raise ConfigurationError(
+                "url is not the URL of a Redis server: write redis://user:password@host:port/number"
+                " (characters such as @ : / % in the password as %40 %3A %2F %25)"
+            ) from None
+        self._lease = lease
+        self._timeout = timeout
+        self._nonce = secrets.token_hex(8)
+        self._lease_value = ""
+        self._keeper: LeaseKeeper | None = None
+        self._client: redis.asyncio.Redis | None = None
+
+    def _where(self) -> str:
+        return f"Redis at {self._address}"
+
+    def _key(self, part: str = "") -> str:
+        return f"stbass:state:{self._job_id}{part and ':'}{part}"
+
+    async def _open(self) -> None:
+        self._client = client = self._address.async_client()
+
+        async def version() -> Any:
+            await client.set(_SCHEMA_KEY, SCHEMA_VERSION, nx=True)
+            return await client.get(_SCHEMA_KEY)
+
+        found = _text(await self._do(version))
+        if found != str(SCHEMA_VERSION):
+            raise wrong_version(self._where(), found)
+
+    async def _close(self) -> None:
+        keeper, self._keeper = self._keeper, None
+        client, self._client = self._client, None
+        try:
+            if keeper is not None:
+                await keeper.stop()
+        finally:
+            if client is not None:
+                await client.aclose()
+
+    async def _put_job(self, job_id: str, created_at: str, metadata: str | None) -> tuple[str, str | None]:
+        def put(pipe: Any) -> None:
+            pipe.hsetnx(self._key(), "created_at", created_at)
+            if metadata is not None:
+                pipe.hset(self._key(), "metadata", metadata)
+            pipe.hmget(self._key(), "created_at", "metadata")
+
+        found = (await self._at_once(put))[-1]
+        return _text(found[0]), None if found[1] is None else _text(found[1])
+
+    async def _put_process(self, process_id: str, record: ProcessRecord) -> None:
+        commands: list[_Command] = [
+            ["HSET", self._key("process"), process_id, record.data],
+            ["HSETNX", self._key("status"), process_id, record.status],
+        ]
+        for kind, texts in (("component", record.components), ("connector", record.connectors)):
+            commands += [["HSET", self._key(kind), key, text] for key, text in texts.items() if text is not None]
+        await self._write(commands)
+
+    async def _get_process(self, process_id: str) -> ProcessRecord | None:
+        def get(pipe: Any) -> None:
+            pipe.hget(self._key("process"), process_id)
+            pipe.hget(self._key("status"), process_id)
+
+        data, status = await self._at_once(get)
+        if data is None or status is None:
+            return None
+        described = from_json(data, f"process {process_id!r}")
+        items = {}
+        for kind in ("component", "connector"):
+            ids = described[f"{kind}s"]
+            texts = await self._hash(kind, ids) if ids else []
+            items[kind] = {key: None if text is None else _text(text) for key, text in zip(ids, texts, strict=True)}
+        return ProcessRecord(_text(data), _text(status), items["component"], items["connector"])
+
+    async def _set_status(self, process_id: str, status: str) -> bool:
+        # Processes are never removed, so what is there now is there a moment later.
+        if (await self._hash("process", [process_id]))[0] is None:
+            return False
+        await self._write([["HSET", self._key("status"), process_id, status]])
+        return True
+
+    async def _statuses(self) -> dict[str, str]:
+        return {_text(key): _text(status) for key, status in (await self._whole_hash("status")).items()}
+
+    async def _put_item(self, kind: str, item_id: str, data: str) -> None:
+        await self._write([["HSET", self._key(kind), item_id, data]])
+
+    async def _get_item(self, kind: str, item_id: str) -> str | None:
+        found = (await self._hash(kind, [item_id]))[0]
+        return None if found is None else _text(found)
+
+    async def _processes_of(self, component_id: str) -> list[str]:
+        found = {_text(key): text for key, text in (await self._whole_hash("process")).items()}
+        return [key for key, text in found.items() if component_id in from_json(text, f"process {key!r}")["components"]]
+
+    # The job -------------------------------------------------------------------------------------
+
+    async def _lock(self, holder: str) -> int:
+        value = f"{self._nonce}{holder}"
+        answer = await self._script(_ACQUIRE, value, int(self._lease * 1000), self._nonce)
+        if answer[0] < 0:
+            raise self._lost("its record is gone")
+        if answer[0] == 0:
+            raise self._in_use(_text(answer[1])[len(self._nonce) :])
+        token: int = answer[1]
+        self._lease_value = value
+        self._keeper = LeaseKeeper(self._address, (self._key(), self._key("lease")), token, value, self._lease)
+        return token
+
+    async def _unlock(self, token: int) -> None:
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            await keeper.stop()
+        await self._script(_RELEASE, token)
+
+    async def _holder(self) -> str | None:
+        def get(pipe: Any) -> None:
+            pipe.get(self._key("lease"))
+
+        found = (await self._at_once(get))[0]
+        return None if found is None else _text(found)[len(self._nonce) :]
+
+    async def _save(self, n: int, parts: Mapping[str, bytes]) -> None:
+        fields: _Command = ["n", n, "parts", len(parts)]
+        for part in stored_parts(parts):
+            fields += [f"part:{part.name}", part.data, f"sum:{part.name}", part.checksum]
+        chunks = [fields[start : start + 2 * _MOST_FIELDS] for start in range(0, len(fields), 2 * _MOST_FIELDS)]
+        await self._write(
+            [
+                ["DEL", self._key("checkpoint")],
+                *(["HSET", self._key("checkpoint"), *chunk] for chunk in chunks),
+                ["HSET", self._key(), "checkpoint", n],
+            ]
+        )
+
+    async def _load(self) -> tuple[int, dict[str, bytes]] | None:
+        def get(pipe: Any) -> None:
+            pipe.hget(self._key(), "checkpoint")
+            pipe.hgetall(self._key("checkpoint"))
+
+        expected, fields = await self._at_once(get)
+        if expected is None and not fields:
+            return None
+        if not fields or expected != fields.get(b"n"):
+            raise damaged(self._job_id, self._where(), "it is gone, or not the one that was saved last")
+        sums = {key[4:]: value for key, value in fields.items() if key.startswith(b"sum:")}
+        read = [
+            StoredPart(_text(key[5:]), value, _number(sums.get(key[5:])))
+            for key, value in fields.items()
+            if key.startswith(b"part:")
+        ]
+        return checked_checkpoint(
+            self._job_id, self._where(), _number(fields.get(b"n")), _number(fields.get(b"parts")), read
+        )
+
+    # Commands ------------------------------------------------------------------------------------
+
+    async def _write(self, commands: list[_Command]) -> None:
+        """Run commands, all or none, unless this run has lost the job."""
+        token: _Argument = "" if self._token is None else self._token
+        packed = [part for command in commands for part in (len(command), *command)]
+        answer = await self._script(_WRITE, token, self._lease_value, int(self._lease * 1000), *packed)
+        if answer < 0:
+            raise self._lost("its record is gone: was the server started again without its data?")
+        if answer == 0:
+            raise self._lost("another run has taken it")
+
+    async def _script(self, text: str, *args: _Argument) -> Any:
+        client = self._redis
+        return await self._do(lambda: client.register_script(text)([self._key(), self._key("lease")], args))
+
+    async def _at_once(self, fill: Callable[[Any], None]) -> list[Any]:
+        """The answers to commands that are run together, in a transaction."""
+        client = self._redis
+
+        async def run() -> list[Any]:
+            async with client.pipeline(transaction=True) as pipe:
+                fill(pipe)
+                answers: list[Any] = await pipe.execute()
+                return answers
+
+        return await self._do(run)
+
+    async def _hash(self, part: str, fields: list[str]) -> list[Any]:
+        def get(pipe: Any) -> None:
+            pipe.hmget(self._key(part), fields)
+
+        found: list[Any] = (await self._at_once(get))[0]
+        return found
+
+    async def _whole_hash(self, part: str) -> dict[bytes, bytes]:
+        def get(pipe: Any) -> None:
+            pipe.hgetall(self._key(part))
+
+        found: dict[bytes, bytes] = (await self._at_once(get))[0]
+        return found
+
+    @property
+    def _redis(self) -> redis.asyncio.Redis:
+        assert self._client is not None
+        return self._client
+
+    async def _do(self, work: Callable[[], Awaitable[_T]]) -> _T:
+        """Talk to the server. If the connection turns out to be lost, once more on a new one.
+
+        Doing the same twice changes nothing: all that is written replaces what was there, and the fence keeps out
+        whoever lost the job in between.
+        """
+        try:
+            async with asyncio.timeout(self._timeout):
+                try:
+                    return await work()
+                except redis.AuthenticationError:
+                    raise
+                except redis.ConnectionError:
+                    return await work()
+        except TimeoutError as error:
+            raise StateError(
+                f"{self._where()} did not answer for {self._timeout:g} s: see what the server does, or correct"
+                " its address"
+            ) from error
+        except (redis.RedisError, OSError) as error:
+            raise self._explained(error) from error
+
+    def _explained(self, error: BaseException) -> StateError:
+        if isinstance(error, redis.AuthenticationError):
+            what = "refuses this user: correct the user's name or the password"
+        elif isinstance(error, redis.ReadOnlyError):
+            what = "can only be read (a replica): name the primary server"
+        elif isinstance(error, redis.OutOfMemoryError):
+            what = "has no memory left: give it more, or remove what is not needed"
+        elif isinstance(error, redis.ConnectionError | redis.TimeoutError | OSError):
+            what = "cannot be reached: start the server, or correct its address"
+        else:
+            what = "cannot be used"
+        return StateError(f"{self._where()} {what} ({error})")
+
+
+def _text(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def _number(value: Any) -> Any:
+    """The number that stands there, or what else does."""
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        return value
