@@ -298,6 +298,11 @@ class Chan(Generic[T]):
         return self._link.stats()
 
     @property
+    def accepted(self) -> tuple[T, ...]:
+        """Values that it has accepted and that nobody has received yet, first to last: only of a channel in memory."""
+        return self._link.accepted()
+
+    @property
     def used(self) -> bool:
         """Whether a value was ever sent, or anybody waits: then it cannot be promoted any more."""
         return self._link.used

@@ -309,6 +309,13 @@ class Link(ABC):
     def stats(self) -> ChannelStats:
         """What this channel has done, as far as is known here. ``sent`` counts all that its writers ever sent."""
 
+    def accepted(self) -> tuple[Any, ...]:
+        """Values that were accepted and that no receiver has yet, first to last; looking at them changes nothing.
+
+        Only a local link knows them; any other gives none.
+        """
+        return ()
+
     @property
     @abstractmethod
     def sent(self) -> int:

@@ -294,6 +294,10 @@ class MemoryLink(Link):
         last_at = datetime.fromtimestamp(self._last, UTC) if self._last else None
         return ChannelStats(self._sent, self._sent - len(self._buffer), waiting, last_at)
 
+    def accepted(self) -> tuple[Any, ...]:
+        """See :meth:`Link.accepted`."""
+        return tuple(self._buffer)
+
     @property
     def sent(self) -> int:
         """See :attr:`Link.sent`."""

@@ -1,0 +1,171 @@
+"""When checkpoints of a process are taken, and what becomes of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from time import monotonic
+from typing import Any
+
+from stbass.dataflow.state.base import StateBackend
+from stbass.errors import StateError
+from stbass.wire import dumps, loads
+
+__all__ = ["Checkpoints"]
+
+_ABOUT = "."
+"""The part of a checkpoint that is about the process itself; no component can be called so."""
+
+
+class Checkpoints:
+    """Takes checkpoints one after the other, and never two at once.
+
+    Args:
+        state: where they go.
+        every: seconds between two; None: only when somebody asks.
+        process: the process's name.
+        request: begins the checkpoint of this number; its parts come by :meth:`add`.
+        committed: called when the checkpoint of this number will not be lost.
+    """
+
+    def __init__(
+        self,
+        state: StateBackend,
+        every: float | None,
+        process: str,
+        request: Callable[[int], None],
+        committed: Callable[[int], Awaitable[None]],
+    ) -> None:
+        self.state = state
+        self.process_before: str | None = None
+        """What the process was called in the run that this one goes on from."""
+        self._every = every
+        self._process = process
+        self._request = request
+        self._committed = committed
+        self._components: frozenset[str] = frozenset()
+        self._taking: asyncio.Future[None] | None = None
+        self._parts: dict[str, bytes] = {}
+        self._n = 0
+        self._last: float | None = None
+
+    def reset(self) -> None:
+        """The job is another one: there is no checkpoint yet."""
+        self._n = 0
+        self._last = None
+        self.process_before = None
+
+    def close(self) -> None:
+        """Wait for no part any more."""
+        if self._taking is not None and not self._taking.done():
+            self._taking.cancel()
+
+    async def load(self, components: Collection[str]) -> Mapping[str, bytes] | None:
+        """The parts of the last checkpoint of the job, by component; None: it has none.
+
+        Raises:
+            StateError: it is of another process than this.
+        """
+        self._components = frozenset(components)
+        found = await self.state.load_checkpoint()
+        if found is None:
+            return None
+        self._n, parts = found
+        about = loads(parts.pop(_ABOUT), what="checkpoint")
+        missing, unknown = sorted(self._components - parts.keys()), sorted(parts.keys() - self._components)
+        if missing or unknown:
+            raise StateError(
+                f"the checkpoint of job {self.state.job_id} is of a process with other components: "
+                f"without {missing}, and with {unknown}. Use the process that the job was started with, or another job"
+            )
+        self.process_before = about["process"]
+        self._last = monotonic()
+        return parts
+
+    # Taking one ---------------------------------------------------------------------------------
+
+    @property
+    def wanted(self) -> bool:
+        """Whether checkpoints are taken at all."""
+        return self.state.durable
+
+    async def around(self, work: Callable[[], Awaitable[None]], *, timed: bool) -> None:
+        """Do the work, and take checkpoints meanwhile.
+
+        Raises:
+            BaseException: what the work raises; an ExceptionGroup if a checkpoint cannot be taken.
+        """
+        if not self.wanted or self._every is None:
+            await work()
+            return
+        if self._last is None:
+            await self.take()  # what cannot be saved is better known before the first step than after an hour
+        if not timed:
+            await work()
+            return
+        over = asyncio.Event()
+        doing = asyncio.ensure_future(work())
+        saving = asyncio.ensure_future(self._keep_taking(self._every, over))
+        saving.add_done_callback(lambda task: doing.cancel() if _has_failed(task) else None)
+        try:
+            await doing
+        except BaseException:
+            saving.cancel()
+            await asyncio.wait((saving,))
+            if not _has_failed(saving):
+                raise
+        over.set()
+        try:
+            await saving
+        except Exception as error:
+            raise ExceptionGroup("a checkpoint could not be taken", [error]) from None
+
+    async def _keep_taking(self, every: float, over: asyncio.Event) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(every):
+                    await over.wait()
+                return
+            except TimeoutError:
+                await self.take()
+
+    async def take_if_due(self, now: float) -> None:
+        """Take one if the last was long enough ago."""
+        if self._every is not None and self._last is not None and now - self._last >= self._every:
+            await self.take()
+
+    async def take(self) -> None:
+        """Take a checkpoint, save it, and tell the components; does nothing if the state does not last.
+
+        Raises:
+            CheckpointError: something in it cannot be saved.
+            StateError: it could not be saved.
+        """
+        if not self.wanted:
+            return
+        self._n += 1
+        self._parts = {}
+        self._taking = asyncio.get_running_loop().create_future()
+        self._request(self._n)
+        await self._taking
+        about = dumps({"process": self._process})
+        await self.state.save_checkpoint(self._n, {_ABOUT: about, **self._parts})
+        self._last = monotonic()
+        await self._committed(self._n)
+
+    def add(self, n: int, parts: Mapping[str, bytes]) -> None:
+        """Parts of checkpoint ``n`` have come."""
+        if n != self._n or self._taking is None or self._taking.done():
+            return
+        self._parts.update(parts)
+        if self._components <= self._parts.keys():
+            self._taking.set_result(None)
+
+    def failed(self, n: int, error: Exception) -> None:
+        """Checkpoint ``n`` cannot be taken."""
+        if n == self._n and self._taking is not None and not self._taking.done():
+            self._taking.set_exception(error)
+
+
+def _has_failed(task: asyncio.Task[Any]) -> bool:
+    return task.done() and not task.cancelled() and task.exception() is not None

@@ -1,0 +1,382 @@
+"""Processes: components that are connected, and their life from the first step to the last."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from pathlib import Path
+from time import monotonic
+from types import TracebackType
+from typing import Any, ClassVar, Self
+
+from stbass._ids import new_id
+from stbass.dataflow.checkpoints import Checkpoints
+from stbass.dataflow.components import Component
+from stbass.dataflow.connector import Connector
+from stbass.dataflow.dump import dump_process, export_process
+from stbass.dataflow.export import Exportable, class_path
+from stbass.dataflow.state.base import StateBackend
+from stbass.dataflow.state.memory import DictStateBackend
+from stbass.dataflow.status import Status
+from stbass.dataflow.validation import check, check_names
+from stbass.errors import DataflowError, JobFinishedError, NotInitialisedError, ProcessCancelled
+
+__all__ = ["Process"]
+
+
+class Process(Exportable, ABC):
+    """Components and what connects them. Use one of its kinds, such as ``LocalProcess``.
+
+    ::
+
+        async with LocalProcess(components=[…], connectors=[…]) as process:
+            await process.run()
+
+    With a state that lasts (``SqliteStateBackend``, …) and a job id of one's own, a job that died is gone on with: make
+    the same process with the same state and ``run()`` it again.
+
+    Args:
+        components: the components, each with a name of its own.
+        connectors: what connects their fields.
+        name: its name; made up if None.
+        parameters: what every component is given beside its inputs.
+        state: where it keeps what it is, how far it came, and its checkpoints; in memory if None.
+        checkpoint_every: seconds between two checkpoints, if the state lasts; None: only when the process ends.
+
+    Raises:
+        InvalidProcessError: a part is of the wrong type, or a name is malformed or there twice.
+        TypeError: an argument is of the wrong type.
+        ValueError: ``checkpoint_every`` is not above 0.
+    """
+
+    kind: ClassVar[str] = ""
+    """What it is called where connectors say which processes can use them: ``"local"``, ``"ray"``, ``"celery"``."""
+
+    def __init__(
+        self,
+        components: Iterable[Component],
+        connectors: Iterable[Connector],
+        name: str | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        state: StateBackend | None = None,
+        *,
+        checkpoint_every: float | None = 1.0,
+    ) -> None:
+        components, connectors = list(components), list(connectors)
+        check_names(name, components, connectors)
+        what = type(self).__name__
+        if parameters is not None and not isinstance(parameters, Mapping):
+            raise TypeError(f"{what}(parameters=…) takes a mapping, got {parameters!r}")
+        if state is not None and not isinstance(state, StateBackend):
+            raise TypeError(f"{what}(state=…) takes a StateBackend, got {state!r}")
+        if checkpoint_every is not None:
+            if isinstance(checkpoint_every, bool) or not isinstance(checkpoint_every, int | float):
+                raise TypeError(f"{what}(checkpoint_every=…) takes seconds or None, got {checkpoint_every!r}")
+            if not checkpoint_every > 0:
+                raise ValueError(f"{what}(checkpoint_every={checkpoint_every}): more than 0 seconds, or None")
+        self.name: str = f"{what}_{new_id()[:8]}" if name is None else name
+        """Its name, which is its id too."""
+        self.components: dict[str, Component] = {one.name: one for one in components}
+        """Its components by name."""
+        self.connectors: dict[str, Connector] = {one.id: one for one in connectors}
+        """Its connectors by id, ``source..target``."""
+        self.parameters: dict[str, Any] = dict(parameters or {})
+        """What every component is given."""
+        self._state = DictStateBackend() if state is None else state
+        self._status = Status.CREATED
+        self._checkpoints = Checkpoints(self._state, checkpoint_every, self.name, self._request_cut, self._committed)
+        self._is_initialised = self._was_run = self._owns_state = self._is_connected = False
+        self._job_is_over = False
+        self._busy: str | None = None
+
+    # What it is ---------------------------------------------------------------------------------
+
+    @property
+    def id(self) -> str:
+        """What it is known by: its name."""
+        return self.name
+
+    @property
+    def is_initialised(self) -> bool:
+        """Whether it is between :meth:`init` and :meth:`destroy`."""
+        return self._is_initialised
+
+    @property
+    def state(self) -> StateBackend:
+        """Where it keeps what lasts."""
+        return self._state
+
+    @property
+    def status(self) -> Status:
+        """What it is doing."""
+        return self._status
+
+    def export(self) -> dict[str, Any]:
+        """What it takes to make it again: what ``ProcessBuilder.build`` takes."""
+        return export_process(self)
+
+    def dump(self, path: Path | str) -> None:
+        """Write it to a YAML file, from which ``ProcessBuilder`` and the command line make it again.
+
+        Args:
+            path: ends in ``.yaml`` or ``.yml``; overwritten if it exists. Folders above it are made.
+
+        Raises:
+            ValueError: it ends in something else.
+            SpecError: something in it cannot be written; says all that cannot.
+        """
+        dump_process(self, path)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r}, {self.status}>"
+
+    # Life ---------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.init()
+        except BaseException:
+            await self.destroy()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.destroy()
+
+    async def connect_state(self, state: StateBackend | None = None) -> None:
+        """Connect to the state, and tell it what this process is. Again does nothing.
+
+        Args:
+            state: use this one instead of that of the constructor.
+
+        Raises:
+            StateError: the state cannot be used.
+            DataflowError: it is connected to another state already.
+        """
+        if state is not None and state is not self._state:
+            if self._is_connected:
+                raise DataflowError(f"process {self.name!r} is connected to {self._state!r} already")
+            self._state = self._checkpoints.state = state
+        if self._is_connected:
+            return
+        if not self._state.is_initialised:
+            await self._state.init()
+            self._owns_state = True
+        self._is_connected = True
+        self._job_is_over = await self._state.job_status() is Status.COMPLETED
+        await self._state.upsert_process(self._record(), with_components=True)
+
+    def _record(self) -> dict[str, Any]:
+        """What the state is told: names and kinds, no values."""
+        kept = ("id", "name", "type", "status", "io")
+        return {
+            "id": self.id,
+            "name": self.name,
+            "type": class_path(type(self)),
+            "status": str(self._status),
+            "components": {
+                key: {name: value for name, value in {**one.dict(), "exports": None}.items() if name in kept}
+                for key, one in self.components.items()
+            },
+            "connectors": {
+                key: {"id": key, "type": class_path(type(one)), **one.spec.dict()}
+                for key, one in self.connectors.items()
+            },
+        }
+
+    async def init(self) -> None:
+        """Look whether everything fits, connect to the state, and initialise every component. Again does nothing.
+
+        With a state that lasts, it goes on from the last checkpoint of the job. After a run that has ended and
+        :meth:`destroy`, it starts afresh, with a new job id and components as they were made.
+
+        Raises:
+            InvalidProcessError: it cannot work; ``findings`` are all reasons. Nothing of the components was run.
+            JobFinishedError: the job has run to its end.
+            JobInUseError: another run has the job.
+            StateError: the state cannot be used.
+            ExceptionGroup: what components raised.
+        """
+        if self._is_initialised:
+            return
+        check(self.name, self.components.values(), self.connectors.values(), kind=self.kind)
+        if self._was_run:
+            for component in self.components.values():
+                component._stbass_again()
+            self._was_run = False
+            self._checkpoints.reset()
+            await self._state.new_job()
+        await self.connect_state()
+        parts: Mapping[str, bytes] | None = None
+        if self._state.durable:
+            if self._job_is_over:
+                raise self._finished()
+            await self._state.acquire_job()
+            parts = await self._checkpoints.load(self.components)
+        for component in self.components.values():
+            component._stbass_process_parameters = self.parameters
+            component._stbass_process_state = self._state
+        self._is_initialised = self._was_run = True
+        try:
+            await self._start(parts)
+        except BaseException:
+            await self._set_status(Status.FAILED)
+            raise
+        await self._set_status(Status.INIT)
+
+    async def step(self) -> None:
+        """One step of every component, at once: one whose producers sent nothing is skipped.
+
+        Raises:
+            NotInitialisedError: before :meth:`init`.
+            JobFinishedError: it has run to its end.
+            DataflowError: it has failed, or was stopped.
+            ProcessCancelled: :meth:`cancel` was called.
+            ExceptionGroup: what components raised; the others were cancelled.
+        """
+        await self._drive("step", self._step_all)
+
+    async def run(self) -> None:
+        """Step every component until no more comes.
+
+        Raises:
+            NotInitialisedError: before :meth:`init`.
+            JobFinishedError: it has run to its end.
+            DataflowError: it has failed, or was stopped.
+            ProcessCancelled: :meth:`cancel` was called.
+            ExceptionGroup: what components raised; the others were cancelled.
+        """
+        await self._drive("run", self._run_all)
+
+    def cancel(self) -> None:
+        """End it at once, whatever it is doing: ``run`` and ``step`` raise :class:`ProcessCancelled`."""
+        if not self._status.is_terminal:
+            self._cancel_all()
+            if self._busy is None:
+                self._status = Status.STOPPED
+
+    async def destroy(self) -> None:
+        """Let every component that was initialised give back what it took, and leave the state. Again does nothing.
+
+        Raises:
+            ExceptionGroup: what components raised.
+        """
+        was_initialised, self._is_initialised = self._is_initialised, False
+        try:
+            if was_initialised:
+                await self._end()
+        finally:
+            self._checkpoints.close()
+            if self._is_connected:
+                self._is_connected = False
+                if self._owns_state:
+                    self._owns_state = False
+                    await self._state.destroy()
+                elif self._state.is_initialised:
+                    await self._state.release_job()
+
+    # Running ------------------------------------------------------------------------------------
+
+    async def _drive(self, what: str, work: Callable[[], Awaitable[None]]) -> None:
+        if not self._is_initialised:
+            raise NotInitialisedError(
+                f"process {self.name!r} is not initialised: `async with` it, or await its init(), before {what}()"
+            )
+        if self._status is Status.COMPLETED:
+            raise self._finished()
+        if self._busy is not None:
+            raise DataflowError(f"process {self.name!r} is busy: its {self._busy}() has not ended")
+        if self._status.is_terminal:
+            raise DataflowError(
+                f"process {self.name!r} has {self._status}, and cannot go on. Make it anew; or leave its `async with` "
+                f"and enter it again, for a run from the beginning"
+            )
+        self._busy = what
+        try:
+            await self._set_status(Status.RUNNING)
+            await self._checkpoints.around(work, timed=what == "run")
+            over = self._is_over()
+            if over:
+                # Its number is the last: what components keep back until it is safe, they give away now.
+                await self._checkpoints.take()
+                await self._set_status(Status.COMPLETED if over is Status.COMPLETED else Status.STOPPED)
+            else:
+                await self._checkpoints.take_if_due(monotonic())
+                await self._set_status(Status.INIT)
+        except BaseException as error:
+            is_stop = isinstance(error, ProcessCancelled | asyncio.CancelledError)
+            await self._set_status(Status.STOPPED if is_stop else Status.FAILED)
+            raise
+        finally:
+            self._busy = None
+
+    async def _set_status(self, status: Status) -> None:
+        if status is self._status:
+            return
+        self._status = status
+        if self._is_connected and self._state.is_initialised:
+            await self._state.update_process_status(self.id, status)
+            before = self._checkpoints.process_before
+            if status.is_terminal and before not in (None, self.id):
+                # The run that died had another name; the job is not over before that one is.
+                await self._state.update_process_status(str(before), status)
+
+    def _finished(self) -> JobFinishedError:
+        return JobFinishedError(
+            f"process {self.name!r}: job {self._state.job_id} has run to its end. For another run use another job id; "
+            f"or leave `async with` and enter it again",
+            job_id=self._state.job_id,
+        )
+
+    # (After every method that names the type of this name.)
+    def dict(self) -> dict[str, Any]:
+        """What there is to know about it, as data."""
+        return {
+            "id": self.id,
+            "name": self.name,
+            "type": class_path(type(self)),
+            "status": str(self.status),
+            "parameters": dict(self.parameters),
+            "components": {key: one.dict() for key, one in self.components.items()},
+            "connectors": {key: one.dict() for key, one in self.connectors.items()},
+        }
+
+    # What a kind of process does ----------------------------------------------------------------
+
+    @abstractmethod
+    async def _start(self, parts: Mapping[str, bytes] | None) -> None:
+        """Make what runs the components, and initialise them; go on from a checkpoint if one is given.
+
+        ``_end`` is called afterwards even if this raised.
+        """
+
+    @abstractmethod
+    async def _step_all(self) -> None:
+        """One step of every component."""
+
+    @abstractmethod
+    async def _run_all(self) -> None:
+        """Step every component to its end, or to where it was stopped."""
+
+    @abstractmethod
+    def _cancel_all(self) -> None:
+        """End all components at once: ``_step_all`` and ``_run_all`` raise :class:`ProcessCancelled`."""
+
+    @abstractmethod
+    async def _end(self) -> None:
+        """``destroy`` of every component that was initialised; give back what ``_start`` took."""
+
+    @abstractmethod
+    def _is_over(self) -> Status | None:
+        """``COMPLETED`` if every component has ended, ``STOPPED`` if all were stopped, else None."""
+
+    @abstractmethod
+    def _request_cut(self, n: int) -> None:
+        """Begin checkpoint ``n``; ``self._checkpoints.add`` and ``.failed`` are called with what comes of it."""
+
+    @abstractmethod
+    async def _committed(self, n: int) -> None:
+        """Tell every component that checkpoint ``n`` is safe."""

@@ -1,0 +1,538 @@
+"""One component as a core process: it takes, steps and sends, until no more comes."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from stbass.context import ProcessContext
+from stbass.dataflow.boundary import OutletEdge
+from stbass.dataflow.components import Component
+from stbass.dataflow.edge import ATOMS, Inbox, LocalEdge, event_name, fitted, snapshot_of, type_of_field
+from stbass.dataflow.events import Event, StopEvent
+from stbass.dataflow.status import Status
+from stbass.errors import ChannelClosedError, IOClosedError
+from stbass.process import Composable
+from stbass.transports.base import NOTHING
+from stbass.transports.choice import Arm, Choice
+
+if TYPE_CHECKING:
+    from stbass.dataflow.cut import Cut
+    from stbass.dataflow.host import Host
+
+__all__ = ["Runner", "Stepping"]
+
+_TURN = 64
+"""How many steps a component makes at most without letting others have the event loop."""
+
+OutEdge = LocalEdge | OutletEdge
+
+
+class Stepping(Composable):
+    """A component, as the process that the engine runs."""
+
+    def __init__(self, runner: Runner, work: Callable[[], Awaitable[Any]]) -> None:
+        self._name = runner.name
+        self._work = work
+
+    def _perform(self, ctx: ProcessContext) -> Awaitable[Any]:
+        return self._work()
+
+
+class _Waker(Choice):
+    """Wakes the runner, whatever it waits for; and lets the host know at once that it runs again."""
+
+    __slots__ = ("host", "runner")
+
+    passive = True
+
+    def __init__(self, runner: Runner, host: Host) -> None:
+        super().__init__()
+        self.runner = runner
+        self.host = host
+
+    def wake(self) -> None:
+        waiter = self.waiter
+        if waiter is not None and not waiter.done():
+            self.host.active += 1
+            waiter.set_result(None)
+
+
+class Runner:
+    """Runs one component.
+
+    A component is between two steps, or in the user's code (``in_user``). Between steps everything that belongs to it
+    lies in its inboxes, in ``pending`` and in the component, whatever the runner waits for: so a checkpoint can be
+    taken from outside.
+    """
+
+    def __init__(self, component: Component, host: Host) -> None:
+        self.component = component
+        self.name = component.name
+        self.host = host
+        self.waker = _Waker(self, host)
+        self.inboxes: tuple[Inbox, ...] = ()
+        self.events: Inbox | None = None
+        self.edges: dict[str, list[OutEdge]] = {}
+        """Those that leave, by output or by the name of an event."""
+        self.pending: list[tuple[OutEdge, Any]] = []
+        """What has been set and is not sent yet, since there is no room."""
+        self.live = 0
+        """How many of its edges still have somebody who takes values."""
+        self.in_user = self.ended = self.began = False
+        self.is_waiting = False
+        self.steps = 0
+        self.interrupt = False
+        """Whether there is something to see to before the next step: see :meth:`_attend`."""
+        self.gate: asyncio.Future[None] | None = None
+        """While set, the user's code for a checkpoint runs, and no step may begin."""
+        self.cut: Cut | None = None
+        """The checkpoint that waits for the end of the step."""
+        self._unwanted = False
+        self._trouble: BaseException | None = None
+        self._spent = 0
+        cls = type(component)
+        self._step = cls.step.__get__(component)
+        self._is_async = inspect.iscoroutinefunction(cls.step)
+        self._steps_at_all = cls.step is not Component.step
+        self._own_run = cls.run is not Component.run
+        self._checkers = {
+            name: checker for name in component.io.outputs if (checker := type_of_field(component, name)) is not None
+        }
+
+    # Life ---------------------------------------------------------------------------------------
+
+    def attach(self) -> None:
+        """The component is ours from now on."""
+        self.component._stbass_runner = self
+        if self._own_run:
+            # What the user's own `run` calls has to take values before the step and to send them after it.
+            self.component.__dict__["step"] = self.one_step
+
+    def detach(self) -> None:
+        """The component is nobody's any more; it keeps its status."""
+        self.component._stbass_runner = None
+        self.component.__dict__.pop("step", None)
+
+    async def work(self) -> None:
+        """Run to the end; what the engine calls."""
+        self._begin()
+        try:
+            if self._own_run:
+                await self._run_own()
+            else:
+                await self._loop(None)
+        except BaseException as error:
+            self._failed(error)
+            raise
+        finally:
+            self.host.runner_left()
+
+    async def work_once(self) -> None:
+        """One step at most; what the engine calls."""
+        self._begin()
+        try:
+            await self._loop(1)
+        except BaseException as error:
+            self._failed(error)
+            raise
+        finally:
+            self.host.runner_left()
+
+    def _begin(self) -> None:
+        self.began = True
+        self.component._stbass_status = Status.RUNNING
+
+    async def run(self) -> None:
+        """What ``Component.run`` does, called by a subclass's own ``run``."""
+        while not self.ended and not self.component._stbass_closing:
+            try:
+                await self.one_step()
+            except IOClosedError:
+                return
+
+    async def _run_own(self) -> None:
+        self.in_user = True
+        try:
+            await self.component.run()
+        except IOClosedError:
+            if not self.ended and not self.host.stopping:
+                raise
+        finally:
+            self.in_user = False
+        if not self.ended and not self.host.stopping:
+            await self._settle()
+            self.end(Status.COMPLETED)
+        elif self.cut is not None:
+            # Begun while it did something after its last step.
+            await self._settle_cut()
+
+    async def one_step(self) -> None:
+        """One step of a component that has a ``run`` of its own.
+
+        Raises:
+            IOClosedError: no more comes, or nobody takes anything any more.
+        """
+        self.in_user = False
+        before = self.steps
+        try:
+            if self.cut is not None:
+                await self._settle_cut()
+            if not self.ended:
+                await self._loop(1)
+            if self.steps == before and (self.ended or self.host.stopping):
+                raise IOClosedError(f"component {self.name!r} has ended: no more comes, or nobody takes what it sends")
+        finally:
+            self.in_user = True
+
+    def _failed(self, error: BaseException) -> None:
+        if self.ended:
+            return
+        is_cancel = isinstance(error, asyncio.CancelledError)
+        if not is_cancel and error is not self._trouble:
+            error.add_note(f"component {self.name!r}, step {self.steps}")
+        self.end(Status.STOPPED if is_cancel else Status.FAILED)
+
+    def end(self, status: Status) -> None:
+        """It ends: nothing more comes from it, and nothing more is taken."""
+        if self.ended:
+            return
+        self.ended = True
+        component = self.component
+        component._stbass_closing = True
+        component._stbass_status = status
+        self.pending.clear()
+        for edges in self.edges.values():
+            for edge in edges:
+                edge.close()
+        for inbox in self.all_inboxes:
+            inbox.chan.close()
+            for source in inbox.sources:
+                source.lose()
+        self.host.runner_ended(self, status)
+
+    # Stepping -----------------------------------------------------------------------------------
+
+    async def _loop(self, budget: int | None) -> None:
+        """Step until no more comes, or ``budget`` steps are made, or the round is over."""
+        component, inboxes, step, is_async = self.component, self.inboxes, self._step, self._is_async
+        values, out, host, events = component.__dict__, component._stbass_out, self.host, self.events
+        is_source = not inboxes and events is None
+        if self.pending or out or component._stbass_events:
+            await self._settle()
+            if self.pending:
+                return  # the round is over
+        if self.interrupt and await self._attend():
+            return
+        turn = _TURN
+        while True:
+            if self.interrupt and await self._attend():
+                return
+            if events is not None:
+                event = self._next_of(events)
+                if event is not NOTHING:
+                    await self._handle(event)
+                    if self.pending:
+                        return
+                    if budget is not None and not inboxes:
+                        if self.interrupt:
+                            await self._attend()
+                        return
+                    continue
+            missing: Inbox | None = None
+            for inbox in inboxes:
+                if inbox.held is NOTHING:
+                    if inbox.backlog or inbox.overflow:
+                        inbox.held = inbox.next()
+                    else:
+                        try:
+                            value = inbox.take()
+                        except ChannelClosedError:
+                            value = NOTHING
+                        if value is NOTHING:
+                            missing = inbox
+                        else:
+                            inbox.held = value
+            if missing is not None or not (inboxes or is_source):
+                if self._is_over():
+                    self.end(Status.COMPLETED)
+                    return
+                turn = _TURN
+                await self._wait_for_input()
+                if host.round_over and budget is not None:
+                    return
+                continue
+            for inbox in inboxes:
+                values[inbox.name] = inbox.held
+                inbox.held = NOTHING
+            self.steps += 1
+            self.in_user = True
+            if is_async:
+                await step()
+            else:
+                made = step()
+                if made is not None and inspect.isawaitable(made):
+                    await made
+            self.in_user = False
+            if self.cut is not None or component._stbass_events:
+                await self._settle()
+                if self.pending:
+                    return
+            elif out:
+                self._send_outputs()
+                if self.pending:
+                    turn = _TURN
+                    if not await self._drain():
+                        return
+            if budget is not None:
+                if self.interrupt:
+                    await self._attend()
+                return
+            turn -= 1
+            if not turn:
+                turn = _TURN
+                await asyncio.sleep(0)
+
+    def _next_of(self, inbox: Inbox) -> Any:
+        try:
+            return inbox.next()
+        except ChannelClosedError:
+            return NOTHING
+
+    async def _handle(self, event: Event) -> None:
+        """Give an event to its handler, then step if there is nothing else that a step would wait for."""
+        component = self.component
+        found = next(
+            (component._stbass_handlers[cls] for cls in type(event).__mro__ if cls in component._stbass_handlers), None
+        )
+        self.in_user = True
+        if found is not None:
+            name, handled = found
+            made = getattr(component, name)(event)
+            if inspect.isawaitable(made):
+                await made
+            for field in handled.populates_fields:
+                self._populate(field, getattr(component, field))
+        if not self.inboxes and self._steps_at_all:
+            self.steps += 1
+            stepped: Any = self._step()
+            if inspect.isawaitable(stepped):
+                await stepped
+        self.in_user = False
+        await self._settle()
+
+    def _populate(self, field: str, value: Any) -> None:
+        for inbox in self.inboxes:
+            if inbox.name == field:
+                inbox.backlog.append(value)
+                if self.cut is not None:
+                    self.cut.populated(self, field, value)
+
+    def _is_over(self) -> bool:
+        """Whether there will never be another step: an input has ended, or there are no events left to come."""
+        events = self.events
+        no_events = events is None or (not events.backlog and not events.overflow and _dry(events))
+        if not self.inboxes:
+            return no_events
+        return any(
+            inbox.held is NOTHING
+            and not inbox.backlog
+            and not inbox.overflow
+            and _dry(inbox)
+            and (not inbox.populated or no_events)
+            for inbox in self.inboxes
+        ) and (events is None or not (events.backlog or events.overflow or events.link.accepted()))
+
+    # Sending ------------------------------------------------------------------------------------
+
+    def _send_outputs(self) -> None:
+        """Send what was set; what there is no room for stays in ``pending``."""
+        component = self.component
+        out = component._stbass_out
+        edges_of, checkers = self.edges, self._checkers
+        for name, value in out.items():
+            if name in checkers:
+                checker = checkers[name]
+                if type(value) is not checker.exact:
+                    value = out[name] = fitted(checker, value, self.name, "output", name)
+            kind = type(value)
+            for edge in edges_of.get(name, ()):
+                if edge.gone:
+                    continue
+                item = value if kind is edge.exact or edge.checker is None else edge.fit(value)
+                if edge.copy and kind not in ATOMS:
+                    item = snapshot_of(item, self.name, name)
+                self._send(edge, item)
+        component._stbass_last.update(out)
+        out.clear()
+
+    def _send(self, edge: OutEdge, item: Any) -> None:
+        if self.cut is not None:
+            self.pending.append((edge, item))  # a checkpoint looks at it first
+            return
+        try:
+            if not edge.offer(item):
+                self.pending.append((edge, item))
+        except ChannelClosedError:
+            self.edge_gone(edge)
+
+    def _send_events(self) -> bool:
+        """Send the events that were queued. Whether one of them stops the process."""
+        component = self.component
+        events, component._stbass_events = component._stbass_events, []
+        stops = False
+        for event in events:
+            if isinstance(event, StopEvent):
+                stops = True
+                continue
+            for cls in type(event).__mro__:
+                if edges := self.edges.get(event_name(cls)):
+                    for edge in edges:
+                        item = event
+                        if type(event.data) not in ATOMS:
+                            item = snapshot_of(event, self.name, event_name(cls))
+                        self.pending.append((edge, item))
+                    break
+        return stops
+
+    async def _settle(self) -> None:
+        """All that follows a step: outputs and events, and a checkpoint that waits for it."""
+        self._send_outputs()
+        stops = bool(self.component._stbass_events) and self._send_events()
+        if self.cut is not None:
+            await self._settle_cut()
+        if self.pending:
+            await self._drain()
+        if stops:
+            self.host.stop_requested()
+
+    async def _settle_cut(self) -> None:
+        cut, self.cut = self.cut, None
+        if cut is not None:
+            await cut.take_state(self)
+
+    async def _drain(self) -> bool:
+        """Send what is pending. False: it stays, since the component ends or the round is over."""
+        while self.pending:
+            blocked: set[str] = set()
+            rest: list[tuple[OutEdge, Any]] = []
+            waiting, self.pending = self.pending, rest
+            for edge, item in waiting:
+                if edge.gone:
+                    continue
+                if edge.id in blocked:
+                    rest.append((edge, item))
+                    continue
+                try:
+                    if edge.offer(item):
+                        continue
+                except ChannelClosedError:
+                    self.edge_gone(edge)
+                    continue
+                blocked.add(edge.id)
+                rest.append((edge, item))
+            if not rest:
+                break
+            if self.interrupt and (self._trouble or self.host.stopping or self.component._stbass_cancelled):
+                if await self._attend():
+                    return False
+            await self._wait([edge.arm for edge, _ in rest if edge.arm is not None])
+            if self.host.round_over:
+                return False
+        return True
+
+    # Waiting ------------------------------------------------------------------------------------
+
+    async def _wait_for_input(self) -> None:
+        if self.interrupt:
+            return
+        arms = [inbox.arm for inbox in self.inboxes if inbox.held is NOTHING]
+        if self.events is not None:
+            arms.append(self.events.arm)
+        await self._wait(arms)
+
+    async def _wait(self, arms: list[Arm]) -> None:
+        """Until something happens at one of these, or somebody pokes."""
+        host, waker = self.host, self.waker
+        waiter = waker.waiter = asyncio.get_running_loop().create_future()
+        links = {id(arm.link): arm for arm in arms}.values()
+        for arm in links:
+            arm.link.attach(arm)
+        self.is_waiting = True
+        host.active -= 1
+        if not host.active:
+            host.look_whether_quiet()
+        try:
+            await waiter
+        finally:
+            self.is_waiting = False
+            waker.waiter = None
+            if waiter.cancelled() or not waiter.done():
+                host.active += 1
+            for arm in links:
+                arm.link.detach(arm)
+
+    @property
+    def all_inboxes(self) -> list[Inbox]:
+        """Those of its inputs, and of its events."""
+        return [*self.inboxes] if self.events is None else [*self.inboxes, self.events]
+
+    @property
+    def waits_for(self) -> str:
+        """What it waits for, in words."""
+        if self.pending:
+            edges = ", ".join(dict.fromkeys(edge.spec.target + "." + edge.spec.input for edge, _ in self.pending))
+            return f"{self.name!r} waits for room at {edges}"
+        fields = ", ".join(inbox.name for inbox in self.inboxes if inbox.held is NOTHING)
+        return f"{self.name!r} waits for {fields or 'events'}"
+
+    def poke(self) -> None:
+        """Something has happened outside of a step: an event was queued, the component was closed or cancelled."""
+        self.interrupt = True
+        self.waker.wake()
+
+    def fail(self, error: BaseException) -> None:
+        """Something that the component depends on has failed: so does it."""
+        self._trouble = self._trouble or error
+        self.poke()
+
+    def edge_gone(self, edge: OutEdge) -> None:
+        """Nobody takes anything from an edge any more."""
+        if edge.gone:
+            return
+        edge.gone = True
+        self.live -= 1
+        if not self.live:
+            self._unwanted = True
+        self.poke()
+
+    async def _attend(self) -> bool:
+        """See to whatever interrupts. True: the component has ended."""
+        self.interrupt = False
+        component = self.component
+        if self.gate is not None:
+            await asyncio.shield(self.gate)
+        if self._trouble is not None:
+            raise self._trouble
+        if component._stbass_cancelled or self.host.stopping:
+            self._stop()
+            return True
+        if component._stbass_out or component._stbass_events:
+            await self._settle()
+        if component._stbass_closing or self._unwanted:
+            if self.pending:
+                return False
+            self.end(Status.COMPLETED)
+        return self.ended
+
+    def _stop(self) -> None:
+        if self.component._stbass_cancelled:
+            self.end(Status.STOPPED)
+        else:
+            self.host.runner_stopped(self)
+
+
+def _dry(inbox: Inbox) -> bool:
+    return inbox.link.closed and not inbox.link.accepted()
