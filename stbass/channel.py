@@ -234,6 +234,18 @@ class Chan(Generic[T]):
         """Return when a send would complete at once: a receiver waits, there is room, or the channel is closed."""
         await until_ready(self._link, reader=False)
 
+    async def flush(self) -> None:
+        """Return when nothing that was sent or received here would be undone by the end of this Python process.
+
+        Only a channel with a capacity, in Redis, puts anything off: what is sent in one turn of the event loop, and
+        what is received. Before a checkpoint, a result or a word on another channel leaves, stbass does it by itself.
+
+        Raises:
+            StbassError: the server does not answer, or has lost the channel; what becomes of the values is not known.
+            ChannelTopologyError: the end's place was lost; what it received goes to the new reader too.
+        """
+        await self._link.flush()
+
     # The end ------------------------------------------------------------------------------------
 
     def close(self) -> None:

@@ -203,6 +203,13 @@ class Link(ABC):
             StbassError: the answer cannot be had (the connection is lost); says that the outcome is unknown.
         """
 
+    async def flush(self) -> None:  # noqa: B027 - in memory nothing is put off
+        """Return when all that has happened at this end is known to whoever survives this Python process.
+
+        Raises:
+            StbassError: whether it is, cannot be found out.
+        """
+
     # The end ------------------------------------------------------------------------------------
 
     @abstractmethod

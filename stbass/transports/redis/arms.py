@@ -107,7 +107,7 @@ class Arms:
         self._attached.pop(arm, None)
         for claim in self._put_off.pop(arm, ()):
             self._deny(arm, claim[0])
-        if not self._link.left and self._link._known:
+        if not self._link.left and self._link.joined:
             self._link.post(scripts.DETACH, b"%d" % number)
             self._link.incoming.refuse_urgent()
 
@@ -271,7 +271,7 @@ class Arms:
                 happened = await link.incoming.take_now()
             else:
                 number = link.outgoing.next_number()
-                entry = link.entry(number, b"g", link.encode(arm.value))
+                entry = link.codec.entry(number, b"g", link.codec.encode(arm.value))
                 reply = await link.ask(scripts.GIVE, reference.encode(), entry)
                 if reply[0] == b"ok":
                     happened = Happened()
@@ -289,7 +289,7 @@ class Arms:
 
     def _deny(self, arm: Arm | None, reference: str) -> None:
         link = self._link
-        if link.left or not link._known:
+        if link.left or not link.joined:
             return
         # A number is an offer of the writer's, anything else a proposal of the reader's.
         if reference.isdecimal():

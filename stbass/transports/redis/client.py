@@ -6,15 +6,17 @@ import asyncio
 import logging
 import os
 import socket
+import time
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import msgspec
 
 from stbass._ids import new_id
 from stbass.redis_address import RedisAddress
-from stbass.transports.redis.connection import Pipe
+from stbass.transports.redis.connection import Answer, Pipe, command
 from stbass.transports.redis.keys import inbox
+from stbass.transports.redis.scripts import TURN
 from stbass.wire import Signer
 
 if TYPE_CHECKING:
@@ -26,6 +28,32 @@ _log = logging.getLogger(__name__)
 _LEAVE_SECONDS = 2.0
 _SPARE_PIPES = 8
 _decode = msgspec.msgpack.Decoder().decode
+
+
+QUIET = 0.001
+"""Seconds: who has written nothing for so long does not wait for the end of the turn to write."""
+
+
+class Call(NamedTuple):
+    """A call of the script OFFER or ACK, to be sent with others."""
+
+    kind: Literal[b"o", b"a"]
+    key: bytes
+    args: tuple[bytes, ...]
+    answer: Answer
+
+
+class Part(Protocol):
+    """One side of a channel with a capacity, where operations have happened that the server does not know of."""
+
+    def call(self) -> Call | None:
+        """What tells the server, for the client's own connection. From now on it counts as told."""
+
+    def commit(self) -> None:
+        """Tell the server: there is nothing else to tell."""
+
+    def committed(self) -> None:
+        """What :meth:`call` gave was written."""
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -57,6 +85,9 @@ class Client:
         """How many values were refused, by kind of reason."""
         self._tasks: set[asyncio.Task[Any]] = set()
         self.closing = False
+        self.uncommitted: dict[Part, None] = {}
+        """What has happened here and the server does not know, in order of what came first."""
+        self.committed_at = 0.0
         self._end = self.loop.create_task(self._close_at_the_end(), name="stbass-channels")
 
     def enter(self, link: RedisLink) -> int:
@@ -80,6 +111,63 @@ class Client:
         if kind not in self._warned:
             self._warned.add(kind)
             _log.warning("%s", text)
+
+    # Values of channels with a capacity: what happens in one turn goes out together ------------------------------
+
+    def happened(self, part: Part, *, wakes: bool = False) -> None:
+        """A value was accepted or received without asking: the server is told at the end of the turn, or before.
+
+        Args:
+            part: where.
+            wakes: whether somebody waited for it, who is about to run, and probably goes on to the next value: then
+                it is the end of that turn.
+        """
+        if not self.uncommitted:
+            if wakes:
+                self.loop.call_soon(self.loop.call_soon, self.commit)
+            else:
+                self.loop.call_soon(self.commit)
+        self.uncommitted[part] = None
+
+    def is_quiet(self, now: float) -> bool:
+        """Whether there is no reason to wait for more to write."""
+        return now - self.committed_at > QUIET
+
+    def commit(self) -> None:
+        """Tell the server what has happened so far: it learns all of it, or nothing.
+
+        It is called between two operations of the program, never within one, and before the server is told anything
+        else. So what is in Redis is always what the program had done at one moment.
+        """
+        parts = self.uncommitted
+        if not parts:
+            return
+        self.uncommitted = {}
+        self.committed_at = time.time()
+        if len(parts) == 1:
+            for part in parts:
+                part.commit()
+            self.pipe.push()
+            return
+        calls = [call for part in parts if (call := part.call()) is not None]
+        if calls:
+            self._call_together(calls)
+            self.pipe.push()
+        for part in parts:
+            part.committed()
+
+    def _call_together(self, calls: list[Call]) -> None:
+        args = [b"turn"]
+        for call in calls:
+            args += (call.kind, b"%d" % len(call.args), *call.args)
+
+        def answered(reply: Any) -> None:
+            replies = reply if isinstance(reply, list) else [reply] * len(calls)
+            for call, one in zip(calls, replies, strict=True):
+                call.answer(one)
+
+        keys = [call.key for call in calls]
+        self.pipe.call(command(b"EVALSHA", TURN.sha, b"%d" % len(keys), *keys, *args), answered)
 
     # Connections for blocking reads --------------------------------------------------------------
 

@@ -44,13 +44,12 @@ Keys (type; written by; read by):
     hash, id -> party: proposals of readers to choices at the writer's end; the reader; the writer.
 ``<base>:offers:<epoch>``
     list of values that are offered, or accepted and not yet taken; the writer; the reader, by a blocking move.
+    What an element is, see :mod:`.entries`. Its kind is ``s`` (the writer waits for the acknowledgement), ``n`` (it
+    waits, but not long: the reader should say no if it does not take it), ``b`` (accepted by a channel with a capacity)
+    or ``g`` (given in answer to a proposal).
 ``<base>:taken:<epoch>``
     list: an empty first element, which keeps the list and its time to live when there is nothing else in it, and
     values that the reader has moved here and not yet acknowledged; the reader; the writer, to withdraw.
-
-An element of the lists is ``<number><kind><signature><JSON>``: the kind is ``s`` (the writer waits for the
-acknowledgement), ``n`` (it waits, but not long: the reader should say no if it does not take it), ``b`` (accepted by a
-channel with a capacity) or ``g`` (given in answer to a proposal); the signature is there if the fleet signs.
 
 Channels of publish/subscribe:
 
@@ -61,12 +60,9 @@ Channels of publish/subscribe:
 
 from __future__ import annotations
 
-import re
 from urllib.parse import quote
 
-__all__ = ["base_key", "inbox", "parse_entry"]
-
-_ENTRY = re.compile(rb"(\d{1,15})([snbg])(.*)", re.DOTALL)
+__all__ = ["base_key", "inbox"]
 
 
 def base_key(channel_id: str, namespace: str | None = None) -> str:
@@ -80,9 +76,3 @@ def base_key(channel_id: str, namespace: str | None = None) -> str:
 def inbox(client: str) -> str:
     """The publish/subscribe channel on which a client is told."""
     return f"stbass:chan:to:{client}"
-
-
-def parse_entry(raw: bytes) -> tuple[int, bytes, bytes] | None:
-    """Number, kind and payload of an element; None if it is none of ours."""
-    found = _ENTRY.fullmatch(raw)
-    return None if found is None else (int(found[1]), found[2], found[3])

@@ -70,10 +70,9 @@ class Places:
         self._states[place] = FREE
         if link.left:
             return
+        link.here.commit()
         if place == "r":
             link.incoming.told_lost()
-        else:
-            link.outgoing.flush()
         self._freeing += 1
 
         def answered(reply: Any) -> None:
@@ -143,7 +142,7 @@ class Places:
             if place == "w":
                 self._link.outgoing.on_held(offered, acked, sent)
             else:
-                self._link.incoming.on_held(epoch, got)
+                self._link.incoming.on_held(epoch, acked, got)
             if closed:
                 self._link.told_closed()
             self.tell_changed()

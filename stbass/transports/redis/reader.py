@@ -5,8 +5,7 @@ taken and says which it is. The value is the receiver's when the server has ackn
 before that has taken nothing. A cancelled receive leaves the blocking move where it is: what it brings waits here,
 unacknowledged, for the next receive; nothing is lost with a connection that is broken off in the middle.
 
-With a capacity the senders have gone on already, and what is acknowledged is what was received in this turn of the
-event loop; all that is there is fetched at once.
+With a capacity it is otherwise: see :mod:`.window`.
 """
 
 from __future__ import annotations
@@ -15,45 +14,25 @@ import time
 from asyncio import Future
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from stbass.errors import StbassError
 from stbass.transports.base import NOTHING, Happened
 from stbass.transports.redis import scripts
-from stbass.transports.redis.connection import Pipe, command
-from stbass.transports.redis.keys import parse_entry
+from stbass.transports.redis.window import Window
 
 if TYPE_CHECKING:
     from stbass.transports.redis.link import RedisLink
 
 __all__ = ["Reader"]
 
-_OVERTAKEN = 8
-"""How many windows of a channel with a capacity one answer may be overtaken by."""
 
-
-class _Taken:
-    """A value that was moved to this reader, and not acknowledged yet."""
-
-    __slots__ = ("kind", "number", "raw", "value")
-
-    def __init__(self, raw: bytes, number: int, kind: bytes, value: Any) -> None:
-        self.raw = raw
-        self.number = number
-        self.kind = kind
-        self.value = value
-
-
-class Reader:
+class Reader(Window):
     """What is received at this end."""
 
     def __init__(self, link: RedisLink) -> None:
-        self._link = link
-        self.waiters: deque[Future[Any]] = deque()
-        self._taken: deque[_Taken] = deque()
-        self._known: set[int] = set()
-        # Acknowledged while a blocking move was under way, whose answer may bring them once more.
-        self._settled: set[int] = set()
+        super().__init__(link)
         # The receive or choice that an acknowledgement is under way for, and what became of it.
         self._acking = False
         self._acking_for: Future[Any] | None = None
@@ -61,30 +40,12 @@ class Reader:
         self._withdrawals: dict[Future[Any], Future[Any]] = {}
         self._resend: Callable[[], None] | None = None
         self._stale = False
-        self.pipe: Pipe | None = None
-        self._blocked = False
-        self._epoch = 0
         self._told_wait = False
-        # Fetches under way, and what a blocking move has brought meanwhile.
-        self._fetching = 0
-        self._overtaking: list[bytes] = []
-        self.got = 0
-        self.last = 0.0
-        # With a capacity: received and not acknowledged, up to this number.
-        self._consumed = 0
-        self._acked = 0
-        self._flushing = False
-        self._drained = False
 
     @property
     def waiting(self) -> bool:
         """Whether a receive waits here."""
         return any(not waiter.done() for waiter in self.waiters)
-
-    @property
-    def offered(self) -> bool:
-        """Whether a value is here that nobody has received."""
-        return bool(self._taken)
 
     @property
     def drained(self) -> bool:
@@ -116,112 +77,6 @@ class Reader:
             return self._consume()
         return NOTHING
 
-    def _consume(self) -> Any:
-        taken = self._taken.popleft()
-        self._known.discard(taken.number)
-        self._consumed = taken.number
-        capacity = self._link.capacity
-        if 2 * (self._consumed - self._acked) >= capacity > 8:
-            # The writer can go on while the rest is received.
-            self._acknowledge_all(self._consumed)
-            (self.pipe or self._link.here.pipe).push()
-            self._link.here.pipe.push()
-        elif not self._flushing:
-            self._flushing = True
-            self._link.here.loop.call_soon(self._flush)
-        place = self.got
-        self.got = place + 1
-        self.last = time.time()
-        return self._link.spec.accept(taken.value, place)
-
-    def _flush(self) -> None:
-        self._flushing = False
-        if self._consumed > self._acked and self._link.places.holds("r"):
-            # A few may be the first of many that came together: then all of them are acknowledged at once.
-            few = 2 * (self._consumed - self._acked) < self._link.capacity
-            fetches = not self._blocked and not self._fetching
-            self._acknowledge_all(self._acked if few and fetches and self.pipe is not None else self._consumed)
-
-    def _acknowledge_all(self, number: int) -> None:
-        """Acknowledge what was received up to a number, and fetch what is there if no blocking move waits for it."""
-        self._acked = number
-        link = self._link
-        # With a capacity nobody needs to know whether a receive waits, only that the end is in use.
-        wait = b"1"
-        if self._blocked or self._fetching or self.pipe is None or self.pipe.closed:
-            # Everything that moves values is on one connection, so that none overtakes another.
-            link.post(scripts.ACK, b"%d" % number, b"0", wait, b"0", answer=self._acknowledged)
-            return
-        self._fetching += 1
-        self.pipe.call(
-            link.text(scripts.ACK, b"%d" % number, b"%d" % link.capacity, wait, b"0"),
-            self._fetched,
-        )
-        if self.waiters:
-            self._block(self.pipe)
-
-    def _acknowledged(self, reply: Any) -> None:
-        if not isinstance(reply, list):
-            self.fail(self._link.problem(reply))
-        elif reply[0] == b"lost":
-            self._link.places.told_lost("r")
-        elif reply[0] != b"ok":
-            self._link.vanished()
-        else:
-            if reply[2] and not self._fetching:
-                self._link.told_closed()
-            self._link.settle()
-
-    def _fetched(self, reply: Any) -> None:
-        self._fetching = max(0, self._fetching - 1)
-        if not isinstance(reply, list):
-            self.fail(self._link.problem(reply))
-        elif reply[0] == b"ok":
-            self._add_all(reply)
-            if len(reply) == 5 and self._consumed > self._acked and not self._fetching:
-                self._acknowledge_all(self._consumed)
-            if reply[2]:
-                self._link.closed = True
-                if reply[4] == 0 and not self._taken and not self._link.outgoing.busy:
-                    self._drained = True
-                    self._fail_closed()
-            self._advance()
-            self._link.arms.heat("reader")
-            self._link.settle()
-        elif reply[0] == b"lost":
-            self._link.places.told_lost("r")
-        else:
-            self._link.vanished()
-
-    def _add_all(self, reply: list[Any]) -> None:
-        for raw in reply[5:]:
-            self._add(raw)
-        if not self._fetching and self._overtaking:
-            overtaking, self._overtaking = self._overtaking, []
-            for raw in overtaking:
-                self._add(raw)
-            self._settled.clear()
-
-    def _add(self, raw: bytes) -> None:
-        if not raw or not self._link.places.holds("r"):
-            return  # with new lists under way, all of this comes again
-        parsed = parse_entry(raw)
-        if parsed is not None and (parsed[0] in self._known or self._is_settled(parsed[0])):
-            return
-        found = self._link.read(raw, parsed)
-        if found is None or parsed is None:
-            return
-        number, kind, _ = parsed
-        self._known.add(number)
-        self._taken.append(_Taken(raw, number, kind, found[0]))
-
-    def _is_settled(self, number: int) -> bool:
-        """Whether an answer that is overtaken by another brings what was received already."""
-        capacity = self._link.capacity
-        if capacity:
-            return self._consumed - _OVERTAKEN * (capacity + 8) < number <= self._consumed
-        return number in self._settled
-
     def _advance(self) -> None:
         """Go on with whoever waits first."""
         link = self._link
@@ -235,7 +90,7 @@ class Reader:
             if not self._taken:
                 if self._stale:
                     self._renew_place()
-                elif not self._flushing:  # else what is there is about to be fetched
+                elif self._consumed <= self._acked:  # else what is there is about to be fetched
                     self._wait()
                 return
             if not link.capacity:
@@ -243,7 +98,7 @@ class Reader:
                 return
             waiter = waiters.popleft()
             try:
-                waiter.set_result(self._consume())
+                waiter.set_result(self._consume(wakes=True))
             except StbassError as error:
                 waiter.set_exception(error)
         if not waiters:
@@ -270,29 +125,6 @@ class Reader:
             pipe.call(link.text(scripts.WAIT, b"1"), self._waits)
         self._block(pipe)
 
-    def _block(self, pipe: Pipe) -> None:
-        self._blocked = True
-        base, epoch = self._link.base.encode(), self._epoch
-        offers, taken = b"%b:offers:%d" % (base, epoch), b"%b:taken:%d" % (base, epoch)
-
-        def moved(reply: Any) -> None:
-            if pipe is not self.pipe or epoch != self._epoch:
-                return
-            self._blocked = False
-            if isinstance(reply, bytes) and self._fetching:
-                # What is being fetched on the other connection was moved before it.
-                self._overtaking.append(reply)
-            elif isinstance(reply, bytes):
-                self._add(reply)
-                self._settled.clear()
-                self._advance()
-                if self._taken:
-                    self._link.arms.heat("reader")
-            else:
-                self.fail(self._link.problem(reply))
-
-        pipe.call(command(b"BLMOVE", offers, taken, b"LEFT", b"RIGHT", b"0"), moved)
-
     def _waits(self, reply: Any) -> None:
         if not isinstance(reply, list):
             self.fail(self._link.problem(reply))
@@ -314,7 +146,7 @@ class Reader:
         self._fetching += 1
         number, self._acked = self._consumed, self._consumed
         most = b"%d" % max(1, self._link.capacity)
-        self._link.post(scripts.ACK, b"%d" % number, most, b"1", b"1", answer=self._fetched)
+        self._link.post(scripts.ACK, b"%d" % number, most, b"1", b"1", answer=partial(self._fetched, number))
 
     def refuse_urgent(self) -> None:
         """Nobody here is going to take it: say so to whoever offers what cannot wait."""
@@ -467,15 +299,12 @@ class Reader:
 
     # What the server tells -----------------------------------------------------------------------
 
-    def on_held(self, epoch: int, got: int) -> None:
+    def on_held(self, epoch: int, acked: int, got: int) -> None:
         """The reader's place is ours, with lists of our own."""
         if epoch != self._epoch:
             self.drop_pipe()
-            self._taken.clear()
-            self._known.clear()
-            self._settled.clear()
-            self._overtaking.clear()
-            self._consumed = self._acked = 0
+            self._forget()
+            self._begin(acked)
             self._epoch = epoch
             self._stale = False
         self._told_wait = False
@@ -488,9 +317,8 @@ class Reader:
         self.drop_pipe()
         self._epoch = -1
         self._told_wait = False
-        self._taken.clear()
-        self._known.clear()
-        self._consumed = self._acked = 0
+        self._doubt_received()
+        self._forget()
         if self.waiters:
             self._link.places.held("r")
 
@@ -559,23 +387,17 @@ class Reader:
         self._stale = False
         if link.left or not link.places.holds("r"):
             return
-        if self._consumed:
-            link.post(scripts.ACK, b"%d" % self._consumed, b"0", b"0", b"0")
+        link.here.commit()
+        if self._consumed > self._confirmed:
+            # Once more: it may have been lost with the connection.
+            number = self._acked = self._consumed
+            link.post(scripts.ACK, b"%d" % number, b"0", b"0", b"0", answer=partial(self._confirmed_late, number))
         # What else was moved here goes back to the front, and comes again.
-        self._taken.clear()
-        self._known.clear()
-        self._overtaking.clear()
-        self._consumed = self._acked = 0
+        self._forget()
         self._fetching = 0
         self._told_wait = False
         link.places.renew()
 
-    def drop_pipe(self) -> None:
-        """Give up the connection of the blocking move."""
-        pipe, self.pipe = self.pipe, None
-        blocked, self._blocked = self._blocked, False
-        if pipe is not None:
-            if blocked or pipe.closed:
-                pipe.drop()
-            else:
-                self._link.here.give_back(pipe)
+    def _confirmed_late(self, number: int, reply: Any) -> None:
+        if isinstance(reply, list) and reply[0] == b"ok":
+            self._confirm(number)

@@ -2,7 +2,8 @@
 
 Without a capacity a value is offered, and its send returns when the reader has acknowledged it. With one, this end
 knows how much room there is at least (values offered less values acknowledged, as far as it was told), and a send that
-finds room has happened: its value is written at the end of this turn of the event loop, with all others of the turn.
+finds room has happened: its value is written at once, or with others at the end of this turn of the event loop
+(see :meth:`stbass.transports.redis.client.Client.commit`).
 """
 
 from __future__ import annotations
@@ -10,13 +11,16 @@ from __future__ import annotations
 import time
 from asyncio import Future
 from collections import deque
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from stbass.errors import BackendUnavailableError, StbassError
+from stbass.errors import BackendUnavailableError, StateLostError, StbassError
 from stbass.transports.base import Happened
 from stbass.transports.redis import scripts
+from stbass.transports.redis.client import Call
 
 if TYPE_CHECKING:
+    from stbass.transports.redis.connection import Answer
     from stbass.transports.redis.link import RedisLink
 
 __all__ = ["Writer"]
@@ -50,10 +54,12 @@ class Writer:
         self.sent = 0
         self.last = 0.0
         # Accepted: to be written at the end of the turn; refused because another end had taken the place; and how many
-        # of all accepted are not known to be in Redis.
+        # of all accepted are not known to be in Redis, who wants to hear that they are, and why they never will be.
         self._outbox: list[bytes] = []
         self._returned: list[bytes] = []
         self._unwritten = 0
+        self._flushes: list[Future[None]] = []
+        self._failure: StbassError | None = None
         self._withdrawing = 0
 
     @property
@@ -78,10 +84,12 @@ class Writer:
     def offer(self, value: Any) -> Future[None] | None:
         """See :meth:`stbass.transports.base.Link.offer`."""
         link = self._link
-        payload = link.encode(value)
-        if link.capacity and self.room > 0:
-            self._accept(payload)
-            return None
+        payload = link.codec.encode(value)
+        if link.capacity:
+            self._tell_failure()
+            if self.room > 0:
+                self._accept(payload)
+                return None
         waiter: Future[None] = link.here.loop.create_future()
         send = _Send(waiter, payload)
         self._queue.append(send)
@@ -89,24 +97,27 @@ class Writer:
         self._advance()
         return waiter
 
-    def _accept(self, payload: bytes) -> None:
+    def _accept(self, payload: bytes, *, wakes: bool = False) -> None:
+        link = self._link
+        client = link.here
+        outbox = self._outbox
+        if not outbox:
+            client.happened(self, wakes=wakes)
         self._number += 1
-        if not self._outbox:
-            self._link.here.loop.call_soon(self.flush)
-        self._outbox.append(payload)
+        outbox.append(payload)
         self._unwritten += 1
-        if 2 * len(self._outbox) >= self._link.capacity > 8:
-            # The reader can begin with these while the next are made.
-            self.flush()
-            self._link.here.pipe.push()
         self.sent += 1
-        self.last = time.time()
+        self.last = now = time.time()
+        # Half a window: the reader can begin with these while the next are made.
+        if 2 * len(outbox) >= link.capacity > 8 or (client.is_quiet(now) and not wakes):
+            client.commit()
 
     def try_accept(self, value: Any) -> bool:
         """Accept a value if there is room."""
+        self._tell_failure()
         if self.room <= 0:
             return False
-        self._accept(self._link.encode(value))
+        self._accept(self._link.codec.encode(value))
         return True
 
     def _advance(self) -> None:
@@ -118,7 +129,7 @@ class Writer:
                 send = self._queue.popleft()
                 if send.waiter.done():
                     continue  # cancelled: its task is about to withdraw it
-                self._accept(send.payload)
+                self._accept(send.payload, wakes=not self._queue)
                 self._resolve(send)
             return
         entries = []
@@ -129,17 +140,32 @@ class Writer:
             self._number += 1
             send.number = self._number
             self._pending[self._number] = send
-            entries.append(link.entry(self._number, b"s", send.payload))
+            entries.append(link.codec.entry(self._number, b"s", send.payload))
         if entries:
             link.post(scripts.OFFER, link.ttl, *entries, answer=self._offered)
 
-    def flush(self) -> None:
-        """Write what was accepted."""
+    def call(self) -> Call | None:
+        """Write what was accepted; see :class:`stbass.transports.redis.client.Part`."""
         if not self._outbox:
-            return
+            return None
+        link = self._link
+        link.prepare()
+        elements, answer = self._packed()
+        return Call(b"o", link.base.encode(), (link.party.encode(), link.ttl, *elements), answer)
+
+    def commit(self) -> None:
+        """See :class:`stbass.transports.redis.client.Part`."""
+        if self._outbox:
+            link = self._link
+            link.prepare()
+            elements, answer = self._packed()
+            link.here.pipe.call(link.text(scripts.OFFER, link.ttl, *elements), answer)
+
+    def committed(self) -> None:
+        """See :class:`stbass.transports.redis.client.Part`."""
+
+    def _packed(self) -> tuple[Iterable[bytes], Answer]:
         payloads, self._outbox = self._outbox, []
-        first = self._number - len(payloads) + 1
-        entry = self._link.entry
 
         def answered(reply: Any) -> None:
             if isinstance(reply, list) and reply[0] == b"lost":
@@ -147,10 +173,67 @@ class Writer:
                 self._returned += payloads
             else:
                 self._unwritten -= len(payloads)
+                self._note_written(reply)
             self._offered(reply)
+            self._tell_written()
 
-        entries = [entry(number, b"b", payload) for number, payload in enumerate(payloads, first)]
-        self._link.post(scripts.OFFER, self._link.ttl, *entries, answer=answered)
+        return self._link.codec.batches(self._number - len(payloads) + 1, payloads), answered
+
+    def _note_written(self, reply: Any) -> None:
+        link = self._link
+        if not isinstance(reply, list):
+            self._lose(link.problem(reply))
+        elif reply[0] == b"gone":
+            link.vanished()
+            error = link.closed_error()
+            if isinstance(error, StateLostError):  # else its reader has closed and left it
+                self._lose(error)
+
+    # What was accepted and is not known to be in Redis --------------------------------------------
+
+    @property
+    def unwritten(self) -> bool:
+        """Whether something was accepted and is not known to be in Redis."""
+        return self._unwritten > 0
+
+    async def written(self) -> None:
+        """Return when everything that was accepted is in Redis.
+
+        Raises:
+            StbassError: whether it is, is not known and will not be.
+        """
+        while self._unwritten and self._failure is None:
+            done: Future[None] = self._link.here.loop.create_future()
+            self._flushes.append(done)
+            await done
+        if self._failure is not None:
+            raise self._failed()
+
+    def _lose(self, error: StbassError) -> None:
+        self._failure = error
+        self._link.here.warn("lost", f"channel {self._link.name!r}: values that were accepted may be lost: {error}")
+
+    def _failed(self) -> StbassError:
+        """The error for whoever asks what has become of accepted values."""
+        error = self._failure
+        assert error is not None
+        return type(error)(
+            f"values that channel {self._link.name!r} had accepted may be lost: {error}", **error.__dict__
+        )
+
+    def _tell_failure(self) -> None:
+        """Once, whoever sends the next value must know."""
+        if self._failure is not None:
+            error, self._failure = self._failed(), None
+            raise error
+
+    def _tell_written(self) -> None:
+        if self._unwritten and self._failure is None:
+            return
+        flushes, self._flushes = self._flushes, []
+        for done in flushes:
+            if not done.done():
+                done.set_result(None)
 
     def _offered(self, reply: Any) -> None:
         if not isinstance(reply, list):
@@ -198,7 +281,9 @@ class Writer:
         self._number = offered + len(self._outbox)
         self._acked = acked
         self.sent = sent + len(self._outbox)
-        self.flush()
+        if self._outbox:
+            self._link.here.happened(self)
+            self._link.here.commit()
         self._advance()
         self._link.arms.heat("writer")
 
@@ -233,9 +318,10 @@ class Writer:
                 send.waiter.set_exception(type(error)(str(error), **error.__dict__))
         self._settle_urgent()
         if self._returned:
-            self._link.here.warn("lost", f"channel {self._link.name!r}: accepted values are lost: {error}")
             self._unwritten -= len(self._returned)
             self._returned.clear()
+            self._lose(error)
+            self._tell_written()
 
     async def withdraw(self, waiter: Future[Any]) -> Happened | None:
         """See :meth:`stbass.transports.base.Link.withdraw`."""
@@ -277,7 +363,7 @@ class Writer:
     async def offer_now(self, value: Any, rank: str, answer_seconds: float) -> bool:
         """Offer a value to a receive or a choice that waits; whether it was taken. None waits long for the answer."""
         link = self._link
-        payload = link.encode(value)
+        payload = link.codec.encode(value)
         tried: list[bytes] = []
         while True:
             if link.closed:
@@ -289,7 +375,7 @@ class Writer:
             outcome: Future[bool] = link.here.loop.create_future()
             self._urgent[number] = outcome
             try:
-                reply = await link.ask(scripts.NOW, link.entry(number, b"n", payload), rank.encode(), *tried)
+                reply = await link.ask(scripts.NOW, link.codec.entry(number, b"n", payload), rank.encode(), *tried)
                 if reply[0] == b"ok":
                     if await self._answer(number, outcome, answer_seconds):
                         self.last = time.time()

@@ -16,7 +16,7 @@ from __future__ import annotations
 from stbass.transports.redis.scripts.choices import ASK, ATTACH, DENY, DETACH, GIVE, UNASK
 from stbass.transports.redis.scripts.ends import AFFIRM, CLOSE, FREE, HOLD, JOIN, LEAVE, SYNC
 from stbass.transports.redis.scripts.script import Script
-from stbass.transports.redis.scripts.values import ACK, DROP, NOW, OFFER, RECEIVE, REFUSE, WAIT, WITHDRAW
+from stbass.transports.redis.scripts.values import ACK, DROP, NOW, OFFER, RECEIVE, REFUSE, TURN, WAIT, WITHDRAW
 
 __all__ = [
     "ACK",
@@ -38,6 +38,7 @@ __all__ = [
     "RECEIVE",
     "REFUSE",
     "SYNC",
+    "TURN",
     "UNASK",
     "WAIT",
     "WITHDRAW",
@@ -66,5 +67,6 @@ ALL = (
     DENY,
     SYNC,
     DROP,
+    TURN,
 )
 """Every script, in the order in which a connection loads them."""

@@ -12,7 +12,8 @@ ATTACH = Script(
 -- arm number, side (w/r), open (1/0), passive (1/0), rank, whether those facing it are told (1/0)
 -- ok: whether it is ready, whether it is closed
 local side, open, passive, rank = ARGV[3], ARGV[4], ARGV[5], ARGV[6]
-local epoch, closed, waits, cap = unpack(call('HMGET', S, 'epoch', 'closed', 'wait', 'cap'))
+local epoch, closed, waits, cap, offered, acked = unpack(call('HMGET', S, 'epoch', 'closed', 'wait', 'cap', 'offered',
+  'acked'))
 if not epoch then return {'gone'} end
 call('HSET', A, me .. '/' .. ARGV[2], side .. '|' .. open .. '|' .. passive .. '|' .. rank)
 call('PEXPIRE', A, call('PTTL', S))
@@ -21,7 +22,7 @@ local ready = closed or #facing(side, rank) > 0
 if side == 'r' then
   ready = ready or values(epoch) > 0
 else
-  if tonumber(cap) == 0 then ready = ready or waits else ready = ready or values(epoch) < tonumber(cap) end
+  if tonumber(cap) == 0 then ready = ready or waits else ready = ready or offered - acked < tonumber(cap) end
 end
 return {'ok', ready and 1 or 0, closed and 1 or 0}
 """,

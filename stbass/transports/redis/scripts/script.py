@@ -12,10 +12,10 @@ class Script:
 
     __slots__ = ("name", "sha", "text")
 
-    def __init__(self, name: str, body: str, *, lean: bool = False) -> None:
+    def __init__(self, name: str, body: str, *, lean: bool = False, bare: bool = False) -> None:
         self.name = name
         # Half of what a short script costs is to make functions that it does not call.
-        self.text = ((_LEAN if lean else _COMMON) + body).encode()
+        self.text = (("" if bare else _LEAN if lean else _COMMON) + body).encode()
         self.sha = hashlib.sha1(self.text, usedforsecurity=False).hexdigest().encode()
 
 

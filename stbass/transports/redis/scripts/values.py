@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stbass.transports.redis.scripts.script import Script
 
-__all__ = ["ACK", "DROP", "NOW", "OFFER", "RECEIVE", "REFUSE", "WAIT", "WITHDRAW"]
+__all__ = ["ACK", "DROP", "NOW", "OFFER", "RECEIVE", "REFUSE", "TURN", "WAIT", "WITHDRAW"]
 
 OFFER = Script(
     "OFFER",
@@ -19,15 +19,18 @@ offered, acked, sent = tonumber(offered or 0), tonumber(acked or 0), tonumber(se
 local offers = S .. ':offers:' .. epoch
 local refused, accepted, fresh = false, 0, {}
 for i = 3, #ARGV do
-  local number, kind = string.match(ARGV[i], '^(%d+)(%a)')
+  local number, kind, count = string.match(ARGV[i], '^(%d+)(%a)(%d*)')
   number = tonumber(number)
   if number > offered then
-    if closed and kind ~= 'b' then
+    if kind == 'b' then
+      fresh[#fresh + 1] = ARGV[i]
+      accepted = accepted + count
+      offered = number + count - 1
+    elseif closed then
       refused = true
     else
       fresh[#fresh + 1] = ARGV[i]
       offered = number
-      if kind == 'b' then accepted = accepted + 1 end
     end
   elseif closed and kind ~= 'b' and number > acked then
     refused = true
@@ -65,8 +68,8 @@ RECEIVE = Script(
     r"""
 -- entry, whether a receive goes on waiting (1/0): acknowledge one value.  As few commands as can be.
 -- ok: got before, whether it is closed, how many were acknowledged (0: it was withdrawn)
-local holder, closed, epoch, writer, acked, got, sent = unpack(call('HMGET', S, 'r', 'closed', 'epoch', 'w', 'acked',
-  'got', 'sent'))
+local holder, closed, epoch, writer, acked, got, sent, offered = unpack(call('HMGET', S, 'r', 'closed', 'epoch', 'w',
+  'acked', 'got', 'sent', 'offered'))
 if not epoch then return {'gone'} end
 if holder ~= me then return {'lost'} end
 local number, kind = string.match(ARGV[2], '^(%d+)(%a)')
@@ -76,7 +79,9 @@ if call('LREM', S .. ':taken:' .. epoch, 1, ARGV[2]) == 0 then
   if number > acked then return {'ok', got, closed and 1 or 0, 0} end
   return {'ok', got - 1, closed and 1 or 0, 1}
 end
-if number > acked then acked = number end
+-- One that no writer has offered, or that was acknowledged before, is a stranger's.
+if number <= acked or number > tonumber(offered or 0) then return {'ok', got, closed and 1 or 0, 0} end
+acked = number
 if kind == 's' or kind == 'n' then sent = sent + 1 end
 if kind == 'n' then
   call('HSET', S, 'acked', acked, 'got', got + 1, 'sent', sent, 'now', number .. 'y')
@@ -96,11 +101,12 @@ return {'ok', got, closed and 1 or 0, 1}
 ACK = Script(
     "ACK",
     r"""
--- number (acknowledge all up to it), how many to move, whether a receive goes on waiting (1/0), all there is (1/0)
--- ok: got before, whether it is closed, how many were acknowledged, how many are taken; the entries moved, or all
+-- number (acknowledge all up to it), how many elements to move, whether a receive goes on waiting (1/0), all there is
+-- (1/0)
+-- ok: got before, whether it is closed, how many were acknowledged, how many elements are taken; those moved, or all
 local number, most = tonumber(ARGV[2]), tonumber(ARGV[3])
-local holder, closed, epoch, writer, acked, got, sent = unpack(call('HMGET', S, 'r', 'closed', 'epoch', 'w', 'acked',
-  'got', 'sent'))
+local holder, closed, epoch, writer, acked, got, sent, offered = unpack(call('HMGET', S, 'r', 'closed', 'epoch', 'w',
+  'acked', 'got', 'sent', 'offered'))
 if not epoch then return {'gone'} end
 if holder ~= me then return {'lost'} end
 local offers, taken = S .. ':offers:' .. epoch, S .. ':taken:' .. epoch
@@ -108,22 +114,22 @@ acked, got = tonumber(acked or 0), tonumber(got or 0)
 local answer = {'ok', got, closed and 1 or 0, 0, 0}
 local there = call('LLEN', taken)
 if number > acked then
-  -- In order, all of them from the front.
-  local keep, count = 0, 0
+  -- In order, all of them from the front.  An element of which only a part was received stays.
+  number = math.min(number, tonumber(offered or 0))
+  local keep = 0
   for i, entry in ipairs(call('LRANGE', taken, 1, -1)) do
-    local its = tonumber(string.match(entry, '^(%d+)%a'))
-    if its and its > number then break end
+    local first, count = string.match(entry, '^(%d+)b(%d+);')
+    if first and first + count - 1 > number then break end
     keep = i
-    if its then count = count + 1 end
   end
   if keep > 0 then
     call('LTRIM', taken, keep, -1)
     call('LSET', taken, 0, '')
     there = there - keep
   end
-  if count > 0 then
-    answer[4] = count
-    call('HSET', S, 'acked', number, 'got', got + count)
+  if number > acked then
+    answer[4] = number - acked
+    call('HSET', S, 'acked', number, 'got', got + number - acked)
     if writer then
       local client, party = string.match(writer, '^(.+)%.(%d+)$')
       local message = cmsgpack.pack({tonumber(party), 'ack', number, tonumber(sent or 0)})
@@ -267,4 +273,35 @@ if epoch then
 end
 return {'ok'}
 """,
+)
+
+TURN = Script(
+    "TURN",
+    r"""
+-- What one client has done with several channels: all of it or nothing.  Instead of the party: 'turn'.
+-- for each channel, of which KEYS has the base: 'o' or 'a', how many arguments, the arguments of OFFER or ACK
+-- an answer or an error for each
+local function offer(KEYS, ARGV)
+"""
+    + OFFER.text.decode()
+    + r"""
+end
+local function acknowledge(KEYS, ARGV)
+"""
+    + ACK.text.decode()
+    + r"""
+end
+local answers, at = {}, 2
+for i, key in ipairs(KEYS) do
+  local what, last = ARGV[at] == 'o' and offer or acknowledge, at + 1 + ARGV[at + 1]
+  local args = {}
+  for j = at + 2, last do args[#args + 1] = ARGV[j] end
+  local fine, answer = pcall(what, {key}, args)
+  if not fine then answer = type(answer) == 'table' and answer or {err = tostring(answer)} end
+  answers[i] = answer
+  at = last + 1
+end
+return answers
+""",
+    bare=True,
 )
