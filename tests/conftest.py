@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from stbass.testing import RedisServer, Worker
+from tests.support.postgres_server import PostgresServer
 
 MakeWorker = Callable[..., Worker]
 
@@ -16,6 +17,13 @@ MakeWorker = Callable[..., Worker]
 def redis_server() -> Iterator[RedisServer]:
     """A Redis server for the whole session. Don't stop or restart it: for that, start one of your own."""
     with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A PostgreSQL server for the whole session. Don't stop or restart it: for that, start one of your own."""
+    with PostgresServer() as server:
         yield server
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,49 +12,19 @@ import pytest
 from stbass.dataflow.state.base import StateBackend
 from stbass.dataflow.status import Status
 from stbass.errors import ConfigurationError, JobInUseError, NotFoundError, NotInitialisedError, StateError
-from tests.support.postgres_server import PostgresServer
-from tests.support.state_backends import DURABLE, KINDS, Kind
+from tests.support.state_backends import DURABLE, KINDS, Kind, kind_of
 
 JOB = "Job_0123456789abcdef"
 
 
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[PostgresServer]:
-    with PostgresServer() as server:
-        yield server
-
-
-def kind_of(request: pytest.FixtureRequest, folder: Path) -> Kind:
-    name: str = request.param
-    if name == "postgres":
-        server: PostgresServer = request.getfixturevalue("postgres")
-        kind = Kind(name, server.url())
-        if _has_tables(kind):
-            kind.statement("DELETE FROM stbass_job")
-        return kind
-    if name == "redis":
-        return Kind(name, request.getfixturevalue("redis_url"))
-    return Kind(name, str(folder / "state.db"))
-
-
-def _has_tables(kind: Kind) -> bool:
-    try:
-        kind.statement("SELECT * FROM stbass_job")
-    except Exception as error:
-        if "does not exist" not in str(error):
-            raise
-        return False
-    return True
-
-
 @pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest, tmp_path: Path) -> Kind:
-    return kind_of(request, tmp_path)
+    return kind_of(request.param, request, tmp_path)
 
 
 @pytest.fixture(params=DURABLE)
 def durable(request: pytest.FixtureRequest, tmp_path: Path) -> Kind:
-    return kind_of(request, tmp_path)
+    return kind_of(request.param, request, tmp_path)
 
 
 PROCESS: dict[str, Any] = {

@@ -5,17 +5,20 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psycopg
+import pytest
 
 from stbass.dataflow.state.base import StateBackend
 from stbass.dataflow.state.memory import DictStateBackend
 from stbass.dataflow.state.postgres import PostgresStateBackend
 from stbass.dataflow.state.redis import RedisStateBackend
 from stbass.dataflow.state.sqlite import SqliteStateBackend
+from tests.support.postgres_server import PostgresServer
 
-__all__ = ["DURABLE", "KINDS", "Kind", "make_backend"]
+__all__ = ["DURABLE", "KINDS", "Kind", "kind_of", "make_backend"]
 
 DURABLE = ("sqlite", "postgres", "redis")
 KINDS = ("memory", *DURABLE)
@@ -56,3 +59,16 @@ class Kind:
         else:
             with psycopg.connect(self.where) as session:
                 session.execute(text.replace("?", "%s").encode(), parameters)
+
+
+def kind_of(name: str, request: pytest.FixtureRequest, folder: Path) -> Kind:
+    """A kind of backend on the session's server, with nothing stored yet."""
+    if name == "postgres":
+        server: PostgresServer = request.getfixturevalue("postgres_server")
+        kind = Kind(name, server.url())
+        tables = "schema", "part", "checkpoint", "item", "member", "process", "job"
+        kind.statement(f"DROP TABLE IF EXISTS {', '.join(f'stbass_{table}' for table in tables)}")
+        return kind
+    if name == "redis":
+        return Kind(name, request.getfixturevalue("redis_url"))
+    return Kind(name, str(folder / "state.db"))
