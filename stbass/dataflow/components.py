@@ -19,11 +19,15 @@ from stbass.errors import NotInitialisedError
 if TYPE_CHECKING:
     from stbass.dataflow.state.base import StateBackend
 
-__all__ = ["Component", "field_types", "is_framework_name"]
+__all__ = ["Component", "field_types", "is_framework_name", "steps_of"]
 
 
 class Steering(Protocol):
     """What a component knows of whoever runs it."""
+
+    @property
+    def steps(self) -> int:
+        """How many steps it has made."""
 
     async def run(self) -> None:
         """Step until no more comes."""
@@ -80,6 +84,7 @@ class Component(Exportable):
     _stbass_closing: bool = False
     _stbass_cancelled: bool = False
     _stbass_name: str | None = None
+    _stbass_steps: int = 0
 
     # What it has set and not sent yet, what it set before that, and events that it has queued.
     _stbass_out: dict[str, Any]
@@ -326,6 +331,12 @@ def field_types(component: Component) -> dict[str, Any]:
                 f"cannot be looked up: {error}; give the types in IOController(inputs={{…}}) instead"
             ) from None
     return {**found, **io.types}
+
+
+def steps_of(component: Component) -> int:
+    """How many steps a component has made, or had made when its process was destroyed."""
+    runner = component._stbass_runner
+    return component._stbass_steps if runner is None else runner.steps
 
 
 def _is_code(value: Any) -> bool:

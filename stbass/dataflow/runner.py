@@ -114,6 +114,7 @@ class Runner:
     def detach(self) -> None:
         """The component is nobody's any more; it keeps its status."""
         self.component._stbass_runner = None
+        self.component._stbass_steps = self.steps
         self.component.__dict__.pop("step", None)
 
     async def work(self) -> None:
