@@ -204,7 +204,7 @@ class Inlet:
         self._inbox = inbox
         self._arrived = arrived
         self._marked = marked
-        self._room = _Room()
+        self._room = _Room(inbox)
 
     async def deliver(self, items: Sequence[Any]) -> None:
         """Values have come. Returns when all have found room.
@@ -222,19 +222,35 @@ class Inlet:
             if self.record is not None:
                 self.record(item)
             self.waiting.append(item)
-        while self.waiting:
+        if self.waiting and not inbox.line:
+            self._push()
+        if self.waiting:
+            inbox.join(self._room.arm)
+            try:
+                while self.waiting:
+                    self._push()
+                    if self.waiting:
+                        await self._room.wait()
+            finally:
+                inbox.leave(self._room.arm)
+
+    def _push(self) -> None:
+        """Put in what there is room for."""
+        inbox, waiting = self._inbox, self.waiting
+        while waiting:
             if self.gone or inbox.link.closed:
+                waiting.clear()
                 raise ChannelClosedError(f"edge {self.spec.id!r} is closed", channel_name=self.spec.id)
-            if not inbox.overflow and inbox.link.try_offer(self.waiting[0]):
-                self.waiting.popleft()
+            if not inbox.overflow and inbox.link.try_offer(waiting[0]):
+                waiting.popleft()
             elif self.record is not None:
                 # The mark may stand behind these, and must not wait until somebody takes them. They are few: whatever
                 # sends them stops at the mark.
-                inbox.overflow.extend(self.waiting)
-                self.waiting.clear()
+                inbox.overflow.extend(waiting)
+                waiting.clear()
                 inbox.owner.waker.wake()
             else:
-                await self._room.wait(inbox)
+                return
 
     def mark(self, n: int) -> None:
         """The mark of checkpoint ``n`` has come."""
@@ -265,19 +281,17 @@ class Inlet:
 class _Room(Choice):
     """Waits for room in an inbox."""
 
-    __slots__ = ()
+    __slots__ = ("arm",)
 
     passive = True
+
+    def __init__(self, inbox: Inbox) -> None:
+        super().__init__()
+        self.arm = Arm(self, 0, inbox.link, reader=False)
 
     def wake(self) -> None:
         self._resolve()
 
-    async def wait(self, inbox: Inbox) -> None:
-        link = inbox.link
+    async def wait(self) -> None:
         self.waiter = asyncio.get_running_loop().create_future()
-        arm = Arm(self, 0, link, reader=False)
-        link.attach(arm)
-        try:
-            await self.waiter
-        finally:
-            link.detach(arm)
+        await self.waiter

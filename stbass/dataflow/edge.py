@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ATOMS", "Edge", "Inbox", "LocalEdge", "edges_of", "event_name", "is_fixed", "snapshot_of"]
 
+_TURN = 16
+"""How many values one source sends before another that waits for room at the same input has its turn."""
+
 ATOMS = frozenset({
     int, float, str, bytes, bool, NoneType, complex, Decimal, UUID, date, datetime, time, timedelta, range, type,
 })  # fmt: skip
@@ -157,8 +160,8 @@ class Inbox:
         checker: what the input carries; None: anything.
     """
 
-    __slots__ = ("arm", "backlog", "capacity", "chan", "checker", "held", "link", "name", "open", "overflow", "owner",
-                 "populated", "sources", "take")  # fmt: skip
+    __slots__ = ("arm", "backlog", "capacity", "chan", "checker", "held", "line", "link", "name", "open", "overflow",
+                 "owner", "populated", "sources", "take")  # fmt: skip
 
     def __init__(self, owner: Runner, name: str, capacity: int, checker: ChannelType | None, waker: Choice) -> None:
         self.owner = owner
@@ -178,6 +181,8 @@ class Inbox:
         self.open = 0
         """How many sources can still send."""
         self.sources: list[Any] = []
+        self.line: list[Arm] = []
+        """Those who wait for room, in the order in which they came."""
         self.populated = False
         """Whether a handler of events sets it, too."""
 
@@ -202,6 +207,18 @@ class Inbox:
         if not self.open and not self.overflow:
             self.chan.close()
 
+    def join(self, arm: Arm) -> None:
+        """Wait for room, after those who wait already."""
+        self.line.append(arm)
+        self.link.attach(arm)
+
+    def leave(self, arm: Arm) -> None:
+        """Wait no more: the next in the line looks whether there is room."""
+        self.line.remove(arm)
+        self.link.detach(arm)
+        for other in self.line:
+            other.notify()
+
     def contents(self) -> list[Any]:
         """What is on its way to the component: taken or not, first to last."""
         held = [] if self.held is NOTHING else [self.held]
@@ -211,7 +228,8 @@ class Inbox:
 class LocalEdge:
     """An edge to a component on the same event loop."""
 
-    __slots__ = ("arm", "checker", "copy", "exact", "gone", "id", "inbox", "link", "offer", "own", "source", "spec")
+    __slots__ = ("_credit", "arm", "checker", "copy", "exact", "gone", "id", "inbox", "link", "offer", "own", "push",
+                 "source", "spec")  # fmt: skip
 
     def __init__(self, spec: Edge, inbox: Inbox, source: Runner) -> None:
         self.spec = spec
@@ -222,7 +240,11 @@ class LocalEdge:
         self.source = source
         # Events to oneself wait for oneself: in a channel that can be full, for ever.
         self.own = spec.is_event and source is inbox.owner
-        self.offer: Callable[[Any], bool] = self._keep if self.own else inbox.link.try_offer
+        self.push: Callable[[Any], bool] = self._keep if self.own else inbox.link.try_offer
+        """Put a value in if there is room, whoever waits for that."""
+        self.offer: Callable[[Any], bool] = self.push
+        """Put a value in if there is room, and nobody waits for that."""
+        self._credit = 0
         self.arm = Arm(source.waker, 0, inbox.link, reader=False)
         self.checker = inbox.checker
         self.exact = None if inbox.checker is None else inbox.checker.exact
@@ -242,6 +264,22 @@ class LocalEdge:
         """Its source has ended."""
         if not self.gone and not self.own:
             self.inbox.source_closed()
+
+    def shared(self) -> None:
+        """There are others that end at the same input: no overtaking."""
+        if not self.own:
+            self.offer = self._offer_in_turn
+
+    def served(self) -> None:
+        """It was its turn: it has some more, since changing turns for each value would cost more than the values."""
+        self._credit = _TURN
+
+    def _offer_in_turn(self, value: Any) -> bool:
+        if self._credit:
+            self._credit -= 1
+        elif self.inbox.line:
+            return False
+        return self.push(value)
 
     def _keep(self, value: Any) -> bool:
         self.inbox.backlog.append(value)

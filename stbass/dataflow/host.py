@@ -140,6 +140,10 @@ class Host:
         if inbox is not None and not isinstance(made, OutletEdge) and not (isinstance(made, LocalEdge) and made.own):
             inbox.open += 1
             inbox.sources.append(made)
+            if len(inbox.sources) > 1:
+                for one in inbox.sources:
+                    if isinstance(one, LocalEdge):
+                        one.shared()
 
     # Life ---------------------------------------------------------------------------------------
 
@@ -188,6 +192,8 @@ class Host:
         self.round_over, self._in_step = False, True
         try:
             await self._go({runner.name: runner.work_once for runner in self.runners.values() if not runner.ended})
+            while any(runner.end_if_over() for runner in self.runners.values() if not runner.ended):
+                pass  # the end of one can be that of another
         finally:
             self._in_step = self.round_over = False
 

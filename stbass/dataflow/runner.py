@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Container, Iterable
 from typing import TYPE_CHECKING, Any
 
 from stbass.context import ProcessContext
@@ -16,7 +16,7 @@ from stbass.dataflow.status import Status
 from stbass.errors import ChannelClosedError, IOClosedError
 from stbass.process import Composable
 from stbass.transports.base import NOTHING
-from stbass.transports.choice import Arm, Choice
+from stbass.transports.choice import Choice
 
 if TYPE_CHECKING:
     from stbass.dataflow.cut import Cut
@@ -416,33 +416,54 @@ class Runner:
 
     async def _drain(self) -> bool:
         """Send what is pending. False: it stays, since the component ends or the round is over."""
-        while self.pending:
-            blocked: set[str] = set()
-            rest: list[tuple[OutEdge, Any]] = []
-            waiting, self.pending = self.pending, rest
-            for edge, item in waiting:
-                if edge.gone:
-                    continue
-                if edge.id in blocked:
-                    rest.append((edge, item))
-                    continue
+        # Whoever waits for room keeps its place in the line until it has got some: so those who share an input take
+        # turns, however the event loop wakes them.
+        lines: dict[str, LocalEdge] = {}
+        try:
+            while self._send_pending(lines):
+                if self.interrupt and (self._trouble or self.host.stopping or self.component._stbass_cancelled):
+                    if await self._attend():
+                        return False
+                blocked = {edge.id: edge for edge, _ in self.pending if isinstance(edge, LocalEdge)}
+                self._leave(lines, lines.keys() - blocked.keys())
+                for key, edge in blocked.items():
+                    if key not in lines:
+                        lines[key] = edge
+                        edge.inbox.join(edge.arm)
+                await self._sleep()
+                if self.host.round_over:
+                    return False
+        finally:
+            self._leave(lines, lines.keys())
+        return True
+
+    def _leave(self, lines: dict[str, LocalEdge], keys: Iterable[str]) -> None:
+        for key in list(keys):
+            edge = lines.pop(key)
+            edge.inbox.leave(edge.arm)
+
+    def _send_pending(self, lines: Container[str]) -> bool:
+        """Send what there is room for. Whether something is left."""
+        blocked: set[str] = set()
+        rest: list[tuple[OutEdge, Any]] = []
+        waiting, self.pending = self.pending, rest
+        for edge, item in waiting:
+            if edge.gone:
+                continue
+            if edge.id not in blocked:
                 try:
-                    if edge.offer(item):
+                    if not isinstance(edge, LocalEdge) or edge.id not in lines:
+                        if edge.offer(item):
+                            continue
+                    elif edge.push(item):
+                        edge.served()
                         continue
                 except ChannelClosedError:
                     self.edge_gone(edge)
                     continue
                 blocked.add(edge.id)
-                rest.append((edge, item))
-            if not rest:
-                break
-            if self.interrupt and (self._trouble or self.host.stopping or self.component._stbass_cancelled):
-                if await self._attend():
-                    return False
-            await self._wait([edge.arm for edge, _ in rest if edge.arm is not None])
-            if self.host.round_over:
-                return False
-        return True
+            rest.append((edge, item))
+        return bool(rest)
 
     # Waiting ------------------------------------------------------------------------------------
 
@@ -452,15 +473,18 @@ class Runner:
         arms = [inbox.arm for inbox in self.inboxes if inbox.held is NOTHING]
         if self.events is not None:
             arms.append(self.events.arm)
-        await self._wait(arms)
+        for arm in arms:
+            arm.link.attach(arm)
+        try:
+            await self._sleep()
+        finally:
+            for arm in arms:
+                arm.link.detach(arm)
 
-    async def _wait(self, arms: list[Arm]) -> None:
-        """Until something happens at one of these, or somebody pokes."""
+    async def _sleep(self) -> None:
+        """Until something happens at an attached link, or somebody pokes."""
         host, waker = self.host, self.waker
         waiter = waker.waiter = asyncio.get_running_loop().create_future()
-        links = {id(arm.link): arm for arm in arms}.values()
-        for arm in links:
-            arm.link.attach(arm)
         self.is_waiting = True
         host.active -= 1
         if not host.active:
@@ -472,13 +496,24 @@ class Runner:
             waker.waiter = None
             if waiter.cancelled() or not waiter.done():
                 host.active += 1
-            for arm in links:
-                arm.link.detach(arm)
 
     @property
     def all_inboxes(self) -> list[Inbox]:
         """Those of its inputs, and of its events."""
         return [*self.inboxes] if self.events is None else [*self.inboxes, self.events]
+
+    def end_if_over(self) -> bool:
+        """End if there will never be another step. Whether it did; called while it does not run."""
+        component = self.component
+        if self.ended or self.pending or component._stbass_out or component._stbass_events:
+            return False
+        if component._stbass_closing or self._unwanted or (self._takes and self._is_over()):
+            self.end(Status.STOPPED if component._stbass_cancelled else Status.COMPLETED)
+        return self.ended
+
+    @property
+    def _takes(self) -> bool:
+        return bool(self.inboxes) or self.events is not None
 
     @property
     def waits_for(self) -> str:
