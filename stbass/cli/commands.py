@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -94,3 +96,75 @@ def demo(
     from stbass.cli.demo import run_demo
 
     raise typer.Exit(run_demo(deadline))
+
+
+models = typer.Typer(
+    name="process",
+    no_args_is_help=True,
+    help="Models of stbass.dataflow in YAML files: run, check and draw them. A model file is code: it names classes "
+    "that are imported and run.",
+)
+cli.add_typer(models)
+
+
+class _ProcessType(StrEnum):
+    LOCAL = "local"
+    RAY = "ray"
+    CELERY = "celery"
+
+
+class _Direction(StrEnum):
+    LR = "LR"
+    TD = "TD"
+    RL = "RL"
+    BT = "BT"
+
+
+Model = Annotated[Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="The model, in YAML.")]
+ProcessType = Annotated[
+    _ProcessType | None, typer.Option("--process-type", "-t", help="Where to run it, whatever the file says.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Write the outcome as one line of JSON.")]
+
+
+@models.command("run", epilog="Example: stbass process run model.yaml --state sqlite:jobs.db")
+def process_run(
+    file: Model,
+    job_id: Annotated[
+        str | None, typer.Option("--job-id", metavar="ID", help="Go on with this job; needs a state that lasts.")
+    ] = None,
+    process_type: ProcessType = None,
+    state: Annotated[
+        str | None,
+        typer.Option(
+            "--state", metavar="STATE", help="Where its state is kept: sqlite:PATH, postgresql://…, redis://…"
+        ),
+    ] = None,
+    as_json: AsJson = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing while it runs.")] = False,
+) -> None:
+    """Run a model to its end. Progress goes to standard error, what came of it to standard output."""
+    from stbass.cli.process import run_process
+
+    kind = None if process_type is None else process_type.value
+    raise typer.Exit(run_process(file, job_id, kind, state, as_json, quiet))
+
+
+@models.command("validate", epilog="Example: stbass process validate model.yaml")
+def process_validate(file: Model, process_type: ProcessType = None, as_json: AsJson = False) -> None:
+    """Say all that is wrong with a model. Its components are made, but none of them runs."""
+    from stbass.cli.process import validate_process
+
+    raise typer.Exit(validate_process(file, None if process_type is None else process_type.value, as_json))
+
+
+@models.command("diagram", epilog="Example: stbass process diagram model.yaml > model.mmd")
+def process_diagram(
+    file: Model,
+    direction: Annotated[_Direction, typer.Option("--direction", "-d", help="Which way it is drawn.")] = _Direction.LR,
+    process_type: ProcessType = None,
+) -> None:
+    """Draw a model in Mermaid's language, on standard output."""
+    from stbass.cli.process import draw_process
+
+    raise typer.Exit(draw_process(file, direction.value, None if process_type is None else process_type.value))

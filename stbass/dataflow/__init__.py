@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from stbass.dataflow.builder import ProcessBuilder
     from stbass.dataflow.components import Component
     from stbass.dataflow.connector import (
         AsyncioConnector,
@@ -24,6 +25,13 @@ if TYPE_CHECKING:
     from stbass.dataflow.local import LocalProcess
     from stbass.dataflow.process import Process
     from stbass.dataflow.resource import Resource
+    from stbass.dataflow.state import (
+        DictStateBackend,
+        PostgresStateBackend,
+        RedisStateBackend,
+        SqliteStateBackend,
+        StateBackend,
+    )
     from stbass.dataflow.status import Status
 
 __all__ = [
@@ -32,13 +40,19 @@ __all__ = [
     "Connector",
     "ConnectorMode",
     "ConnectorSpec",
+    "DictStateBackend",
     "Event",
     "IOController",
     "LocalProcess",
+    "PostgresStateBackend",
     "Process",
+    "ProcessBuilder",
     "RayConnector",
     "RedisConnector",
+    "RedisStateBackend",
     "Resource",
+    "SqliteStateBackend",
+    "StateBackend",
     "Status",
     "StopEvent",
     "component",
@@ -50,13 +64,19 @@ _HOME = {
     "Connector": "connector",
     "ConnectorMode": "connector",
     "ConnectorSpec": "connector",
+    "DictStateBackend": "state",
     "Event": "events",
     "IOController": "io",
     "LocalProcess": "local",
+    "PostgresStateBackend": "state",
     "Process": "process",
+    "ProcessBuilder": "builder",
     "RayConnector": "connector",
     "RedisConnector": "connector",
+    "RedisStateBackend": "state",
     "Resource": "resource",
+    "SqliteStateBackend": "state",
+    "StateBackend": "state",
     "Status": "status",
     "StopEvent": "events",
     "component": "function",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from stbass.dataflow.components import Component
@@ -14,11 +15,18 @@ from stbass.dataflow.plain import alternatives, hints_of, restored
 from stbass.dataflow.process import Process
 from stbass.dataflow.spec import ConnectorEntry, Findings, Part, ProcessSpec, near, parse
 from stbass.dataflow.state.base import StateBackend
-from stbass.dataflow.validation import findings
-from stbass.errors import MissingDependencyError
+from stbass.dataflow.validation import check_names, findings
+from stbass.errors import InvalidProcessError, MissingDependencyError
 
 __all__ = ["ProcessBuilder"]
 
+_KINDS = {
+    "local": "stbass.dataflow.LocalProcess",
+    "ray": "stbass.dataflow.RayProcess",
+    "celery": "stbass.dataflow.CeleryProcess",
+}
+_SHARED = ("name", "parameters", "checkpoint_every")
+"""Arguments that every kind of process has, beside its parts and its state."""
 _FIXED = (int, float, str, bool, type(None))
 
 
@@ -26,12 +34,14 @@ class ProcessBuilder:
     """Builds processes from descriptions of them."""
 
     @staticmethod
-    def build(spec: ProcessSpec | Mapping[str, Any]) -> Process:
+    def build(spec: ProcessSpec | Mapping[str, Any], *, kind: str | None = None) -> Process:
         """Make the process, its components, connectors and state. Classes are imported by their names.
 
         Args:
             spec: from :func:`stbass.dataflow.spec.load`, or plain data: the whole of a file, or what
                 :meth:`Process.export` gives.
+            kind: ``"local"``, ``"ray"`` or ``"celery"`` makes a process of that kind, whatever the spec says. Arguments
+                that only the spec's own kind has are left out, and connectors that only it can use are plain ones.
 
         Raises:
             SpecError: it is wrong; ``findings`` are all that is wrong with it, each with its place. What is wrong with
@@ -41,24 +51,28 @@ class ProcessBuilder:
         """
         if not isinstance(spec, ProcessSpec):
             spec = parse(spec)
-        maker = _Maker(spec.findings.copy())
-        return maker.process(spec)
+        return _Maker(spec.findings.copy(), kind).process(spec)
 
 
 class _Maker:
     """Makes the parts of a process, and notes which cannot be made, and why."""
 
-    def __init__(self, found: Findings) -> None:
+    def __init__(self, found: Findings, wanted: str | None) -> None:
         self.found = found
+        self.wanted = wanted
         self.unmade: set[str] = set()
 
     def process(self, spec: ProcessSpec) -> Process:
         kind = self.class_of(Part(spec.type, path=("process",)), Process, "a process")
+        if self.wanted is not None and (kind is None or kind.kind != self.wanted):
+            kind = find(_KINDS[self.wanted])
+            spec = replace(spec, args={name: one for name, one in spec.args.items() if name in _SHARED})
         components = [made for part in spec.components if (made := self.component(part)) is not None]
         connectors = list(self.connectors(spec))
         args = dict(spec.args)
         if spec.state is not None:
             args["state"] = self.state(spec.state)
+        self.names(spec, components, connectors)
         if kind is None or self.found:
             # The rest of what is wrong too, as far as it does not come of what is wrong already.
             for finding in findings(
@@ -70,6 +84,19 @@ class _Maker:
         self.found.raise_if_any()
         assert isinstance(made, Process)
         return made
+
+    def names(self, spec: ProcessSpec, components: list[Component], connectors: list[Connector]) -> None:
+        """Note what the constructor of a process would refuse."""
+        try:
+            check_names(spec.args.get("name"), [], [])
+        except InvalidProcessError as error:
+            for finding in error.findings:
+                self.found.add(("process", "args", "name"), finding)
+        try:
+            check_names(None, components, connectors)
+        except InvalidProcessError as error:
+            for finding in error.findings:
+                self.found.note(finding)
 
     def component(self, part: Part) -> Component | None:
         found = self.class_of(part, Component, "a component")
@@ -100,6 +127,8 @@ class _Maker:
     ) -> Connector | None:
         given = {key: one for key, one in args.items() if key != "spec"}
         spec = ConnectorSpec(entry.source, entry.target, entry.mode)
+        if self.wanted is not None and self.wanted not in kind.kinds:
+            kind, given = AsyncioConnector, {key: one for key, one in given.items() if key == "maxsize"}
         made = self.make(kind, Part(kind.__name__, given, path), spec=spec)
         return made if isinstance(made, Connector) else None
 

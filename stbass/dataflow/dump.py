@@ -105,6 +105,8 @@ class _Exporter:
             # Whatever values they were taken from, lists are as good.
             taken = made._stbass_initial_values
             given["initial_values"] = {field: list(taken.get(field, ())) for field in given["initial_values"]}
+        if isinstance(made, Component) and given.get("resources") is not None and made.resources is not None:
+            given["resources"] = made.resources.dict()
         return {name: self.argument(made, name, one, (*path, "args", name)) for name, one in given.items()}
 
     def argument(self, made: Exportable, name: str, value: Any, path: Path) -> Any:

@@ -228,9 +228,13 @@ class _Reader:
     def process(self, data: Any) -> ProcessSpec:
         outer = self.mapping(data, (), ("process", "tune") if self.foreign else ("process",), ("process",))
         path: Path = ("process",)
-        body = self.mapping(outer.get("process", {}), path, ("type", "connector_builder", "args"), ("args",))
+        body: dict[str, Any] = {}
+        args: dict[str, Any] = {}
+        if outer.get("process") is not None:
+            body = self.mapping(outer["process"], path, ("type", "connector_builder", "args"), ("args",))
         inside = (*path, "args")
-        args = self.mapping(body.get("args", {}), inside, None, ("components",))
+        if body.get("args") is not None:
+            args = self.mapping(body["args"], inside, None, ("components",))
         spec = ProcessSpec(
             type=self.text(body.get("type"), (*path, "type")) or LOCAL,
             args={key: one for key, one in args.items() if key not in ("components", "connectors", "state")},
@@ -284,7 +288,9 @@ class _Reader:
             return None
         entry = self.mapping(data, path, ("type", "args"), ("type",))
         kind = self.text(entry.get("type"), (*path, "type"))
-        args = self.mapping(entry.get("args") or {}, (*path, "args"), None, ())
+        args = self.mapping({} if entry.get("args") is None else entry["args"], (*path, "args"), None, ())
+        if self.foreign and kind is not None and kind.endswith(".SqliteStateBackend"):
+            args.setdefault("db_path", "plugboard.db")  # what it is there if nothing is said
         return None if kind is None else Part(kind, args, path)
 
     def end(self, data: Any, path: Path) -> str | None:
@@ -302,6 +308,8 @@ class _Reader:
 
     def mapping(self, data: Any, path: Path, known: Collection[str] | None, needed: Iterable[str]) -> dict[str, Any]:
         """The data as a mapping with these keys; empty if it is none."""
+        if data is None and needed:
+            data = {}  # what is missing in it says enough
         if not isinstance(data, Mapping):
             self.wrong(data, path, "a mapping")
             return {}

@@ -180,6 +180,8 @@ class _Model:
         self.components = {component.name: component for component in components}
         self.connectors = {connector.id: connector for connector in connectors}
         self.unmade = unmade
+        self.loose: set[str] = set()
+        """Connectors of which an end is wrong."""
         self.types: dict[str, Mapping[str, Any]] = {}
         self.populated = {
             name: {field for _, handled in one._stbass_handlers.values() for field in handled.populates_fields}
@@ -271,6 +273,7 @@ class _Model:
             wrong = [one for one in (self._end(connector, *end) for end in ends) if one is not None]
             yield from wrong
             if wrong:
+                self.loose.add(connector.id)
                 continue
             sent = self.types.get(spec.source_component, {}).get(spec.output, Any)
             taken = self.types.get(spec.target_component, {}).get(spec.input, Any)
@@ -346,10 +349,11 @@ class _Model:
             if component.io.input_events:
                 continue  # its handlers may set outputs without a step
             for field in component.io.inputs:
-                fed = [one for one in self.fed[name, field] if one.spec.source_component not in self.unmade]
-                known = [one for one in fed if one.spec.source_component in self.components]
-                if known and len(known) == len(self.fed[name, field]) and not component.initial_values.get(field):
-                    needs[name].append(known)
+                fed = self.fed[name, field]
+                # What is fed by something that is wrong itself may be fed when that is right.
+                sure = all(one.id not in self.loose and one.spec.source_component in self.components for one in fed)
+                if fed and sure and not component.initial_values.get(field) and field not in self.populated[name]:
+                    needs[name].append(fed)
         return needs
 
 

@@ -26,7 +26,7 @@ Path = tuple[str | int, ...]
 _DEEP = 100
 """How deep a document may be nested. Ours are about ten; Python's own limit would be met within a thousand."""
 
-_LARGE = 1_000_000
+_LARGE = 200_000
 """How many values a document may have, those counted again that are referred to again: nine short lines can refer to
 each other in a way that makes a thousand million."""
 
@@ -131,6 +131,9 @@ def differences(one: Any, other: Any, path: Path = ()) -> Iterator[Path]:
             return
         for index, (left, right) in enumerate(zip(one, other, strict=True)):
             yield from differences(left, right, (*path, index))
+    elif isinstance(one, set):
+        if sorted(map(_order, one)) != sorted(map(_order, other)):
+            yield path
     elif isinstance(one, float):
         if not (one == other and math.copysign(1, one) == math.copysign(1, other)) and not (one != one != other):
             yield path

@@ -1,0 +1,258 @@
+"""``stbass process``: models in YAML files, run, checked and drawn."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shlex
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from stbass.cli.exits import Exit
+from stbass.cli.process_view import ModelView, summary_of
+from stbass.dataflow.builder import ProcessBuilder
+from stbass.dataflow.diagram import mermaid
+from stbass.dataflow.process import Process
+from stbass.dataflow.spec import Part, ProcessSpec, load
+from stbass.dataflow.state._records import check_job_id
+from stbass.dataflow.validation import findings
+from stbass.errors import ConfigurationError, InvalidProcessError, ProcessCancelled, SpecError, StbassError
+
+__all__ = ["draw_process", "run_process", "validate_process"]
+
+_STATES = "sqlite:PATH, postgresql://… or redis://…"
+
+
+def run_process(
+    file: Path, job_id: str | None, process_type: str | None, state: str | None, as_json: bool, quiet: bool
+) -> int:
+    """Run the model in the file; gives back the exit code.
+
+    Raises:
+        ConfigurationError: the state or the job id is none.
+    """
+    spec = _read(file)
+    if isinstance(spec, int):
+        return spec
+    if state is not None:
+        spec = spec.with_state(_state(state))
+    if job_id is not None:
+        check_job_id(job_id)
+        if spec.state is None:
+            raise ConfigurationError(
+                f"--job-id {job_id}: the model has no state that could have kept a job; give one: --state {_STATES}"
+            )
+        spec = spec.with_job(job_id)
+    process = _build(file, spec, process_type)
+    if isinstance(process, int):
+        return process
+    run = _Run(process, again=_command(file, process_type, state), quiet=quiet)
+    began = time.monotonic()
+    code = asyncio.run(run.go(), debug=False)
+    seconds = time.monotonic() - began
+    result = summary_of(process, seconds)
+    if as_json:
+        sys.stdout.write(json.dumps({**result.data(), "errors": run.errors}, default=repr) + "\n")
+    elif run.began:
+        sys.stdout.write(result.text())
+    return code
+
+
+def validate_process(file: Path, process_type: str | None, as_json: bool) -> int:
+    """Say what is wrong with the model in the file; gives back the exit code. Components are made, but none runs."""
+    found: list[str] = []
+    process: Process | None = None
+    try:
+        process = _made(file, load(file), process_type)
+        components, connectors = process.components.values(), process.connectors.values()
+        found = [str(finding) for finding in findings(components, connectors, kind=process.kind)]
+    except (SpecError, InvalidProcessError) as error:
+        found = list(error.findings) or [str(error)]
+    if as_json:
+        sys.stdout.write(json.dumps({"file": str(file), "valid": not found, "findings": found}) + "\n")
+    elif found:
+        _tell(file, found)
+    elif process is not None:
+        parts = f"{_count(len(process.components), 'component')}, {_count(len(process.connectors), 'connector')}"
+        sys.stdout.write(f"{file}: nothing is wrong ({type(process).__name__} {process.name!r}, {parts})\n")
+    return Exit.FAILED if found else Exit.OK
+
+
+def draw_process(file: Path, direction: str, process_type: str | None) -> int:
+    """Write the model in the file as a Mermaid diagram to standard output; gives back the exit code."""
+    spec = _read(file)
+    if isinstance(spec, int):
+        return spec
+    process = _build(file, spec, process_type)
+    if isinstance(process, int):
+        return process
+    groups = {name: str(group) for name, group in (getattr(process, "placement", None) or {}).items()}
+    drawn = mermaid(process.components.values(), process.connectors.values(), groups=groups, direction=direction)
+    sys.stdout.write(drawn)
+    return Exit.OK
+
+
+def _read(file: Path) -> ProcessSpec | int:
+    try:
+        return load(file)
+    except SpecError as error:
+        _tell(file, error.findings)
+        return Exit.FAILED
+
+
+def _build(file: Path, spec: ProcessSpec, process_type: str | None) -> Process | int:
+    try:
+        return _made(file, spec, process_type)
+    except (SpecError, InvalidProcessError) as error:
+        _tell(file, error.findings or (str(error),))
+        return Exit.FAILED
+
+
+def _made(file: Path, spec: ProcessSpec, process_type: str | None) -> Process:
+    # The modules of a model lie beside it, or where one stands; as with a script, what is beside it comes first.
+    for folder in (os.getcwd(), str(file.resolve().parent)):
+        if folder not in sys.path:
+            sys.path.insert(0, folder)
+    return ProcessBuilder.build(spec, kind=process_type)
+
+
+def _tell(file: Path, found: Any) -> None:
+    for finding in found:
+        sys.stderr.write(f"{file}: {finding}\n")
+    sys.stderr.write(f"{file}: {_count(len(found), 'mistake')}; nothing was run\n")
+
+
+def _state(text: str) -> Part:
+    """The state backend that ``--state`` names."""
+    kind, colon, rest = text.partition(":")
+    if kind == "sqlite" and rest.removeprefix("//"):
+        return Part("stbass.dataflow.SqliteStateBackend", {"db_path": rest.removeprefix("//")}, ("--state",))
+    if kind in ("postgres", "postgresql") and colon:
+        return Part("stbass.dataflow.PostgresStateBackend", {"db_url": text}, ("--state",))
+    if kind in ("redis", "rediss") and colon:
+        return Part("stbass.dataflow.RedisStateBackend", {"url": text}, ("--state",))
+    raise ConfigurationError(f"--state {text!r}: must be {_STATES}")
+
+
+def _command(file: Path, process_type: str | None, state: str | None) -> str:
+    """The command that goes on with a job, but for the job."""
+    words = ["stbass", "process", "run", str(file)]
+    if process_type is not None:
+        words += ["--process-type", process_type]
+    if state is not None:
+        words += ["--state", state]
+    return shlex.join(words)
+
+
+def _count(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+class _Run:
+    """One run of a process, until it ends or is told to.
+
+    Args:
+        process: what to run.
+        again: the command that would go on with it, but for the job.
+        quiet: whether to show nothing while it runs.
+    """
+
+    def __init__(self, process: Process, *, again: str, quiet: bool) -> None:
+        self.process = process
+        self.again = again
+        self.quiet = quiet
+        self.errors: list[str] = []
+        self.began = False
+        self.interrupts = 0
+
+    async def go(self) -> int:
+        """Run it; gives back the exit code."""
+        code = Exit.OK
+        try:
+            with self._interruptible(), ModelView(self.process, quiet=self.quiet):
+                await self._all_of_it()
+        except (asyncio.CancelledError, ProcessCancelled):
+            if not self.interrupts:
+                raise
+        except (SpecError, InvalidProcessError) as error:
+            code = Exit.FAILED
+            self.errors = list(error.findings) or [str(error)]
+        except ConfigurationError as error:
+            code = Exit.SETTINGS
+            self.errors = [str(error)]
+        except Exception as error:
+            # What components raise may be anything; whoever runs a model wants to know which of them, and where.
+            code = Exit.FAILED
+            self.errors = list(_sentences(error))
+        for text in self.errors:
+            sys.stderr.write(f"stbass: {text}\n")
+        if self.interrupts:
+            code = Exit.INTERRUPTED
+        if code != Exit.OK:
+            self._say_how_to_go_on()
+        return code
+
+    async def _all_of_it(self) -> None:
+        async with self.process:
+            self.began = True
+            if self.process.state.durable and not self.quiet:
+                sys.stderr.write(f"job {self.process.state.job_id}\n")
+            await self.process.run()
+
+    def _say_how_to_go_on(self) -> None:
+        if not self.began:
+            return
+        what = "Interrupted" if self.interrupts else "Failed"
+        state = self.process.state
+        if state.durable:
+            sys.stderr.write(f"{what}. To go on from the last checkpoint: {self.again} --job-id {state.job_id}\n")
+        elif self.interrupts:
+            sys.stderr.write(
+                f"{what}. Nothing of this run was kept; with --state {_STATES} a run can be gone on with.\n"
+            )
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM end the process in good order; a second one at once; a third one whatever it does."""
+        loop = asyncio.get_running_loop()
+        task = asyncio.current_task()
+
+        def stop(_number: int, _frame: FrameType | None) -> None:
+            self.interrupts += 1
+            if self.interrupts == 1:
+                sys.stderr.write("\nstopping after the steps that are being made (again: at once)\n")
+                loop.call_soon_threadsafe(self.process.cancel)
+            elif self.interrupts == 2 and task is not None:
+                loop.call_soon_threadsafe(task.cancel)
+            else:
+                raise KeyboardInterrupt
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _sentences(error: BaseException, notes: tuple[str, ...] = ()) -> Iterator[str]:
+    """A sentence for each error in the group: in which component, what, and where in the program."""
+    notes = (*notes, *getattr(error, "__notes__", ()))
+    if isinstance(error, BaseExceptionGroup):
+        for one in error.exceptions:
+            yield from _sentences(one, notes)
+        return
+    text = f"{error}" if isinstance(error, StbassError) else f"{type(error).__name__}: {error}"
+    frames = traceback.extract_tb(error.__traceback__)
+    where = (
+        f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames and not isinstance(error, StbassError) else ""
+    )
+    yield f"{': '.join([*notes, text])}{where}"
