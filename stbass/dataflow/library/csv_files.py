@@ -7,6 +7,7 @@ import gzip
 import io
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -234,7 +235,13 @@ class CsvSink:
 
     def _append(self, rows: Sequence[Sequence[Any]]) -> None:
         text = io.StringIO(newline="")
-        csv.writer(text, lineterminator="\n").writerows(rows)
+        plain, quoting = (
+            csv.writer(text, lineterminator="\n"),
+            csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL),
+        )
+        for row in rows:
+            # Python's module does not see that this needs quotes.
+            (quoting if any(isinstance(value, str) and "\r" in value for value in row) else plain).writerow(row)
         try:
             data = text.getvalue().encode()
         except UnicodeEncodeError as error:
@@ -253,6 +260,7 @@ def _write_all(file: IO[bytes], data: bytes) -> None:
             rest = rest[file.write(rest) :]
     except OSError:
         # A full disk: the part of it that came through is no row.
-        file.truncate(before)
-        file.seek(before)
+        with suppress(OSError):
+            file.truncate(before)
+            file.seek(before)
         raise

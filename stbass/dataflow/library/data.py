@@ -28,19 +28,19 @@ class _Outside(Component):
 
     def __init__(self, field_names: FieldNames, chunk_size: int | None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._columns = columns_of(type(self), field_names)
-        self._chunk_size = check_chunk_size(type(self), chunk_size, self.default_chunk_size)
-        self._thread: OneThread | None = None
+        self._outside_columns = columns_of(type(self), field_names)
+        self._outside_chunk_size = check_chunk_size(type(self), chunk_size, self.default_chunk_size)
+        self._outside_thread: OneThread | None = None
 
     @property
     def columns(self) -> list[str]:
         """What the fields are called outside, in the order of the fields."""
-        return list(self._columns.values())
+        return list(self._outside_columns.values())
 
     @property
     def chunk_size(self) -> int:
         """How many rows are read or written at a time."""
-        return self._chunk_size
+        return self._outside_chunk_size
 
     async def off_loop(self, function: Callable[..., R], *args: Any) -> R:
         """Call a function that may block, in the component's own thread; calls are made one after another.
@@ -48,23 +48,24 @@ class _Outside(Component):
         Raises:
             NotInitialisedError: the component is not between ``init`` and ``destroy``.
         """
-        return await self._own_thread().call(function, *args)
+        return await self._outside_own_thread().call(function, *args)
 
-    def _own_thread(self) -> OneThread:
-        if self._thread is None:
+    def _outside_own_thread(self) -> OneThread:
+        if self._outside_thread is None:
             raise NotInitialisedError(f"component {self.name!r} is not between init and destroy")
-        return self._thread
+        return self._outside_thread
 
     async def init(self) -> None:
         """Prepare."""
-        self._thread = OneThread(f"stbass {self.name}")
+        self._outside_thread = OneThread(f"stbass {self.name}")
 
 
 class DataReader(_Outside, ABC):
     """A source whose rows come from outside. Subclasses say how a chunk is read; it is read off the event loop, and
     while one is being given out the next one is read, but no more than that.
 
-    What was opened is gone back to when a job goes on: at the chunk in which it stopped, and in it at the row.
+    When a job goes on it is opened at the chunk in which the job stopped, and gives out what comes after the last row.
+    A subclass with state of its own extends :meth:`checkpoint` and :meth:`restore`.
 
     Args:
         field_names: the outputs, which are the columns to read; or a mapping of outputs to columns, where a column is
@@ -79,12 +80,12 @@ class DataReader(_Outside, ABC):
 
     def __init__(self, field_names: FieldNames, chunk_size: int | None = None, **kwargs: Any) -> None:
         super().__init__(field_names, chunk_size, **kwargs)
-        self.io = IOController(outputs=list(self._columns))
-        self._rows: Sequence[Row] = ()
-        self._given = 0
-        self._position: Any = None
-        self._following: Any = None
-        self._ahead: asyncio.Future[Chunk | None] | None = None
+        self.io = IOController(outputs=list(self._outside_columns))
+        self.__rows: Sequence[Row] = ()
+        self.__given = 0
+        self.__position: Any = None
+        self.__following: Any = None
+        self.__ahead: asyncio.Future[Chunk | None] | None = None
 
     @abstractmethod
     def open_source(self, position: Any) -> Any:
@@ -104,19 +105,20 @@ class DataReader(_Outside, ABC):
     async def init(self) -> None:
         """Open the source and read the first chunk, so that what is wrong shows before the first step."""
         await super().init()
-        await self._go_to(None, 0)
+        await self.__go_to(None, 0)
 
     async def step(self) -> None:
         """Give out the next row; close if there are no more."""
-        if self._given == len(self._rows) and not await self._next_chunk():
-            await self.io.close()
-            return
-        self._stbass_out.update(zip(self._columns, self._rows[self._given], strict=True))
-        self._given += 1
+        while self.__given == len(self.__rows):
+            if not await self.__next_chunk():
+                await self.io.close()
+                return
+        self._stbass_out.update(zip(self._outside_columns, self.__rows[self.__given], strict=True))
+        self.__given += 1
 
     async def destroy(self) -> None:
         """Close the source."""
-        thread, self._thread, self._ahead = self._thread, None, None
+        thread, self._outside_thread, self.__ahead = self._outside_thread, None, None
         if thread is not None:
             try:
                 await thread.call(self.close_source)
@@ -125,36 +127,36 @@ class DataReader(_Outside, ABC):
 
     def checkpoint(self) -> dict[str, Any]:
         """Where it is."""
-        return {"position": self._position, "given": self._given}
+        return {"position": self.__position, "given": self.__given}
 
     async def restore(self, state: Any) -> None:
         """Go there."""
         await self.off_loop(self.close_source)
-        await self._go_to(state["position"], state["given"])
+        await self.__go_to(state["position"], state["given"])
 
-    async def _go_to(self, position: Any, given: int) -> None:
-        self._rows, self._given, self._ahead = (), 0, None
-        self._following = await self.off_loop(self.open_source, position)
-        self._position = self._following
-        await self._next_chunk()
-        if given > len(self._rows):
+    async def __go_to(self, position: Any, given: int) -> None:
+        self.__rows, self.__given, self.__ahead = (), 0, None
+        self.__following = await self.off_loop(self.open_source, position)
+        self.__position = self.__following
+        await self.__next_chunk()
+        if given > len(self.__rows):
             raise DataflowError(
-                f"component {self.name!r}: {given} rows were read from {self._position}, and now there are "
-                f"{len(self._rows)}: what it reads from was changed"
+                f"component {self.name!r}: {given} rows were read from {self.__position}, and now there are "
+                f"{len(self.__rows)}: what it reads from was changed"
             )
-        self._given = given
+        self.__given = given
 
-    async def _next_chunk(self) -> bool:
+    async def __next_chunk(self) -> bool:
         """Take the next chunk and begin to read the one after it. False if there is none."""
-        ahead = self._ahead or self._own_thread().begin(self.read_rows)
+        ahead = self.__ahead or self._outside_own_thread().begin(self.read_rows)
         # Kept while it is waited for, so that a step that is cancelled loses no rows.
-        self._ahead = ahead
+        self.__ahead = ahead
         chunk = await asyncio.shield(ahead)
-        self._rows, self._given, self._position = (), 0, self._following
+        self.__rows, self.__given, self.__position = (), 0, self.__following
         if chunk is None:
             return False
-        self._rows, self._following = chunk.rows, chunk.following
-        self._ahead = self._own_thread().begin(self.read_rows)
+        self.__rows, self.__following = chunk.rows, chunk.following
+        self.__ahead = self._outside_own_thread().begin(self.read_rows)
         return True
 
 
@@ -163,7 +165,8 @@ class DataWriter(_Outside, ABC):
     while that goes on the next ones are gathered, but no more than a chunk of them.
 
     For a job that goes on where it stopped, a subclass says with :meth:`mark_target` how to come back to what is
-    written now; one that cannot come back writes the rows since the last checkpoint once more.
+    written now; one that cannot come back writes the rows since the last checkpoint once more. A subclass with state of
+    its own extends :meth:`checkpoint` and :meth:`restore`.
 
     Args:
         field_names: the inputs, which are the columns to write; or a mapping of inputs to columns, where a column is
@@ -181,13 +184,13 @@ class DataWriter(_Outside, ABC):
 
     def __init__(self, field_names: FieldNames, chunk_size: int | None = None, **kwargs: Any) -> None:
         super().__init__(field_names, chunk_size, **kwargs)
-        self.io = IOController(inputs=list(self._columns))
-        self._rows: list[Row] = []
-        self._opened = False
-        self._finished = False
-        self._marked_finished = False
-        self._failed = False
-        self._writing: asyncio.Future[None] | None = None
+        self.io = IOController(inputs=list(self._outside_columns))
+        self._target_rows: list[Row] = []
+        self._target_opened = False
+        self._target_finished = False
+        self._target_marked_finished = False
+        self._target_failed = False
+        self._target_writing: asyncio.Future[None] | None = None
 
     def check_target(self) -> None:
         """Whether it could be written to, as far as can be said without changing anything. May block."""
@@ -217,48 +220,48 @@ class DataWriter(_Outside, ABC):
     async def step(self) -> None:
         """Take a row; write a chunk when there is one."""
         values = self.__dict__
-        self._rows.append(tuple([values[name] for name in self._columns]))
-        if len(self._rows) >= self._chunk_size:
-            await self._begin_to_write()
+        self._target_rows.append(tuple([values[name] for name in self._outside_columns]))
+        if len(self._target_rows) >= self._outside_chunk_size:
+            await self._target_begin_to_write()
 
     async def run(self) -> None:
         """Take rows until no more come, and write what is left."""
         await super().run()
-        await self._finish()
+        await self._target_finish()
 
     async def destroy(self) -> None:
         """Write what is left, unless the job is one that goes on at its last checkpoint; and close."""
-        thread = self._thread
+        thread = self._outside_thread
         if thread is None:
             return
         try:
-            if self._opened or self._rows:
-                await self._leave()
+            if self._target_opened or self._target_rows:
+                await self._target_leave()
         finally:
             try:
                 await thread.call(self.close_target)
             finally:
-                self._thread = None
+                self._outside_thread = None
                 thread.end()
 
     async def checkpoint(self) -> dict[str, Any]:
         """Where it is."""
-        self._marked_finished = self._finished
-        if self._finished:
+        self._target_marked_finished = self._target_finished
+        if self._target_finished:
             return {"finished": True}
-        await self._open()
-        await self._written()
+        await self._target_open()
+        await self._target_written()
         if not self.whole_chunks:
-            await self._write()
+            await self._target_write()
         mark = await self.off_loop(self.mark_target)
-        return {"finished": False, "mark": mark, "rows": list(self._rows)}
+        return {"finished": False, "mark": mark, "rows": list(self._target_rows)}
 
     async def restore(self, state: Any) -> None:
         """Go back there."""
-        self._finished = self._marked_finished = state["finished"]
-        if self._finished:
+        self._target_finished = self._target_marked_finished = state["finished"]
+        if self._target_finished:
             return
-        self._rows, self._writing, self._opened = list(state["rows"]), None, True
+        self._target_rows, self._target_writing, self._target_opened = list(state["rows"]), None, True
         await self.off_loop(self.open_target, state["mark"])
 
     @property
@@ -266,44 +269,44 @@ class DataWriter(_Outside, ABC):
         """Whether its state outlives the process, so that a job that ends too early goes on at its last checkpoint."""
         return self.state is not None and self.state.durable
 
-    async def _leave(self) -> None:
-        if self.is_resumable or self._failed:
+    async def _target_leave(self) -> None:
+        if self.is_resumable or self._target_failed:
             return
-        await self._finish()
+        await self._target_finish()
 
-    async def _finish(self) -> None:
-        if self._finished:
+    async def _target_finish(self) -> None:
+        if self._target_finished:
             return
-        await self._open()
-        await self._written()
-        await self._write()
+        await self._target_open()
+        await self._target_written()
+        await self._target_write()
         await self.off_loop(self.finish_target)
-        self._finished = True
+        self._target_finished = True
 
-    async def _open(self) -> None:
-        if not self._opened:
+    async def _target_open(self) -> None:
+        if not self._target_opened:
             await self.off_loop(self.open_target, None)
-            self._opened = True
+            self._target_opened = True
 
-    async def _begin_to_write(self) -> None:
+    async def _target_begin_to_write(self) -> None:
         """Write the rows that there are, and return when it has begun: one chunk is written, one gathered."""
-        await self._open()
-        await self._written()
-        if self._rows:
-            rows, self._rows = self._rows, []
-            self._writing = self._own_thread().begin(partial(self.write_rows, rows))
+        await self._target_open()
+        await self._target_written()
+        if self._target_rows:
+            rows, self._target_rows = self._target_rows, []
+            self._target_writing = self._outside_own_thread().begin(partial(self.write_rows, rows))
 
-    async def _write(self) -> None:
-        await self._begin_to_write()
-        await self._written()
+    async def _target_write(self) -> None:
+        await self._target_begin_to_write()
+        await self._target_written()
 
-    async def _written(self) -> None:
+    async def _target_written(self) -> None:
         """Return when what is being written is written; what goes wrong with it goes wrong here."""
-        if self._writing is None:
+        if self._target_writing is None:
             return
         try:
-            await asyncio.shield(self._writing)
+            await asyncio.shield(self._target_writing)
         except Exception:
-            self._failed = True
+            self._target_failed = True
             raise
-        self._writing = None
+        self._target_writing = None

@@ -55,14 +55,16 @@ class FileReader(DataReader):
     ) -> None:
         super().__init__(field_names, chunk_size, **kwargs)
         self._path, form = _path_and_format(type(self), path)
-        kinds = check_types(types, self._columns)
+        kinds = check_types(types, self._outside_columns)
         self._source: Source
         if form == ".parquet":
             if kinds:
                 raise ValueError("FileReader(types=…) is for CSV files; a Parquet file says itself what it holds")
             self._source = ParquetSource(self._path, self.columns, self.chunk_size)
         else:
-            self._source = CsvSource(self._path, self.columns, _by_column(kinds, self._columns), self.chunk_size)
+            self._source = CsvSource(
+                self._path, self.columns, _by_column(kinds, self._outside_columns), self.chunk_size
+            )
 
     def open_source(self, position: Any) -> Any:
         """Open the file."""
@@ -114,10 +116,10 @@ class FileWriter(DataWriter):
         if chunk_size is None and form == ".parquet":
             chunk_size = 10_000
         super().__init__(field_names, chunk_size, **kwargs)
-        kinds = check_types(types, self._columns)
+        kinds = check_types(types, self._outside_columns)
         self._sink: Sink
         if form == ".parquet":
-            self._sink = ParquetSink(self._path, self.columns, _by_column(kinds, self._columns))
+            self._sink = ParquetSink(self._path, self.columns, _by_column(kinds, self._outside_columns))
         else:
             if kinds:
                 raise ValueError("FileWriter(types=…) is for Parquet files; a CSV file holds text")
@@ -152,7 +154,7 @@ class FileWriter(DataWriter):
 
     async def committed(self, n: int) -> None:
         """Remove what only a job that goes on would need, if it will not."""
-        if self._marked_finished:
+        if self._target_marked_finished:
             await self.off_loop(self._sink.clean)
 
 

@@ -239,7 +239,7 @@ class ParquetSink:
         for place, name in enumerate(self._columns):
             field = self._schema.field(name)
             try:
-                arrays.append(pa.array([row[place] for row in rows], field.type))
+                arrays.append(_array(pa, [row[place] for row in rows], field.type))
             except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
                 raise self._misfit(name, field.type, rows, error) from error
         return pa.Table.from_arrays(arrays, schema=self._schema)
@@ -268,3 +268,13 @@ class ParquetSink:
             f"which is what the first rows or types= made it: {error}. types= can say what it holds, "
             f"such as {{{name!r}: 'float'}}"
         )
+
+
+def _array(pa: Any, values: list[Any], kind: Any) -> Any:
+    """Values as an array of a type, if they are of it without losing anything."""
+    found = pa.array(values)
+    if found.type == kind:
+        return found
+    # Given the type, pyarrow takes no text for a number, but cuts 4.5 down to 4; a cast does it the other way about.
+    made = pa.array(values, kind)
+    return made if pa.types.is_null(found.type) else found.cast(kind, safe=True)

@@ -128,38 +128,38 @@ class SQLWriter(DataWriter):
             await super().step()
             return
         values = self.__dict__
-        self._rows.append(tuple([values[name] for name in self._columns]))
+        self._target_rows.append(tuple([values[name] for name in self._outside_columns]))
 
     async def checkpoint(self) -> dict[str, Any]:
         """The rows that are not in the table yet, under a number."""
         if not self.is_resumable:
             return await super().checkpoint()
-        await self._open()
+        await self._target_open()
         self._sequence += 1
-        self._sealed = len(self._rows)
-        return {"sequence": self._sequence, "rows": list(self._rows), "finished": self._finished}
+        self._sealed = len(self._target_rows)
+        return {"sequence": self._sequence, "rows": list(self._target_rows), "finished": self._target_finished}
 
     async def committed(self, n: int) -> None:
         """The rows of the checkpoint are not lost any more: write them."""
         if self.is_resumable and self._sealed:
-            await self.off_loop(self._write_batch, self._sequence, self._rows[: self._sealed])
-            del self._rows[: self._sealed]
+            await self.off_loop(self._write_batch, self._sequence, self._target_rows[: self._sealed])
+            del self._target_rows[: self._sealed]
             self._sealed = 0
 
     async def restore(self, state: Any) -> None:
         """Write the rows of the checkpoint, unless that was done before the job died."""
-        self._finished = state["finished"]
-        self._opened = True
-        self._sequence, self._rows, self._sealed = state["sequence"], [], 0
+        self._target_finished = state["finished"]
+        self._target_opened = True
+        self._sequence, self._target_rows, self._sealed = state["sequence"], [], 0
         await self.off_loop(self.open_target, self._sequence)
         await self.off_loop(self._write_batch, self._sequence, [tuple(row) for row in state["rows"]])
 
-    async def _finish(self) -> None:
+    async def _target_finish(self) -> None:
         if self.is_resumable:
             # What is left is written after the last checkpoint.
-            self._finished = True
+            self._target_finished = True
         else:
-            await super()._finish()
+            await super()._target_finish()
 
     def _write_batch(self, sequence: int, rows: Sequence[Row]) -> None:
         """Write a batch and its number, both or neither; nothing if the number says that it was written before."""

@@ -1,0 +1,235 @@
+"""Readers and writers of SQL databases: SQLite, and a real PostgreSQL."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sqlalchemy import create_engine, text
+
+from stbass.dataflow import LocalProcess
+from stbass.dataflow.library import SQLReader, SQLWriter
+from stbass.errors import DataflowError
+from tests.support.dataflow_parts import Rows, connected, read_all, reading, write_all
+from tests.support.postgres_server import PostgresServer
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[str]:
+    """SQLAlchemy's address of a server."""
+    with PostgresServer() as server:
+        yield server.url().replace("postgresql://", "postgresql+psycopg://")
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database with a table ``t`` of 25 rows and an empty table ``out``."""
+    found = f"sqlite:///{tmp_path / 'file.db'}"
+    if request.param == "postgres":
+        found = request.getfixturevalue("postgres")
+    execute(
+        found,
+        "DROP TABLE IF EXISTS t",
+        "DROP TABLE IF EXISTS out",
+        "DROP TABLE IF EXISTS stbass_writer",
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, name VARCHAR(20), maybe INTEGER)",
+        *(f"INSERT INTO t VALUES ({n}, 'n{n:02}', {n if n % 2 else 'NULL'})" for n in range(25)),
+        "CREATE TABLE out (id INTEGER, x FLOAT, word VARCHAR(20))",
+    )
+    return found
+
+
+def execute(address: str, *statements: str) -> list[tuple[Any, ...]]:
+    """Rows of the last statement."""
+    engine = create_engine(address)
+    rows: list[tuple[Any, ...]] = []
+    with engine.begin() as connection:
+        for statement in statements:
+            result = connection.execute(text(statement))
+            rows = [tuple(row) for row in result] if result.returns_rows else []
+    engine.dispose()
+    return rows
+
+
+EXPECTED = [(f"n{n:02}", n) for n in range(25)]
+
+
+async def failure(process: LocalProcess) -> DataflowError:
+    """Why it failed: one error."""
+    with pytest.raises(ExceptionGroup) as caught:
+        async with process:
+            await process.run()
+    error: BaseException = caught.value
+    while isinstance(error, BaseExceptionGroup):
+        assert len(error.exceptions) == 1
+        error = error.exceptions[0]
+    assert isinstance(error, DataflowError), repr(error)
+    return error
+
+
+# Reading -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chunk_size", [1, 7, 25, 1000])
+@pytest.mark.parametrize("key", [None, "id", "name"])
+async def test_rows_of_a_query(address: str, key: str | None, chunk_size: int) -> None:
+    reader = SQLReader(
+        connection_string=address,
+        query="SELECT id, name, maybe FROM t ORDER BY id;",
+        field_names={"word": "name", "number": "id"},
+        key=key,
+        chunk_size=chunk_size,
+        name="reader",
+    )
+    assert await read_all(reader) == EXPECTED
+
+
+@pytest.mark.parametrize("key", [None, "id"])
+async def test_parameters(address: str, key: str | None) -> None:
+    reader = SQLReader(
+        connection_string=address,
+        query="SELECT id, name AS word FROM t WHERE id >= :least AND name <> :but ORDER BY id",
+        params={"least": 20, "but": "n22"},
+        field_names=["word"],
+        key=key,
+        chunk_size=2,
+        name="reader",
+    )
+    assert await read_all(reader) == [("n20",), ("n21",), ("n23",), ("n24",)]
+
+
+@pytest.mark.parametrize("key", [None, "id"])
+async def test_a_query_without_rows(address: str, key: str | None) -> None:
+    query = "SELECT id FROM t WHERE id < 0"
+    reader = SQLReader(connection_string=address, query=query, field_names={"n": "id"}, key=key, name="reader")
+    assert await read_all(reader) == []
+
+
+@pytest.mark.parametrize(
+    ("query", "key", "says"),
+    [
+        ("SELECT nonsense FROM t", None, "nonsense"),
+        ("SELECT nonsense FROM t", "id", "nonsense"),
+        ("SELECT id FROM t", None, "no column 'name'; it has ['id']"),
+        ("SELECT id FROM t", "id", "name"),
+        ("DELETE FROM t WHERE id < 0", None, "DELETE FROM t"),
+        ("SELECT id, name, maybe FROM t", "maybe", "key='maybe' is NULL in some rows"),
+        ("SELECT 1 AS k, name FROM t", "k", "key='k' is 1 in more than one row"),
+    ],
+)
+async def test_what_is_wrong_with_a_query_shows_before_any_step(
+    address: str, query: str, key: str | None, says: str
+) -> None:
+    process, collect = reading(
+        SQLReader(
+            connection_string=address, query=query, field_names={"word": "name"}, key=key, chunk_size=5, name="reader"
+        )
+    )
+    error = await failure(process)
+    assert says in str(error)
+    assert collect.got == []
+
+
+async def test_a_server_that_is_not_there_and_whose_password_is_not_shown() -> None:
+    reader = SQLReader(
+        connection_string="postgresql+psycopg://me:geheim@127.0.0.1:1/x", query="SELECT 1", field_names=["a"], name="r"
+    )
+    error = await failure(reading(reader)[0])
+    assert "cannot read from postgresql+psycopg://me:***@127.0.0.1:1/x" in str(error)
+    assert "geheim" not in str(error)
+
+
+# Writing -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 6, 17])
+async def test_rows_are_written_whatever_the_chunk(address: str, count: int) -> None:
+    writer = SQLWriter(
+        connection_string=address, table="out", field_names={"a": "id", "b": "x"}, chunk_size=5, name="writer"
+    )
+    await write_all(writer, [(n, n / 4) for n in range(count)])
+    assert execute(address, "SELECT id, x, word FROM out ORDER BY id") == [(n, n / 4, None) for n in range(count)]
+    # Without a state that lasts, there is nothing of ours in the database.
+    with pytest.raises(Exception, match="stbass_writer"):
+        execute(address, "SELECT * FROM stbass_writer")
+
+
+async def test_numbers_of_numpy(address: str) -> None:
+    writer = SQLWriter(connection_string=address, table="out", field_names={"a": "id", "b": "x"}, name="writer")
+    await write_all(writer, [(np.int64(3), np.float32(0.5))])
+    assert execute(address, "SELECT id, x FROM out") == [(3, 0.5)]
+
+
+async def test_values_that_only_sql_has(tmp_path: Path, postgres: str) -> None:
+    execute(postgres, "DROP TABLE IF EXISTS v", "CREATE TABLE v (t TIMESTAMP, m NUMERIC(8, 2))")
+    row = (datetime(2031, 5, 9, 8, 30), Decimal("12.50"))
+    await write_all(SQLWriter(connection_string=postgres, table="v", field_names=["t", "m"], name="writer"), [row])
+    query = "SELECT t, m FROM v"
+    assert await read_all(SQLReader(connection_string=postgres, query=query, field_names=["t", "m"], name="r")) == [row]
+
+
+@pytest.mark.parametrize(
+    ("table", "columns", "says"),
+    [
+        ("nowhere", {"a": "id"}, "has no table 'nowhere'; make it first"),
+        ("out", {"a": "id", "b": "y", "c": "z"}, "table 'out' has no column 'y', 'z'; it has ['id', 'x', 'word']"),
+    ],
+)
+async def test_a_table_that_does_not_suit_shows_before_any_step(
+    address: str, table: str, columns: dict[str, str], says: str
+) -> None:
+    source = Rows(list(columns), [[1] * len(columns)], name="source")
+    writer = SQLWriter(connection_string=address, table=table, field_names=columns, name="writer")
+    error = await failure(LocalProcess([source, writer], connected(source, writer)))
+    assert says in str(error)
+    assert source.given == 0
+
+
+async def test_a_chunk_with_a_row_that_the_database_refuses_is_not_there_in_part(tmp_path: Path) -> None:
+    path = tmp_path / "file.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE out (a INTEGER UNIQUE)")
+    connection.close()
+    source = Rows(["a"], [[1], [2], [3], [1]], name="source")
+    writer = SQLWriter(
+        connection_string=f"sqlite:///{path}", table="out", field_names=["a"], chunk_size=2, name="writer"
+    )
+    error = await failure(LocalProcess([source, writer], connected(source, writer)))
+    assert "cannot write rows to table 'out'" in str(error)
+    assert "UNIQUE constraint failed" in str(error)
+    assert execute(f"sqlite:///{path}", "SELECT a FROM out ORDER BY a") == [(1,), (2,)]
+
+
+# Arguments ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "says"),
+    [
+        ({"connection_string": "no address: geheim"}, ValueError, "is no address of a database"),
+        ({"connection_string": 7}, TypeError, "takes text"),
+        ({"connect_args": "x"}, TypeError, "takes a mapping"),
+        ({"connect_args": {"isolation_level": "AUTOCOMMIT"}}, ValueError, "in part or twice"),
+        ({"table": ""}, ValueError, "name of a table is missing"),
+        ({"table": 7}, TypeError, "name of a table"),
+        ({"field_names": ["state"]}, ValueError, "field_names={'my_state': 'state'}"),
+    ],
+)
+def test_arguments_that_cannot_be_right(arguments: dict[str, Any], error: type[Exception], says: str) -> None:
+    given = {"connection_string": "sqlite://", "table": "t", "field_names": ["a"], "name": "w", **arguments}
+    with pytest.raises(error) as caught:
+        SQLWriter(**given)
+    assert says in str(caught.value)
+    assert "geheim" not in str(caught.value)
+
+
+async def test_a_driver_for_asyncio_only() -> None:
+    address = "postgresql+psycopg_async://me@127.0.0.1:1/x"
+    reader = SQLReader(connection_string=address, query="SELECT 1 AS a", field_names=["a"], name="r")
+    assert "a driver for asyncio only" in str(await failure(reading(reader)[0]))
