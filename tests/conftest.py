@@ -28,6 +28,13 @@ def postgres_server() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture
+def postgres_url(postgres_server: PostgresServer) -> str:
+    """The URL of the session's PostgreSQL, without tables at the start of the test."""
+    postgres_server.wipe()
+    return postgres_server.url()
+
+
+@pytest.fixture
 def redis_url(redis_server: RedisServer) -> str:
     """The URL of the session's Redis, empty at the start of the test."""
     redis_server.command("FLUSHALL")

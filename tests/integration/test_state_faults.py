@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -44,10 +44,13 @@ class Holder:
         assert self._process.stdout is not None
         return self._process.stdout.readline().strip()
 
-    def ask(self, command: str) -> str:
+    def tell(self, command: str) -> None:
         assert self._process.stdin is not None
         self._process.stdin.write(f"{command}\n")
         self._process.stdin.flush()
+
+    def ask(self, command: str) -> str:
+        self.tell(command)
         return self.answer()
 
     def kill(self) -> None:
@@ -163,6 +166,23 @@ async def test_a_process_that_ends_in_an_orderly_way_gives_the_job_up(durable: K
             await state.acquire_job()
 
 
+async def test_processes_that_write_at_once(durable: Kind) -> None:
+    """Each has a job of its own in one database, and all of them begin with making the tables."""
+    jobs = [f"Job_{index:08}" for index in range(4)]
+    with ExitStack() as stack:
+        others = [Holder(durable, job_id=job) for job in jobs]
+        for other in others:
+            stack.callback(other.end)
+        assert [other.answer() for other in others] == ["held"] * 4
+        for n in range(25):
+            for other in others:
+                other.tell(f"save {n}")
+        assert [other.answer() for other in others for _ in range(25)] == ["saved"] * 100
+    for job in jobs:
+        async with durable(job_id=job) as state:
+            assert await state.load_checkpoint() == (24, {"part": b"24"})
+
+
 # Holders that lost the job -----------------------------------------------------------------------
 
 
@@ -218,26 +238,28 @@ def _sessions(url: str) -> int:
         return len(ended.fetchall())
 
 
-async def test_a_run_whose_connection_was_ended_goes_on_if_nobody_took_the_job(postgres_server: PostgresServer) -> None:
-    url = postgres_server.url()
-    async with PostgresStateBackend(url, job_id=JOB) as state, PostgresStateBackend(url, job_id=JOB) as other:
+async def test_a_run_whose_connection_was_ended_goes_on_if_nobody_took_the_job(postgres_url: str) -> None:
+    async with (
+        PostgresStateBackend(postgres_url, job_id=JOB) as state,
+        PostgresStateBackend(postgres_url, job_id=JOB) as other,
+    ):
         await state.acquire_job()
-        assert _sessions(url) == 2
+        assert _sessions(postgres_url) == 2
         await state.save_checkpoint(1, {"a": b"1"})
         with pytest.raises(JobInUseError):
             await other.acquire_job()
         assert await other.load_checkpoint() == (1, {"a": b"1"})
 
 
-async def test_a_run_whose_connection_was_ended_saves_no_more_if_another_has_the_job(
-    postgres_server: PostgresServer,
-) -> None:
-    url = postgres_server.url()
-    async with PostgresStateBackend(url, job_id=JOB) as state, PostgresStateBackend(url, job_id=JOB) as other:
+async def test_a_run_whose_connection_was_ended_saves_no_more_if_another_has_the_job(postgres_url: str) -> None:
+    async with (
+        PostgresStateBackend(postgres_url, job_id=JOB) as state,
+        PostgresStateBackend(postgres_url, job_id=JOB) as other,
+    ):
         for _ in range(2):
             await state.acquire_job()
             await state.save_checkpoint(1, {"a": b"1"})
-            assert _sessions(url) == 2
+            assert _sessions(postgres_url) == 2
             await other.acquire_job()
             # while the other one has it
             with pytest.raises(StateError, match="another run has it"):

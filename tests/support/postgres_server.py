@@ -15,6 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import psycopg
+
 from stbass.errors import MissingDependencyError
 from stbass.testing._guarded import GuardedProcess
 from stbass.testing.redis_server import free_port
@@ -81,6 +83,12 @@ class PostgresServer:
         """Stop it and start it again, on the same port."""
         self.stop()
         return self.start()
+
+    def wipe(self) -> None:
+        """Remove all tables of the database ``postgres``."""
+        with psycopg.connect(self.url(), autocommit=True) as session:
+            session.execute("DROP SCHEMA public CASCADE")
+            session.execute("CREATE SCHEMA public")
 
     def __enter__(self) -> Self:
         try:

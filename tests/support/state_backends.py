@@ -16,7 +16,6 @@ from stbass.dataflow.state.memory import DictStateBackend
 from stbass.dataflow.state.postgres import PostgresStateBackend
 from stbass.dataflow.state.redis import RedisStateBackend
 from stbass.dataflow.state.sqlite import SqliteStateBackend
-from tests.support.postgres_server import PostgresServer
 
 __all__ = ["DURABLE", "KINDS", "Kind", "kind_of", "make_backend"]
 
@@ -64,11 +63,7 @@ class Kind:
 def kind_of(name: str, request: pytest.FixtureRequest, folder: Path) -> Kind:
     """A kind of backend on the session's server, with nothing stored yet."""
     if name == "postgres":
-        server: PostgresServer = request.getfixturevalue("postgres_server")
-        kind = Kind(name, server.url())
-        tables = "schema", "part", "checkpoint", "item", "member", "process", "job"
-        kind.statement(f"DROP TABLE IF EXISTS {', '.join(f'stbass_{table}' for table in tables)}")
-        return kind
+        return Kind(name, request.getfixturevalue("postgres_url"))
     if name == "redis":
         return Kind(name, request.getfixturevalue("redis_url"))
     return Kind(name, str(folder / "state.db"))

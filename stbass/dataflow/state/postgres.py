@@ -44,7 +44,7 @@ _GRACE = 1.0
 """Seconds that a job's lock is waited for: so long the server may take to notice that its holder was killed."""
 
 _READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
-_WRITE = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
+_WRITE = "BEGIN ISOLATION LEVEL READ COMMITTED"
 
 _SESSION = (
     # So soon is a client missed whose machine has vanished.

@@ -264,9 +264,10 @@ class RedisStateBackend(StateBackend):
         chunks = [fields[start : start + 2 * _MOST_FIELDS] for start in range(0, len(fields), 2 * _MOST_FIELDS)]
         await self._write(
             [
+                # First, because a server without memory refuses it; once something is written it refuses nothing.
+                ["HSET", self._key(), "checkpoint", n],
                 ["DEL", self._key("checkpoint")],
                 *(["HSET", self._key("checkpoint"), *chunk] for chunk in chunks),
-                ["HSET", self._key(), "checkpoint", n],
             ]
         )
 
@@ -360,17 +361,19 @@ class RedisStateBackend(StateBackend):
             raise self._explained(error) from error
 
     def _explained(self, error: BaseException) -> StateError:
+        # An error inside a script has, of older servers, only the text of what it is.
+        text = str(error)
         if isinstance(error, redis.AuthenticationError):
             what = "refuses this user: correct the user's name or the password"
-        elif isinstance(error, redis.ReadOnlyError):
+        elif isinstance(error, redis.ReadOnlyError) or "-READONLY " in text:
             what = "can only be read (a replica): name the primary server"
-        elif isinstance(error, redis.OutOfMemoryError):
+        elif isinstance(error, redis.OutOfMemoryError) or "-OOM " in text:
             what = "has no memory left: give it more, or remove what is not needed"
         elif isinstance(error, redis.ConnectionError | redis.TimeoutError | OSError):
             what = "cannot be reached: start the server, or correct its address"
         else:
             what = "cannot be used"
-        return StateError(f"{self._where()} {what} ({error})")
+        return StateError(f"{self._where()} {what} ({text})")
 
 
 def _text(value: Any) -> str:

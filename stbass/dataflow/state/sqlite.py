@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import sqlite3
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,19 @@ __all__ = ["SqliteStateBackend"]
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+
+_EFFECTIVE = os.access in os.supports_effective_ids
+
+_REMEDIES = {
+    sqlite3.SQLITE_BUSY: "is locked: another program has been writing to it for {:g} s; end that, or give a longer"
+    " timeout=",
+    sqlite3.SQLITE_READONLY: "cannot be written: make it and its folder writable for this user",
+    sqlite3.SQLITE_CANTOPEN: "cannot be opened: it must be a file, and it and its folder readable and writable for"
+    " this user",
+    sqlite3.SQLITE_NOTADB: "is not an SQLite database: name another file; this one is left as it is",
+    sqlite3.SQLITE_CORRUPT: "is damaged: put back a copy from before, or name another file",
+    sqlite3.SQLITE_FULL: "cannot be written: the disk is full",
+}
 
 
 class SqliteStateBackend(DatabaseStateBackend):
@@ -118,6 +132,9 @@ class SqliteStateBackend(DatabaseStateBackend):
     def _connect(self) -> None:
         if not self._path.parent.is_dir():
             raise StateError(f"{self._where()} cannot be made: there is no folder {str(self._path.parent)!r}; make it")
+        if self._path.exists() and not os.access(self._path, os.W_OK, effective_ids=_EFFECTIVE):
+            # SQLite would open it and leave files beside it that cannot be written either.
+            raise StateError(f"{self._where()} {_REMEDIES[sqlite3.SQLITE_READONLY]}")
         # No isolation level: this module says itself where a transaction begins.
         connection = sqlite3.connect(self._path, timeout=self._timeout, isolation_level=None)
         self._connection = connection
@@ -186,17 +203,7 @@ class SqliteStateBackend(DatabaseStateBackend):
             lock.give_up()
 
     def _explained(self, error: sqlite3.Error) -> StateError:
-        remedies = {
-            sqlite3.SQLITE_BUSY: f"is locked: another program has been writing to it for {self._timeout:g} s;"
-            " end that, or give a longer timeout=",
-            sqlite3.SQLITE_READONLY: "cannot be written: make it and its folder writable for this user",
-            sqlite3.SQLITE_CANTOPEN: "cannot be opened: it must be a file, and it and its folder readable and writable"
-            " for this user",
-            sqlite3.SQLITE_NOTADB: "is not an SQLite database: name another file; this one is left as it is",
-            sqlite3.SQLITE_CORRUPT: "is damaged: put back a copy from before, or name another file",
-            sqlite3.SQLITE_FULL: "cannot be written: the disk is full",
-        }
-        what = remedies.get(_code(error), "cannot be used")
+        what = _REMEDIES.get(_code(error), "cannot be used").format(self._timeout)
         return StateError(f"{self._where()} {what} ({error})")
 
 
