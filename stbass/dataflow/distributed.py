@@ -1,191 +1,279 @@
 """Processes whose components run in groups, each group elsewhere: what they have in common, whatever carries them.
 
-A group is a :class:`~stbass.dataflow.host.Host` somewhere (:class:`~stbass.dataflow.remote.RemoteGroup` is that side);
-here is a :class:`GroupHandle` for each. What is ours alone: all groups are there before anything of the user's runs;
-one that fails ends the others; a checkpoint is complete when every group's part has come; a round is over, or a run
-stuck, when all groups are quiet and nothing is on its way between them.
+What is ours alone: all groups are there before anything of the user's runs; one that fails ends the others; a
+checkpoint is complete when every group's part has come; a round is over, or a run stuck, when all groups are quiet and
+nothing is on its way between them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+import asyncio
+from abc import abstractmethod
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from stbass.dataflow.components import Component
-from stbass.dataflow.edge import Edge
+from stbass.dataflow.connector import Connector
+from stbass.dataflow.edge import edges_of
+from stbass.dataflow.groups import Group, GroupHandle, GroupListener, Quiet, View, groups_of, show
+from stbass.dataflow.host import stalled
+from stbass.dataflow.process import Process
+from stbass.dataflow.state.base import StateBackend
 from stbass.dataflow.status import Status
-from stbass.errors import InvalidProcessError
+from stbass.errors import ProcessCancelled
 
-__all__ = ["Group", "GroupHandle", "GroupListener", "Quiet", "View", "groups_of"]
+__all__ = ["DistributedProcess", "Group", "GroupHandle", "GroupListener", "Quiet", "View", "groups_of"]
 
-
-@dataclass(frozen=True)
-class Group:
-    """Components that run on one event loop.
-
-    Args:
-        name: what it is called in the process.
-        components: the components.
-        edges: those that begin or end in it.
-    """
-
-    name: str
-    components: tuple[Component, ...]
-    edges: tuple[Edge, ...] = ()
+T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Quiet:
-    """A group in which nothing happens until something comes from elsewhere.
+class DistributedProcess(Process):
+    """A process whose components run in groups elsewhere. Use one of its kinds.
 
     Args:
-        round: the number of the step or run that it is in.
-        forth: how many messages (batches, marks, ends) were sent over each edge that leaves, or came over each that
-            arrives, by edge.
-        back: the same of answers and of notes that nobody takes anything more, which go the other way.
-        waiting: what each component that waits is waiting for, in words.
-        patient: whether one of them may get what it waits for from the user's own tasks.
-        ended: whether every component has ended.
-    """
-
-    round: int
-    forth: Mapping[str, int]
-    back: Mapping[str, int]
-    waiting: Sequence[str] = ()
-    patient: bool = False
-    ended: bool = False
-
-
-@dataclass(frozen=True)
-class View:
-    """What there is to see of a component that runs elsewhere.
-
-    Args:
-        status: what it is doing.
-        fields: the values of its inputs and outputs.
-        exports: the values of what it exports.
-        steps: how many steps it has made.
-    """
-
-    status: Status
-    fields: Mapping[str, Any] = field(default_factory=dict)
-    exports: Mapping[str, Any] = field(default_factory=dict)
-    steps: int = 0
-
-
-class GroupListener(Protocol):
-    """Who hears of what happens in a group. Called on the event loop of the process."""
-
-    def cut_done(self, group: str, n: int, parts: Mapping[str, bytes]) -> None:
-        """The group's part of checkpoint ``n``."""
-
-    def cut_failed(self, group: str, n: int, error: Exception) -> None:
-        """The group cannot give its part of checkpoint ``n``."""
-
-    def status_changed(self, group: str, component: str, status: Status) -> None:
-        """A component has got another status."""
-
-    def stop_requested(self, group: str) -> None:
-        """A component has sent a ``StopEvent``."""
-
-    def quiet(self, group: str, state: Quiet) -> None:
-        """Nothing happens in the group until something comes from elsewhere."""
-
-    def lost(self, group: str, error: Exception) -> None:
-        """The group is there no more. Calls that wait for it raise the same error."""
-
-
-class GroupHandle(Protocol):
-    """A group that runs elsewhere. Made by :meth:`DistributedProcess._place`, which gives it its listener.
-
-    Whatever is awaited here raises what happened there: the components' own exceptions in an ``ExceptionGroup``, as far
-    as the wire can carry them, or the error with which the group was lost.
-    """
-
-    @property
-    def name(self) -> str:
-        """What the group is called."""
-
-    @property
-    def components(self) -> Sequence[str]:
-        """The names of its components."""
-
-    async def prepare(self) -> None:
-        """Return when the group has its place and its components are made. Nothing else of the user's has run.
-
-        Raises:
-            AdmissionError: there is no room for it.
-        """
-
-    async def init(self, parts: Mapping[str, bytes] | None) -> None:
-        """Initialise the components, from a checkpoint if one is given."""
-
-    async def step(self, number: int) -> None:
-        """One step of each component; ``number`` is that of this round. Returns when it is over here."""
-
-    async def run(self, number: int) -> None:
-        """Step until no more comes; ``number`` is that of this round."""
-
-    def end_round(self, number: int) -> None:
-        """This round is over everywhere: components that still wait for something are skipped."""
-
-    def stall(self, number: int, text: str) -> None:
-        """Nothing will ever come to those that wait: fail, saying so."""
-
-    def request_cut(self, n: int) -> None:
-        """Take checkpoint ``n``; the listener is told of the outcome."""
-
-    async def committed(self, n: int) -> None:
-        """Checkpoint ``n`` is durable; returns when the components have been told."""
-
-    def stop(self) -> None:
-        """Let every component end after the step that it is in."""
-
-    def cancel(self) -> None:
-        """End everything at once; what is awaited raises :class:`~stbass.errors.ProcessCancelled`."""
-
-    async def views(self) -> Mapping[str, View]:
-        """What there is to see of its components now, by name."""
-
-    async def destroy(self) -> None:
-        """Call ``destroy`` of the components that were initialised, and give the place back. Again does nothing."""
-
-
-def groups_of(
-    components: Iterable[Component], edges: Iterable[Edge], placement: Mapping[str, str] | None
-) -> list[Group]:
-    """Which components run together.
-
-    Args:
-        placement: the name of a group for each component; one that is not named is a group by itself.
+        components: see :class:`Process`. They travel as the class and the arguments that they were made with.
+        connectors: see :class:`Process`.
+        name: see :class:`Process`.
+        parameters: see :class:`Process`.
+        state: see :class:`Process`.
+        placement: components that run together, each with the name of its group: what goes between them stays on one
+            event loop. A component that is not named runs by itself.
+        checkpoint_every: see :class:`Process`.
 
     Raises:
-        InvalidProcessError: there is no such component, or a name is no text.
+        InvalidProcessError: see :class:`Process`; or ``placement`` names something that is not there.
     """
-    components, edges = list(components), list(edges)
-    placement = dict(placement or {})
-    names = [one.name for one in components]
-    texts = [
-        f"placement: there is no component {name!r}; there are {', '.join(map(repr, names))}"
-        for name in placement
-        if name not in names
-    ]
-    known: Mapping[str, object] = placement
-    texts += [
-        f"placement: component {name!r} is placed in {group!r}; the name of a group is text"
-        for name, group in known.items()
-        if not isinstance(group, str) or not group
-    ]
-    if texts:
-        raise InvalidProcessError("\n".join(["the process cannot be placed:", *texts]), findings=tuple(texts))
-    members: dict[str, list[Component]] = {}
-    for one in components:
-        members.setdefault(placement.get(one.name, one.name), []).append(one)
-    found = []
-    for group, inside in members.items():
-        here = {one.name for one in inside}
-        found.append(
-            Group(group, tuple(inside), tuple(edge for edge in edges if edge.source in here or edge.target in here))
-        )
-    return found
+
+    grace = 5.0
+    """Seconds that groups have to end in order, when another one has failed or the process is cancelled."""
+
+    def __init__(
+        self,
+        components: Iterable[Component],
+        connectors: Iterable[Connector],
+        name: str | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        state: StateBackend | None = None,
+        *,
+        placement: Mapping[str, str] | None = None,
+        checkpoint_every: float | None = 1.0,
+    ) -> None:
+        super().__init__(components, connectors, name, parameters, state, checkpoint_every=checkpoint_every)
+        if placement is not None and not isinstance(placement, Mapping):
+            raise TypeError(f"{type(self).__name__}(placement=…) takes a mapping, got {placement!r}")
+        self.placement: dict[str, str] = dict(placement or {})
+        """The group of each component that was given one."""
+        groups_of(self.components.values(), (), self.placement)
+        self._groups: dict[str, GroupHandle] = {}
+        self._crossing: list[tuple[str, str, str]] = []
+        self._forget_run()
+
+    def _forget_run(self) -> None:
+        self._round = self._cut = 0
+        self._stepping = self._stopping = self._is_cancelled = self._ended = False
+        self._quiet: dict[str, Quiet] = {}
+        self._lost: dict[str, Exception] = {}
+
+    # What a kind of process does ----------------------------------------------------------------
+
+    @abstractmethod
+    async def _place(self, groups: Sequence[Group]) -> Sequence[GroupHandle]:
+        """A handle for each group, which tells ``self`` what it hears; nothing has to be there yet.
+
+        ``_unplace`` is called afterwards even if this raised.
+        """
+
+    async def _unplace(self) -> None:
+        """Give back what ``_place`` took, once all groups are destroyed."""
+
+    # What Process asks for ----------------------------------------------------------------------
+
+    async def _start(self, parts: Mapping[str, bytes] | None) -> None:
+        self._forget_run()
+        edges = edges_of(self.components.values(), self.connectors.values())
+        groups = groups_of(self.components.values(), edges, self.placement)
+        home = {one.name: group.name for group in groups for one in group.components}
+        self._crossing = [
+            (edge.id, home[edge.source], home[edge.target]) for edge in edges if home[edge.source] != home[edge.target]
+        ]
+        self._groups = {one.name: one for one in await self._place(groups)}
+        # A barrier: what has no room everywhere has done nothing anywhere.
+        await self._all("prepare", lambda group: group.prepare())
+
+        def init(group: GroupHandle) -> Awaitable[None]:
+            return group.init(None if parts is None else {name: parts[name] for name in group.components})
+
+        await self._all("init", init)
+
+    async def _step_all(self) -> None:
+        await self._go("step", lambda group: group.step(self._round))
+
+    async def _run_all(self) -> None:
+        await self._go("run", lambda group: group.run(self._round))
+
+    async def _go(self, what: str, work: Callable[[GroupHandle], Awaitable[bool]]) -> None:
+        if self._stopping:
+            return
+        self._round += 1
+        self._stepping = what == "step"
+        self._quiet.clear()
+        try:
+            self._ended = all(await self._all(what, work))
+        except BaseException:
+            await self._look_at_components(self.grace)
+            raise
+        await self._look_at_components(None)
+
+    def _cancel_all(self) -> None:
+        self._is_cancelled = True
+        for group in self._groups.values():
+            group.cancel()
+
+    async def _end(self) -> None:
+        groups, self._groups = self._groups, {}
+        try:
+            done = await asyncio.gather(*(group.destroy() for group in groups.values()), return_exceptions=True)
+        finally:
+            await self._unplace()
+        for views in done:
+            if not isinstance(views, BaseException):
+                self._show(views)
+        errors = [error for one in done if isinstance(one, BaseException) for error in _members(one)]
+        if errors:
+            raise BaseExceptionGroup("components failed to end in order", errors)
+
+    def _is_over(self) -> Status | None:
+        if self._ended:
+            return Status.COMPLETED
+        return Status.STOPPED if self._stopping else None
+
+    def _request_cut(self, n: int) -> None:
+        self._cut = n
+        for error in self._lost.values():
+            self._checkpoints.failed(n, error)
+        for group in self._groups.values():
+            group.request_cut(n)
+
+    async def _committed(self, n: int) -> None:
+        await self._all("committed", lambda group: group.committed(n))
+
+    # All groups at once -------------------------------------------------------------------------
+
+    async def _all(self, what: str, work: Callable[[GroupHandle], Awaitable[T]]) -> list[T]:
+        """Do this with every group; one that fails ends the others.
+
+        Raises:
+            ExceptionGroup: what components raised, and the errors of groups that were lost.
+            ProcessCancelled: the process was cancelled.
+            Exception: of ``prepare``, as it is.
+        """
+        if self._is_cancelled:
+            raise self._cancelled()
+        tasks = [asyncio.ensure_future(_awaited(work(group))) for group in self._groups.values()]
+        try:
+            _, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            if pending:
+                await self._halt(pending)
+        except asyncio.CancelledError:
+            await self._halt([task for task in tasks if not task.done()])
+            raise
+        raised = [error for task in tasks if not task.cancelled() and (error := task.exception()) is not None]
+        errors = [error for one in raised for error in _members(one) if not isinstance(error, ProcessCancelled)]
+        if errors:
+            if what == "prepare":
+                raise errors[0]
+            raise BaseExceptionGroup("components failed", errors)
+        if raised or any(task.cancelled() for task in tasks):
+            raise self._cancelled()
+        return [task.result() for task in tasks]
+
+    async def _halt(self, tasks: Collection[asyncio.Future[Any]]) -> None:
+        for group in self._groups.values():
+            group.cancel()
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=self.grace)
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late)
+
+    def _cancelled(self) -> ProcessCancelled:
+        return ProcessCancelled(f"process {self.name!r} was cancelled")
+
+    async def _look_at_components(self, patience: float | None) -> None:
+        looks = [asyncio.ensure_future(group.views()) for name, group in self._groups.items() if name not in self._lost]
+        if not looks:
+            return
+        done, late = await asyncio.wait(looks, timeout=patience)
+        for look in late:
+            look.cancel()
+        for look in done:
+            # Whoever was lost meanwhile has said so, and that is what the caller hears of.
+            if not look.cancelled() and look.exception() is None:
+                self._show(look.result())
+
+    def _show(self, views: Mapping[str, View]) -> None:
+        for name, view in views.items():
+            show(self.components[name], view)
+
+    # What groups tell ---------------------------------------------------------------------------
+
+    def cut_done(self, group: str, n: int, parts: Mapping[str, bytes]) -> None:
+        """See :class:`GroupListener`."""
+        self._checkpoints.add(n, parts)
+
+    def cut_failed(self, group: str, n: int, error: Exception) -> None:
+        """See :class:`GroupListener`."""
+        self._checkpoints.failed(n, error)
+
+    def status_changed(self, group: str, component: str, status: Status) -> None:
+        """See :class:`GroupListener`."""
+        self.components[component]._stbass_status = status
+
+    def stop_requested(self, group: str) -> None:
+        """See :class:`GroupListener`."""
+        if not self._stopping:
+            self._stopping = True
+            for one in self._groups.values():
+                one.stop()
+
+    def lost(self, group: str, error: Exception) -> None:
+        """See :class:`GroupListener`."""
+        self._lost[group] = error
+        for name in self._groups[group].components if group in self._groups else ():
+            self.components[name]._stbass_status = Status.FAILED
+        self._checkpoints.failed(self._cut, error)
+
+    def quiet(self, group: str, state: Quiet) -> None:
+        """See :class:`GroupListener`.
+
+        What each group says was true at a time of its own. If nevertheless every message that one says it sent is one
+        that the other says it received, nothing has happened since: the first to do something would have received a
+        message after it spoke, which was sent before the sender spoke, and counted by that one only.
+        """
+        if state.round != self._round:
+            return
+        self._quiet[group] = state
+        if len(self._quiet) < len(self._groups):
+            return
+        for edge, source, target in self._crossing:
+            sender, receiver = self._quiet[source], self._quiet[target]
+            if sender.forth[edge] != receiver.forth[edge] or sender.back[edge] != receiver.back[edge]:
+                return
+        states = list(self._quiet.values())
+        if self._stepping:
+            for one in self._groups.values():
+                one.end_round(self._round)
+        elif not any(state.patient for state in states):
+            waits = [text for state in states for text in state.waiting]
+            stuck = next((name for name, state in self._quiet.items() if state.waiting), None)
+            if stuck is not None:
+                self._groups[stuck].stall(self._round, str(stalled(waits)))
+
+
+async def _awaited(work: Awaitable[T]) -> T:
+    return await work
+
+
+def _members(error: BaseException) -> Sequence[BaseException]:
+    return error.exceptions if isinstance(error, BaseExceptionGroup) else [error]

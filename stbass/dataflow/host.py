@@ -21,7 +21,7 @@ from stbass.errors import DataflowError, ProcessCancelled
 from stbass.par import PAR
 from stbass.policy import FailurePolicy
 
-__all__ = ["Host", "HostListener"]
+__all__ = ["Host", "HostListener", "stalled"]
 
 
 class HostListener(Protocol):
@@ -367,15 +367,7 @@ class Host:
         elif waiting and not any(not runner.inboxes and not runner.pending for runner in waiting):
             # Components that wait for events alone may get them from the user's own tasks; nothing else comes from
             # outside, so this would be for ever.
-            waiting[0].fail(self.stalled(waiting))
-
-    def stalled(self, waiting: Iterable[Runner]) -> DataflowError:
-        """The error of a run in which everybody waits for somebody else."""
-        what = "; ".join(runner.waits_for for runner in waiting)
-        return DataflowError(
-            f"no component can go on: {what}. An output that was never set is not sent: end such a component with "
-            f"`await self.io.close()`, or make room with a larger maxsize of the connector"
-        )
+            waiting[0].fail(stalled(runner.waits_for for runner in waiting))
 
     def _set_status(self, runner: Runner, status: Status) -> None:
         if runner.component._stbass_status is not status:
@@ -387,6 +379,18 @@ class Host:
 
     def _arrived(self, count: int) -> None:
         self.received += count
+
+
+def stalled(waits: Iterable[str]) -> DataflowError:
+    """The error of a run in which everybody waits for somebody else.
+
+    Args:
+        waits: what each waits for, in words.
+    """
+    return DataflowError(
+        f"no component can go on: {'; '.join(waits)}. An output that was never set is not sent: end such a component "
+        f"with `await self.io.close()`, or make room with a larger maxsize of the connector"
+    )
 
 
 def _destroy_of(component: Component) -> Callable[[], Coroutine[Any, Any, None]]:
