@@ -82,3 +82,19 @@ class Meet(Process):
             outcome = await ALT(Guard(out, send=mine), Guard(inp), Guard(TIMER(self.seconds)))
             met.append("time is up" if isinstance(outcome, TimerExpired) else outcome)
         return met
+
+
+class Tell(Process):
+    """Send the numbers below a count on ``out``, with a checkpoint after each; the first that this attempt sent."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    async def run(self, ctx: ProcessContext) -> int:
+        """Send."""
+        began = 0 if ctx.resumed_from is None else int(ctx.resumed_from) + 1
+        for number in range(began, self.count):
+            await ctx.send("out", number)
+            ctx.checkpoint(number)
+            await asyncio.sleep(0.001 if number < 200 else 0)
+        return began

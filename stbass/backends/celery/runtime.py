@@ -99,16 +99,30 @@ class Job:
 class _Sink:
     """What a running process says about itself, on its way to Redis."""
 
-    __slots__ = ("_job", "_runtime")
+    __slots__ = ("_job", "_made", "_runtime", "_saved")
 
     def __init__(self, runtime: Runtime, job: Job) -> None:
         self._runtime = runtime
         self._job = job
+        self._made = self._saved = 0
 
     def checkpoint(self, value: Any) -> None:
         assert self._job.lease is not None
         # Encoded now: the process may go on to change the value.
         text = wire.dumps(value, limit=self._runtime.settings.max_message_bytes, what="checkpoint")
+        self._made += 1
+        scope = self._job.scope
+        if scope is not None and self._runtime.runs_here and scope.uncertain:
+            # It tells of what was sent and received before it, and must not be there without that.
+            scope.when_certain(partial(self._save, text, self._made))
+        else:
+            self._save(text, self._made)
+
+    def _save(self, text: bytes, number: int) -> None:
+        if number < self._saved:
+            return  # a later one did not have to wait
+        self._saved = number
+        assert self._job.lease is not None
         self._runtime.keeper.checkpoint(self._job.lease, text)
         self._tell({"checkpoint": self._job.task_id, "value": msgspec.Raw(text)})
 
@@ -119,6 +133,10 @@ class _Sink:
         envelope = self._job.envelope
         if envelope is not None and envelope.reply:
             self._runtime.tell(envelope.reply, msgspec.json.encode(message))
+
+
+async def _ended(future: asyncio.Future[None]) -> None:
+    await asyncio.wait((future,))
 
 
 class Runtime:
@@ -189,9 +207,14 @@ class Runtime:
         done.wait()
         return outcomes[0]
 
+    @property
+    def runs_here(self) -> bool:
+        """Whether this is the thread of the event loop."""
+        return threading.get_ident() == self._thread.ident
+
     def tell(self, channel: str, message: bytes) -> None:
         """Publish a message, before any result that is stored later."""
-        if threading.get_ident() == self._thread.ident:
+        if self.runs_here:
             self._tell(channel, message)
         else:
             self._loop.call_soon_threadsafe(self._tell, channel, message)
@@ -453,7 +476,7 @@ class Runtime:
             if job.scope is not None and job.scope.used:
                 # What it has sent is in Redis before its result is, and its ends are free for others then. It has
                 # ended: a cancellation that comes now has nothing to cancel.
-                await settled(job.scope.aclose())
+                await self._leave(job, job.scope, ctx)
         self._forget(job)
         if isinstance(job.cancelled, WorkerLostError):
             # Somebody else runs it by now; what happened here does not count.
@@ -462,6 +485,16 @@ class Runtime:
             return
         self._finished.append(job)
         self._has_finished.set()
+
+    async def _leave(self, job: Job, scope: Scope, ctx: ProcessContext) -> None:
+        # Without a result it runs again elsewhere, and nobody waits for what it did.
+        leaving = asyncio.ensure_future(scope.leave() if job.result is None else scope.aclose())
+        await settled(_ended(leaving))
+        error = None if leaving.cancelled() else leaving.exception()
+        if isinstance(error, StbassError) and job.result is not None and job.result.is_ok:
+            job.result = failure_of(error, ctx)
+        elif error is not None:
+            _log.warning("process %s: %s", job.name, error)
 
     def _forget(self, job: Job) -> None:
         self.keeper.release(job.task_id)

@@ -8,15 +8,17 @@ import os
 import socket
 import time
 import weakref
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import msgspec
 
 from stbass._ids import new_id
+from stbass.errors import BackendUnavailableError, StbassError
 from stbass.redis_address import RedisAddress
+from stbass.transports.redis import scripts
 from stbass.transports.redis.connection import Answer, Pipe, command
 from stbass.transports.redis.keys import inbox
-from stbass.transports.redis.scripts import TURN
 from stbass.wire import Signer
 
 if TYPE_CHECKING:
@@ -112,6 +114,32 @@ class Client:
             self._warned.add(kind)
             _log.warning("%s", text)
 
+    async def connected(self, client_id: str) -> bool:
+        """Whether the server has a connection of this client now: it has none of one that died."""
+        reply = await self._ask(command(b"PUBSUB", b"NUMSUB", inbox(client_id).encode()))
+        return bool(reply[1])
+
+    async def purge(self, bases: Sequence[str]) -> None:
+        """End channels, by the beginnings of their keys: whoever has them open finds them closed."""
+        calls = [command(b"EVALSHA", scripts.PURGE.sha, b"1", base.encode(), b"") for base in bases]
+        await asyncio.gather(*map(self._ask, calls))
+
+    def _ask(self, text: bytes) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = self.loop.create_future()
+
+        def answered(reply: Any) -> None:
+            if future.done():
+                return
+            if isinstance(reply, StbassError):
+                future.set_exception(reply)
+            elif isinstance(reply, Exception):
+                future.set_exception(BackendUnavailableError(f"Redis at {self.options.address} refused: {reply}"))
+            else:
+                future.set_result(reply)
+
+        self.pipe.call(text, answered)
+        return future
+
     # Values of channels with a capacity: what happens in one turn goes out together ------------------------------
 
     def happened(self, part: Part, *, wakes: bool = False) -> None:
@@ -119,8 +147,8 @@ class Client:
 
         Args:
             part: where.
-            wakes: whether somebody waited for it, who is about to run, and probably goes on to the next value: then
-                it is the end of that turn.
+            wakes: whether somebody waited for it, who is about to run: then it is the end of that turn. What a killed
+                program had not even begun to deal with was not received.
         """
         if not self.uncommitted:
             if wakes:
@@ -167,7 +195,7 @@ class Client:
                 call.answer(one)
 
         keys = [call.key for call in calls]
-        self.pipe.call(command(b"EVALSHA", TURN.sha, b"%d" % len(keys), *keys, *args), answered)
+        self.pipe.call(command(b"EVALSHA", scripts.TURN.sha, b"%d" % len(keys), *keys, *args), answered)
 
     # Connections for blocking reads --------------------------------------------------------------
 
@@ -220,6 +248,15 @@ class Client:
 
     # The end -------------------------------------------------------------------------------------
 
+    async def flush(self) -> None:
+        """Return when the server knows everything that has happened here.
+
+        Raises:
+            StbassError: as :meth:`stbass.Chan.flush`.
+        """
+        for link in list(self._links.values()):
+            await link.flush()
+
     async def aclose(self) -> None:
         """Leave every channel and close the connections."""
         self._end.cancel()
@@ -238,7 +275,13 @@ class Client:
             self._renewal.cancel()
         left = [future for link in list(self._links.values()) if (future := link.leave(final=True)) is not None]
         if left:
-            await asyncio.wait(left, timeout=_LEAVE_SECONDS)
+            _, late = await asyncio.wait(left, timeout=_LEAVE_SECONDS)
+            if late:
+                _log.warning(
+                    "Redis at %s does not answer: ends of channels are left to their leases, and values that were"
+                    " accepted at last may be lost; aclose() waits longer",
+                    self.options.address,
+                )
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()

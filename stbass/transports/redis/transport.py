@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 from stbass._ids import new_id
-from stbass.errors import ChannelTopologyError, ConfigurationError
+from stbass.errors import ChannelTopologyError, ConfigurationError, StbassError
 from stbass.redis_address import RedisAddress, hide_password
 from stbass.transports.base import LinkSpec, Transport
 from stbass.transports.redis.client import Client, Options
+from stbass.transports.redis.keys import base_key
 from stbass.transports.redis.link import RedisLink
 from stbass.wire import LIMIT, Signer
 
 __all__ = ["RedisTransport", "Scope"]
+
+_log = logging.getLogger(__name__)
 
 _LEAVE_SECONDS = 5.0
 """How long to wait until the server knows that an end is given up; after that its lease ends."""
@@ -119,11 +123,44 @@ class RedisTransport(Transport):
     async def aclose(self) -> None:
         """Leave the channels that this event loop has open, and close its connections.
 
-        Channels are not closed by that; one that nobody else has open is gone.
+        Channels are not closed by that; one that nobody else has open is gone. What was sent and received is known to
+        Redis before that.
+
+        Raises:
+            StbassError: as :meth:`stbass.Chan.flush`; everything was left.
         """
         client = self._clients.pop(asyncio.get_running_loop(), None)
         if client is not None:
-            await client.aclose()
+            try:
+                await client.flush()
+            finally:
+                await client.aclose()
+
+    @property
+    def here(self) -> str:
+        """What this event loop's connection is known by; see :meth:`connected`."""
+        return self.client().id
+
+    async def connected(self, other: str) -> bool:
+        """Whether another event loop is connected to the server now, by its :attr:`here`: one that died is not.
+
+        A connection that was cut is made anew at once, so it takes two looks, some time apart, to be sure of the end.
+
+        Raises:
+            BackendUnavailableError: the server cannot be reached from here.
+        """
+        return await self.client().connected(other)
+
+    async def purge(self, ids: Iterable[str]) -> None:
+        """End channels, whatever lies in them: nothing of them is left, and whoever has one open finds it closed.
+
+        Args:
+            ids: of channels without a namespace, as ``channel.share()["link"]["id"]`` says.
+
+        Raises:
+            BackendUnavailableError: the server cannot be reached.
+        """
+        await self.client().purge([base_key(one) for one in ids])
 
     def scope(self) -> Scope:
         """A transport that uses this one's connections, and whose ``aclose`` leaves what was opened through it."""
@@ -141,6 +178,7 @@ class Scope(Transport):
     def __init__(self, transport: RedisTransport) -> None:
         self._transport = transport
         self._opened: list[RedisLink] = []
+        self._waiting: set[asyncio.Task[None]] = set()
 
     @property
     def options(self) -> Options:
@@ -163,13 +201,63 @@ class Scope(Transport):
         self._opened.append(made)
         return made
 
+    async def connected(self, other: str) -> bool:
+        """See :meth:`RedisTransport.connected`."""
+        return await self._transport.connected(other)
+
+    async def purge(self, ids: Iterable[str]) -> None:
+        """See :meth:`RedisTransport.purge`."""
+        await self._transport.purge(ids)
+
     @property
     def used(self) -> bool:
         """Whether anything was opened."""
         return bool(self._opened)
 
+    @property
+    def uncertain(self) -> bool:
+        """Whether something was sent or received through it that Redis may not know of."""
+        return bool(self._waiting) or any(link.uncertain for link in self._opened)
+
+    def when_certain(self, then: Callable[[], None]) -> None:
+        """Call a function when Redis knows everything that was sent and received so far. Never, if that fails."""
+
+        async def wait() -> None:
+            try:
+                await self.flush()
+            except StbassError as error:
+                _log.warning("what was to follow what channels did does not: %s", error)
+            else:
+                then()
+
+        task = asyncio.get_running_loop().create_task(wait(), name="stbass-channels-flush")
+        self._waiting.add(task)
+        task.add_done_callback(self._waiting.discard)
+
+    async def flush(self) -> None:
+        """Return when Redis knows everything that was sent and received through it.
+
+        Raises:
+            StbassError: as :meth:`stbass.Chan.flush`.
+        """
+        for link in list(self._opened):
+            await link.flush()
+
     async def aclose(self) -> None:
-        """Leave what was opened; what was accepted is in Redis before that."""
+        """Leave what was opened; what was sent and received is known to Redis before that.
+
+        Raises:
+            StbassError: as :meth:`stbass.Chan.flush`; everything was left.
+        """
+        try:
+            await self.flush()
+            if self._waiting:
+                await asyncio.wait(self._waiting)
+        finally:
+            await self.leave()
+
+    async def leave(self) -> None:
+        """Leave what was opened, whatever becomes of what was sent and received."""
         opened, self._opened = self._opened, []
         left = [future for link in opened if (future := link.leave(final=True)) is not None]
         if left:

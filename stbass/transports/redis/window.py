@@ -59,7 +59,7 @@ class Window(Intake):
             uncommitted = 0
         taken = self._taken.popleft()
         if uncommitted <= 0:
-            client.happened(self, wakes=wakes and len(self._taken) > 0)
+            client.happened(self, wakes=wakes)
         self._consumed = taken.number
         place = self.got
         self.got = place + 1

@@ -14,10 +14,11 @@ from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from stbass.errors import BackendUnavailableError, StateLostError, StbassError
+from stbass.errors import StateLostError, StbassError
 from stbass.transports.base import Happened
 from stbass.transports.redis import scripts
 from stbass.transports.redis.client import Call
+from stbass.transports.redis.urgent import Urgent
 
 if TYPE_CHECKING:
     from stbass.transports.redis.connection import Answer
@@ -38,21 +39,17 @@ class _Send:
         self.happened = False
 
 
-class Writer:
+class Writer(Urgent):
     """What is sent from this end."""
 
     def __init__(self, link: RedisLink) -> None:
-        self._link = link
+        super().__init__(link)
         self._queue: deque[_Send] = deque()
         # Offered and not yet acknowledged, in order.
         self._pending: dict[int, _Send] = {}
         self._sends: dict[Future[Any], _Send] = {}
-        # Offers that cannot wait, made by a choice: number -> whether it was taken.
-        self._urgent: dict[int, Future[bool]] = {}
-        self._number = 0
         self._acked = 0
         self.sent = 0
-        self.last = 0.0
         # Accepted: to be written at the end of the turn; refused because another end had taken the place; and how many
         # of all accepted are not known to be in Redis, who wants to hear that they are, and why they never will be.
         self._outbox: list[bytes] = []
@@ -60,7 +57,6 @@ class Writer:
         self._unwritten = 0
         self._flushes: list[Future[None]] = []
         self._failure: StbassError | None = None
-        self._withdrawing = 0
 
     @property
     def waiting(self) -> bool:
@@ -109,7 +105,7 @@ class Writer:
         self.sent += 1
         self.last = now = time.time()
         # Half a window: the reader can begin with these while the next are made.
-        if 2 * len(outbox) >= link.capacity > 8 or (client.is_quiet(now) and not wakes):
+        if 2 * len(outbox) >= link.capacity > 8 or client.is_quiet(now):
             client.commit()
 
     def try_accept(self, value: Any) -> bool:
@@ -347,77 +343,6 @@ class Writer:
             self._link.settle()
         return Happened() if happened or send.happened else None
 
-    async def _take_back(self, number: int) -> bool:
-        """Withdraw an offer; whether it is too late."""
-        try:
-            reply = await self._link.ask(scripts.WITHDRAW, b"%d" % number)
-        except BackendUnavailableError as error:
-            raise BackendUnavailableError(
-                f"channel {self._link.name!r}: a send was cancelled, and whether its value was received is not known:"
-                f" {error}"
-            ) from error
-        return bool(reply[0] == b"ok" and reply[1] == 0)
-
-    # Offers that cannot wait ---------------------------------------------------------------------
-
-    async def offer_now(self, value: Any, rank: str, answer_seconds: float) -> bool:
-        """Offer a value to a receive or a choice that waits; whether it was taken. None waits long for the answer."""
-        link = self._link
-        payload = link.codec.encode(value)
-        tried: list[bytes] = []
-        while True:
-            if link.closed:
-                raise link.closed_error()
-            if self._queue or self._pending or self._withdrawing or not link.places.holds("w"):
-                return False
-            self._number += 1
-            number = self._number
-            outcome: Future[bool] = link.here.loop.create_future()
-            self._urgent[number] = outcome
-            try:
-                reply = await link.ask(scripts.NOW, link.codec.entry(number, b"n", payload), rank.encode(), *tried)
-                if reply[0] == b"ok":
-                    if await self._answer(number, outcome, answer_seconds):
-                        self.last = time.time()
-                        return True
-                    tried.append(reply[1])
-                    continue
-                if reply[0] == b"closed":
-                    link.told_closed()
-                elif reply[0] == b"gone":
-                    link.vanished()
-                elif reply[0] == b"lost":
-                    link.places.told_lost("w")
-                    return False
-                else:
-                    return False
-            finally:
-                self._urgent.pop(number, None)
-
-    async def _answer(self, number: int, outcome: Future[bool], seconds: float) -> bool:
-        handle = self._link.here.loop.call_later(seconds, _set, outcome, False)
-        try:
-            if await outcome:
-                return True
-        finally:
-            handle.cancel()
-        # Refused, or nobody answers: in either case it must not be taken any more.
-        return await self._take_back(number)
-
-    def accepted(self, number: int) -> None:
-        """An offer that could not wait was taken."""
-        if number in self._urgent:
-            _set(self._urgent[number], True)
-
-    def refused(self, number: int) -> None:
-        """Nobody took an offer that could not wait."""
-        if number in self._urgent:
-            _set(self._urgent[number], False)
-
-    def _settle_urgent(self) -> None:
-        for outcome in self._urgent.values():
-            _set(outcome, False)
-
     def next_number(self) -> int:
         """For a value that is given in answer to a proposal."""
         self._number += 1
@@ -432,8 +357,3 @@ class Writer:
     def free(self) -> bool:
         """Whether nothing waits here that would go before a choice's offer."""
         return not (self._queue or self._pending or self._withdrawing)
-
-
-def _set(future: Future[bool], value: bool) -> None:
-    if not future.done():
-        future.set_result(value)

@@ -14,7 +14,7 @@ first element of an answer is a word:
 from __future__ import annotations
 
 from stbass.transports.redis.scripts.choices import ASK, ATTACH, DENY, DETACH, GIVE, UNASK
-from stbass.transports.redis.scripts.ends import AFFIRM, CLOSE, FREE, HOLD, JOIN, LEAVE, SYNC
+from stbass.transports.redis.scripts.ends import AFFIRM, CLOSE, FREE, HOLD, JOIN, LEAVE, PURGE, SYNC
 from stbass.transports.redis.scripts.script import Script
 from stbass.transports.redis.scripts.values import ACK, DROP, NOW, OFFER, RECEIVE, REFUSE, TURN, WAIT, WITHDRAW
 
@@ -35,6 +35,7 @@ __all__ = [
     "LEAVE",
     "NOW",
     "OFFER",
+    "PURGE",
     "RECEIVE",
     "REFUSE",
     "SYNC",
@@ -67,6 +68,7 @@ ALL = (
     DENY,
     SYNC,
     DROP,
+    PURGE,
     TURN,
 )
 """Every script, in the order in which a connection loads them."""

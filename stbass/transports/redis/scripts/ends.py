@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stbass.transports.redis.scripts.script import Script
 
-__all__ = ["AFFIRM", "CLOSE", "FREE", "HOLD", "JOIN", "LEAVE", "SYNC"]
+__all__ = ["AFFIRM", "CLOSE", "FREE", "HOLD", "JOIN", "LEAVE", "PURGE", "SYNC"]
 
 JOIN = Script(
     "JOIN",
@@ -171,6 +171,18 @@ if #parties == 0 or (closed and left == 0 and alive == 0) then
 elseif closed and left == 0 then
   tell_all('closed')
 end
+return {'ok'}
+""",
+)
+
+PURGE = Script(
+    "PURGE",
+    r"""
+-- The channel is over, whatever lies in it and whoever has it open: nothing of it is left, and who has it open is told.
+-- ok
+tell_all('closed')
+call('HDEL', S, 'loose')
+delete()
 return {'ok'}
 """,
 )

@@ -1,0 +1,260 @@
+"""Channels with a capacity whose ends are killed: what Redis has is what the program had done at one moment."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import signal
+import subprocess
+import sys
+from asyncio.subprocess import Process as OSProcess
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from stbass.alt import PRI_ALT, SKIP, Guard
+from stbass.backends.celery import CeleryBackend, make_app
+from stbass.channel import Chan
+from stbass.placement import PLACED_PAR, BackendRegistry, Placement
+from stbass.testing import RedisServer, Worker
+from stbass.transports.redis import RedisTransport
+from tests.support.talkers import Tell
+
+LEASE = 0.3
+
+# Programs that are killed: each gets the URL, and what its channels share.
+PROGRAM = """
+import asyncio, json, sys
+from stbass.channel import Chan
+from stbass.transports.redis import RedisTransport
+
+def say(what):
+    print(what, flush=True)
+
+async def in_order(one, other):
+    say("begun")
+    number = 0
+    while True:
+        await one.send(number)
+        await other.send(number)
+        number += 1
+        if number % 7 == 0:
+            await asyncio.sleep(0)
+
+async def flushed(one):
+    number = 0
+    while True:
+        for _ in range(3):
+            await one.send(number)
+            number += 1
+        await one.flush()
+        say(number)
+
+async def slow(one):
+    number = 0
+    while True:
+        await asyncio.sleep(0.002)
+        await one.send(number)
+        number += 1
+        say(number)
+
+async def stage(inp, out):
+    say("begun")
+    async for value in inp:
+        await out.send(value)
+
+async def acknowledged(inp):
+    while True:
+        value = await inp.recv()
+        await inp.flush()
+        say(value)
+
+async def main(name, url, *shared):
+    transport = RedisTransport(url, lease=0.3)
+    await globals()[name](*[Chan.open(json.loads(one), transport=transport) for one in shared])
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RedisServer]:
+    with RedisServer() as started:
+        yield started
+
+
+@pytest.fixture
+async def transport(server: RedisServer) -> AsyncIterator[RedisTransport]:
+    made = RedisTransport(server.url, lease=LEASE)
+    yield made
+    await made.aclose()
+
+
+async def channel(transport: RedisTransport, capacity: int) -> Chan[int]:
+    made: Chan[int] = Chan(int, transport=transport, capacity=capacity)
+    await made.bound()
+    return made
+
+
+@asynccontextmanager
+async def program(name: str, server: RedisServer, *channels: Chan[int]) -> AsyncIterator[OSProcess]:
+    """A program in a Python process of its own, killed at the end."""
+    shared = [json.dumps(one.share()) for one in channels]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", PROGRAM, name, server.url, *shared, stdout=subprocess.PIPE
+    )
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGKILL)
+        await process.wait()
+
+
+async def line(process: OSProcess) -> Any:
+    assert process.stdout is not None
+    text = await process.stdout.readline()
+    return json.loads(text) if text[:1].isdigit() else text
+
+
+async def rest(reader: Chan[int]) -> list[int]:
+    """What can be received now, as Redis says."""
+    found: list[int] = []
+    while True:
+        value = await PRI_ALT(Guard(reader, handler=lambda value: [value]), Guard(SKIP))
+        if value is None:
+            return found
+        found += value
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_nothing_is_there_without_what_the_program_did_before(
+    server: RedisServer, transport: RedisTransport, seed: int
+) -> None:
+    rng = random.Random(seed)
+    # given a program that sends each number on one channel, and then on another
+    one, other = await channel(transport, 100_000), await channel(transport, rng.choice([5, 64, 100_000]))
+    async with asyncio.timeout(20):
+        async with program("in_order", server, one, other) as process:
+            await line(process)
+            await asyncio.sleep(rng.uniform(0, 0.05))  # any moment will do: that is the point
+        # when it was killed: then the second channel has what the first has, but perhaps for the last number
+        first, second = await rest(one), await rest(other)
+    assert first == list(range(len(first)))
+    assert second == list(range(len(second)))
+    if len(second) < other.capacity:
+        assert len(first) - len(second) in (0, 1)
+    else:
+        assert len(first) - len(second) == 1  # it waited for room there
+
+
+async def test_what_was_flushed_is_there(server: RedisServer, transport: RedisTransport) -> None:
+    for count in (1, 5):
+        one = await channel(transport, 100_000)
+        async with asyncio.timeout(20):
+            async with program("flushed", server, one) as process:
+                for _ in range(count):
+                    told = await line(process)
+            found = await rest(one)
+        assert len(found) >= told
+        assert found == list(range(len(found)))
+
+
+async def test_a_send_after_a_pause_is_there_when_it_has_returned(
+    server: RedisServer, transport: RedisTransport
+) -> None:
+    for count in (1, 2, 10):
+        one = await channel(transport, 100_000)
+        async with asyncio.timeout(20):
+            async with program("slow", server, one) as process:
+                for _ in range(count):
+                    told = await line(process)
+            assert len(await rest(one)) >= told
+
+
+async def test_a_stage_that_is_killed_again_and_again_hands_on_each_value_once(
+    server: RedisServer, transport: RedisTransport
+) -> None:
+    rng = random.Random(2)
+    count = 30_000
+    # given a stage between two channels, of which the second never is full
+    inp, out = await channel(transport, 64), await channel(transport, count)
+
+    async def feed() -> None:
+        for number in range(count):
+            await inp.send(number)
+
+    received: list[int] = []
+
+    async def collect() -> None:
+        while len(received) < count:
+            received.append(await out.recv())
+
+    async with asyncio.timeout(60):
+        feeding, collecting = asyncio.create_task(feed()), asyncio.create_task(collect())
+        kills = 0
+        while not collecting.done() and kills < 6:
+            async with program("stage", server, inp, out) as process:
+                await line(process)
+                await asyncio.wait((collecting,), timeout=rng.uniform(0.02, 0.2))
+                # when it is killed at any moment, and another takes its places
+            kills += 1
+        async with program("stage", server, inp, out):
+            await asyncio.gather(feeding, collecting)
+
+    # then every value was handed on once
+    assert kills > 3
+    assert received == list(range(count))
+
+
+async def test_what_was_received_and_flushed_is_not_received_again(
+    server: RedisServer, transport: RedisTransport
+) -> None:
+    inp = await channel(transport, 64)
+    for number in range(50):
+        await inp.send(number)
+    async with asyncio.timeout(20):
+        async with program("acknowledged", server, inp) as process:
+            for _ in range(10):
+                told = await line(process)
+        inp.bind_reader("the next one")
+        first = await inp.recv()
+        # The one that it was about to tell of may be gone too.
+        assert first > told
+        assert [first, *await rest(inp)] == list(range(first, 50))
+
+
+async def test_a_checkpoint_is_never_ahead_of_what_was_sent() -> None:
+    with RedisServer() as server:
+        env = {"STBASS_BROKER_URL": server.url, "STBASS_RESULT_BACKEND": server.url, "TEST_LEASE": "0.5"}
+        backend = CeleryBackend(make_app("tests", broker_url=server.url, stbass_lease=0.5), lease=0.5)
+        registry = BackendRegistry()
+        registry.register("anthropic", backend)
+        out: Chan[int] = Chan(int, transport=backend.transport(), capacity=100_000)
+        place = Placement(endpoint="anthropic")
+        with Worker("tests.support.worker_app", "anthropic", env=env) as first:
+            async with asyncio.timeout(40):
+                # given a process that sends numbers, and makes a checkpoint after each
+                running = asyncio.create_task(
+                    PLACED_PAR((Tell(3000).with_channels(out=out), place), registry=registry).run()
+                )
+                received = [await out.recv() for _ in range(50)]
+                # when its worker is killed, and it goes on elsewhere from its last checkpoint
+                first.send_signal(signal.SIGKILL)
+                first.kill()
+                with Worker("tests.support.worker_app", "anthropic", env=env):
+                    result = await running
+                    await out.aclose()
+                    received += [value async for value in out]
+        assert result.failures == []
+        [began] = result.value
+        # then everything before the checkpoint was received once, and nothing is missing after it
+        assert began > 0
+        second = 3000 - began
+        first_attempt, second_attempt = received[:-second], received[-second:]
+        assert second_attempt == list(range(began, 3000))
+        assert first_attempt == list(range(len(first_attempt)))
+        assert len(first_attempt) >= began
+        await backend.aclose()
