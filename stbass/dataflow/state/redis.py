@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from stbass.dataflow.state._records import (
@@ -80,6 +80,17 @@ if redis.call('HGET', KEYS[1], 'fence') == ARGV[1] then
 end
 """
 
+_RUN = """
+-- Run commands, all at the same moment, and give their answers. ARGV: for each the number of its arguments, and they.
+local answers, at = {}, 1
+while at <= #ARGV do
+  local count = tonumber(ARGV[at])
+  answers[#answers + 1] = redis.call(unpack(ARGV, at + 1, at + count))
+  at = at + count + 1
+end
+return answers
+"""
+
 _WRITE = """
 -- Run commands, all or none. KEYS: job, lease.
 -- ARGV: token ('': of somebody who does not hold the job), the lease's value, milliseconds;
@@ -101,7 +112,7 @@ return 1
 """
 
 _Argument = str | bytes | int
-_Command = list[_Argument]
+_Command = Sequence[_Argument]
 
 
 class RedisStateBackend(StateBackend):
@@ -175,13 +186,10 @@ class RedisStateBackend(StateBackend):
                 await client.aclose()
 
     async def _put_job(self, job_id: str, created_at: str, metadata: str | None) -> tuple[str, str | None]:
-        def put(pipe: Any) -> None:
-            pipe.hsetnx(self._key(), "created_at", created_at)
-            if metadata is not None:
-                pipe.hset(self._key(), "metadata", metadata)
-            pipe.hmget(self._key(), "created_at", "metadata")
-
-        found = (await self._at_once(put))[-1]
+        commands: list[_Command] = [["HSETNX", self._key(), "created_at", created_at]]
+        if metadata is not None:
+            commands.append(["HSET", self._key(), "metadata", metadata])
+        found = (await self._at_once(*commands, ["HMGET", self._key(), "created_at", "metadata"]))[-1]
         return _text(found[0]), None if found[1] is None else _text(found[1])
 
     async def _put_process(self, process_id: str, record: ProcessRecord) -> None:
@@ -194,18 +202,16 @@ class RedisStateBackend(StateBackend):
         await self._write(commands)
 
     async def _get_process(self, process_id: str) -> ProcessRecord | None:
-        def get(pipe: Any) -> None:
-            pipe.hget(self._key("process"), process_id)
-            pipe.hget(self._key("status"), process_id)
-
-        data, status = await self._at_once(get)
+        data, status = await self._at_once(
+            ["HGET", self._key("process"), process_id], ["HGET", self._key("status"), process_id]
+        )
         if data is None or status is None:
             return None
         described = from_json(data, f"process {process_id!r}")
         items = {}
         for kind in ("component", "connector"):
             ids = described[f"{kind}s"]
-            texts = await self._hash(kind, ids) if ids else []
+            texts = await self._hash(kind, ids)
             items[kind] = {key: None if text is None else _text(text) for key, text in zip(ids, texts, strict=True)}
         return ProcessRecord(_text(data), _text(status), items["component"], items["connector"])
 
@@ -251,14 +257,11 @@ class RedisStateBackend(StateBackend):
         await self._script(_RELEASE, token)
 
     async def _holder(self) -> str | None:
-        def get(pipe: Any) -> None:
-            pipe.get(self._key("lease"))
-
-        found = (await self._at_once(get))[0]
+        found = (await self._at_once(["GET", self._key("lease")]))[0]
         return None if found is None else _text(found)[len(self._nonce) :]
 
     async def _save(self, n: int, parts: Mapping[str, bytes]) -> None:
-        fields: _Command = ["n", n, "parts", len(parts)]
+        fields: list[_Argument] = ["n", n, "parts", len(parts)]
         for part in stored_parts(parts):
             fields += [f"part:{part.name}", part.data, f"sum:{part.name}", part.checksum]
         chunks = [fields[start : start + 2 * _MOST_FIELDS] for start in range(0, len(fields), 2 * _MOST_FIELDS)]
@@ -272,11 +275,8 @@ class RedisStateBackend(StateBackend):
         )
 
     async def _load(self) -> tuple[int, dict[str, bytes]] | None:
-        def get(pipe: Any) -> None:
-            pipe.hget(self._key(), "checkpoint")
-            pipe.hgetall(self._key("checkpoint"))
-
-        expected, fields = await self._at_once(get)
+        expected, flat = await self._at_once(["HGET", self._key(), "checkpoint"], ["HGETALL", self._key("checkpoint")])
+        fields = _pairs(flat)
         if expected is None and not fields:
             return None
         if not fields or expected != fields.get(b"n"):
@@ -296,8 +296,7 @@ class RedisStateBackend(StateBackend):
     async def _write(self, commands: list[_Command]) -> None:
         """Run commands, all or none, unless this run has lost the job."""
         token: _Argument = "" if self._token is None else self._token
-        packed = [part for command in commands for part in (len(command), *command)]
-        answer = await self._script(_WRITE, token, self._lease_value, int(self._lease * 1000), *packed)
+        answer = await self._script(_WRITE, token, self._lease_value, int(self._lease * 1000), *_packed(commands))
         if answer < 0:
             raise self._lost("its record is gone: was the server started again without its data?")
         if answer == 0:
@@ -307,31 +306,19 @@ class RedisStateBackend(StateBackend):
         client = self._redis
         return await self._do(lambda: client.register_script(text)([self._key(), self._key("lease")], args))
 
-    async def _at_once(self, fill: Callable[[Any], None]) -> list[Any]:
-        """The answers to commands that are run together, in a transaction."""
-        client = self._redis
-
-        async def run() -> list[Any]:
-            async with client.pipeline(transaction=True) as pipe:
-                fill(pipe)
-                answers: list[Any] = await pipe.execute()
-                return answers
-
-        return await self._do(run)
+    async def _at_once(self, *commands: _Command) -> list[Any]:
+        """The answers to commands that are run together."""
+        # Not MULTI: a server without memory refuses that even for reading.
+        found: list[Any] = await self._script(_RUN, *_packed(commands))
+        return found
 
     async def _hash(self, part: str, fields: list[str]) -> list[Any]:
-        def get(pipe: Any) -> None:
-            pipe.hmget(self._key(part), fields)
-
-        found: list[Any] = (await self._at_once(get))[0]
-        return found
+        chunks = [fields[start : start + _MOST_FIELDS] for start in range(0, len(fields), _MOST_FIELDS)]
+        answers = await self._at_once(*(["HMGET", self._key(part), *chunk] for chunk in chunks))
+        return [one for answer in answers for one in answer]
 
     async def _whole_hash(self, part: str) -> dict[bytes, bytes]:
-        def get(pipe: Any) -> None:
-            pipe.hgetall(self._key(part))
-
-        found: dict[bytes, bytes] = (await self._at_once(get))[0]
-        return found
+        return _pairs((await self._at_once(["HGETALL", self._key(part)]))[0])
 
     @property
     def _redis(self) -> redis.asyncio.Redis:
@@ -374,6 +361,15 @@ class RedisStateBackend(StateBackend):
         else:
             what = "cannot be used"
         return StateError(f"{self._where()} {what} ({text})")
+
+
+def _packed(commands: Iterable[_Command]) -> list[_Argument]:
+    """Commands as the arguments of a script: of each the number of its parts, and they."""
+    return [part for command in commands for part in (len(command), *command)]
+
+
+def _pairs(flat: list[bytes]) -> dict[bytes, bytes]:
+    return dict(zip(flat[::2], flat[1::2], strict=True))
 
 
 def _text(value: Any) -> str:
