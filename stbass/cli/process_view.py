@@ -47,7 +47,14 @@ class ModelView:
         if self._quiet:
             return self
         if self._console.is_terminal:
-            self._live = Live(console=self._console, get_renderable=self._table, refresh_per_second=4, transient=True)
+            self._live = Live(
+                console=self._console,
+                get_renderable=self._table,
+                refresh_per_second=4,
+                transient=True,
+                # What components print goes above the table, but only if it would go to the terminal anyway.
+                redirect_stdout=sys.stdout.isatty(),
+            )
             self._live.start()
         else:
             self._timer = asyncio.get_running_loop().call_later(_EVERY, self._line)

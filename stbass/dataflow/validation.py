@@ -315,7 +315,8 @@ class _Model:
                     if not self.unmade and not any(issubclass(one, event) for one in sent):
                         close = _near(event.__name__, {one.__name__ for one in sent})
                         yield Finding(f"no component has it in its output_events{close}", name, where)
-                    if not any(issubclass(event, one) for one in handled):
+                    alone = not component.io.inputs and type(component).step is not Component.step
+                    if not alone and not any(issubclass(event, one) for one in handled):
                         yield Finding(f"it has no handler: @{event.__name__}.handler", name, where)
             for event, (method, what) in handled.items():
                 where = f"event {event.__name__}"

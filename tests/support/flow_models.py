@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import sys
 from enum import Enum
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,23 +23,28 @@ class Colour(Enum):
 
 
 class Counter(Component):
-    """Counts from 0; ``wait`` counts up to a number and then waits for something that never comes."""
+    """Counts from 0. Where the variable FLOW_WAIT is set, it does not end, and makes steps in which nothing happens."""
 
     io = IOController(outputs={"out": int})
     exports: ClassVar[list[str] | None] = ["n"]
 
-    def __init__(self, iters: int, wait: bool = False, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, iters: int, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.iters = iters
-        self.wait = wait
         self.n = 0
 
     async def step(self) -> None:
         if self.n < self.iters:
             self.out = self.n
             self.n += 1
-        if self.n == self.iters and not self.wait:
+        elif "FLOW_WAIT" in os.environ:
+            await asyncio.sleep(0.005)
+        else:
             await self.io.close()
+
+    async def committed(self, n: int) -> None:
+        sys.stderr.write(f"checkpoint {n}: {self.n}\n")
+        sys.stderr.flush()
 
 
 class Collect(Component):
@@ -116,14 +124,15 @@ class Ping(Event):
     data: int
 
 
-class Pings(Counter):
+class Pings(Component):
     """Tells of each value."""
 
-    io = IOController(output_events=[Ping])
+    io = IOController(inputs=["x"], output_events=[Ping])
 
     async def step(self) -> None:
-        await super().step()
-        self.io.queue_event(Ping(source=self.name, data=self.n))
+        self.io.queue_event(Ping(source=self.name, data=self.x))
+
+    x: int
 
 
 class Hears(Component):

@@ -139,6 +139,9 @@ def test_an_event_that_nobody_sends_and_handlers_that_do_not_fit() -> None:
         "component 'o', input 'level': on_alarm populates it, but there is no such input",
         "component 'd', event Alarm: it has no handler: @Alarm.handler",
     ]
+    # One without inputs makes a step for each event, with a handler or without.
+    steps = type("Steps", (Deaf,), {"step": Source.step})
+    assert texts([steps(name="d"), Source(name="a"), Watch(name="w")], join("a.out > w.x")) == []
     assert texts([Deaf(name="d")], [])[0] == "component 'd', event Alarm: no component has it in its output_events"
 
 
