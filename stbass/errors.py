@@ -269,13 +269,13 @@ class CheckpointError(DataflowError):
 
 
 class AdmissionError(DataflowError):
-    """The fleet has too few free slots for the process.
+    """There is too little room for the process where it should run.
 
-    ``needed`` and ``free`` are how many slots, by endpoint.
+    ``needed`` and ``free`` are how many slots of the fleet, by endpoint; on Ray how much of each resource, by name.
     """
 
-    needed: Mapping[str, int] = MappingProxyType({})
-    free: Mapping[str, int] = MappingProxyType({})
+    needed: Mapping[str, float] = MappingProxyType({})
+    free: Mapping[str, float] = MappingProxyType({})
 
 
 class NotFoundError(DataflowError, LookupError):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from stbass.dataflow.io import IOController
     from stbass.dataflow.local import LocalProcess
     from stbass.dataflow.process import Process
+    from stbass.dataflow.ray import RayProcess
     from stbass.dataflow.resource import Resource
     from stbass.dataflow.state import (
         DictStateBackend,
@@ -48,6 +49,7 @@ __all__ = [
     "Process",
     "ProcessBuilder",
     "RayConnector",
+    "RayProcess",
     "RedisConnector",
     "RedisStateBackend",
     "Resource",
@@ -72,6 +74,7 @@ _HOME = {
     "Process": "process",
     "ProcessBuilder": "builder",
     "RayConnector": "connector",
+    "RayProcess": "ray",
     "RedisConnector": "connector",
     "RedisStateBackend": "state",
     "Resource": "resource",

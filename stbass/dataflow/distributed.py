@@ -178,6 +178,7 @@ class DistributedProcess(Process):
             await self._halt([task for task in tasks if not task.done()])
             raise
         raised = [error for task in tasks if not task.cancelled() and (error := task.exception()) is not None]
+        raised += [error for error in self._lost.values() if error not in raised]
         errors = [error for one in raised for error in _members(one) if not isinstance(error, ProcessCancelled)]
         if errors:
             if what == "prepare":
@@ -243,6 +244,9 @@ class DistributedProcess(Process):
         for name in self._groups[group].components if group in self._groups else ():
             self.components[name]._stbass_status = Status.FAILED
         self._checkpoints.failed(self._cut, error)
+        # Also where nobody waits for that group: what it held is lost.
+        for one in self._groups.values():
+            one.cancel()
 
     def quiet(self, group: str, state: Quiet) -> None:
         """See :class:`GroupListener`.

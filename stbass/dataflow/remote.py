@@ -1,8 +1,7 @@
 """A group of components of a process that runs elsewhere: the far side, whatever carries what goes to and fro.
 
-Whoever carries it makes a :class:`RemoteGroup` of a plan (:func:`~stbass.dataflow.plan.plan_of`), hands it calls and what other groups send,
-and takes its reports and its answers back: all of them bytes of :mod:`stbass.wire`, so components travel as the class
-and the arguments that they were made with.
+Whoever carries it makes a :class:`RemoteGroup` of a plan (:func:`~stbass.dataflow.plan.plan_of`), hands it calls and
+what other groups send, and takes its reports and its answers back: all of them bytes of :mod:`stbass.wire`.
 
 Over an edge between groups there is one message on its way at a time, which is answered when all in it has found room:
 
@@ -210,7 +209,7 @@ class RemoteGroup:
         try:
             await self._initialising
         except asyncio.CancelledError:
-            if not self._is_cancelled or _is_cancelled():
+            if _is_cancelled():
                 raise
             raise ProcessCancelled("the process was cancelled") from None
         finally:
