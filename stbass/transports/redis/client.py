@@ -230,7 +230,7 @@ class Client:
         if link is not None:
             try:
                 link.told(kind, details)
-            except (ValueError, TypeError, IndexError) as error:
+            except (ValueError, TypeError, IndexError, OverflowError, OSError) as error:
                 self.warn("message", f"refused a message for channel {link.name!r}: {error}")
 
     def _up(self, restarted: bool) -> None:

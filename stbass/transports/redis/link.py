@@ -215,7 +215,7 @@ class RedisLink(Party):
         """A message came."""
         match kind, details:
             case "ack", [int(acked), int(sent)]:
-                self.outgoing.note(acked, sent)
+                self.outgoing.told_acked(acked, sent)
             case "look", [int(number)]:
                 self.arms.told_look(number)
             case "closed", []:
@@ -226,8 +226,8 @@ class RedisLink(Party):
                 self.outgoing.refused(number)
             case (("gave" | "deny"), [str(reference)]):
                 self.arms.told_answer(reference, kind == "gave")
-            case "lost", [("w" | "r") as side]:
-                self.places.told_lost(side)
+            case "lost", ["w" | "r"]:
+                self.sync()  # what is offered here must not be offered again unless that is so
             case "free", [("w" | "r") as side]:
                 self.places.told_free(side)
             case "held", [("w" | "r") as side, str(owner), str(who), (int() | float() | str()) as since]:

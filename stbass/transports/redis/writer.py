@@ -246,6 +246,18 @@ class Writer(Urgent):
 
     # What comes back -----------------------------------------------------------------------------
 
+    def told_acked(self, acked: int, sent: int) -> None:
+        """The same, in a message.
+
+        Raises:
+            ValueError: nothing of that number was ever offered here.
+        """
+        if not self._link.places.holds("w"):
+            return  # it was sent to the former holder
+        if max(acked, sent) > self._number:
+            raise ValueError(f"number {max(acked, sent)} is acknowledged, and the last is {self._number}")
+        self.note(acked, sent)
+
     def note(self, acked: int, sent: int) -> None:
         """The reader has acknowledged all up to ``acked``."""
         if acked > self._acked:

@@ -252,7 +252,8 @@ if not epoch then return {'gone'} end
 local offers, taken = lists(epoch)
 for _, list in ipairs({offers, taken}) do
   local entry = find(list, number)
-  if entry then
+  local _, kind = number_of(entry or '')
+  if kind == 'n' then
     call('LREM', list, 1, entry)
     call('HSET', S, 'now', number .. 'n')
     tell(writer, 'no', number)
