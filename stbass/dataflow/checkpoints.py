@@ -8,7 +8,7 @@ from time import monotonic
 from typing import Any
 
 from stbass.dataflow.state.base import StateBackend
-from stbass.errors import StateError
+from stbass.errors import JobFinishedError, StateError
 from stbass.wire import dumps, loads
 
 __all__ = ["Checkpoints"]
@@ -37,8 +37,8 @@ class Checkpoints:
         committed: Callable[[int], Awaitable[None]],
     ) -> None:
         self.state = state
-        self.process_before: str | None = None
-        """What the process was called in the run that this one goes on from."""
+        self.names_before: list[str] = []
+        """What the process was called in the runs that this one goes on from."""
         self._every = every
         self._process = process
         self._request = request
@@ -53,7 +53,7 @@ class Checkpoints:
         """The job is another one: there is no checkpoint yet."""
         self._n = 0
         self._last = None
-        self.process_before = None
+        self.names_before = []
 
     def close(self) -> None:
         """Wait for no part any more."""
@@ -64,6 +64,7 @@ class Checkpoints:
         """The parts of the last checkpoint of the job, by component; None: it has none.
 
         Raises:
+            JobFinishedError: the job has run to its end.
             StateError: it is of another process than this.
         """
         self._components = frozenset(components)
@@ -72,13 +73,15 @@ class Checkpoints:
             return None
         self._n, parts = found
         about = loads(parts.pop(_ABOUT), what="checkpoint")
+        if about["over"]:
+            raise self.finished()
         missing, unknown = sorted(self._components - parts.keys()), sorted(parts.keys() - self._components)
         if missing or unknown:
             raise StateError(
                 f"the checkpoint of job {self.state.job_id} is of a process with other components: "
                 f"without {missing}, and with {unknown}. Use the process that the job was started with, or another job"
             )
-        self.process_before = about["process"]
+        self.names_before = [name for name in about["names"] if name != self._process]
         self._last = monotonic()
         return parts
 
@@ -148,10 +151,33 @@ class Checkpoints:
         self._taking = asyncio.get_running_loop().create_future()
         self._request(self._n)
         await self._taking
-        about = dumps({"process": self._process})
-        await self.state.save_checkpoint(self._n, {_ABOUT: about, **self._parts})
+        await self._save()
         self._last = monotonic()
         await self._committed(self._n)
+
+    async def take_last(self) -> None:
+        """Take one, of a process that has run to its end; then note that the job is over.
+
+        Raises:
+            CheckpointError: something in it cannot be saved.
+            StateError: it could not be saved.
+        """
+        await self.take()
+        if self.wanted:
+            # Only now: what components do when the last one is safe belongs to the job, too.
+            await self._save(over=True)
+
+    async def _save(self, *, over: bool = False) -> None:
+        about = dumps({"names": [*self.names_before, self._process], "over": over})
+        await self.state.save_checkpoint(self._n, {_ABOUT: about, **self._parts})
+
+    def finished(self) -> JobFinishedError:
+        """The error of a job that has run to its end."""
+        return JobFinishedError(
+            f"process {self._process!r}: job {self.state.job_id} has run to its end. For another run use another job "
+            f"id; or leave `async with` and enter it again",
+            job_id=self.state.job_id,
+        )
 
     def add(self, n: int, parts: Mapping[str, bytes]) -> None:
         """Parts of checkpoint ``n`` have come."""

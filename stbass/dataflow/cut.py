@@ -43,12 +43,13 @@ class Cut:
         self.n = n
         self._host = host
         self._fields: dict[Runner, dict[str, list[bytes]]] = {}
+        self._own: dict[Runner, int] = {}
         self._lines: dict[Runner, list[bytes]] = {}
         self._late: dict[Runner, list[bytes]] = {}
         self._to_come: set[Runner] = set()
         self._unmarked: set[Inlet] = set()
         self._begun = self._over = False
-        self._hooks: set[asyncio.Task[None]] = set()
+        self._hooks: set[asyncio.Future[Any]] = set()
 
     def begin(self, marked: Inlet | None = None) -> None:
         """This is the moment.
@@ -68,6 +69,7 @@ class Cut:
         runners = self._host.runners.values()
         for runner in runners:
             self._fields[runner] = {inbox.name: self._contents(inbox) for inbox in runner.all_inboxes}
+            self._own[runner] = 0 if runner.events is None else len(runner.events.own)
             self._late[runner] = []
         for inlet in self._host.inlets.values():
             owner = self._host.runners[inlet.spec.target]
@@ -104,21 +106,24 @@ class Cut:
         if inspect.isawaitable(state):
             gate = runner.gate = asyncio.get_running_loop().create_future()
             runner.interrupt = True
-            task = asyncio.ensure_future(self._take_later(runner, state, gate))
+            task: asyncio.Future[Any] = asyncio.ensure_future(state)
             self._hooks.add(task)
-            task.add_done_callback(self._hooks.discard)
+            task.add_done_callback(lambda task: self._taken(runner, task, gate))
         else:
             self._have_state(runner, state)
 
-    async def _take_later(self, runner: Runner, state: Any, gate: asyncio.Future[None]) -> None:
+    def _taken(self, runner: Runner, task: asyncio.Future[Any], gate: asyncio.Future[None]) -> None:
+        self._hooks.discard(task)
+        runner.gate = None
+        gate.set_result(None)
+        if task.cancelled():
+            return
         try:
-            self._have_state(runner, await state)
+            self._have_state(runner, task.result())
         except Exception as error:
             self._fail(error)
-        finally:
-            runner.gate = None
-            gate.set_result(None)
-        self._look()
+        else:
+            self._look()
 
     async def take_state(self, runner: Runner) -> None:
         """The step of a component that was in the user's code has ended."""
@@ -145,6 +150,7 @@ class Cut:
             "closing": component._stbass_closing and not runner.ended,
             "pending": [[edge.id, item] for edge, item in runner.pending if not edge.gone],
             "last": component._stbass_last,
+            "own": self._own[runner],
         }
         self._lines[runner] = [dump_item(runner.name, "outputs", frame)]
         return component.checkpoint()
@@ -194,7 +200,7 @@ class Cut:
     def abandon(self) -> None:
         """It will never be complete."""
         self._end()
-        for task in self._hooks:
+        for task in list(self._hooks):
             task.cancel()
 
     def _end(self) -> None:
@@ -229,6 +235,8 @@ async def restore(runner: Runner, part: bytes) -> None:
     runner.steps = rest["steps"]
     runner.pending = [(edges[edge_id], item) for edge_id, item in rest["pending"]]
     component._stbass_last.update(rest["last"])
+    if runner.events is not None:
+        runner.events.own.extend(runner.events.backlog.popleft() for _ in range(rest["own"]))
     made = component.restore(load_state(state))
     if inspect.isawaitable(made):
         await made

@@ -161,7 +161,7 @@ class Inbox:
     """
 
     __slots__ = ("arm", "backlog", "capacity", "chan", "checker", "held", "line", "link", "name", "open", "overflow",
-                 "owner", "populated", "sources", "take")  # fmt: skip
+                 "own", "owner", "populated", "sources", "take")  # fmt: skip
 
     def __init__(self, owner: Runner, name: str, capacity: int, checker: ChannelType | None, waker: Choice) -> None:
         self.owner = owner
@@ -176,6 +176,8 @@ class Inbox:
         self.backlog: deque[Any] = deque()
         # What came from elsewhere while a checkpoint was waiting for it, and there was no room.
         self.overflow: deque[Any] = deque()
+        # Events to oneself: they come before all others.
+        self.own: deque[Any] = deque()
         self.held: Any = NOTHING
         """The value for the next step, taken already."""
         self.open = 0
@@ -192,6 +194,8 @@ class Inbox:
         Raises:
             ChannelClosedError: there is none, and none will come over the channel.
         """
+        if self.own:
+            return self.own.popleft()
         if self.backlog:
             return self.backlog.popleft()
         if self.overflow:
@@ -206,6 +210,16 @@ class Inbox:
         self.open -= 1
         if not self.open and not self.overflow:
             self.chan.close()
+
+    @property
+    def is_dry(self) -> bool:
+        """Whether nothing is there to take, and nothing will come over the channel."""
+        return self.link.closed and self.is_empty
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is there to take."""
+        return not (self.own or self.backlog or self.overflow or self.link.accepted())
 
     def join(self, arm: Arm) -> None:
         """Wait for room, after those who wait already."""
@@ -222,7 +236,7 @@ class Inbox:
     def contents(self) -> list[Any]:
         """What is on its way to the component: taken or not, first to last."""
         held = [] if self.held is NOTHING else [self.held]
-        return [*held, *self.backlog, *self.link.accepted(), *self.overflow]
+        return [*held, *self.own, *self.backlog, *self.link.accepted(), *self.overflow]
 
 
 class LocalEdge:
@@ -282,7 +296,7 @@ class LocalEdge:
         return self.push(value)
 
     def _keep(self, value: Any) -> bool:
-        self.inbox.backlog.append(value)
+        self.inbox.own.append(value)
         return True
 
 

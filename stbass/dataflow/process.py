@@ -20,7 +20,7 @@ from stbass.dataflow.state.base import StateBackend
 from stbass.dataflow.state.memory import DictStateBackend
 from stbass.dataflow.status import Status
 from stbass.dataflow.validation import check, check_names
-from stbass.errors import DataflowError, JobFinishedError, NotInitialisedError, ProcessCancelled
+from stbass.errors import DataflowError, NotInitialisedError, ProcessCancelled
 
 __all__ = ["Process"]
 
@@ -213,7 +213,7 @@ class Process(Exportable, ABC):
         parts: Mapping[str, bytes] | None = None
         if self._state.durable:
             if self._job_is_over:
-                raise self._finished()
+                raise self._checkpoints.finished()
             await self._state.acquire_job()
             parts = await self._checkpoints.load(self.components)
         for component in self.components.values():
@@ -286,7 +286,7 @@ class Process(Exportable, ABC):
                 f"process {self.name!r} is not initialised: `async with` it, or await its init(), before {what}()"
             )
         if self._status is Status.COMPLETED:
-            raise self._finished()
+            raise self._checkpoints.finished()
         if self._busy is not None:
             raise DataflowError(f"process {self.name!r} is busy: its {self._busy}() has not ended")
         if self._status.is_terminal:
@@ -299,10 +299,12 @@ class Process(Exportable, ABC):
             await self._set_status(Status.RUNNING)
             await self._checkpoints.around(work, timed=what == "run")
             over = self._is_over()
-            if over:
-                # Its number is the last: what components keep back until it is safe, they give away now.
+            if over is Status.COMPLETED:
+                await self._checkpoints.take_last()
+                await self._set_status(over)
+            elif over is not None:
                 await self._checkpoints.take()
-                await self._set_status(Status.COMPLETED if over is Status.COMPLETED else Status.STOPPED)
+                await self._set_status(over)
             else:
                 await self._checkpoints.take_if_due(monotonic())
                 await self._set_status(Status.INIT)
@@ -319,30 +321,10 @@ class Process(Exportable, ABC):
         self._status = status
         if self._is_connected and self._state.is_initialised:
             await self._state.update_process_status(self.id, status)
-            before = self._checkpoints.process_before
-            if status.is_terminal and before not in (None, self.id):
-                # The run that died had another name; the job is not over before that one is.
-                await self._state.update_process_status(str(before), status)
-
-    def _finished(self) -> JobFinishedError:
-        return JobFinishedError(
-            f"process {self.name!r}: job {self._state.job_id} has run to its end. For another run use another job id; "
-            f"or leave `async with` and enter it again",
-            job_id=self._state.job_id,
-        )
-
-    # (After every method that names the type of this name.)
-    def dict(self) -> dict[str, Any]:
-        """What there is to know about it, as data."""
-        return {
-            "id": self.id,
-            "name": self.name,
-            "type": class_path(type(self)),
-            "status": str(self.status),
-            "parameters": dict(self.parameters),
-            "components": {key: one.dict() for key, one in self.components.items()},
-            "connectors": {key: one.dict() for key, one in self.connectors.items()},
-        }
+            if status.is_terminal:
+                # The runs that died had other names; the job is not over before they are.
+                for name in self._checkpoints.names_before:
+                    await self._state.update_process_status(name, status)
 
     # What a kind of process does ----------------------------------------------------------------
 

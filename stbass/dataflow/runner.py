@@ -333,18 +333,13 @@ class Runner:
 
     def _is_over(self) -> bool:
         """Whether there will never be another step: an input has ended, or there are no events left to come."""
-        events = self.events
-        no_events = events is None or (not events.backlog and not events.overflow and _dry(events))
+        no_events = self.events is None or self.events.is_dry
         if not self.inboxes:
             return no_events
-        return any(
-            inbox.held is NOTHING
-            and not inbox.backlog
-            and not inbox.overflow
-            and _dry(inbox)
-            and (not inbox.populated or no_events)
-            for inbox in self.inboxes
-        ) and (events is None or not (events.backlog or events.overflow or events.link.accepted()))
+        if not any(one.held is NOTHING and one.is_dry and (no_events or not one.populated) for one in self.inboxes):
+            return False
+        # What has been told already is heard.
+        return self.events is None or self.events.is_empty
 
     # Sending ------------------------------------------------------------------------------------
 
@@ -568,7 +563,3 @@ class Runner:
             self.end(Status.STOPPED)
         else:
             self.host.runner_stopped(self)
-
-
-def _dry(inbox: Inbox) -> bool:
-    return inbox.link.closed and not inbox.link.accepted()
