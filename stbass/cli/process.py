@@ -23,7 +23,7 @@ from stbass.dataflow.diagram import mermaid
 from stbass.dataflow.process import Process
 from stbass.dataflow.spec import Part, ProcessSpec, load
 from stbass.dataflow.state._records import check_job_id
-from stbass.dataflow.validation import findings
+from stbass.dataflow.validation import check
 from stbass.errors import ConfigurationError, InvalidProcessError, ProcessCancelled, SpecError, StbassError
 
 __all__ = ["draw_process", "run_process", "validate_process"]
@@ -39,28 +39,24 @@ def run_process(
     Raises:
         ConfigurationError: the state or the job id is none.
     """
-    spec = _read(file)
-    if isinstance(spec, int):
-        return spec
-    if state is not None:
-        spec = spec.with_state(_state(state))
-    if job_id is not None:
-        check_job_id(job_id)
-        if spec.state is None:
-            raise ConfigurationError(
-                f"--job-id {job_id}: the model has no state that could have kept a job; give one: --state {_STATES}"
-            )
-        spec = spec.with_job(job_id)
-    process = _build(file, spec, process_type)
-    if isinstance(process, int):
-        return process
+    try:
+        spec = load(file)
+        if state is not None:
+            spec = spec.with_state(_state(state))
+        if job_id is not None:
+            spec = _with_job(spec, job_id)
+        process = _checked(file, spec, process_type)
+    except (SpecError, InvalidProcessError) as error:
+        _tell(file, error)
+        if as_json:
+            _write({"process": None, "status": None, "errors": list(error.findings)})
+        return Exit.FAILED
     run = _Run(process, again=_command(file, process_type, state), quiet=quiet)
     began = time.monotonic()
     code = asyncio.run(run.go(), debug=False)
-    seconds = time.monotonic() - began
-    result = summary_of(process, seconds)
+    result = summary_of(process, time.monotonic() - began)
     if as_json:
-        sys.stdout.write(json.dumps({**result.data(), "errors": run.errors}, default=repr) + "\n")
+        _write({**result.data(), "errors": run.errors})
     elif run.began:
         sys.stdout.write(result.text())
     return code
@@ -68,52 +64,33 @@ def run_process(
 
 def validate_process(file: Path, process_type: str | None, as_json: bool) -> int:
     """Say what is wrong with the model in the file; gives back the exit code. Components are made, but none runs."""
-    found: list[str] = []
-    process: Process | None = None
     try:
-        process = _made(file, load(file), process_type)
-        components, connectors = process.components.values(), process.connectors.values()
-        found = [str(finding) for finding in findings(components, connectors, kind=process.kind)]
+        process = _checked(file, load(file), process_type)
     except (SpecError, InvalidProcessError) as error:
-        found = list(error.findings) or [str(error)]
+        if as_json:
+            _write({"file": str(file), "valid": False, "findings": list(error.findings)})
+        else:
+            _tell(file, error)
+        return Exit.FAILED
     if as_json:
-        sys.stdout.write(json.dumps({"file": str(file), "valid": not found, "findings": found}) + "\n")
-    elif found:
-        _tell(file, found)
-    elif process is not None:
+        _write({"file": str(file), "valid": True, "findings": []})
+    else:
         parts = f"{_count(len(process.components), 'component')}, {_count(len(process.connectors), 'connector')}"
         sys.stdout.write(f"{file}: nothing is wrong ({type(process).__name__} {process.name!r}, {parts})\n")
-    return Exit.FAILED if found else Exit.OK
+    return Exit.OK
 
 
 def draw_process(file: Path, direction: str, process_type: str | None) -> int:
     """Write the model in the file as a Mermaid diagram to standard output; gives back the exit code."""
-    spec = _read(file)
-    if isinstance(spec, int):
-        return spec
-    process = _build(file, spec, process_type)
-    if isinstance(process, int):
-        return process
+    try:
+        process = _made(file, load(file), process_type)
+    except (SpecError, InvalidProcessError) as error:
+        _tell(file, error)
+        return Exit.FAILED
     groups = {name: str(group) for name, group in (getattr(process, "placement", None) or {}).items()}
     drawn = mermaid(process.components.values(), process.connectors.values(), groups=groups, direction=direction)
     sys.stdout.write(drawn)
     return Exit.OK
-
-
-def _read(file: Path) -> ProcessSpec | int:
-    try:
-        return load(file)
-    except SpecError as error:
-        _tell(file, error.findings)
-        return Exit.FAILED
-
-
-def _build(file: Path, spec: ProcessSpec, process_type: str | None) -> Process | int:
-    try:
-        return _made(file, spec, process_type)
-    except (SpecError, InvalidProcessError) as error:
-        _tell(file, error.findings or (str(error),))
-        return Exit.FAILED
 
 
 def _made(file: Path, spec: ProcessSpec, process_type: str | None) -> Process:
@@ -124,10 +101,29 @@ def _made(file: Path, spec: ProcessSpec, process_type: str | None) -> Process:
     return ProcessBuilder.build(spec, kind=process_type)
 
 
-def _tell(file: Path, found: Any) -> None:
-    for finding in found:
+def _checked(file: Path, spec: ProcessSpec, process_type: str | None) -> Process:
+    process = _made(file, spec, process_type)
+    check(process.name, process.components.values(), process.connectors.values(), kind=process.kind)
+    return process
+
+
+def _tell(file: Path, error: SpecError | InvalidProcessError) -> None:
+    for finding in error.findings:
         sys.stderr.write(f"{file}: {finding}\n")
-    sys.stderr.write(f"{file}: {_count(len(found), 'mistake')}; nothing was run\n")
+    sys.stderr.write(f"{file}: {_count(len(error.findings), 'mistake')}; nothing was run\n")
+
+
+def _write(outcome: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(outcome) + "\n")
+
+
+def _with_job(spec: ProcessSpec, job_id: str) -> ProcessSpec:
+    check_job_id(job_id)
+    if spec.state is None:
+        raise ConfigurationError(
+            f"--job-id {job_id}: the model has no state that could have kept a job; give one: --state {_STATES}"
+        )
+    return spec.with_job(job_id)
 
 
 def _state(text: str) -> Part:
@@ -182,9 +178,6 @@ class _Run:
         except (asyncio.CancelledError, ProcessCancelled):
             if not self.interrupts:
                 raise
-        except (SpecError, InvalidProcessError) as error:
-            code = Exit.FAILED
-            self.errors = list(error.findings) or [str(error)]
         except ConfigurationError as error:
             code = Exit.SETTINGS
             self.errors = [str(error)]

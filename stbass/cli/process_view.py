@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 import time
 from collections.abc import Iterable
@@ -109,7 +110,10 @@ class Summary:
             "status": self.status,
             "job_id": self.job_id,
             "seconds": round(self.seconds, 3),
-            "components": list(self.components),
+            "components": [
+                {**one, "exports": {name: _for_json(value) for name, value in one["exports"].items()}}
+                for one in self.components
+            ],
         }
 
     def text(self) -> str:
@@ -152,6 +156,14 @@ def _components(process: Process) -> Iterable[dict[str, Any]]:
             "steps": steps_of(component),
             "exports": exports,
         }
+
+
+def _for_json(value: Any) -> Any:
+    """What components export may be anything; what JSON has not is shown as Python does."""
+    try:
+        return json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError, RecursionError):
+        return repr(value)
 
 
 def _short(value: Any) -> str:

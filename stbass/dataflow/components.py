@@ -280,7 +280,7 @@ class Component(Exportable):
     def _stbass_again(self) -> None:
         """Make it anew with the arguments that it was made with: a second run starts like the first."""
         self._stbass_reset()
-        args, kwargs = self._stbass_made_with
+        args, kwargs = self._stbass_made_again()
         type(self).__init__(self, *args, **kwargs)
 
     def _stbass_take_io(self, more: IOController) -> None:

@@ -40,7 +40,7 @@ class Exportable:
         Raises:
             TypeError: one was given without a name it could be given by (to ``*args``).
         """
-        args, kwargs = self._stbass_made_with
+        args, kwargs = self._stbass_made_again()
         signature = inspect.signature(type(self).__init__)
         bound = signature.bind(self, *args, **kwargs)
         found: dict[str, Any] = {}
@@ -58,6 +58,14 @@ class Exportable:
             else:
                 found[name] = value
         return found
+
+    def _stbass_made_again(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments to make it with again; what is done to lists, dicts and sets among them changes nothing here."""
+        try:
+            args, kwargs = _as_is_now(self._stbass_made_with, {})
+        except RecursionError:
+            return self._stbass_made_with
+        return args, kwargs
 
     def export(self) -> dict[str, Any]:
         """What it takes to make it again: ``{"type": "module.Class", "args": {…}}``.

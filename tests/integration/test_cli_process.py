@@ -145,6 +145,7 @@ def test_validate_says_all_that_is_wrong_a_line_each(model: Path) -> None:
         assert "Traceback" not in done.stderr
         assert "there is no such output (did you mean 'out'?)" in done.stderr
         assert "there is no such input" in done.stderr
+        assert not done.stdout or len(json.loads(done.stdout)["errors"]) == 2
     found = json.loads(stbass("process", "validate", "--json", model).stdout)
     assert found["valid"] is False
     assert [one.partition(":")[0] for one in found["findings"]] == [
