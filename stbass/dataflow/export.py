@@ -60,7 +60,7 @@ class Exportable:
         return found
 
     def _stbass_made_again(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments to make it with again; what is done to lists, dicts and sets among them changes nothing here."""
+        """The arguments to make it with again; what is done to lists and dicts among them changes nothing here."""
         try:
             args, kwargs = _as_is_now(self._stbass_made_with, {})
         except RecursionError:

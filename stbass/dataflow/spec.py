@@ -289,8 +289,11 @@ class _Reader:
         entry = self.mapping(data, path, ("type", "args"), ("type",))
         kind = self.text(entry.get("type"), (*path, "type"))
         args = self.mapping({} if entry.get("args") is None else entry["args"], (*path, "args"), None, ())
-        if self.foreign and kind is not None and kind.endswith(".SqliteStateBackend"):
-            args.setdefault("db_path", "plugboard.db")  # what it is there if nothing is said
+        if self.foreign and kind is not None and kind.startswith("plugboard."):
+            # Its classes are written with all of their arguments; null says nothing, also of those that ours lack.
+            args = {key: one for key, one in args.items() if one is not None}
+            if kind.endswith(".SqliteStateBackend"):
+                args.setdefault("db_path", "plugboard.db")  # what it is there if nothing is said
         return None if kind is None else Part(kind, args, path)
 
     def end(self, data: Any, path: Path) -> str | None:

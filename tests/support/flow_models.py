@@ -89,7 +89,7 @@ class Choosy(Counter):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.given = (path, shape, colour, words, anything)
+        self.given: tuple[Any, ...] = (path, shape, colour, words, anything)
 
 
 class Pick(Component):

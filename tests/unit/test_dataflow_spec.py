@@ -146,6 +146,41 @@ plugboard:
     assert [type(one) for one in process.connectors.values()] == [AsyncioConnector]
 
 
+async def test_the_other_tools_readers_and_writers_are_ours(tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text("x,y\n1,a\n2,b\n")
+    nothing = "chunk_size: null, storage_options: null, resources: null"
+    process = build(f"""
+plugboard:
+  process:
+    args:
+      components:
+      - type: plugboard.library.FileReader
+        args: {{name: load, path: "{tmp_path}/in.csv", field_names: [x, y], {nothing}}}
+      - type: plugboard.library.FileWriter
+        args: {{name: save, path: "{tmp_path}/out.csv", field_names: [y, x], {nothing}}}
+      connectors:
+      - {{source: load.x, target: save.x}}
+      - {{source: load.y, target: save.y}}
+""")
+    async with process:
+        await process.run()
+    assert (tmp_path / "out.csv").read_text() == "y,x\na,1\nb,2\n"
+    # Written, it is a model of ours.
+    assert "type: stbass.dataflow.library.FileReader\n" in dumped(process, tmp_path)
+    assert dumped(build(dumped(process, tmp_path)), tmp_path) == dumped(process, tmp_path)
+
+
+def test_a_second_run_begins_with_what_was_given(tmp_path: Path) -> None:
+    made = Choosy(Path("p"), words=["one"], name="c", iters=1)
+    made.given[3].append("two")
+    assert made.export()["args"]["words"] == ["one"]
+    made.export()["args"]["words"].append("three")
+    made._stbass_again()
+    assert made.given[3] == ["one"]
+    made.given[3].append("four")
+    assert made.export()["args"]["words"] == ["one"]
+
+
 def test_the_other_tools_names_that_have_no_counterpart() -> None:
     found = mistakes(
         GOOD.replace("stbass:", "plugboard:", 1)
