@@ -161,7 +161,7 @@ class Host:
         await self._at_once({runner.name: self._init_of(runner) for runner in self.runners.values()})
         for runner in self.runners.values():
             for inbox in runner.all_inboxes:
-                if not inbox.open and not inbox.populated:
+                if not inbox.open:
                     inbox.chan.close()
             if parts is not None and runner.name in parts:
                 await restore(runner, parts[runner.name])
