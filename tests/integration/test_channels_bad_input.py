@@ -158,7 +158,15 @@ async def test_messages_of_a_stranger_are_refused(server: RedisServer, caplog: p
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"lease": 0}, {"lease": "1"}, {"ttl": 1}, {"namespace": ""}, {"max_message_bytes": 0}, {"signing_key": b"short"}],
+    [
+        {"lease": 0},
+        {"lease": "1"},
+        {"ttl": 1},
+        {"give_up": -1},
+        {"namespace": ""},
+        {"max_message_bytes": 0},
+        {"signing_key": b"short"},
+    ],
 )
 def test_wrong_arguments(arguments: dict[str, object]) -> None:
     with pytest.raises(ConfigurationError):

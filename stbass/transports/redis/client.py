@@ -64,6 +64,7 @@ class Options(msgspec.Struct, frozen=True):
     address: RedisAddress
     lease: float
     ttl: float
+    give_up: float
     namespace: str | None
     signer: Signer | None
     max_message_bytes: int
@@ -77,7 +78,14 @@ class Client:
         self.loop = asyncio.get_running_loop()
         self.id = new_id()
         self.who = f"{socket.gethostname()}:{os.getpid()}"
-        self.pipe = Pipe(options.address, on_push=self._pushed, on_up=self._up, subscribe=inbox(self.id))
+        self.pipe = Pipe(
+            options.address,
+            give_up=options.give_up,
+            on_push=self._pushed,
+            on_up=self._up,
+            on_give_up=self._gave_up,
+            subscribe=inbox(self.id),
+        )
         self._links: weakref.WeakValueDictionary[int, RedisLink] = weakref.WeakValueDictionary()
         self._numbers = 0
         self._spare: list[Pipe] = []
@@ -206,7 +214,7 @@ class Client:
             if not pipe.closed:
                 pipe._on_down = on_down
                 return pipe
-        return Pipe(self.options.address, on_down=on_down, known=True)
+        return Pipe(self.options.address, give_up=self.options.give_up, on_down=on_down, known=True)
 
     def give_back(self, pipe: Pipe) -> None:
         """Nothing is read from it now."""
@@ -237,6 +245,11 @@ class Client:
         """The connection was lost and stands again: ask for everything that may have been told meanwhile."""
         for link in list(self._links.values()):
             link.sync(restarted=restarted)
+
+    def _gave_up(self, problem: StbassError) -> None:
+        """The connection was lost and cannot be made anew: nothing will be told of what waits here."""
+        for link in list(self._links.values()):
+            link.unreachable(problem)
 
     def _renew(self) -> None:
         self._renewal = None

@@ -26,8 +26,6 @@ __all__ = ["Answer", "Pipe", "command"]
 _log = logging.getLogger(__name__)
 
 OLDEST = (6, 2)
-GIVE_UP = 30.0
-"""Seconds for which a lost connection is tried again."""
 _PAUSES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5)
 _TRANSIENT = ("LOADING", "BUSY ", "MASTERDOWN", "TRYAGAIN", "NOSCRIPT")
 
@@ -51,8 +49,10 @@ class Pipe(asyncio.Protocol):
         address: of the server.
         on_push: called with each pushed message.
         on_up: called when a connection stands that is not the first.
+        on_give_up: called with the error when a lost connection could not be made anew.
         on_down: called when the connection is lost. With it, commands that were not answered get the error; without,
             the connection is made anew and they are sent again.
+        give_up: seconds for which a lost connection is tried again.
         subscribe: the publish/subscribe channel to hear.
         known: whether the server was there a moment ago: then a connection that fails is tried again.
     """
@@ -61,15 +61,19 @@ class Pipe(asyncio.Protocol):
         self,
         address: RedisAddress,
         *,
+        give_up: float,
         on_push: Callable[[list[Any]], None] | None = None,
         on_up: Callable[[bool], None] | None = None,
+        on_give_up: Callable[[StbassError], None] | None = None,
         on_down: Callable[[], None] | None = None,
         subscribe: str | None = None,
         known: bool = False,
     ) -> None:
         self.address = address
+        self._give_up = give_up
         self._on_push = on_push
         self._on_up = on_up
+        self._on_give_up = on_give_up
         self._on_down = on_down
         self._subscribe = subscribe
         self._loop = asyncio.get_running_loop()
@@ -188,7 +192,7 @@ class Pipe(asyncio.Protocol):
             except (OSError, TimeoutError, redis.RedisError, hiredis.HiredisError, _Refused) as error:
                 self._abort()
                 if self._was_up:
-                    again = not isinstance(error, _Refused) and self._loop.time() - began < GIVE_UP
+                    again = not isinstance(error, _Refused) and self._loop.time() - began < self._give_up
                 else:
                     # It is there, but hung up: perhaps it has just started.
                     again = isinstance(error, ConnectionResetError) and attempt < len(_PAUSES)
@@ -220,7 +224,7 @@ class Pipe(asyncio.Protocol):
             problem = BackendUnavailableError(
                 f"Redis at {self.address} cannot be reached ({reason}{tried}){outcome}; start it, or correct the URL"
             )
-        self._was_up = False
+        was_up, self._was_up = self._was_up, False
         waiting, self._waiting = self._waiting, deque()
         if self._on_down is not None and not self._closing:
             self._closing = True
@@ -228,6 +232,8 @@ class Pipe(asyncio.Protocol):
         for _, answer in waiting:
             if answer is not None:
                 answer(problem)
+        if was_up and self._on_give_up is not None:
+            self._on_give_up(problem)
 
     async def _open(self) -> None:
         where = await find_endpoint(self.address)

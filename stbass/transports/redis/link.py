@@ -7,6 +7,7 @@ from asyncio import Future
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
+from stbass.errors import StbassError
 from stbass.transports.base import ChannelStats, Happened, LinkSpec, Side
 from stbass.transports.choice import Arm
 from stbass.transports.redis import scripts
@@ -208,6 +209,15 @@ class RedisLink(Party):
     async def meet(self, arm: Arm) -> Happened | None:
         """See :meth:`Link.meet`."""
         return await self.arms.meet(arm)
+
+    def unreachable(self, problem: StbassError) -> None:
+        """The server stays away: what waits here fails, and choices find out for themselves."""
+        if not self.joined or self.left:
+            return
+        error = self.problem(problem)
+        self.outgoing.fail(error)
+        self.incoming.fail(error)
+        self.arms.heat_all()
 
     # What the server tells -----------------------------------------------------------------------
 

@@ -37,6 +37,7 @@ class RedisTransport(Transport):
         url: ``redis://``, ``rediss://``, ``unix://`` or Sentinel, as Celery takes it; or a ``RedisAddress``.
         lease: seconds after which an end that is not heard of is given up.
         ttl: seconds after which Redis forgets a channel of which all ends were killed.
+        give_up: seconds for which a connection that was lost is tried again; then what waits fails.
         namespace: channels of the same name are the same channel, in every transport with this namespace.
         signing_key: sign values, and refuse those that are not signed with this key.
         max_message_bytes: how large a value may be on the wire.
@@ -53,6 +54,7 @@ class RedisTransport(Transport):
         *,
         lease: float = 10.0,
         ttl: float = 86400.0,
+        give_up: float = 30.0,
         namespace: str | None = None,
         signing_key: str | bytes | Signer | None = None,
         max_message_bytes: int = LIMIT,
@@ -62,7 +64,7 @@ class RedisTransport(Transport):
             raise ConfigurationError(f"RedisTransport takes the URL of a Redis server, got {url!r}")
         address = url if isinstance(url, RedisAddress) else RedisAddress.parse(url, "url")
         value: Any
-        for name, value, least in (("lease", lease, 0.05), ("ttl", ttl, 2 * lease)):
+        for name, value, least in (("lease", lease, 0.05), ("ttl", ttl, 2 * lease), ("give_up", give_up, 0)):
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value < 10**8:
                 raise ConfigurationError(f"RedisTransport({name}={value!r}): a number of seconds, at least {least:g}")
         value = max_message_bytes
@@ -72,7 +74,7 @@ class RedisTransport(Transport):
         if value is not None and (not isinstance(value, str) or not value):
             raise ConfigurationError(f"RedisTransport(namespace={namespace!r}): a text that is not empty, or None")
         signer = Signer(signing_key) if isinstance(signing_key, (str, bytes)) else signing_key
-        self._options = Options(address, float(lease), float(ttl), namespace, signer, max_message_bytes)
+        self._options = Options(address, float(lease), float(ttl), float(give_up), namespace, signer, max_message_bytes)
         self._clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Client] = weakref.WeakKeyDictionary()
         self._pid = os.getpid()
 
