@@ -144,7 +144,8 @@ class RemoteGroup:
         self._crossing = sorted([*self._leaving, *self.host.inlets])
         self._ready = asyncio.Event()
         self._round = 0
-        self._look_comes = self._watch_comes = self._stepping = False
+        self._watch_comes = self._stepping = False
+        self._look_comes: asyncio.Handle | None = None
         self._told: Quiet | None = None
         self._initialising: asyncio.Task[None] | None = None
         self._is_cancelled = False
@@ -186,6 +187,7 @@ class RemoteGroup:
         match name, arguments:
             case "cut", (int(n),):
                 self.host.request_cut(n)
+                self.look_soon()
             case "end_round", (int(number),):
                 if number == self._round:
                     self.host.end_round()
@@ -330,12 +332,12 @@ class RemoteGroup:
 
     def look_soon(self) -> None:
         """Look whether anything happens here, after all that is about to: a task that was made sends first."""
-        if not self._look_comes:
-            self._look_comes = True
-            asyncio.get_running_loop().call_soon(self._look)
+        if self._look_comes is not None:
+            self._look_comes.cancel()  # it could come before a task that was made since
+        self._look_comes = asyncio.get_running_loop().call_soon(self._look)
 
     def _look(self) -> None:
-        self._look_comes = False
+        self._look_comes = None
         if self.host.active or not self._round:
             return
         if self._stepping:
