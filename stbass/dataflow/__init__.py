@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         RedisConnector,
     )
     from stbass.dataflow.events import Event, StopEvent
+    from stbass.dataflow.fleet import CeleryProcess
     from stbass.dataflow.function import component
     from stbass.dataflow.io import IOController
     from stbass.dataflow.local import LocalProcess
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AsyncioConnector",
+    "CeleryProcess",
     "Component",
     "Connector",
     "ConnectorMode",
@@ -62,6 +64,7 @@ __all__ = [
 
 _HOME = {
     "AsyncioConnector": "connector",
+    "CeleryProcess": "fleet",
     "Component": "components",
     "Connector": "connector",
     "ConnectorMode": "connector",

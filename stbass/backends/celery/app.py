@@ -10,7 +10,7 @@ from celery.signals import import_modules, worker_process_shutdown, worker_shutd
 
 from stbass.backends.celery.presence import Presence
 from stbass.backends.celery.runtime import close_current_runtime
-from stbass.backends.celery.settings import EXECUTE, included, settings_of
+from stbass.backends.celery.settings import EXECUTE, OWN_PROCESSES, included, settings_of
 from stbass.backends.celery.task import ExecuteTask
 from stbass.errors import ConfigurationError
 
@@ -90,6 +90,8 @@ def install(app: Celery) -> Celery:
 
 def _import_included(sender: Celery, **_details: Any) -> None:
     """Before Celery does it, so that the error says which setting named the module."""
+    for reference in OWN_PROCESSES:
+        sender.loader.import_task_module(reference.partition(":")[0])
     for module in included(sender.conf):
         try:
             sender.loader.import_task_module(module)

@@ -23,9 +23,9 @@ from stbass.backends.celery.client import FleetClient, Ticket
 from stbass.backends.celery.connections import unavailable
 from stbass.backends.celery.envelope import ABSENT, Envelope, seal_envelope
 from stbass.backends.celery.group import IdleGroupResult
-from stbass.backends.celery.presence import WorkerInfo
 from stbass.backends.celery.publish import Message
-from stbass.backends.celery.settings import settings_of
+from stbass.backends.celery.settings import FleetSettings, settings_of
+from stbass.backends.celery.slots import WorkerSlots, worker_slots
 from stbass.context import ProcessContext
 from stbass.endpoint import Placement
 from stbass.errors import ConfigurationError, StbassError
@@ -113,6 +113,21 @@ class CeleryBackend(ExecutionBackend):
         """As given, else what the live workers announced at the last :meth:`health_check`; None if that is unknown."""
         return self._limit if self._limit is not None else self._announced
 
+    @property
+    def queue(self) -> str | None:
+        """Where everything goes; None: to the queue named after the placement's endpoint."""
+        return self._queue
+
+    @property
+    def default_queue(self) -> str:
+        """The application's own default queue."""
+        return str(self._app.conf.task_default_queue)
+
+    @property
+    def settings(self) -> FleetSettings:
+        """What producers and workers of the fleet agree on."""
+        return self._settings
+
     async def execute(self, process: Composable, ctx: ProcessContext) -> ProcessResult:
         """Run a process on the fleet. Cancelling this cancels it there.
 
@@ -121,7 +136,7 @@ class CeleryBackend(ExecutionBackend):
             ConfigurationError: neither the placement names an endpoint nor the backend a queue.
             BackendUnavailableError: Redis cannot be reached.
         """
-        client = self._client()
+        client = self.client()
         queue = self._queue_of(process, ctx)
         if process._channels or process._runs_others or ctx._own_channels():
             # Done before anything started by the composition around it, unless it did not know this process yet.
@@ -215,7 +230,7 @@ class CeleryBackend(ExecutionBackend):
         """
         try:
             async with asyncio.timeout(_HEALTH_SECONDS):
-                client = self._client()
+                client = self.client()
                 if not await client.consumers(self._queue):
                     return False
                 await self._ping_broker(client)
@@ -235,13 +250,32 @@ class CeleryBackend(ExecutionBackend):
             connection.ensure_connection(max_retries=1, timeout=_HEALTH_SECONDS)
 
     async def _announced_limit(self, client: FleetClient) -> int | None:
-        names = [key async for key in client.redis.scan_iter(match=keys.worker_key("*"), count=1000)]
-        infos = (
-            [msgspec.json.decode(raw, type=WorkerInfo) for raw in await client.redis.mget(names) if raw]
-            if names
-            else []
+        workers = await worker_slots(client)
+        return sum(one.slots for one in workers if self._queue is None or self._queue in one.queues) or None
+
+    async def workers(self) -> list[WorkerSlots]:
+        """The live workers of the fleet: what each consumes, how much it may run at once, and how much it runs now.
+
+        Raises:
+            BackendUnavailableError: Redis cannot be reached.
+        """
+        try:
+            return await worker_slots(self.client())
+        except (OSError, redis.RedisError) as error:
+            raise unavailable(self._settings.backend, "look for workers", error) from error
+
+    def failing(self) -> CeleryBackend:
+        """The same backend, but that a process whose worker dies fails: for what must not be run again by itself."""
+        if self._lost == "fail":
+            return self
+        return CeleryBackend(
+            self._app,
+            queue=self._queue,
+            concurrency_limit=self._limit,
+            on_worker_lost="fail",
+            lease=self._lease,
+            grace=self._grace,
         )
-        return sum(info.concurrency for info in infos if self._queue is None or self._queue in info.queues) or None
 
     async def open_group(self, group_id: str, members: Sequence[tuple[Composable, ProcessContext]]) -> GroupResult:
         """Check that all can travel, and keep the group so that another producer can :meth:`attach_group` to it.
@@ -262,7 +296,7 @@ class CeleryBackend(ExecutionBackend):
                     ctx.process_id, ctx.process_name, queue, placement, ctx.parent, process.is_optional, ctx.remaining
                 )
             )
-        client = self._client()
+        client = self.client()
         group = IdleGroupResult(group_id, [record.id for record in records], self._app)
         group_meta = self._app.backend.encode({"result": group.as_tuple()})
         ttl = self._settings.result_ttl or None
@@ -277,6 +311,16 @@ class CeleryBackend(ExecutionBackend):
             raise unavailable(self._settings.backend, f"start a group of {len(records)} processes", error) from error
         return group
 
+    async def forget_group(self, group_id: str, ids: Sequence[str]) -> None:
+        """Delete a group and the results of these processes, which have ended: nobody will ask for them.
+
+        Raises:
+            redis.RedisError: the server cannot be reached.
+        """
+        client = self.client()
+        names = [keys.group_key(group_id), self._app.backend.get_key_for_group(group_id)]
+        await client.redis.delete(*names, *(client.prefix + process_id for process_id in ids))
+
     async def attach_group(self, group_id: str, deadline: float | None = None) -> list[tuple[ProcessResult, bool]]:
         """Wait for a group that another producer has started; per process its result and whether it is optional.
 
@@ -284,7 +328,7 @@ class CeleryBackend(ExecutionBackend):
             LookupError: no such group is known, or it is too long ago.
             BackendUnavailableError: Redis cannot be reached.
         """
-        client = self._client()
+        client = self.client()
         try:
             raw = await client.redis.get(keys.group_key(group_id))
         except (OSError, redis.RedisError) as error:
@@ -321,7 +365,8 @@ class CeleryBackend(ExecutionBackend):
         if client is not None:
             await client.aclose()
 
-    def _client(self) -> FleetClient:
+    def client(self) -> FleetClient:
+        """This event loop's part of the fleet, for what is built on it."""
         clients = _clients_of(self._app)
         loop = asyncio.get_running_loop()
         client = clients.get(loop)

@@ -395,6 +395,11 @@ class FleetClient:
 
     # Cancelling ----------------------------------------------------------------------------------
 
+    async def withdraw(self, ids: Iterable[str]) -> None:
+        """Tell the fleet that these are to end, or not to start, whoever has sent them."""
+        self._cancels += ids
+        await self._flush_cancels()
+
     async def _cancel(self, ticket: Ticket) -> None:
         """Tell the fleet; all that is cancelled in one turn is told in one message."""
         ticket.future.cancel()

@@ -32,6 +32,8 @@ Channels of publish/subscribe:
 ``stbass:queue:<queue>``
     nothing is sent: workers subscribe while they consume the queue, so the number of subscribers is the number of live
     workers, however they die.
+``stbass:alive:<name>``
+    nothing is sent: the worker of that name subscribes to it, and the subscription ends with it, however it dies.
 ``stbass:reply:<client>``
     JSON from workers to the producer that sent the process: started, progress, checkpoints, results.
 """
@@ -48,9 +50,11 @@ __all__ = [
     "RELEASE",
     "RENEW",
     "RESTORE",
+    "RUNNING",
     "RUN_TTL",
     "SWEEP",
     "TOUCH",
+    "alive_channel",
     "cancelled_key",
     "deadline_key",
     "group_key",
@@ -91,6 +95,11 @@ def worker_key(name: str) -> str:
 def group_key(group_id: str) -> str:
     """Key of what ``attach`` must know of a group."""
     return f"stbass:group:{group_id}"
+
+
+def alive_channel(worker: str) -> str:
+    """Channel that a worker subscribes to for as long as it lives."""
+    return f"stbass:alive:{worker}"
 
 
 def queue_channel(queue: str) -> str:
@@ -188,6 +197,22 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', 'stbass:leases', '-inf', now, 'L
   else
     redis.call('ZREM', 'stbass:leases', id)
   end
+end
+return out
+"""
+
+RUNNING = """
+-- How many processes each worker runs now. Gives: worker, number, worker, number, ...
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local numbers, out = {}, {}
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', 'stbass:leases', '(' .. now, '+inf')) do
+  local worker, attempt, swept = unpack(redis.call('HMGET', 'stbass:run:' .. id, 'worker', 'attempt', 'swept'))
+  if worker and swept ~= attempt then numbers[worker] = (numbers[worker] or 0) + 1 end
+end
+for worker, number in pairs(numbers) do
+  table.insert(out, worker)
+  table.insert(out, number)
 end
 return out
 """

@@ -105,7 +105,8 @@ class _Announcer(threading.Thread):
             self._subscription = subscription
             while not self._stopping.is_set():
                 info = self._info()
-                wanted = {keys.queue_channel(queue) for queue in info.queues}
+                # Its own channel tells it from a worker that died while its announcement still stands.
+                wanted = {keys.alive_channel(info.name), *(keys.queue_channel(queue) for queue in info.queues)}
                 if wanted - subscribed:
                     subscription.subscribe(*(wanted - subscribed))
                 if subscribed - wanted:
@@ -113,9 +114,6 @@ class _Announcer(threading.Thread):
                 subscribed = wanted
                 client.set(key, msgspec.json.encode(info), px=int(lease * 2000))
                 self._sweeper.sweep()
-                if not subscribed:
-                    self._stopping.wait(lease / 2)
-                    continue
                 # Nobody sends anything here: this waits, and learns at once if the connection breaks.
                 message = subscription.get_message(timeout=lease / 2)
                 if message is not None and message["type"] == "subscribe":

@@ -48,7 +48,7 @@ from stbass.stage import StageContext
 from stbass.supervise import Child, cancelled_itself, run_child
 from stbass.transports.redis.transport import Scope
 
-__all__ = ["Job", "Outcome", "Runtime", "current_runtime"]
+__all__ = ["Job", "Outcome", "Runtime", "current_runtime", "this_runtime"]
 
 _log = logging.getLogger(__name__)
 _AT_ONCE = 1000
@@ -651,6 +651,11 @@ def current_runtime(make: Callable[[], Runtime]) -> Runtime:
         if _current is None or _current_pid != os.getpid():
             _current, _current_pid = make(), os.getpid()
         return _current
+
+
+def this_runtime() -> Runtime | None:
+    """The runtime of this Python process, if it has one."""
+    return _current if _current_pid == os.getpid() else None
 
 
 def close_current_runtime() -> None:

@@ -10,10 +10,13 @@ from stbass.backends.celery.connections import RedisAddress
 from stbass.errors import ConfigurationError
 from stbass.wire import Signer
 
-__all__ = ["EXECUTE", "FleetSettings", "included", "result_prefix", "settings_of"]
+__all__ = ["EXECUTE", "OWN_PROCESSES", "FleetSettings", "included", "result_prefix", "settings_of"]
 
 EXECUTE = "stbass.execute"
 """Name of the Celery task that runs a process."""
+
+OWN_PROCESSES = frozenset({"stbass.dataflow._fleet_host:FleetHost"})
+"""Processes of stbass itself that every worker runs. This one makes only what ``include`` allows."""
 
 MAX_MESSAGE_BYTES = 16 * 2**20
 
@@ -55,7 +58,7 @@ class FleetSettings:
 
     def allows(self, reference: str) -> bool:
         """Whether a worker with these settings may run the process ``module:qualname``."""
-        return _is_included(reference.partition(":")[0], self.include)
+        return reference in OWN_PROCESSES or _is_included(reference.partition(":")[0], self.include)
 
     def includes(self, module: str) -> bool:
         """Whether ``include`` names the module itself: only of such a module may plain functions be called."""

@@ -1,0 +1,106 @@
+"""How much room there is on a fleet: what each live worker consumes, how much it may run at once, and how much it runs.
+
+It is a look at one moment: somebody else may take a slot in the next. Whoever needs several slots together looks first,
+so that a fleet that is plainly too small is told at once, and then still waits a bounded time for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from stbass.backends.celery import keys
+from stbass.backends.celery.presence import WorkerInfo
+
+if TYPE_CHECKING:
+    from stbass.backends.celery.client import FleetClient
+
+__all__ = ["WorkerSlots", "free_slots", "lacking", "worker_slots"]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSlots:
+    """A live worker.
+
+    Args:
+        worker: its name.
+        queues: what it consumes.
+        slots: how many processes it runs at once at most.
+        running: how many it runs now.
+    """
+
+    worker: str
+    queues: tuple[str, ...]
+    slots: int
+    running: int
+
+    @property
+    def free(self) -> int:
+        """How many more it would run now."""
+        return max(0, self.slots - self.running)
+
+
+async def worker_slots(client: FleetClient) -> list[WorkerSlots]:
+    """Every live worker of the fleet.
+
+    Raises:
+        redis.RedisError: the server cannot be reached.
+    """
+    names = [key async for key in client.redis.scan_iter(match=keys.worker_key("*"), count=1000)]
+    if not names:
+        return []
+    infos = [msgspec.json.decode(raw, type=WorkerInfo) for raw in await client.redis.mget(names) if raw]
+    # An announcement outlives a worker that was killed; its subscription does not.
+    alive = dict(await client.redis.pubsub_numsub(*(keys.alive_channel(info.name) for info in infos))) if infos else {}
+    raw: Any = await client.redis.register_script(keys.RUNNING)()
+    running = {name.decode(): int(number) for name, number in zip(raw[::2], raw[1::2], strict=True)}
+    return [
+        # A pool that does not say how much it runs at once runs one after the other.
+        WorkerSlots(info.name, tuple(info.queues), info.concurrency or 1, running.get(info.name, 0))
+        for info in infos
+        if alive.get(keys.alive_channel(info.name).encode())
+    ]
+
+
+def free_slots(queues: Iterable[str], workers: Iterable[WorkerSlots]) -> dict[str, int]:
+    """How many processes could start now on each queue. One worker may be counted for several of them."""
+    workers = list(workers)
+    return {queue: sum(worker.free for worker in workers if queue in worker.queues) for queue in queues}
+
+
+def lacking(needed: Mapping[str, int], workers: Iterable[WorkerSlots]) -> dict[str, int] | None:
+    """Queues that together need more than their workers have free, with what each needs; None if there is room.
+
+    A worker that consumes several queues has its slots once.
+    """
+    workers = [worker for worker in workers if worker.free]
+    taken: list[list[str]] = [[] for _ in workers]
+
+    def seat(queue: str, seen: set[int]) -> bool:
+        """Give a process of a queue a slot; others move to other workers for it where they can."""
+        for index, worker in enumerate(workers):
+            if queue in worker.queues and index not in seen:
+                seen.add(index)
+                if len(taken[index]) < worker.free:
+                    taken[index].append(queue)
+                    return True
+                for place, other in enumerate(taken[index]):
+                    if other != queue and seat(other, seen):
+                        taken[index][place] = queue
+                        return True
+        return False
+
+    for queue, number in needed.items():
+        for _ in range(number):
+            seen: set[int] = set()
+            if not seat(queue, seen):
+                # All who sit at the workers that this one could get to, one way or another, want the same slots.
+                return {name: needed[name] for name in needed if name == queue or _wants(name, workers, seen)}
+    return None
+
+
+def _wants(queue: str, workers: list[WorkerSlots], among: set[int]) -> bool:
+    return any(queue in workers[index].queues for index in among)

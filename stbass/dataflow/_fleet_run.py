@@ -1,0 +1,272 @@
+"""One run of a process on a fleet: its groups' channels, their placing at once, and what is cleared away afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from itertools import permutations
+from typing import Any
+
+import redis
+
+from stbass.backends.base import ExecutionBackend
+from stbass.backends.celery import CeleryBackend
+from stbass.backends.celery.connections import unavailable
+from stbass.channel import Chan
+from stbass.context import ProcessContext
+from stbass.dataflow._fleet_admission import check_room, not_admitted
+from stbass.dataflow._fleet_group import FleetGroup
+from stbass.dataflow._fleet_host import FleetHost
+from stbass.dataflow._fleet_line import CAPACITY, Line, piece_size
+from stbass.dataflow._fleet_record import Record, end_former, forget, keep
+from stbass.dataflow.groups import Group, GroupListener
+from stbass.endpoint import Placement
+from stbass.errors import DataflowError
+from stbass.outcome import ProcessResult
+from stbass.placement import PLACED_PAR
+from stbass.policy import FailurePolicy
+from stbass.process import Composable
+from stbass.registry import BackendRegistry
+
+__all__ = ["FleetRun"]
+
+
+class FleetRun:
+    """The groups of a process on a fleet, from before they are sent until nothing is left of them.
+
+    Args:
+        process: the process's name.
+        backend: where the groups go; one that fails a group whose worker died.
+        groups: the groups.
+        plans: what each is made from, by the group's name.
+        endpoints: where each goes, by the group's name.
+        listener: who hears of what happens in them.
+        job_id: the job, if its state lasts: then no group of an earlier run of it is left when these begin.
+        admission_timeout: seconds in which all groups must have been taken by workers.
+    """
+
+    def __init__(
+        self,
+        process: str,
+        backend: CeleryBackend,
+        groups: Sequence[Group],
+        plans: Mapping[str, str],
+        endpoints: Mapping[str, str],
+        listener: GroupListener,
+        job_id: str | None,
+        admission_timeout: float,
+    ) -> None:
+        self._process = process
+        self._backend = backend
+        self._endpoints = endpoints
+        self._job_id = job_id
+        self._timeout = admission_timeout
+        # All that is opened here is left when the run is over, whatever lies in it then.
+        self._scope = backend.transport().scope()
+        self._channels: list[Chan[bytes]] = []
+        self._placing: asyncio.Task[Any] | None = None
+        self._sent: list[str] = []
+        self._group_id = ""
+        piece = piece_size(backend.settings.max_message_bytes)
+        homes = {one.name: index for index, group in enumerate(groups) for one in group.components}
+        between = self._between(groups, homes)
+        self.handles: list[FleetGroup] = []
+        self._hosts: list[FleetHost] = []
+        for index, group in enumerate(groups):
+            commands, reports = self._channel(f"{group.name} commands"), self._channel(f"{group.name} reports")
+            ends = {name for edge in group.edges for name in (edge.source, edge.target)}
+            away = {name: homes[name] for name in ends if homes[name] != index}
+            host = FleetHost(group.name, plans[group.name], away, backend.transport().here, piece)
+            lines = {
+                name: channel
+                for peer in set(away.values())
+                for name, channel in ((f"to_{peer}", between[index, peer]), (f"from_{peer}", between[peer, index]))
+            }
+            self._hosts.append(
+                host.with_name(f"{process}/{group.name}").with_channels(commands=commands, reports=reports, **lines)
+            )
+            self.handles.append(
+                FleetGroup(group, endpoints[group.name], listener, Line(commands, piece), Line(reports, piece))
+            )
+
+    def _between(self, groups: Sequence[Group], homes: Mapping[str, int]) -> dict[tuple[int, int], Chan[bytes]]:
+        """A channel each way between two groups that have an edge between them."""
+        pairs = {
+            pair
+            for group in groups
+            for edge in group.edges
+            if homes[edge.source] != homes[edge.target]
+            for pair in permutations((homes[edge.source], homes[edge.target]))
+        }
+        return {
+            (one, other): self._channel(f"{groups[one].name} to {groups[other].name}") for one, other in sorted(pairs)
+        }
+
+    def _channel(self, name: str) -> Chan[bytes]:
+        made = Chan(bytes, name=f"{self._process}: {name}", capacity=CAPACITY, transport=self._scope)
+        self._channels.append(made)
+        return made
+
+    # The beginning --------------------------------------------------------------------------------
+
+    async def begin(self) -> None:
+        """Place all groups, or none; then have their components made.
+
+        Raises:
+            AdmissionError: the fleet has no room for all of them at once.
+            JobInUseError: a group of an earlier run of the job does not end.
+            BackendUnavailableError: Redis cannot be reached.
+            ProcessRefused: a worker was not told to include a component's module.
+            ExceptionGroup: what components' constructors raised.
+        """
+        client = self._backend.client()
+        try:
+            if self._job_id is not None:
+                await end_former(client, self._backend.transport(), self._job_id)
+            check_room(self._process, self._endpoints.values(), await self._backend.workers())
+            self._placing = asyncio.create_task(self._place(), name=f"stbass-fleet-{self._process}")
+            await self._admitted()
+            await _all([handle.make() for handle in self.handles])
+        except (OSError, redis.RedisError) as error:
+            raise unavailable(self._backend.settings.backend, f"start process {self._process!r}", error) from error
+
+    async def _place(self) -> None:
+        registry = BackendRegistry()
+        registry.register("*", _Placed(self._backend, self))
+        pairs = [
+            (host, Placement(endpoint=handle.endpoint)) for host, handle in zip(self._hosts, self.handles, strict=True)
+        ]
+        # Groups that are left are told what to do by whoever runs the process, so that they can end in order.
+        result = (
+            await PLACED_PAR(*pairs, on_failure=FailurePolicy.COLLECT, registry=registry).with_name(self._process).run()
+        )
+        self._group_id = "" if result.group is None else str(result.group.id)
+
+    async def _admitted(self) -> None:
+        assert self._placing is not None
+        running = [handle.running for handle in self.handles]
+        everyone = asyncio.ensure_future(_all(running))
+        try:
+            async with asyncio.timeout(self._timeout):
+                await asyncio.wait((everyone, self._placing), return_when=asyncio.FIRST_COMPLETED)
+        except TimeoutError:
+            waiting = {one.name: one.endpoint for one in self.handles if not one.running.done()}
+            if waiting:
+                admitted = [one.endpoint for one in self.handles if one.running.done()]
+                workers = await self._backend.workers()
+                raise not_admitted(self._process, admitted, waiting, self._timeout, workers) from None
+        finally:
+            if not everyone.done():
+                everyone.cancel()
+        if self._placing.done():
+            self._placing.result()  # it could not even be sent
+        await _all(running)
+
+    async def sent(self, ids: Sequence[str]) -> None:
+        """The groups are about to be sent, as processes of these ids."""
+        self._sent += ids
+        if self._job_id is not None:
+            groups = [
+                (process_id, f"group {handle.name!r}", self._backend.queue or handle.endpoint)
+                for process_id, handle in zip(self._sent, self.handles, strict=True)
+            ]
+            record = Record(groups, self._channel_ids(), self._backend.settings.lease)
+            await keep(self._backend.client(), self._job_id, record)
+
+    def ended(self, process: Composable, result: ProcessResult) -> None:
+        """A group runs no more."""
+        for host, handle in zip(self._hosts, self.handles, strict=True):
+            if host is process:
+                error: Exception = DataflowError(f"group {handle.name!r} has ended, though nobody told it to")
+                if result.is_fail:
+                    found = result.failure.error
+                    error = found if isinstance(found, Exception) else DataflowError(f"{found!r}")
+                handle.lose(error)
+
+    # The end --------------------------------------------------------------------------------------
+
+    async def close(self, grace: float) -> None:
+        """Withdraw what still runs, and leave nothing in Redis.
+
+        Args:
+            grace: seconds that groups which were told to end have to do so.
+        """
+        try:
+            in_order = await self._over(grace)
+        finally:
+            for handle in self.handles:
+                handle.close()
+        await self._backend.transport().purge(self._channel_ids())
+        await self._scope.leave()
+        try:
+            if self._job_id is not None and in_order:
+                await forget(self._backend.client(), self._job_id)
+            if self._group_id:
+                # Nobody will ask for these: the process that its caller has is not made of them.
+                await self._backend.forget_group(self._group_id, self._sent)
+        except (OSError, redis.RedisError) as error:
+            raise unavailable(self._backend.settings.backend, f"end process {self._process!r}", error) from error
+
+    async def _over(self, grace: float) -> bool:
+        """Wait until all groups have ended. Whether they did so by themselves."""
+        placing = self._placing
+        if placing is None:
+            return True
+        await asyncio.wait((placing,), timeout=grace if self._told else 0)
+        if placing.done():
+            return not placing.cancelled() and placing.exception() is None
+        placing.cancel()
+        await asyncio.wait((placing,))
+        return False
+
+    @property
+    def _told(self) -> bool:
+        return all(handle.has_ended for handle in self.handles)
+
+    def _channel_ids(self) -> list[str]:
+        return [str(channel.share()["link"]["id"]) for channel in self._channels]
+
+
+class _Placed(ExecutionBackend):
+    """The fleet, for the groups of one run: it tells the run what was sent, and what became of it."""
+
+    def __init__(self, backend: CeleryBackend, run: FleetRun) -> None:
+        self._backend = backend
+        self._run = run
+        self.enforces_limit = backend.enforces_limit
+        self.deadline_grace = backend.deadline_grace
+
+    @property
+    def name(self) -> str:
+        return self._backend.name
+
+    @property
+    def concurrency_limit(self) -> int | None:
+        return self._backend.concurrency_limit
+
+    async def execute(self, process: Composable, ctx: ProcessContext) -> ProcessResult:
+        result = await self._backend.execute(process, ctx)
+        self._run.ended(process, result)
+        return result
+
+    async def open_group(self, group_id: str, members: Sequence[tuple[Composable, ProcessContext]]) -> Any:
+        handle = await self._backend.open_group(group_id, members)
+        await self._run.sent([ctx.process_id for _, ctx in members])
+        return handle
+
+    async def health_check(self) -> bool:
+        return await self._backend.health_check()
+
+    def transport(self) -> Any:
+        return self._backend.transport()
+
+    def check(self, process: Composable, ctx: ProcessContext) -> None:
+        self._backend.check(process, ctx)
+
+
+async def _all(waiting: Sequence[Any]) -> None:
+    """Until all are done, or one has failed: then its error."""
+    tasks = [asyncio.ensure_future(one) for one in waiting]
+    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    for task in done:
+        task.result()
