@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from stbass.dataflow.boundary import CLOSED, Inlet, Outlet, OutletEdge
 from stbass.dataflow.components import Component
 from stbass.dataflow.cut import Cut, restore
 from stbass.dataflow.edge import Edge, Inbox, LocalEdge, by_name, type_of_field
+from stbass.dataflow.listener import HostListener
 from stbass.dataflow.runner import Runner, Stepping
 from stbass.dataflow.status import Status
 from stbass.errors import DataflowError, ProcessCancelled
@@ -22,29 +23,6 @@ from stbass.par import PAR
 from stbass.policy import FailurePolicy
 
 __all__ = ["Host", "HostListener", "stalled"]
-
-
-class HostListener(Protocol):
-    """Who hears of what happens in a host. Called on its event loop; must not take long, and must not raise."""
-
-    def cut_done(self, n: int, parts: Mapping[str, bytes]) -> None:
-        """Checkpoint ``n`` of this host is complete: a part for each component, by name."""
-
-    def cut_failed(self, n: int, error: Exception) -> None:
-        """Checkpoint ``n`` cannot be taken."""
-
-    def status_changed(self, component: str, status: Status) -> None:
-        """A component has got another status: initialised, running, or ended in some way."""
-
-    def stop_requested(self) -> None:
-        """A component has sent a ``StopEvent``: every host of the process is to :meth:`Host.stop`, also this one."""
-
-    def quiet(self, sent: int, received: int) -> None:
-        """Nobody here can go on unless something comes from elsewhere. Only of a host that has edges to others.
-
-        If all hosts of a process are quiet, and have sent as many values over their edges as were received, then
-        nothing will come: a round of :meth:`Host.step` is over (:meth:`Host.end_round`), a run has come to a stop.
-        """
 
 
 class Host:

@@ -4,30 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Container, Iterable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from stbass.context import ProcessContext
-from stbass.dataflow.boundary import OutletEdge
 from stbass.dataflow.components import Component
-from stbass.dataflow.edge import ATOMS, Inbox, LocalEdge, event_name, fitted, snapshot_of, type_of_field
-from stbass.dataflow.events import Event, StopEvent
+from stbass.dataflow.edge import Inbox
+from stbass.dataflow.events import Event
+from stbass.dataflow.sending import Sender
 from stbass.dataflow.status import Status
 from stbass.errors import ChannelClosedError, IOClosedError
 from stbass.process import Composable
 from stbass.transports.base import NOTHING
-from stbass.transports.choice import Choice
 
 if TYPE_CHECKING:
-    from stbass.dataflow.cut import Cut
     from stbass.dataflow.host import Host
 
 __all__ = ["Runner", "Stepping"]
 
 _TURN = 64
 """How many steps a component makes at most without letting others have the event loop."""
-
-OutEdge = LocalEdge | OutletEdge
 
 
 class Stepping(Composable):
@@ -41,26 +37,7 @@ class Stepping(Composable):
         return self._work()
 
 
-class _Waker(Choice):
-    """Wakes the runner, whatever it waits for; and lets the host know at once that it runs again."""
-
-    __slots__ = ("host", "runner")
-
-    passive = True
-
-    def __init__(self, runner: Runner, host: Host) -> None:
-        super().__init__()
-        self.runner = runner
-        self.host = host
-
-    def wake(self) -> None:
-        waiter = self.waiter
-        if waiter is not None and not waiter.done():
-            self.host.active += 1
-            waiter.set_result(None)
-
-
-class Runner:
+class Runner(Sender):
     """Runs one component.
 
     A component is between two steps, or in the user's code (``in_user``). Between steps everything that belongs to it
@@ -69,38 +46,18 @@ class Runner:
     """
 
     def __init__(self, component: Component, host: Host) -> None:
-        self.component = component
-        self.name = component.name
-        self.host = host
-        self.waker = _Waker(self, host)
+        super().__init__(component, host)
         self.inboxes: tuple[Inbox, ...] = ()
         self.events: Inbox | None = None
-        self.edges: dict[str, list[OutEdge]] = {}
-        """Those that leave, by output or by the name of an event."""
-        self.pending: list[tuple[OutEdge, Any]] = []
-        """What has been set and is not sent yet, since there is no room."""
-        self.live = 0
-        """How many of its edges still have somebody who takes values."""
-        self.in_user = self.ended = self.began = False
-        self.is_waiting = False
+        self.in_user = self.began = False
         self.steps = 0
-        self.interrupt = False
-        """Whether there is something to see to before the next step: see :meth:`_attend`."""
         self.gate: asyncio.Future[None] | None = None
         """While set, the user's code for a checkpoint runs, and no step may begin."""
-        self.cut: Cut | None = None
-        """The checkpoint that waits for the end of the step."""
-        self._unwanted = False
-        self._trouble: BaseException | None = None
-        self._spent = 0
         cls = type(component)
         self._step = cls.step.__get__(component)
         self._is_async = inspect.iscoroutinefunction(cls.step)
         self._steps_at_all = cls.step is not Component.step
         self._own_run = cls.run is not Component.run
-        self._checkers = {
-            name: checker for name in component.io.outputs if (checker := type_of_field(component, name)) is not None
-        }
 
     # Life ---------------------------------------------------------------------------------------
 
@@ -189,12 +146,17 @@ class Runner:
             self.in_user = True
 
     def _failed(self, error: BaseException) -> None:
-        if self.ended:
-            return
         is_cancel = isinstance(error, asyncio.CancelledError)
+        if self.ended and is_cancel:
+            return
         if not is_cancel and error is not self._trouble:
             error.add_note(f"component {self.name!r}, step {self.steps}")
-        self.end(Status.STOPPED if is_cancel else Status.FAILED)
+        if self.ended:
+            # In what its own `run` did after the last step.
+            self.component._stbass_status = Status.FAILED
+            self.host.listener.status_changed(self.name, Status.FAILED)
+        else:
+            self.end(Status.STOPPED if is_cancel else Status.FAILED)
 
     def end(self, status: Status) -> None:
         """It ends: nothing more comes from it, and nothing more is taken."""
@@ -341,124 +303,10 @@ class Runner:
         # What has been told already is heard.
         return self.events is None or self.events.is_empty
 
-    # Sending ------------------------------------------------------------------------------------
-
-    def _send_outputs(self) -> None:
-        """Send what was set; what there is no room for stays in ``pending``."""
-        component = self.component
-        out = component._stbass_out
-        edges_of, checkers = self.edges, self._checkers
-        for name, value in out.items():
-            if name in checkers:
-                checker = checkers[name]
-                if type(value) is not checker.exact:
-                    value = out[name] = fitted(checker, value, self.name, "output", name)
-            kind = type(value)
-            for edge in edges_of.get(name, ()):
-                if edge.gone:
-                    continue
-                item = value if kind is edge.exact or edge.checker is None else edge.fit(value)
-                if edge.copy and kind not in ATOMS:
-                    item = snapshot_of(item, self.name, name)
-                self._send(edge, item)
-        component._stbass_last.update(out)
-        out.clear()
-
-    def _send(self, edge: OutEdge, item: Any) -> None:
-        if self.cut is not None:
-            self.pending.append((edge, item))  # a checkpoint looks at it first
-            return
-        try:
-            if not edge.offer(item):
-                self.pending.append((edge, item))
-        except ChannelClosedError:
-            self.edge_gone(edge)
-
-    def _send_events(self) -> bool:
-        """Send the events that were queued. Whether one of them stops the process."""
-        component = self.component
-        events, component._stbass_events = component._stbass_events, []
-        stops = False
-        for event in events:
-            if isinstance(event, StopEvent):
-                stops = True
-                continue
-            for cls in type(event).__mro__:
-                if edges := self.edges.get(event_name(cls)):
-                    for edge in edges:
-                        item = event
-                        if type(event.data) not in ATOMS:
-                            item = snapshot_of(event, self.name, event_name(cls))
-                        self.pending.append((edge, item))
-                    break
-        return stops
-
-    async def _settle(self) -> None:
-        """All that follows a step: outputs and events, and a checkpoint that waits for it."""
-        self._send_outputs()
-        stops = bool(self.component._stbass_events) and self._send_events()
-        if self.cut is not None:
-            await self._settle_cut()
-        if self.pending:
-            await self._drain()
-        if stops:
-            self.host.stop_requested()
-
     async def _settle_cut(self) -> None:
         cut, self.cut = self.cut, None
         if cut is not None:
             await cut.take_state(self)
-
-    async def _drain(self) -> bool:
-        """Send what is pending. False: it stays, since the component ends or the round is over."""
-        # Whoever waits for room keeps its place in the line until it has got some: so those who share an input take
-        # turns, however the event loop wakes them.
-        lines: dict[str, LocalEdge] = {}
-        try:
-            while self._send_pending(lines):
-                if self.interrupt and (self._trouble or self.host.stopping or self.component._stbass_cancelled):
-                    if await self._attend():
-                        return False
-                blocked = {edge.id: edge for edge, _ in self.pending if isinstance(edge, LocalEdge)}
-                self._leave(lines, lines.keys() - blocked.keys())
-                for key, edge in blocked.items():
-                    if key not in lines:
-                        lines[key] = edge
-                        edge.inbox.join(edge.arm)
-                await self._sleep()
-                if self.host.round_over:
-                    return False
-        finally:
-            self._leave(lines, lines.keys())
-        return True
-
-    def _leave(self, lines: dict[str, LocalEdge], keys: Iterable[str]) -> None:
-        for key in list(keys):
-            edge = lines.pop(key)
-            edge.inbox.leave(edge.arm)
-
-    def _send_pending(self, lines: Container[str]) -> bool:
-        """Send what there is room for. Whether something is left."""
-        blocked: set[str] = set()
-        rest: list[tuple[OutEdge, Any]] = []
-        waiting, self.pending = self.pending, rest
-        for edge, item in waiting:
-            if edge.gone:
-                continue
-            if edge.id not in blocked:
-                try:
-                    if not isinstance(edge, LocalEdge) or edge.id not in lines:
-                        if edge.offer(item):
-                            continue
-                    elif edge.push(item):
-                        edge.served()
-                        continue
-                except ChannelClosedError:
-                    self.edge_gone(edge)
-                    continue
-                blocked.add(edge.id)
-            rest.append((edge, item))
-        return bool(rest)
 
     # Waiting ------------------------------------------------------------------------------------
 
@@ -475,22 +323,6 @@ class Runner:
         finally:
             for arm in arms:
                 arm.link.detach(arm)
-
-    async def _sleep(self) -> None:
-        """Until something happens at an attached link, or somebody pokes."""
-        host, waker = self.host, self.waker
-        waiter = waker.waiter = asyncio.get_running_loop().create_future()
-        self.is_waiting = True
-        host.active -= 1
-        if not host.active:
-            host.look_whether_quiet()
-        try:
-            await waiter
-        finally:
-            self.is_waiting = False
-            waker.waiter = None
-            if waiter.cancelled() or not waiter.done():
-                host.active += 1
 
     @property
     def all_inboxes(self) -> list[Inbox]:
@@ -518,26 +350,6 @@ class Runner:
             return f"{self.name!r} waits for room at {edges}"
         fields = ", ".join(inbox.name for inbox in self.inboxes if inbox.held is NOTHING)
         return f"{self.name!r} waits for {fields or 'events'}"
-
-    def poke(self) -> None:
-        """Something has happened outside of a step: an event was queued, the component was closed or cancelled."""
-        self.interrupt = True
-        self.waker.wake()
-
-    def fail(self, error: BaseException) -> None:
-        """Something that the component depends on has failed: so does it."""
-        self._trouble = self._trouble or error
-        self.poke()
-
-    def edge_gone(self, edge: OutEdge) -> None:
-        """Nobody takes anything from an edge any more."""
-        if edge.gone:
-            return
-        edge.gone = True
-        self.live -= 1
-        if not self.live:
-            self._unwanted = True
-        self.poke()
 
     async def _attend(self) -> bool:
         """See to whatever interrupts. True: the component has ended."""
