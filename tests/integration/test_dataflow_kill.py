@@ -21,7 +21,7 @@ from sqlalchemy import create_engine, text
 from tests.support.postgres_server import PostgresServer
 
 ROOT = Path(__file__).parents[2]
-ROWS = 20_000
+ROWS = 20_100
 KILLS = 3
 
 

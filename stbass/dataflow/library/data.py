@@ -227,7 +227,9 @@ class DataWriter(_Outside, ABC):
     async def run(self) -> None:
         """Take rows until no more come, and write what is left."""
         await super().run()
-        await self._target_finish()
+        if self.io.is_closed or not self.is_resumable:
+            await self._target_finish()
+        # Else it was stopped, and will go on.
 
     async def destroy(self) -> None:
         """Write what is left, unless the job is one that goes on at its last checkpoint; and close."""
@@ -280,12 +282,20 @@ class DataWriter(_Outside, ABC):
         await self._target_open()
         await self._target_written()
         await self._target_write()
-        await self.off_loop(self.finish_target)
+        try:
+            await self.off_loop(self.finish_target)
+        except Exception:
+            self._target_failed = True
+            raise
         self._target_finished = True
 
     async def _target_open(self) -> None:
         if not self._target_opened:
-            await self.off_loop(self.open_target, None)
+            try:
+                await self.off_loop(self.open_target, None)
+            except Exception:
+                self._target_failed = True
+                raise
             self._target_opened = True
 
     async def _target_begin_to_write(self) -> None:
