@@ -138,6 +138,8 @@ class Runner(Sender):
         try:
             if self.cut is not None:
                 await self._settle_cut()
+            if self.host.stopping:
+                self.interrupt = True  # it may have been seen to after the step before
             if not self.ended:
                 await self._loop(1)
             if self.steps == before and (self.ended or self.host.stopping):
