@@ -124,7 +124,7 @@ class OutletEdge:
             BaseException: it could not be.
         """
         if self._task is not None:
-            await self._task
+            await asyncio.wait((self._task,))  # whoever waits no longer does not end it by that
         if self.error is not None:
             raise self.error
 

@@ -63,6 +63,7 @@ class Host:
         self._cut: Cut | None = None
         self._last_cut = 0
         self._running: asyncio.Task[Any] | None = None
+        self._carrying: asyncio.Task[None] | None = None
         self._cancelled = False
         self._in_step = False
         for component in by_name(components).values():
@@ -183,6 +184,25 @@ class Host:
             ProcessCancelled: :meth:`cancel` was called.
         """
         await self._go({runner.name: runner.work for runner in self.runners.values() if not runner.ended})
+        await self._carry_on()
+
+    async def _carry_on(self) -> None:
+        """Wait until what lies at the edges to other hosts has been carried; once stopped, it may stay there."""
+        if self.stopping or not self._outlets:
+            return
+        carrying = self._carrying = asyncio.ensure_future(self._finish_edges())
+        try:
+            await carrying
+        except asyncio.CancelledError:
+            carrying.cancel()
+            if _is_cancelled():
+                raise
+            if self._cancelled:
+                raise ProcessCancelled("the process was cancelled") from None
+        finally:
+            self._carrying = None
+
+    async def _finish_edges(self) -> None:
         for edge in self._outlets:
             await edge.finished()
 
@@ -216,13 +236,16 @@ class Host:
     def cancel(self) -> None:
         """End everything at once, whatever it is doing."""
         self._cancelled = True
-        if self._running is not None:
-            self._running.cancel()
+        for task in (self._running, self._carrying):
+            if task is not None:
+                task.cancel()
 
     def stop(self) -> None:
         """Let every component end after the step that it is in."""
         if not self.stopping:
             self.stopping = True
+            if self._carrying is not None:
+                self._carrying.cancel()
             for runner in self.runners.values():
                 if not runner.ended:
                     runner.poke()
