@@ -72,7 +72,9 @@ class RedisAddress:
         return hide_password(self.url)
 
     def _plain_url(self) -> str:
-        return re.sub(r"^(redis\+socket|socket)://", "unix://", self.url).replace("virtual_host=", "db=")
+        url = re.sub(r"^(redis\+socket|socket)://", "unix://", self.url).replace("virtual_host=", "db=")
+        # As Celery's documentation writes it; redis-py knows the second part, in lower case.
+        return re.sub(r"(?<=[?&]ssl_cert_reqs=)CERT_(\w+)", lambda found: found[1].lower(), url)
 
     def _sentinels(self) -> tuple[list[tuple[str, int]], dict[str, Any]]:
         hosts, kwargs = [], {}

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
-__all__ = ["Direction", "Proxy"]
+__all__ = ["CERTIFICATE", "Direction", "Proxy"]
+
+CERTIFICATE = Path(__file__).with_name("tls") / "certificate.pem"
+"""For 127.0.0.1 and localhost, signed by itself, good for a hundred years: nothing but the tests trusts it."""
 
 Direction = Literal["to server", "to client"]
 
@@ -20,6 +25,7 @@ class Proxy:
         cut_at: cut the connection that forwards the chunk of this number (from 1), in this direction.
         after: whether that chunk is still forwarded.
         change: applied to what the server says.
+        tls: whether clients speak TLS to it, with the certificate in :data:`CERTIFICATE`.
     """
 
     def __init__(
@@ -29,11 +35,16 @@ class Proxy:
         cut_at: tuple[Direction, int] | None = None,
         after: bool = False,
         change: Callable[[bytes], bytes] | None = None,
+        tls: bool = False,
     ) -> None:
         self._server_port = port
         self._cut_at = cut_at
         self._after = after
         self._change = change
+        self._tls: ssl.SSLContext | None = None
+        if tls:
+            self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            self._tls.load_cert_chain(CERTIFICATE, CERTIFICATE.with_name("key.pem"))
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
@@ -44,6 +55,8 @@ class Proxy:
     @property
     def url(self) -> str:
         """``redis://…`` through the proxy."""
+        if self._tls is not None:
+            return f"rediss://127.0.0.1:{self.port}/0?ssl_cert_reqs=required&ssl_ca_certs={CERTIFICATE}"
         return f"redis://127.0.0.1:{self.port}/0"
 
     def cut_all(self) -> None:
@@ -53,7 +66,7 @@ class Proxy:
             writer.transport.abort()
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
