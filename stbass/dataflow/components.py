@@ -85,6 +85,8 @@ class Component(Exportable):
     _stbass_cancelled: bool = False
     _stbass_name: str | None = None
     _stbass_steps: int = 0
+    _stbass_job: str | None = None
+    """The job of its process, if that goes on from its last checkpoint when it has died; also where the state is not."""
 
     # What it has set and not sent yet, what it set before that, and events that it has queued.
     _stbass_out: dict[str, Any]

@@ -35,6 +35,7 @@ def plan_of(group: Group, *, process: str, parameters: Mapping[str, Any]) -> byt
             "group": group.name,
             "components": [[one.name, *_made_of(one, one.name)] for one in group.components],
             "edges": [asdict(edge) for edge in group.edges],
+            "job": group.components[0]._stbass_job,
             # For later: only when the components' modules are imported are the classes of such values known.
             "parameters": _text(parameters, "parameters of the process"),
         },
@@ -56,6 +57,7 @@ def made_of_plan(plan: bytes, named: Named) -> tuple[list[Component], list[Edge]
     parameters = loads(made["parameters"], what="parameters", limit=LIMIT)
     for component in components:
         component._stbass_process_parameters = parameters
+        component._stbass_job = made["job"]
     return components, [Edge(**edge) for edge in made["edges"]]
 
 

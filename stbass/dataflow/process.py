@@ -219,6 +219,7 @@ class Process(Exportable, ABC):
         for component in self.components.values():
             component._stbass_process_parameters = self.parameters
             component._stbass_process_state = self._state
+            component._stbass_job = self._state.job_id if self._state.durable else None
         self._is_initialised = self._was_run = True
         try:
             await self._start(parts)

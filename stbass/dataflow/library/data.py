@@ -268,8 +268,8 @@ class DataWriter(_Outside, ABC):
 
     @property
     def is_resumable(self) -> bool:
-        """Whether its state outlives the process, so that a job that ends too early goes on at its last checkpoint."""
-        return self.state is not None and self.state.durable
+        """Whether the process's state outlives it, so that a job that ends too early goes on at its last checkpoint."""
+        return self._stbass_job is not None
 
     async def _target_leave(self) -> None:
         if self.is_resumable or self._target_failed:

@@ -243,8 +243,8 @@ class SQLWriter(DataWriter):
         return progress.c.job == job, progress.c.component == component
 
     def _key(self) -> tuple[str, str]:
-        assert self.state is not None
-        return self.state.job_id, self.name
+        assert self._stbass_job is not None
+        return self._stbass_job, self.name
 
     def _called(self) -> str:
         return f"{self._schema}.{self._table_name}" if self._schema else self._table_name
