@@ -176,6 +176,9 @@ class DistributedProcess(Process):
                 await self._halt(pending)
         except asyncio.CancelledError:
             await self._halt([task for task in tasks if not task.done()])
+            for task in tasks:
+                if not task.cancelled():
+                    task.exception()  # nobody asks for it any more
             raise
         raised = [error for task in tasks if not task.cancelled() and (error := task.exception()) is not None]
         raised += [error for error in self._lost.values() if error not in raised]

@@ -1,0 +1,456 @@
+"""Processes on a Ray cluster that is really there, with actors that really die."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+
+from stbass.dataflow import AsyncioConnector, Component, ConnectorSpec, LocalProcess, RayConnector, RayProcess, Status
+from stbass.dataflow.components import steps_of
+from stbass.dataflow.state import SqliteStateBackend
+from stbass.errors import (
+    AdmissionError,
+    DataflowError,
+    JobFinishedError,
+    NotTransportable,
+    ProcessCancelled,
+    WorkerLostError,
+)
+from tests.os_processes import wait_until_gone
+from tests.support import dataflow_ray_job
+from tests.support.dataflow import Add, Count, Endless, Join, Keep
+from tests.support.dataflow_graphs import SHAPES, came_out
+from tests.support.dataflow_remote import (
+    Ahead,
+    Behind,
+    Given,
+    Hears,
+    Hungry,
+    Oops,
+    Raises,
+    RaisesAtInit,
+    Sends,
+    Silent,
+    Sleeps,
+    Stops,
+    Tells,
+    Where,
+    triple,
+)
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[str]:
+    """A cluster on this machine: its address."""
+    ray.init(
+        num_cpus=4,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        object_store_memory=100 * 2**20,
+        _node_ip_address="127.0.0.1",
+    )
+    try:
+        yield ray.get_runtime_context().gcs_address
+    finally:
+        ray.shutdown()
+
+
+def on_ray(components: Iterable[Component], *connections: tuple[str, str], maxsize: int = 64, **options: Any) -> Any:
+    """A process on Ray, its connections as pairs of text."""
+    connectors = [RayConnector(ConnectorSpec(source, target), maxsize=maxsize) for source, target in connections]
+    return RayProcess(list(components), connectors, **options)
+
+
+class Log:
+    """What components tell, as they do: a named pipe."""
+
+    def __init__(self, path: Path) -> None:
+        os.mkfifo(path)
+        self.path = path
+        self.lines: list[list[str]] = []
+        self._pipe = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+        self._rest = b""
+
+    def __enter__(self) -> Log:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._pipe)
+
+    def read(self) -> list[list[str]]:
+        """All lines that have come."""
+        with contextlib.suppress(BlockingIOError):
+            *whole, self._rest = (self._rest + os.read(self._pipe, 65536)).split(b"\n")
+            self.lines += [line.decode().split() for line in whole]
+        return self.lines
+
+    async def until(self, what: str) -> list[str]:
+        """The line that says this, when it is there."""
+        loop, come = asyncio.get_running_loop(), asyncio.Event()
+        while True:
+            found = [line for line in self.read() if line[1] == what]
+            if found:
+                return found[0]
+            come.clear()
+            loop.add_reader(self._pipe, come.set)
+            try:
+                await come.wait()
+            finally:
+                loop.remove_reader(self._pipe)
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[Log]:
+    """A log for one test."""
+    with Log(tmp_path / "log") as made:
+        yield made
+
+
+# What comes out ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", ["cycle", "events"])
+async def test_the_same_comes_out_as_on_one_event_loop(shape: str) -> None:
+    # given
+    components, connections = SHAPES[shape](60)
+    connectors = [AsyncioConnector(ConnectorSpec(*ends), maxsize=4) for ends in connections]
+    async with asyncio.timeout(30), LocalProcess(components, connectors) as process:
+        await process.run()
+        expected = came_out(shape, process)
+    # when
+    components, _ = SHAPES[shape](60)
+    async with asyncio.timeout(30), RayProcess(components, connectors) as there:
+        await there.run()
+    # then
+    assert came_out(shape, there) == expected
+    assert len(expected) > 8
+    assert {one.status for one in there.components.values()} == {Status.COMPLETED}
+
+
+async def test_steps_and_then_to_the_end() -> None:
+    process = on_ray(
+        [Count(5, name="a"), Add(10, name="b"), Where(name="w"), Keep(name="sink")],
+        ("a.y", "b.x"),
+        ("b.y", "w.x"),
+        ("w.y", "sink.x"),
+        placement={"a": "one", "b": "one"},
+    )
+    sink: Any = process.components["sink"]
+    async with asyncio.timeout(30), process:
+        assert str(process.status) == "init"
+        await process.step()
+        assert (sink.got, process.status) == ([10], Status.INIT)
+        await process.step()
+        assert sink.got == [10, 11]
+        assert process.components["b"].y == 11
+        assert process.components["b"].x == 1
+        await process.run()
+        assert sink.got == [10, 11, 12, 13, 14]
+        assert process.status is Status.COMPLETED
+        with pytest.raises(JobFinishedError):
+            await process.run()
+    pid = process.components["w"].pid
+    assert pid != os.getpid()
+    assert wait_until_gone(pid)
+    # and a second time from the beginning, in new actors
+    async with asyncio.timeout(30), process:
+        await process.run()
+    assert sink.got == [10, 11, 12, 13, 14]
+    assert process.components["w"].pid not in (pid, os.getpid())
+
+
+async def test_one_to_many_and_many_to_one_with_functions_and_values_of_all_kinds() -> None:
+    process = on_ray(
+        [
+            Count(4, name="a"),
+            triple.component(name="b"),
+            Join(name="join"),
+            Keep(name="pairs"),
+            Sends("array", name="arrays"),
+            Sends("tuple", name="tuples"),
+            Keep(name="values"),
+            Given({"path": Path("x"), "colour": None}, parameters={"own": 1}, name="given"),
+        ],
+        ("a.y", "b.x"),
+        ("a.y", "join.a"),
+        ("b.y", "join.b"),
+        ("join.y", "pairs.x"),
+        ("arrays.y", "values.x"),
+        ("tuples.y", "values.x"),
+        placement={"pairs": "sinks", "values": "sinks", "a": "sources", "arrays": "sources", "tuples": "sources"},
+        parameters={"all": 2, "own": 0},
+    )
+    async with asyncio.timeout(30), process:
+        await process.run()
+    assert process.components["pairs"].got == [(0, 0), (1, 3), (2, 6), (3, 9)]
+    array, tuple_ = sorted(process.components["values"].got, key=lambda one: isinstance(one, tuple))
+    assert np.array_equal(array, [[0, 1, 2], [3, 4, 5]])
+    assert tuple_ == (1, {"a": {2, 3}}, b"\x00")
+    assert process.components["given"].given == {"path": Path("x"), "colour": None}
+    assert process.components["given"].all_parameters == {"all": 2, "own": 1}
+
+
+async def test_close_travels_both_ways_and_connectors_are_bounded(tmp_path: Path) -> None:
+    # given: sources that never end, and one that takes 60 values, slowly
+    path = tmp_path / "made"
+    process = on_ray(
+        [
+            Ahead(path, name="a"),
+            Behind(path, 60, name="b"),
+            Count(3, name="short"),
+            Endless(name="long"),
+            Join(name="join"),
+            Keep(name="sink"),
+            Tells(4, name="tells"),
+            Hears(name="hears"),
+        ],
+        ("a.y", "b.x"),
+        ("short.y", "join.a"),
+        ("long.y", "join.b"),
+        ("join.y", "sink.x"),
+        maxsize=5,
+        placement={"tells": "a", "short": "a", "sink": "b", "join": "b"},
+    )
+    # when
+    async with asyncio.timeout(30), process:
+        await process.run()
+    # then: all have ended, and nobody was further ahead than two connectors and a step hold
+    assert process.components["sink"].got == [(0, 0), (1, 1), (2, 2)]
+    assert process.components["hears"].heard == [0, 1, 2, 3]
+    assert process.components["b"].taken == 60
+    assert 1 < process.components["b"].most <= 2 * 5 + 2
+    assert process.status is Status.COMPLETED
+
+
+# How it ends otherwise ---------------------------------------------------------------------------
+
+
+async def test_a_stop_event_stops_all() -> None:
+    process = on_ray([Endless(name="a"), Where(name="w"), Stops(name="sink")], ("a.y", "w.x"), ("w.y", "sink.x"))
+    async with asyncio.timeout(30), process:
+        await process.run()
+        assert process.components["sink"].got[:3] == [0, 1, 2]
+        assert process.status is Status.STOPPED
+        assert {str(one.status) for one in process.components.values()} == {"stopped"}
+
+
+async def test_a_failure_ends_the_others_at_once(log: Log) -> None:
+    process = on_ray(
+        [Endless(name="a"), Raises(7, log=log.path, name="b"), Sleeps(log.path, name="c")],
+        ("a.y", "b.x"),
+        ("a.y", "c.x"),
+    )
+    async with asyncio.timeout(30), process:
+        began = monotonic()
+        with pytest.raises(ExceptionGroup) as caught:
+            await process.run()
+        assert monotonic() - began < 1
+        (error,) = caught.value.exceptions
+        assert type(error) is Oops
+        assert error.code == 7
+        assert error.__notes__ == ["component 'b', step 8"]
+        assert process.status is Status.FAILED
+        assert str(process.components["b"].status) == "failed"
+    what = [(name, what) for name, what, _ in log.read()]
+    assert sorted(what[2:]) == [("b", "destroy"), ("c", "asleep"), ("c", "cancelled"), ("c", "destroy")]
+    assert all(wait_until_gone(int(pid)) for _, _, pid in log.read())
+
+
+async def test_a_failure_in_init(log: Log) -> None:
+    process = on_ray(
+        [Endless(name="a"), RaisesAtInit(log.path, name="b"), Keep(name="c")], ("a.y", "b.x"), ("b.y", "c.x")
+    )
+    async with asyncio.timeout(30):
+        with pytest.raises(ExceptionGroup) as caught:
+            await process.init()
+        await process.destroy()
+    assert [type(error) for error in caught.value.exceptions] == [Oops]
+    assert process.status is Status.FAILED
+    assert [what for _, what, _ in log.read()] == ["init", "destroy"]
+
+
+async def test_a_killed_actor_is_noticed_at_once(log: Log) -> None:
+    # given
+    process = on_ray(
+        [Endless(name="a"), Where(log.path, name="victim"), Sleeps(log.path, name="c")],
+        ("a.y", "victim.x"),
+        ("victim.y", "c.x"),
+    )
+    async with asyncio.timeout(30), process:
+        running = asyncio.ensure_future(process.run())
+        await log.until("asleep")
+        # when
+        pids = {name: int(pid) for name, what, pid in log.read() if what == "init"}
+        os.kill(pids["victim"], signal.SIGKILL)
+        began = monotonic()
+        with pytest.raises(ExceptionGroup) as caught:
+            await running
+        # then
+        assert monotonic() - began < 1
+        (error,) = caught.value.exceptions
+        assert isinstance(error, WorkerLostError)
+        assert "the Ray actor with 'victim' died" in str(error)
+        assert process.status is Status.FAILED
+        assert str(process.components["victim"].status) == "failed"
+        assert (await log.until("cancelled"))[0] == "c"
+    assert (await log.until("destroy"))[0] == "c"
+    assert wait_until_gone(pids["c"])
+
+
+async def test_cancelled_from_outside(log: Log) -> None:
+    process = on_ray([Endless(name="a"), Sleeps(log.path, name="b")], ("a.y", "b.x"))
+    async with asyncio.timeout(30), process:
+        running = asyncio.ensure_future(process.run())
+        await log.until("asleep")
+        process.cancel()
+        with pytest.raises(ProcessCancelled):
+            await running
+        assert process.status is Status.STOPPED
+    assert [what for _, what, _ in log.read()] == ["init", "asleep", "cancelled", "destroy"]
+
+
+async def test_everybody_waits_for_somebody_else() -> None:
+    # what never sends and never ends, on one arm of a join whose other arm is full
+    process = on_ray(
+        [Endless(name="a"), Silent(name="b"), Join(name="join"), Keep(name="sink")],
+        ("a.y", "b.x"),
+        ("a.y", "join.a"),
+        ("b.y", "join.b"),
+        ("join.y", "sink.x"),
+        placement={"a": "one", "b": "one", "join": "two", "sink": "two"},
+    )
+    async with asyncio.timeout(30), process:
+        with pytest.raises(ExceptionGroup) as caught:
+            await process.run()
+    (error,) = caught.value.exceptions
+    assert isinstance(error, DataflowError)
+    assert "'join' waits for b" in str(error)
+    assert "'a' waits for room at join.a" in str(error)
+
+
+async def test_what_cannot_travel() -> None:
+    process = on_ray([Sends("stranger", name="a"), Keep(name="b")], ("a.y", "b.x"))
+    async with asyncio.timeout(30), process:
+        with pytest.raises(ExceptionGroup) as caught:
+            await process.run()
+    (error,) = caught.value.exceptions
+    assert isinstance(error, NotTransportable)
+    assert "component 'a', output 'y'" in str(error)
+    # and on one event loop it need not travel
+    together = on_ray([Sends("stranger", name="a"), Keep(name="b")], ("a.y", "b.x"), placement={"a": "x", "b": "x"})
+    async with asyncio.timeout(30), together:
+        await together.run()
+        assert together.status is Status.COMPLETED
+
+
+# Room --------------------------------------------------------------------------------------------
+
+
+async def test_too_little_room_is_told_and_none_is_taken() -> None:
+    # given: 4 processors; 3 of them are enough for one, and not for two
+    process = on_ray(
+        [Endless(name="a"), Hungry(name="b"), Hungry(name="c")],
+        ("a.y", "b.x"),
+        ("b.y", "c.x"),
+        admission_timeout=0.5,
+    )
+    async with asyncio.timeout(20):
+        with pytest.raises(AdmissionError) as caught:
+            await process.init()
+        assert caught.value.needed == {"CPU": 6}
+        assert caught.value.free == {"CPU": 4}
+        assert "needed CPU: 6; free CPU: 4" in str(caught.value)
+        await process.destroy()
+        # when: there is enough for one, so nothing has been left taken
+        smaller = on_ray([Count(3, name="a"), Hungry(name="b"), Keep(name="c")], ("a.y", "b.x"), ("b.y", "c.x"))
+        async with smaller:
+            await smaller.run()
+    assert smaller.components["c"].got == [0, 1, 2]
+
+
+# Checkpoints -------------------------------------------------------------------------------------
+
+N = 5_000
+
+
+def expected_of_job() -> list[Any]:
+    """What the job gives if nothing happens."""
+
+    async def whole() -> list[Any]:
+        components, _ = SHAPES["chain"](N)
+        numbers, sums, _, sink = components
+        ends = [("a.y", "b.x"), ("b.y", "sink.x")]
+        connectors = [AsyncioConnector(ConnectorSpec(*one)) for one in ends]
+        async with LocalProcess([numbers, sums, sink], connectors) as process:
+            await process.run()
+            return came_out("chain", process)
+
+    return asyncio.run(whole())
+
+
+def test_a_killed_program_goes_on_where_it_was(cluster: str, tmp_path: Path) -> None:
+    # given
+    pids = tmp_path / "pids"
+    arguments = [cluster, str(tmp_path / "state.db"), "Job_killed00", str(N), str(pids)]
+    command = [sys.executable, "-m", "tests.support.dataflow_ray_job", *arguments]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        assert [first.stdout.readline() for _ in range(3)] == [f"checkpoint {n}\n" for n in (1, 2, 3)]
+        # when
+        first.kill()
+    # then: its actors die with it
+    (init,) = [line.split() for line in pids.read_text().splitlines()]
+    assert wait_until_gone(int(init[2]))
+    # and another one goes on, from that checkpoint at least
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    *checkpoints, result = done.stdout.splitlines()
+    assert int(checkpoints[0].split()[1]) > 3
+    assert json.loads(result) == expected_of_job()
+
+
+async def test_after_a_killed_actor_it_goes_on_where_it_was(tmp_path: Path) -> None:
+    # given
+    pids, safe = tmp_path / "pids", asyncio.Event()
+
+    class Watched(dataflow_ray_job.Printing):
+        async def _committed(self, n: int) -> None:
+            await super()._committed(n)
+            if n == 4:
+                safe.set()
+
+    def job() -> dataflow_ray_job.Printing:
+        return dataflow_ray_job.make(N, pids, SqliteStateBackend(tmp_path / "state.db", job_id="Job_killed01"), Watched)
+
+    async with asyncio.timeout(60):
+        async with job() as process:
+            running = asyncio.ensure_future(process.run())
+            await safe.wait()
+            # when
+            os.kill(int(pids.read_text().split()[2]), signal.SIGKILL)
+            with pytest.raises(ExceptionGroup) as caught:
+                await running
+            assert [type(error) for error in caught.value.exceptions] == [WorkerLostError]
+        # then
+        async with job() as again:
+            await again.run()
+            assert steps_of(again.components["a"]) == N
+            sink: Any = again.components["sink"]
+    assert sink.got == await asyncio.to_thread(expected_of_job)

@@ -1,0 +1,147 @@
+"""Groups of components on this event loop, with a network between them that takes its time."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from stbass.dataflow.distributed import DistributedProcess
+from stbass.dataflow.edge import Edge
+from stbass.dataflow.groups import Group, GroupHandle, GroupListener, View
+from stbass.dataflow.plan import plan_of
+from stbass.dataflow.remote import RemoteGroup, heard, returned
+from stbass.errors import WorkerLostError
+from stbass.wire import dumps
+
+network = random.Random(0)
+
+
+async def travel() -> None:
+    """A message is on its way: some turns of the event loop."""
+    for _ in range(network.choice((0, 0, 1, 2, 7))):
+        await asyncio.sleep(0)
+
+
+class HereProcess(DistributedProcess):
+    """A process whose groups are all here."""
+
+    kind: ClassVar[str] = "ray"
+
+    async def _place(self, groups: Sequence[Group]) -> Sequence[GroupHandle]:
+        homes = {one.name: group.name for group in groups for one in group.components}
+        self.places: dict[str, Place] = {}
+        for group in groups:
+            plan = plan_of(group, process=self.name, parameters=self.parameters)
+            self.places[group.name] = Place(group, plan, self.places, homes, self)
+        return list(self.places.values())
+
+
+class Place:
+    """See ``GroupHandle`` and ``Carrier``."""
+
+    def __init__(
+        self,
+        group: Group,
+        plan: bytes,
+        places: Mapping[str, Place],
+        homes: Mapping[str, str],
+        listener: GroupListener,
+    ) -> None:
+        self.name = group.name
+        self.components = [one.name for one in group.components]
+        self.remote: RemoteGroup
+        self._plan = plan
+        self._places = places
+        self._homes = homes
+        self._listener = listener
+        self._reports: asyncio.Queue[bytes] = asyncio.Queue()
+        self._orders: asyncio.Queue[tuple[Any, ...]] = asyncio.Queue()
+        self._gone: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def forth(self, edge: Edge, message: bytes) -> bytes:
+        await travel()
+        answer = await self._places[self._homes[edge.target]].remote.deliver(edge.id, message)
+        await travel()
+        return answer
+
+    async def back(self, edge: Edge) -> None:
+        await travel()
+        self._places[self._homes[edge.source]].remote.gone(edge.id)
+
+    async def prepare(self) -> None:
+        self.remote = RemoteGroup(self._plan, self, self._reports.put_nowait)
+        self._tasks = [asyncio.ensure_future(self._report()), asyncio.ensure_future(self._order())]
+
+    async def _report(self) -> None:
+        while True:
+            report = await self._reports.get()
+            await travel()
+            heard(self.name, report, self._listener)
+
+    async def _order(self) -> None:
+        while True:
+            order = await self._orders.get()
+            await travel()
+            self.remote.order(*order)
+
+    async def call(self, name: str, argument: Any = None) -> Any:
+        await travel()
+        doing = asyncio.ensure_future(self.remote.call(name, dumps(argument)))
+        await asyncio.wait((doing, self._gone), return_when=asyncio.FIRST_COMPLETED)
+        if self._gone.done():
+            doing.cancel()
+            raise self._gone.result()
+        await travel()
+        return returned(doing.result())
+
+    async def init(self, parts: Mapping[str, bytes] | None) -> None:
+        await self.call("init", None if parts is None else {name: part.decode() for name, part in parts.items()})
+
+    async def step(self, number: int) -> bool:
+        return bool(await self.call("step", number))
+
+    async def run(self, number: int) -> bool:
+        return bool(await self.call("run", number))
+
+    async def committed(self, n: int) -> None:
+        await self.call("committed", n)
+
+    async def views(self) -> Mapping[str, View]:
+        found: Mapping[str, View] = await self.call("views")
+        return found
+
+    def end_round(self, number: int) -> None:
+        self._orders.put_nowait(("end_round", number))
+
+    def stall(self, number: int, text: str) -> None:
+        self._orders.put_nowait(("stall", number, text))
+
+    def request_cut(self, n: int) -> None:
+        self._orders.put_nowait(("cut", n))
+
+    def stop(self) -> None:
+        self._orders.put_nowait(("stop",))
+
+    def cancel(self) -> None:
+        self._orders.put_nowait(("cancel",))
+
+    async def destroy(self) -> Mapping[str, View]:
+        try:
+            if not self._tasks or self._gone.done():
+                return {}
+            found: Mapping[str, View] = await self.call("destroy")
+            return found
+        finally:
+            for task in self._tasks:
+                task.cancel()
+
+    def die(self) -> None:
+        """Be there no more: nothing of it is ever heard again."""
+        error = WorkerLostError(f"group {self.name!r} died", worker=self.name)
+        for task in self._tasks:
+            task.cancel()
+        self._gone.set_result(error)
+        self._listener.lost(self.name, error)
