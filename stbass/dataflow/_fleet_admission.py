@@ -42,7 +42,7 @@ def not_admitted(
     # Those that run will be withdrawn: to anybody who asks, their slots are as good as free.
     free = {endpoint: number + held[endpoint] for endpoint, number in free_slots(needed, workers).items()}
     names = ", ".join(map(repr, waiting))
-    reason = f"after {seconds:g} s no worker had taken {'groups' if len(waiting) > 1 else 'group'} {names}"
+    reason = f"After {seconds:g} s no worker had taken {'groups' if len(waiting) > 1 else 'group'} {names}"
     return _error(process, needed, free, workers, [reason])
 
 
@@ -51,7 +51,7 @@ def _reasons(short: Mapping[str, int], free: Mapping[str, int], workers: Sequenc
     if alone or len(short) < 2:
         return []
     together = sum(worker.free for worker in workers if any(queue in worker.queues for queue in short))
-    return [f"{', '.join(map(repr, short))} have the same workers, with {together} free together"]
+    return [f"Endpoints {', '.join(map(repr, short))} have the same workers, with {together} free together"]
 
 
 def _error(
@@ -65,7 +65,7 @@ def _error(
     nobody = [
         nobody_consumes(endpoint) for endpoint in needed if not any(endpoint in worker.queues for worker in workers)
     ]
-    remedy = [] if nobody else ["start more workers there, or let them run more at once (-c)"]
+    remedy = [] if nobody else ["Start more workers there, or let them run more at once (-c)"]
     text = ". ".join([counts, *reasons, *nobody, *remedy])
     return AdmissionError(
         f"process {process!r} needs a slot for each of its groups at the same time. {text}",

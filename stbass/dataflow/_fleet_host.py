@@ -19,6 +19,7 @@ import asyncio
 from collections.abc import Coroutine, Mapping
 from typing import Any
 
+from stbass._cancellation import settled
 from stbass.backends.celery.runtime import this_runtime
 from stbass.context import ProcessContext
 from stbass.dataflow._fleet_classes import Admitted
@@ -107,15 +108,15 @@ class _Service:
             # Either the producer has withdrawn it, and hears no more; or this worker is about to end.
             lost = WorkerLostError(f"group {self._host.group!r}: {self._worker} is stopping", worker=self._worker)
             self._reports.post(b"x" + dump_error(lost))
-            await self._reports.flush()
-            await self._give_up()
+            # A producer that runs anew waits for the end of this: it must be one, whoever cancels it once more.
+            await settled(self._give_up())
             raise
         except BaseException as error:
             self._reports.post(b"x" + dump_error(error))
-            await self._give_up()
+            await settled(self._give_up())
             raise
         finally:
-            await self._leave()
+            await settled(self._leave())
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         def ended(task: asyncio.Task[None]) -> None:
@@ -196,6 +197,7 @@ class _Service:
 
     async def _give_up(self) -> None:
         """End the components, whatever they are doing."""
+        await self._reports.flush()
         if self._group is not None:
             self._group.order("cancel")
             if self._calls:

@@ -31,6 +31,8 @@ class Record(msgspec.Struct):
     """Of each: process id, name, queue."""
     channels: list[str]
     lease: float
+    keys: list[str] = []
+    """What else is left of it in Redis."""
 
 
 def flow_key(job_id: str) -> str:
@@ -68,7 +70,7 @@ async def end_former(client: FleetClient, transport: RedisTransport, job_id: str
     await client.withdraw([process_id for process_id, _, _ in record.groups])
     running = [group for group in record.groups if await client.redis.exists(keys.run_key(group[0]))]
     await _ended(client, job_id, running, record.lease)
-    await forget(client, job_id)
+    await client.redis.delete(flow_key(job_id), *record.keys)
 
 
 async def _ended(client: FleetClient, job_id: str, groups: Sequence[tuple[str, str, str]], lease: float) -> None:

@@ -66,6 +66,7 @@ class FleetRun:
         self._channels: list[Chan[bytes]] = []
         self._placing: asyncio.Task[Any] | None = None
         self._sent: list[str] = []
+        self._done: list[str] = []
         self._group_id = ""
         piece = piece_size(backend.settings.max_message_bytes)
         homes = {one.name: index for index, group in enumerate(groups) for one in group.components}
@@ -137,10 +138,8 @@ class FleetRun:
             (host, Placement(endpoint=handle.endpoint)) for host, handle in zip(self._hosts, self.handles, strict=True)
         ]
         # Groups that are left are told what to do by whoever runs the process, so that they can end in order.
-        result = (
-            await PLACED_PAR(*pairs, on_failure=FailurePolicy.COLLECT, registry=registry).with_name(self._process).run()
-        )
-        self._group_id = "" if result.group is None else str(result.group.id)
+        placed = PLACED_PAR(*pairs, on_failure=FailurePolicy.COLLECT, registry=registry)
+        await placed.with_name(self._process).run()
 
     async def _admitted(self) -> None:
         assert self._placing is not None
@@ -162,19 +161,23 @@ class FleetRun:
             self._placing.result()  # it could not even be sent
         await _all(running)
 
-    async def sent(self, ids: Sequence[str]) -> None:
-        """The groups are about to be sent, as processes of these ids."""
+    async def sent(self, group_id: str, ids: Sequence[str]) -> None:
+        """The groups are about to be sent, as processes of these ids, which Celery knows together by that of a group."""
+        self._group_id = group_id
         self._sent += ids
         if self._job_id is not None:
             groups = [
                 (process_id, f"group {handle.name!r}", self._backend.queue or handle.endpoint)
                 for process_id, handle in zip(self._sent, self.handles, strict=True)
             ]
-            record = Record(groups, self._channel_ids(), self._backend.settings.lease)
+            left = self._backend.group_keys(group_id)
+            record = Record(groups, self._channel_ids(), self._backend.settings.lease, left)
             await keep(self._backend.client(), self._job_id, record)
 
-    def ended(self, process: Composable, result: ProcessResult) -> None:
+    def ended(self, process: Composable, process_id: str, result: ProcessResult) -> None:
         """A group runs no more."""
+        if result.is_ok:
+            self._done.append(process_id)
         for host, handle in zip(self._hosts, self.handles, strict=True):
             if host is process:
                 error: Exception = DataflowError(f"group {handle.name!r} has ended, though nobody told it to")
@@ -202,8 +205,11 @@ class FleetRun:
             if self._job_id is not None and in_order:
                 await forget(self._backend.client(), self._job_id)
             if self._group_id:
-                # Nobody will ask for these: the process that its caller has is not made of them.
-                await self._backend.forget_group(self._group_id, self._sent)
+                # Nobody will ask for these: the process that its caller has is not made of them. The other results stay
+                # their time, so that a message which comes back from a dead worker is not taken for a new one.
+                client = self._backend.client()
+                results = [client.prefix + process_id for process_id in self._done]
+                await client.redis.delete(*self._backend.group_keys(self._group_id), *results)
         except (OSError, redis.RedisError) as error:
             raise unavailable(self._backend.settings.backend, f"end process {self._process!r}", error) from error
 
@@ -246,12 +252,12 @@ class _Placed(ExecutionBackend):
 
     async def execute(self, process: Composable, ctx: ProcessContext) -> ProcessResult:
         result = await self._backend.execute(process, ctx)
-        self._run.ended(process, result)
+        self._run.ended(process, ctx.process_id, result)
         return result
 
     async def open_group(self, group_id: str, members: Sequence[tuple[Composable, ProcessContext]]) -> Any:
         handle = await self._backend.open_group(group_id, members)
-        await self._run.sent([ctx.process_id for _, ctx in members])
+        await self._run.sent(group_id, [ctx.process_id for _, ctx in members])
         return handle
 
     async def health_check(self) -> bool:

@@ -112,16 +112,18 @@ class Checkpoints:
         saving.add_done_callback(lambda task: doing.cancel() if _has_failed(task) else None)
         try:
             await doing
-        except BaseException:
+        except BaseException as error:
             saving.cancel()
             await asyncio.wait((saving,))
-            if not _has_failed(saving):
+            # Where a group is lost both fail, and the work knows more.
+            if not _has_failed(saving) or not isinstance(error, asyncio.CancelledError):
                 raise
         over.set()
         try:
             await saving
         except Exception as error:
-            raise ExceptionGroup("a checkpoint could not be taken", [error]) from None
+            errors = error.exceptions if isinstance(error, ExceptionGroup) else [error]
+            raise ExceptionGroup("a checkpoint could not be taken", errors) from None
 
     async def _keep_taking(self, every: float, over: asyncio.Event) -> None:
         while True:

@@ -311,15 +311,9 @@ class CeleryBackend(ExecutionBackend):
             raise unavailable(self._settings.backend, f"start a group of {len(records)} processes", error) from error
         return group
 
-    async def forget_group(self, group_id: str, ids: Sequence[str]) -> None:
-        """Delete a group and the results of these processes, which have ended: nobody will ask for them.
-
-        Raises:
-            redis.RedisError: the server cannot be reached.
-        """
-        client = self.client()
-        names = [keys.group_key(group_id), self._app.backend.get_key_for_group(group_id)]
-        await client.redis.delete(*names, *(client.prefix + process_id for process_id in ids))
+    def group_keys(self, group_id: str) -> list[str]:
+        """What :meth:`open_group` has left in Redis."""
+        return [keys.group_key(group_id), self._app.backend.get_key_for_group(group_id).decode()]
 
     async def attach_group(self, group_id: str, deadline: float | None = None) -> list[tuple[ProcessResult, bool]]:
         """Wait for a group that another producer has started; per process its result and whether it is optional.
