@@ -8,12 +8,13 @@ import contextvars
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 from stbass.backends._loop_end import LoopEnd
 from stbass.backends._sync_threads import SyncThreads
 from stbass.backends.base import ExecutionBackend
+from stbass.channel import Chan
 from stbass.composite import checked_count
 from stbass.errors import BackendUnavailableError, NotTransportable
 from stbass.transports.memory import MEMORY
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from stbass.context import ProcessContext
     from stbass.outcome import ProcessResult
     from stbass.process import Composable
+    from stbass.transports.base import Transport
 
 __all__ = ["ThreadBackend"]
 
@@ -87,8 +89,10 @@ class ThreadBackend(ExecutionBackend):
                 self._threads.append(_LoopThread(f"stbass-{self._name}-{len(self._threads)}"))
             thread = min(self._threads, key=lambda one: one.load)
             thread.load += 1
+        channels = {**ctx._own_channels(), **process.bound_channels}
+        shared = {name: (channel.share(), channel.transport) for name, channel in channels.items()}
         try:
-            return await thread.run(lambda: process.execute(ctx))
+            return await thread.run(lambda: _execute(process, ctx, shared))
         finally:
             with self._lock:
                 thread.load -= 1
@@ -123,6 +127,19 @@ class ThreadBackend(ExecutionBackend):
 
     def __repr__(self) -> str:
         return f"ThreadBackend({self._count}, concurrency_limit={self._limit!r}, name={self._name!r})"
+
+
+async def _execute(
+    process: Composable, ctx: ProcessContext, shared: Mapping[str, tuple[Mapping[str, Any], Transport]]
+) -> ProcessResult:
+    """In the thread: with ends of its channels that belong to the event loop there."""
+    if not shared:
+        return await process.execute(ctx)
+    ends = {name: Chan.open(what, transport=transport) for name, (what, transport) in shared.items()}
+    result = await process.with_channels(**ends).execute(ctx)
+    for end in ends.values():
+        await end.flush()
+    return result
 
 
 class _LoopThread:
@@ -192,6 +209,11 @@ class _LoopThread:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            # What they have left behind, such as connections of channels, ends with the event loop.
+            rest = asyncio.all_tasks() - {asyncio.current_task()}
+            for left in rest:
+                left.cancel()
+            await asyncio.gather(*rest, return_exceptions=True)
             self._sync.shutdown()
             here.call_soon_threadsafe(_wake, ended)
             self.loop.stop()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 import re
 from collections.abc import AsyncIterator, Iterator
@@ -19,6 +20,7 @@ from stbass.errors import (
     StbassError,
 )
 from stbass.testing import RedisServer
+from stbass.testing.redis_server import free_port
 from stbass.transports.redis import RedisTransport
 from tests.support.proxy import Proxy
 
@@ -105,6 +107,45 @@ async def test_a_redis_that_refuses_the_command() -> None:
             async with asyncio.timeout(5):
                 await Chan(int, transport=transport).recv()
         await transport.aclose()
+
+
+@pytest.mark.parametrize(
+    "rule", ["-blmove", "-evalsha", "-script", "-subscribe", "-info", "resetchannels", "resetkeys"]
+)
+async def test_a_redis_whose_rules_forbid_what_channels_need(server: RedisServer, rule: str) -> None:
+    server.command("ACL SETUSER", "narrow", "on", ">secret", "~*", "&*", "+@all", rule)
+    try:
+        transport = RedisTransport(f"redis://narrow:secret@127.0.0.1:{server.port}/0")
+        async with asyncio.timeout(5):
+            with pytest.raises(BackendUnavailableError, match=r"refused.*(NOPERM|permission)") as caught:
+                await Chan(int, transport=transport).recv()
+        assert "secret" not in str(caught.value)
+        await transport.aclose()
+    finally:
+        server.command("ACL DELUSER", "narrow")
+
+
+@pytest.mark.skipif(
+    "STBASS_OLD_REDIS" not in os.environ,
+    reason="STBASS_OLD_REDIS names no redis-server older than 6.2; the test before this one pretends to have one",
+)
+async def test_a_redis_that_is_really_old() -> None:
+    port = free_port()
+    old = await asyncio.create_subprocess_exec(
+        os.environ["STBASS_OLD_REDIS"], "--port", str(port), "--save", "", stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        assert old.stdout is not None
+        async with asyncio.timeout(10):
+            while b"Ready to accept connections" not in await old.stdout.readline():
+                pass
+        transport = RedisTransport(f"redis://127.0.0.1:{port}/0")
+        with pytest.raises(BackendUnavailableError, match=r"it is version \d.*needs Redis 6.2"):
+            await Chan(int, transport=transport).send(1)
+        await transport.aclose()
+    finally:
+        old.kill()
+        await old.wait()
 
 
 @pytest.mark.parametrize("key", [None, b"k" * 32])

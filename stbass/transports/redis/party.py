@@ -97,7 +97,15 @@ class Party(Link):
 
     def touch(self) -> None:
         """Somebody wants to use this end: if the event loop or its connections are others by now, join anew."""
-        if self._client is None or self._client.closing or self._client.loop is not asyncio.get_running_loop():
+        client = self._client
+        if client is None or client.closing or client.loop is not asyncio.get_running_loop():
+            if client is not None and not client.closing and client.loop.is_running():
+                # Here, in another thread.
+                raise ChannelTopologyError(
+                    f"channel {self.name!r} is used in two event loops at the same time; open an end for the other one:"
+                    f" Chan.open(channel.share(), transport=channel.transport)",
+                    channel_name=self.name,
+                )
             self._client = None
             _ = self.client
 
