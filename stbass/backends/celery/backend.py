@@ -353,11 +353,17 @@ class CeleryBackend(ExecutionBackend):
         return [(result, record.is_optional) for result, record in zip(results, records, strict=True)]
 
     async def aclose(self) -> None:
-        """Close this event loop's connections. What is in flight goes on on the fleet."""
-        await self.transport().aclose()
-        client = _clients_of(self._app).pop(asyncio.get_running_loop(), None)
-        if client is not None:
-            await client.aclose()
+        """Close this event loop's connections. What is in flight goes on on the fleet.
+
+        Raises:
+            StbassError: what was sent over channels with a capacity may be lost; everything is closed.
+        """
+        try:
+            await self.transport().aclose()
+        finally:
+            client = _clients_of(self._app).pop(asyncio.get_running_loop(), None)
+            if client is not None:
+                await client.aclose()
 
     def client(self) -> FleetClient:
         """This event loop's part of the fleet, for what is built on it."""
