@@ -157,6 +157,10 @@ class FleetGroup:
         """See ``GroupHandle``."""
         self._order("stop")
 
+    def end(self, component: str, how: str) -> None:
+        """See ``GroupHandle``."""
+        self._order("end", component, how)
+
     def cancel(self) -> None:
         """See ``GroupHandle``."""
         if self._making.done():
@@ -166,19 +170,21 @@ class FleetGroup:
 
     async def destroy(self) -> Mapping[str, View]:
         """See ``GroupHandle``; one that was lost has nothing to give back."""
-        if self._over or self._is_lost() or not self._making.done():
+        if self._over or self.is_lost or not self._making.done():
             return {}
         try:
             found: Mapping[str, View] = await self._call("destroy", b"null")
         except Exception:
-            if self._is_lost():
+            if self.is_lost:
                 return {}
             raise
         finally:
             self._over = True
         return found
 
-    def _is_lost(self) -> bool:
+    @property
+    def is_lost(self) -> bool:
+        """Whether it is there no more, without having ended in order."""
         return self._lost is not None
 
     @property

@@ -67,6 +67,8 @@ class FleetRun:
         self._placing: asyncio.Task[Any] | None = None
         self._sent: list[str] = []
         self._done: list[str] = []
+        loop = asyncio.get_running_loop()
+        self._results: dict[str, asyncio.Future[None]] = {group.name: loop.create_future() for group in groups}
         self._group_id = ""
         piece = piece_size(backend.settings.max_message_bytes)
         homes = {one.name: index for index, group in enumerate(groups) for one in group.components}
@@ -180,6 +182,7 @@ class FleetRun:
             self._done.append(process_id)
         for host, handle in zip(self._hosts, self.handles, strict=True):
             if host is process:
+                _settle(self._results[handle.name])
                 error: Exception = DataflowError(f"group {handle.name!r} has ended, though nobody told it to")
                 if result.is_fail:
                     found = result.failure.error
@@ -218,9 +221,13 @@ class FleetRun:
         placing = self._placing
         if placing is None:
             return True
-        await asyncio.wait((placing,), timeout=grace if self._told else 0)
-        if placing.done():
-            return not placing.cancelled() and placing.exception() is None
+        # Those that were lost may never give a result: their worker is gone, or has given them back.
+        ending = [self._results[handle.name] for handle in self.handles if not handle.is_lost]
+        if ending and self._told:
+            await asyncio.wait(ending, timeout=grace)
+        if all(result.done() for result in self._results.values()):
+            await asyncio.wait((placing,))
+            return placing.exception() is None
         placing.cancel()
         await asyncio.wait((placing,))
         return False
@@ -268,6 +275,11 @@ class _Placed(ExecutionBackend):
 
     def check(self, process: Composable, ctx: ProcessContext) -> None:
         self._backend.check(process, ctx)
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 async def _all(waiting: Sequence[Any]) -> None:

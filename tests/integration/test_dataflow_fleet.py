@@ -454,7 +454,7 @@ async def test_a_worker_that_is_told_to_stop_fails_the_run_and_the_job_goes_on(
 ) -> None:
     places = {"source": "left", "middle": "going", "sink": "right"}
     with worker(fleet, "going", slots=1) as going:
-        process = fleet_job(backend, tmp_path, places=places, n=200)
+        process = fleet_job(backend, tmp_path, places=places, n=150)
         with pytest.raises(ExceptionGroup) as caught:
             async with asyncio.timeout(SECONDS), process:
                 running = asyncio.create_task(process.run())
@@ -467,10 +467,10 @@ async def test_a_worker_that_is_told_to_stop_fails_the_run_and_the_job_goes_on(
         assert lines(tmp_path / "log")[-1] == "middle destroy"
         assert await asyncio.to_thread(going.wait, 10.0) == 0
     with worker(fleet, "going", slots=1):
-        again = fleet_job(backend, tmp_path, places=places, n=200, pause=0.0)
+        again = fleet_job(backend, tmp_path, places=places, n=150)
         async with asyncio.timeout(SECONDS), again:
             await again.run()
-        assert got(again) == list(range(200))
+        assert got(again) == list(range(150))
 
 
 def producer(fleet: Fleet, tmp_path: Path) -> subprocess.Popen[str]:
