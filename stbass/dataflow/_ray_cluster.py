@@ -18,7 +18,7 @@ from stbass.dataflow._ray_actor import GroupActor
 from stbass.dataflow.groups import Group, GroupListener, View
 from stbass.dataflow.remote import heard, returned
 from stbass.dataflow.resource import Resource
-from stbass.errors import AdmissionError, WorkerLostError
+from stbass.errors import AdmissionError, WireError, WorkerLostError
 from stbass.wire import dumps
 
 __all__ = ["Cluster", "RayGroup", "needs_of"]
@@ -151,8 +151,13 @@ class RayGroup:
                 if not self._is_ending:
                     self._listener.lost(self.name, self._lost(error))
                 return
-            for report in reports:
-                heard(self.name, report, self._listener)
+            try:
+                for report in reports:
+                    heard(self.name, report, self._listener)
+            except WireError as error:
+                self._loss = WorkerLostError(f"process {self._process!r}: {error}", worker=self.name)
+                self._listener.lost(self.name, self._loss)
+                return
 
     async def _ask(self, answer: Awaitable[bytes]) -> Any:
         try:
@@ -211,6 +216,10 @@ class RayGroup:
     def stop(self) -> None:
         """See ``GroupHandle``."""
         self._actor.order.remote("stop")
+
+    def end(self, component: str, how: str) -> None:
+        """See ``GroupHandle``."""
+        self._actor.order.remote("end", component, how)
 
     def cancel(self) -> None:
         """See ``GroupHandle``."""

@@ -20,7 +20,7 @@ from stbass.dataflow.host import stalled
 from stbass.dataflow.process import Process
 from stbass.dataflow.state.base import StateBackend
 from stbass.dataflow.status import Status
-from stbass.errors import ProcessCancelled
+from stbass.errors import DataflowError, ProcessCancelled
 
 __all__ = ["DistributedProcess", "Group", "GroupHandle", "GroupListener", "Quiet", "View", "groups_of"]
 
@@ -97,6 +97,9 @@ class DistributedProcess(Process):
             (edge.id, home[edge.source], home[edge.target]) for edge in edges if home[edge.source] != home[edge.target]
         ]
         self._groups = {one.name: one for one in await self._place(groups)}
+        for group in self._groups.values():
+            for name in group.components:
+                self.components[name]._stbass_runner = _Elsewhere(self.components[name], group)
         # A barrier: what has no room everywhere has done nothing anywhere.
         await self._all("prepare", lambda group: group.prepare())
 
@@ -134,6 +137,8 @@ class DistributedProcess(Process):
         try:
             done = await asyncio.gather(*(group.destroy() for group in groups.values()), return_exceptions=True)
         finally:
+            for component in self.components.values():
+                component._stbass_runner = None
             await self._unplace()
         for views in done:
             if not isinstance(views, BaseException):
@@ -267,7 +272,7 @@ class DistributedProcess(Process):
             sender, receiver = self._quiet[source], self._quiet[target]
             if sender.forth[edge] != receiver.forth[edge] or sender.back[edge] != receiver.back[edge]:
                 return
-        states = list(self._quiet.values())
+        states = [self._quiet[name] for name in self._groups]
         if self._stepping:
             for one in self._groups.values():
                 one.end_round(self._round)
@@ -276,6 +281,33 @@ class DistributedProcess(Process):
             stuck = next((name for name, state in self._quiet.items() if state.waiting), None)
             if stuck is not None:
                 self._groups[stuck].stall(self._round, str(stalled(waits)))
+
+
+class _Elsewhere:
+    """What a component knows of whoever runs it, here, where it does not run."""
+
+    is_waiting = False
+
+    def __init__(self, component: Component, group: GroupHandle) -> None:
+        self._component = component
+        self._group = group
+
+    @property
+    def steps(self) -> int:
+        """How many steps it had made when it was last looked at."""
+        return self._component._stbass_steps
+
+    async def run(self) -> None:
+        """It has a runner where it runs."""
+        raise DataflowError(f"component {self._component.name!r} runs elsewhere: run its process")
+
+    def poke(self) -> None:
+        """It was cancelled or closed from outside."""
+        component = self._component
+        if component._stbass_events:
+            component._stbass_events.clear()
+            raise DataflowError(f"component {component.name!r} runs elsewhere: events cannot be queued from here")
+        self._group.end(component.name, "cancel" if component._stbass_cancelled else "close")
 
 
 async def _awaited(work: Awaitable[T]) -> T:

@@ -146,6 +146,9 @@ class GroupHandle(Protocol):
     def stop(self) -> None:
         """Let every component end after the step that it is in."""
 
+    def end(self, component: str, how: str) -> None:
+        """End one component: ``"cancel"`` or ``"close"`` it."""
+
     def cancel(self) -> None:
         """End everything at once; what is awaited raises :class:`~stbass.errors.ProcessCancelled`."""
 

@@ -74,7 +74,13 @@ def _made_of(thing: Exportable, name: str) -> list[Any]:
             nested[key] = _made_of(value, name)
         else:
             plain[key] = value
-    return [class_path(type(thing)), _text(plain, f"arguments of component {name!r}"), nested]
+    path = class_path(type(thing))
+    if path.startswith("__main__.") or "<locals>" in path:
+        raise NotTransportable(
+            f"component {name!r} cannot travel: its class {path} cannot be imported elsewhere. Define it at the top "
+            f"of a module"
+        )
+    return [path, _text(plain, f"arguments of component {name!r}"), nested]
 
 
 def _text(value: Any, what: str) -> str:

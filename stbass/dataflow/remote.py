@@ -183,7 +183,7 @@ class RemoteGroup:
             return _failed(error)
 
     def order(self, name: str, *arguments: Any) -> None:
-        """Do at once what is asked for: ``cut``, ``end_round``, ``stall``, ``stop``, ``cancel``."""
+        """Do at once what is asked for: ``cut``, ``end_round``, ``stall``, ``stop``, ``end`` of one, ``cancel``."""
         match name, arguments:
             case "cut", (int(n),):
                 self.host.request_cut(n)
@@ -195,6 +195,10 @@ class RemoteGroup:
                 self._stall(number, text)
             case "stop", ():
                 self.host.stop()
+            case "end", (str(component), "cancel"):
+                self.host.runners[component].component.cancel()
+            case "end", (str(component), "close"):
+                self.host.runners[component].component._stbass_close()
             case "cancel", ():
                 self._is_cancelled = True
                 self.host.cancel()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import os
@@ -34,6 +33,7 @@ from tests.os_processes import wait_until_gone
 from tests.support import dataflow_ray_job
 from tests.support.dataflow import Add, Count, Endless, Join, Keep
 from tests.support.dataflow_graphs import SHAPES, came_out
+from tests.support.dataflow_log import Log
 from tests.support.dataflow_remote import (
     Ahead,
     Behind,
@@ -76,44 +76,6 @@ def on_ray(components: Iterable[Component], *connections: tuple[str, str], maxsi
     """A process on Ray, its connections as pairs of text."""
     connectors = [RayConnector(ConnectorSpec(source, target), maxsize=maxsize) for source, target in connections]
     return RayProcess(list(components), connectors, **options)
-
-
-class Log:
-    """What components tell, as they do: a named pipe."""
-
-    def __init__(self, path: Path) -> None:
-        os.mkfifo(path)
-        self.path = path
-        self.lines: list[list[str]] = []
-        self._pipe = os.open(path, os.O_RDWR | os.O_NONBLOCK)
-        self._rest = b""
-
-    def __enter__(self) -> Log:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._pipe)
-
-    def read(self) -> list[list[str]]:
-        """All lines that have come."""
-        with contextlib.suppress(BlockingIOError):
-            *whole, self._rest = (self._rest + os.read(self._pipe, 65536)).split(b"\n")
-            self.lines += [line.decode().split() for line in whole]
-        return self.lines
-
-    async def until(self, what: str) -> list[str]:
-        """The line that says this, when it is there."""
-        loop, come = asyncio.get_running_loop(), asyncio.Event()
-        while True:
-            found = [line for line in self.read() if line[1] == what]
-            if found:
-                return found[0]
-            come.clear()
-            loop.add_reader(self._pipe, come.set)
-            try:
-                await come.wait()
-            finally:
-                loop.remove_reader(self._pipe)
 
 
 @pytest.fixture

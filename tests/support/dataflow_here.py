@@ -12,6 +12,7 @@ from stbass.dataflow.edge import Edge
 from stbass.dataflow.groups import Group, GroupHandle, GroupListener, View
 from stbass.dataflow.plan import plan_of
 from stbass.dataflow.remote import RemoteGroup, heard, returned
+from stbass.dataflow.status import Status
 from stbass.errors import WorkerLostError
 from stbass.wire import dumps
 
@@ -29,8 +30,19 @@ class HereProcess(DistributedProcess):
 
     kind: ClassVar[str] = "ray"
 
+    def status_changed(self, group: str, component: str, status: Status) -> None:
+        super().status_changed(group, component, status)
+        self.news.set()
+
+    async def until(self, component: str, status: Status) -> None:
+        """Return when this component has this status."""
+        while self.components[component].status is not status:
+            self.news.clear()
+            await self.news.wait()
+
     async def _place(self, groups: Sequence[Group]) -> Sequence[GroupHandle]:
         homes = {one.name: group.name for group in groups for one in group.components}
+        self.news = asyncio.Event()
         self.places: dict[str, Place] = {}
         for group in groups:
             plan = plan_of(group, process=self.name, parameters=self.parameters)
@@ -124,6 +136,9 @@ class Place:
 
     def stop(self) -> None:
         self._orders.put_nowait(("stop",))
+
+    def end(self, component: str, how: str) -> None:
+        self._orders.put_nowait(("end", component, how))
 
     def cancel(self) -> None:
         self._orders.put_nowait(("cancel",))

@@ -124,6 +124,18 @@ class Stops(Keep):
             self.io.queue_event(StopEvent(source=self.name))
 
 
+class Unmade(Keep):
+    """Can be made once: here, and not where it should run."""
+
+    there = 0
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        Unmade.there += 1
+        if Unmade.there % 2 == 0:
+            raise LookupError("it is only here")
+
+
 class Silent(Component):
     """Takes values and sends none."""
 

@@ -5,17 +5,45 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-from collections.abc import Awaitable, Callable, Mapping
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from stbass.dataflow import Status
+from stbass.dataflow import Component, RayProcess, Resource, Status, remote
+from stbass.dataflow.edge import edges_of
+from stbass.dataflow.groups import Group, groups_of
 from stbass.dataflow.state import DictStateBackend
+from stbass.errors import (
+    DataflowError,
+    InvalidProcessError,
+    JobFinishedError,
+    MissingDependencyError,
+    NotTransportable,
+    ProcessCancelled,
+    WorkerLostError,
+)
 from tests.support import dataflow_graphs, dataflow_here
-from tests.support.dataflow import wire
+from tests.support.dataflow import Count, Endless, Join, Keep, wire
 from tests.support.dataflow_graphs import SHAPES, came_out, make
 from tests.support.dataflow_here import HereProcess
+from tests.support.dataflow_log import Log
+from tests.support.dataflow_remote import (
+    Given,
+    Hears,
+    Oops,
+    Raises,
+    Sends,
+    Silent,
+    Sleeps,
+    Stops,
+    Stranger,
+    Tells,
+    Unmade,
+    Where,
+)
 
 
 class Lasting(DictStateBackend):
@@ -103,10 +131,18 @@ def one_at_a_time(process: HereProcess) -> Callable[[], Awaitable[None]]:
 async def broken_off(shape: str, n: int, dice: random.Random, maxsize: int) -> tuple[list[Any], int]:
     """What comes out, and how many runs it took, if it is broken off some turns of the loop after a checkpoint."""
     state = Lasting()
+    before: HereProcess | None = None
     for runs in itertools.count(1):
         process = apart(shape, n, state, maxsize, checkpoint_every=None, placement=placed(dice, shape))
         take = one_at_a_time(process)
-        await process.init()
+        try:
+            await process.init()
+        except JobFinishedError:
+            # The one before was broken off when everything was safe already.
+            await process.destroy()
+            assert before is not None
+            return came_out(shape, before), runs - 1
+        before = process
         running = asyncio.ensure_future(process.run())
         try:
             for _ in range(dice.randint(1, 2)):
@@ -142,3 +178,205 @@ async def test_broken_off_at_random_it_gives_the_same(shape: str, maxsize: int) 
         assert got == expected, f"seed {seed}"
         most = max(most, runs)
     assert most > 2  # else nothing was broken off
+
+
+# How it ends otherwise ---------------------------------------------------------------------------
+
+
+def here(components: Iterable[Component], *connections: tuple[str, str], **options: Any) -> HereProcess:
+    """A process in groups, its connections as pairs of text."""
+    return HereProcess(list(components), [wire(*ends) for ends in connections], **options)
+
+
+async def test_a_failure_ends_the_others() -> None:
+    process = here([Endless(name="a"), Raises(7, name="b"), Sleeps(name="c")], ("a.y", "b.x"), ("a.y", "c.x"))
+    async with asyncio.timeout(10), process:
+        with pytest.raises(ExceptionGroup) as caught:
+            await process.run()
+        (error,) = caught.value.exceptions
+        assert type(error) is Oops
+        assert error.__notes__ == ["component 'b', step 8"]
+        assert process.status is Status.FAILED
+        assert [str(process.components[name].status) for name in "abc"] == ["stopped", "failed", "stopped"]
+
+
+async def test_a_lost_group_ends_the_others(tmp_path: Path) -> None:
+    with Log(tmp_path / "log") as log:
+        process = here(
+            [Endless(name="a"), Where(name="b"), Sleeps(log.path, name="c")],
+            ("a.y", "b.x"),
+            ("b.y", "c.x"),
+            state=Lasting(),
+        )
+        async with asyncio.timeout(10), process:
+            running = asyncio.ensure_future(process.run())
+            await log.until("asleep")
+            process.places["b"].die()
+            with pytest.raises(ExceptionGroup) as caught:
+                await running
+            (error,) = caught.value.exceptions
+            assert isinstance(error, WorkerLostError)
+            assert process.status is Status.FAILED
+            assert [str(process.components[name].status) for name in "abc"] == ["stopped", "failed", "stopped"]
+        assert [what for _, what, _ in log.read()] == ["init", "asleep", "cancelled", "destroy"]
+
+
+async def test_a_group_that_is_lost_when_it_had_ended_is_a_failure_too() -> None:
+    process = here(
+        [Count(2, name="a"), Keep(name="b"), Endless(name="c"), Sleeps(name="d")], ("a.y", "b.x"), ("c.y", "d.x")
+    )
+    async with asyncio.timeout(10), process:
+        running = asyncio.ensure_future(process.run())
+        await process.until("b", Status.COMPLETED)
+        process.places["b"].die()
+        with pytest.raises(ExceptionGroup) as caught:
+            await running
+        assert [type(error) for error in caught.value.exceptions] == [WorkerLostError]
+
+
+async def test_one_that_cannot_be_made_keeps_all_from_beginning(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    process = here([Count(2, name="a"), Where(log, name="b"), Unmade(name="c")], ("a.y", "b.x"), ("b.y", "c.x"))
+    async with asyncio.timeout(10):
+        with pytest.raises(LookupError, match="only here"):
+            await process.init()
+        assert process.status is Status.FAILED
+        await process.destroy()
+    assert not log.exists()
+
+
+async def test_a_stop_event_in_one_group_stops_all() -> None:
+    process = here([Endless(name="a"), Where(name="b"), Stops(name="sink")], ("a.y", "b.x"), ("b.y", "sink.x"))
+    async with asyncio.timeout(10), process:
+        await process.run()
+        assert process.status is Status.STOPPED
+        assert {str(one.status) for one in process.components.values()} == {"stopped"}
+
+
+async def test_everybody_waits_for_somebody_else() -> None:
+    process = here(
+        [Endless(name="a"), Silent(name="b"), Join(name="join"), Keep(name="sink")],
+        ("a.y", "b.x"),
+        ("a.y", "join.a"),
+        ("b.y", "join.b"),
+        ("join.y", "sink.x"),
+    )
+    async with asyncio.timeout(10), process:
+        with pytest.raises(ExceptionGroup) as caught:
+            await process.run()
+    (error,) = caught.value.exceptions
+    assert isinstance(error, DataflowError)
+    assert "'a' waits for room at join.a; 'b' waits for x; 'join' waits for b; 'sink' waits for x" in str(error)
+
+
+async def test_who_waits_for_the_users_own_tasks_is_not_stuck(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "STUCK_AFTER", 0.001)
+    process = here([Tells(2, name="a"), Hears(name="b"), Hears(name="c")])
+    async with asyncio.timeout(10), process:
+        await process.run()
+        assert process.components["b"].heard == process.components["c"].heard == [0, 1]  # type: ignore[attr-defined]
+
+
+async def test_one_component_is_ended_from_outside() -> None:
+    process = here([Endless(name="a"), Where(name="b"), Keep(name="sink")], ("a.y", "b.x"), ("b.y", "sink.x"))
+    async with asyncio.timeout(10), process:
+        running = asyncio.ensure_future(process.run())
+        await process.until("sink", Status.RUNNING)
+        process.components["b"].cancel()
+        await running
+        assert [str(process.components[name].status) for name in ("a", "b", "sink")] == [
+            "completed",
+            "stopped",
+            "completed",
+        ]
+        assert process.status is Status.COMPLETED
+
+
+async def test_cancelled_from_outside_and_by_its_task() -> None:
+    for cancel in ("process", "task"):
+        process = here([Endless(name="a"), Sleeps(name="b")], ("a.y", "b.x"))
+        async with asyncio.timeout(10), process:
+            running = asyncio.ensure_future(process.run())
+            await process.until("b", Status.RUNNING)
+            if cancel == "process":
+                process.cancel()
+            else:
+                running.cancel()
+            with pytest.raises((ProcessCancelled, asyncio.CancelledError)) as caught:
+                await running
+            assert isinstance(caught.value, ProcessCancelled) == (cancel == "process")
+            assert process.status is Status.STOPPED
+
+
+# What travels ------------------------------------------------------------------------------------
+
+
+def test_groups() -> None:
+    parts = [Count(1, name="a"), Keep(name="b"), Keep(name="c")]
+    edges = edges_of(parts, [wire("a.y", "b.x"), wire("a.y", "c.x")])
+    found = groups_of(parts, edges, {"a": "g", "c": "g"})
+    assert [(one.name, [part.name for part in one.components], len(one.edges)) for one in found] == [
+        ("g", ["a", "c"], 2),
+        ("b", ["b"], 1),
+    ]
+    with pytest.raises(InvalidProcessError) as caught:
+        here(parts, placement={"a": "", "x": "g"})
+    assert len(caught.value.findings) == 2
+    with pytest.raises(TypeError, match="placement"):
+        here(parts, placement=["a"])
+
+
+async def test_what_cannot_travel_is_told_before_anything_begins() -> None:
+    class Hidden(Keep):
+        pass
+
+    for component, text in (
+        (Hidden(name="a"), "'a' cannot travel: its class .*<locals>.Hidden"),
+        (Given(Stranger(), name="a"), "arguments of component 'a'.*Stranger"),
+    ):
+        process = HereProcess([component], [] if isinstance(component, Given) else [wire("b.y", "a.x")])
+        if not isinstance(component, Given):
+            process = here([component, Count(1, name="b")], ("b.y", "a.x"))
+        with pytest.raises(NotTransportable, match=text):
+            await process.init()
+        await process.destroy()
+
+
+async def test_a_value_that_cannot_travel_names_its_output() -> None:
+    process = here([Sends("stranger", name="a"), Keep(name="b")], ("a.y", "b.x"))
+    async with asyncio.timeout(10), process:
+        with pytest.raises(ExceptionGroup) as caught:
+            await process.run()
+    (error,) = caught.value.exceptions
+    assert isinstance(error, NotTransportable)
+    assert "component 'a', output 'y'" in str(error)
+
+
+async def test_ray_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "stbass.dataflow._ray_cluster", raising=False)
+    monkeypatch.delitem(sys.modules, "stbass.dataflow._ray_actor", raising=False)
+    process = RayProcess([Count(1, name="a"), Keep(name="b")], [wire("a.y", "b.x")])
+    with pytest.raises(MissingDependencyError, match=r"pip install 'stbass\[ray\]'"):
+        await process.init()
+    await process.destroy()
+
+
+def test_what_a_group_needs_of_a_cluster() -> None:
+    pytest.importorskip("ray")
+    from stbass.dataflow._ray_cluster import needs_of
+
+    parts = [
+        Keep(name="a", resources=Resource(cpu="250m", memory="10Mi", resources={"licence": 1})),
+        Keep(name="b", resources=Resource(cpu=1, gpu=0.5, resources={"licence": 1})),
+        Keep(name="c"),
+    ]
+    assert needs_of(Group("g", tuple(parts))) == Resource(
+        cpu=1.25, gpu=0.5, memory=10 * 2**20, resources={"licence": 2}
+    )
+
+
+@pytest.mark.parametrize("wrong", [0, -1, "1", True])
+def test_seconds_of_admission(wrong: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="admission_timeout"):
+        RayProcess([Count(1, name="a")], [], admission_timeout=wrong)
