@@ -1,4 +1,4 @@
-"""The code of the pages on task lists and workflows, of their sections in the README, and their examples: it runs."""
+"""The code of the pages on task lists and workflows, of the README on front ends, and their examples: it runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from stbass.testing import RedisServer, Worker
 
 ROOT = Path(__file__).parents[2]
 PAGES = ("docs/tasklist.md", "docs/workflow.md")
-SECTIONS = ("Task lists", "Workflows")
+SECTIONS = ("Task lists", "Workflows", "Dataflow")
 FENCE = re.compile(r"^```(python|text)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 MODULE = re.compile(r"# (\w+)\.py\n")
 
