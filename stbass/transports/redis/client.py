@@ -286,15 +286,18 @@ class Client:
         self.closing = True
         if self._renewal is not None:
             self._renewal.cancel()
-        left = [future for link in list(self._links.values()) if (future := link.leave(final=True)) is not None]
-        if left:
-            _, late = await asyncio.wait(left, timeout=_LEAVE_SECONDS)
-            if late:
-                _log.warning(
-                    "Redis at %s does not answer: ends of channels are left to their leases, and values that were"
-                    " accepted at last may be lost; aclose() waits longer",
-                    self.options.address,
-                )
+        links = list(self._links.values())
+        uncertain = any(link.uncertain for link in links)
+        left = {future for link in links if (future := link.leave(final=True)) is not None}
+        if left and self.pipe.ready:
+            # Otherwise whoever makes the connection is being cancelled too.
+            _, left = await asyncio.wait(left, timeout=_LEAVE_SECONDS)
+        if left and uncertain:
+            _log.warning(
+                "Redis at %s does not answer: values that channels had accepted may be lost, and what was received may"
+                " be received again; aclose() waits longer, and says so",
+                self.options.address,
+            )
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()

@@ -97,6 +97,11 @@ class Pipe(asyncio.Protocol):
         """Whether it was given up."""
         return self._closing
 
+    @property
+    def ready(self) -> bool:
+        """Whether it stands."""
+        return self._ready
+
     def call(self, text: bytes, answer: Answer | None = None) -> None:
         """Send a command, as :func:`command` made it; ``answer`` is called with the answer."""
         self._waiting.append((text, answer))
