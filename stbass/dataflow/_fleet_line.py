@@ -67,7 +67,7 @@ class Line:
         try:
             while waiting:
                 message = waiting.popleft()
-                for start in range(0, len(message), size):
+                for start in range(0, max(1, len(message)), size):
                     kind = _MORE if start + size < len(message) else _LAST
                     await self._channel.send(kind + message[start : start + size])
         except StbassError as error:

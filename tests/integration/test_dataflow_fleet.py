@@ -22,6 +22,7 @@ from stbass.errors import (
     ConfigurationError,
     InvalidProcessError,
     JobFinishedError,
+    JobInUseError,
     NotTransportable,
     ProcessCancelled,
     ProcessRefused,
@@ -32,6 +33,7 @@ from tests.integration.conftest import APP, Fleet
 from tests.support.dataflow import Add, Count, Endless, Join, Keep, wire
 from tests.support.dataflow_fleet import (
     LEASE,
+    Blocks,
     Heavy,
     Lags,
     Length,
@@ -471,6 +473,53 @@ async def test_a_worker_that_is_told_to_stop_fails_the_run_and_the_job_goes_on(
         async with asyncio.timeout(SECONDS), again:
             await again.run()
         assert got(again) == list(range(150))
+
+
+async def test_redis_restarts_with_its_data_during_a_run(tmp_path: Path) -> None:
+    with RedisServer(persistent=True) as server:
+        fleet = Fleet(server, {})
+        with worker(fleet, "left", slots=2) as left, worker(fleet, "right", slots=2) as right:
+            backend = CeleryBackend(fleet.app(stbass_lease=LEASE), lease=LEASE)
+            process = fleet_job(backend, tmp_path)
+            async with asyncio.timeout(SECONDS), process:
+                running = asyncio.create_task(process.run())
+                await well_on_its_way(tmp_path)
+                await asyncio.to_thread(server.restart)
+                await running
+            assert got(process) == list(range(40))
+            assert (left.running, right.running) == (True, True)
+            await backend.aclose()
+
+
+async def test_a_group_of_the_run_before_that_does_not_end_keeps_the_next_one_out(
+    fleet: Fleet, backend: CeleryBackend, tmp_path: Path
+) -> None:
+    # given a producer that is gone, and a component that holds up its worker
+    log = tmp_path / "log"
+
+    def blocking(state: SqliteStateBackend) -> CeleryProcess:
+        return on_fleet(
+            backend, [Count(9, name="a"), Blocks(str(log), name="b", pause=5.0), Keep(name="sink")],
+            ("a.y", "b.x"), ("b.y", "sink.x"),
+            state=state, placement={"a": "left", "b": "blocked", "sink": "right"},
+        )  # fmt: skip
+
+    with worker(fleet, "blocked", slots=2) as blocked:
+        first = blocking(SqliteStateBackend(tmp_path / "state.db", job_id="Job_12345678"))
+        await first.init()
+        running = asyncio.create_task(first.run())
+        await until(lambda: "b step" in lines(log))
+        await first.state.destroy()  # as its end would: the job is free
+        second = blocking(SqliteStateBackend(tmp_path / "state.db", job_id="Job_12345678"))
+        with pytest.raises(JobInUseError, match="group 'blocked' of the run before still runs on") as caught:
+            async with asyncio.timeout(SECONDS):
+                await second.init()
+        await second.destroy()
+        assert caught.value.holder == blocked.name
+        with pytest.raises(ExceptionGroup):
+            await running
+        await first.destroy()
+    fleet.server.command("DEL", "stbass:flow:Job_12345678")
 
 
 def producer(fleet: Fleet, tmp_path: Path) -> subprocess.Popen[str]:

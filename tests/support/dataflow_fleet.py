@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -74,6 +75,14 @@ class Waits(Marked):
         except asyncio.CancelledError:
             self.note("cancelled")
             raise
+
+
+class Blocks(Marked):
+    """A step that lets nobody else have the event loop, for so many seconds."""
+
+    async def step(self) -> None:
+        self.note("step")
+        time.sleep(self.pause)  # noqa: ASYNC251 - that is what it is for
 
 
 class Heavy(Component):

@@ -129,6 +129,10 @@ class QoS(stock.QoS):
 
     def restore_unacked_once(self, stderr: Any = None) -> None:
         self.flush_acks()
+        if self.channel.connection.client is None:
+            # The connection is gone already, and kombu would fail, which ends the worker. What runs here goes on; the
+            # rest is put back by whoever finds that nobody works on it.
+            return
         super().restore_unacked_once(stderr)
 
 
