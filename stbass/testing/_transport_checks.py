@@ -123,6 +123,27 @@ async def accepted_values_outlive_the_close(bench: Bench) -> None:
     require([value async for value in reader] == [0, 1], "accepted values were lost")
 
 
+@check
+async def flush_returns(bench: Bench) -> None:
+    """After a flush nothing has changed for the two ends, whatever was sent and received before it."""
+    for capacity in (0, 3):
+        writer, reader = bench.ends(capacity=capacity)
+        await writer.flush()
+        for value in range(2):
+            sending = bench.spawn(writer.send(value))
+            require(await reader.recv() == value, "another value was received")
+            await sending
+        await reader.flush()
+        if capacity:
+            await writer.send(2)
+            await writer.flush()
+            await reader.readable()
+            await reader.flush()
+            require(await reader.recv() == 2, "a value was lost by a flush")
+        await writer.flush()
+        require(await is_empty(reader), "a value was doubled by a flush")
+
+
 # The end -----------------------------------------------------------------------------------------
 
 

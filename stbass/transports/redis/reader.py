@@ -43,16 +43,6 @@ class Reader(Window):
         self._told_wait = False
 
     @property
-    def waiting(self) -> bool:
-        """Whether a receive waits here."""
-        return any(not waiter.done() for waiter in self.waiters)
-
-    @property
-    def drained(self) -> bool:
-        """Whether the channel is closed, and nothing can be received any more."""
-        return self._drained
-
-    @property
     def busy(self) -> bool:
         """Whether something here has no answer yet, or can still be received."""
         if self._acking or self._fetching or self._consumed > self._acked:

@@ -40,6 +40,16 @@ class Window(Intake):
         self._doubt: StbassError | None = None
         self._drained = False
 
+    @property
+    def waiting(self) -> bool:
+        """Whether a receive waits here."""
+        return any(not waiter.done() for waiter in self.waiters)
+
+    @property
+    def drained(self) -> bool:
+        """Whether the channel is closed, and nothing can be received any more."""
+        return self._drained
+
     @abstractmethod
     def _wait(self) -> None:
         """Nothing is here: wait in a blocking move."""
