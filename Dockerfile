@@ -4,7 +4,8 @@ WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY stbass stbass
 COPY celery_app celery_app
-RUN python -m venv /venv && /venv/bin/pip install --no-cache-dir ".[celery,observe]"
+# Components that read and write Parquet files or SQL tables need more: parquet, sql.
+RUN python -m venv /venv && /venv/bin/pip install --no-cache-dir ".[celery,dataflow,observe]"
 
 FROM python:3.12-slim
 RUN useradd --uid 10001 --create-home stbass

@@ -289,7 +289,7 @@ class StateError(DataflowError):
 class JobInUseError(StateError):
     """Another process is running this job.
 
-    ``holder`` says who, as far as it is known.
+    ``job_id`` is the job; ``holder`` says who has it, as far as it is known.
     """
 
     job_id: str = ""
@@ -297,7 +297,7 @@ class JobInUseError(StateError):
 
 
 class JobFinishedError(StateError):
-    """The job has run to its end."""
+    """The job has run to its end. ``job_id`` is the job."""
 
     job_id: str = ""
 

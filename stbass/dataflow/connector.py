@@ -176,13 +176,14 @@ class ConnectorBuilder(Generic[C]):
 
 
 class AsyncioConnector(Connector):
-    """Between components on one event loop.
+    """Between components on one event loop. Where a process runs them in several places, it goes between those too.
 
     Args:
         spec: from where to where.
         maxsize: how many values may lie in it that nobody has taken yet.
         copy: whether a value that could be changed later is copied for who receives it. False hands it over itself:
             faster for large values, and right as long as the component that sends it does not change it any more.
+            (Between places it travels, and so is another one anyway.)
     """
 
     kinds: ClassVar[frozenset[str]] = frozenset({"local", "ray", "celery"})
@@ -203,6 +204,8 @@ class RedisConnector(Connector):
     """Between components on different machines of a fleet, through its Redis server.
 
     Between components that run on one event loop after all it is the same as an :class:`AsyncioConnector`.
+
+    It takes what :class:`Connector` takes.
     """
 
     kinds: ClassVar[frozenset[str]] = frozenset({"celery", "local"})
@@ -212,6 +215,8 @@ class RayConnector(Connector):
     """Between Ray actors.
 
     Between components that run on one event loop after all it is the same as an :class:`AsyncioConnector`.
+
+    It takes what :class:`Connector` takes.
     """
 
     kinds: ClassVar[frozenset[str]] = frozenset({"ray", "local"})

@@ -66,7 +66,7 @@ class Event:
     id: str = field(default_factory=new_id)
     """An id of its own."""
     timestamp: datetime = field(default_factory=_now)
-    """When it was made."""
+    """When it was made, in UTC."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -23,7 +23,7 @@ class Status(StrEnum):
     FAILED = "failed"
     """It ended with an error."""
     STOPPED = "stopped"
-    """It was told to stop before it had come to its end."""
+    """It was told to stop before it had come to its end; also what happens to components when another one fails."""
 
     @property
     def is_terminal(self) -> bool:

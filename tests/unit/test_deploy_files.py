@@ -6,6 +6,7 @@ import fnmatch
 import importlib
 import importlib.util
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,16 @@ def test_the_image_runs_as_a_user_of_its_own_and_tells_its_health() -> None:
     [command] = dockerfile_words("CMD")
     program, *arguments = [word.strip('[]",') for word in command]
     CHECKS[program](arguments)
+
+
+def test_the_image_has_extras_that_exist_and_those_that_its_files_need() -> None:
+    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    [install] = [" ".join(words) for words in dockerfile_words("RUN") if "install" in words]
+    extras = re.findall(r'"\.\[([\w,]+)\]"', install)[0].split(",")
+    assert set(extras) <= set(known)
+    assert "celery" in extras
+    # The examples that are models in YAML files.
+    assert not any((ROOT / "examples").glob("*.yaml")) or "dataflow" in extras
 
 
 def test_what_the_image_copies_exists_and_is_not_left_out() -> None:
