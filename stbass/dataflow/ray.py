@@ -22,9 +22,10 @@ __all__ = ["RayProcess"]
 class RayProcess(DistributedProcess):
     """A process whose components run in Ray actors: each in one of its own, or together as ``placement`` says.
 
-    If the program has not called ``ray.init``, entering the process does, and leaving it shuts Ray down again. An actor
-    has what the components in it need (``resources``), together; one that says nothing takes no processor for itself.
-    The actors are admitted all at once or not at all, and killed when the process ends.
+    If the program has not called ``ray.init``, entering the process does, and leaving it shuts Ray down again; what
+    components print is then seen nowhere (it is if the program calls ``ray.init`` itself). An actor has what the
+    components in it need (``resources``), together; one that says nothing takes no processor for itself. The actors are
+    admitted all at once or not at all, and killed when the process ends.
 
     A component is made again in its actor, from its class and the arguments that it was made with, so its module has to
     be there too; what was done to it after that does not travel. After a step or a run, what it exports, its fields and

@@ -98,7 +98,9 @@ async def test_the_same_comes_out_as_on_one_event_loop(shape: str) -> None:
         expected = came_out(shape, process)
     # when
     components, _ = SHAPES[shape](60)
-    async with asyncio.timeout(30), RayProcess(components, connectors) as there:
+    placement = {"rest": "a", "sink": "c"}
+    placement = {name: group for name, group in placement.items() if name in [one.name for one in components]}
+    async with asyncio.timeout(30), RayProcess(components, connectors, placement=placement) as there:
         await there.run()
     # then
     assert came_out(shape, there) == expected
@@ -322,6 +324,28 @@ async def test_what_cannot_travel() -> None:
         assert together.status is Status.COMPLETED
 
 
+@pytest.mark.slow
+def test_without_a_cluster_it_starts_one_and_ends_it() -> None:
+    program = """
+import asyncio, ray
+from stbass.dataflow import AsyncioConnector, ConnectorSpec, RayProcess
+from tests.support.dataflow import Count, Keep
+
+async def main():
+    sink = Keep(name="sink")
+    async with RayProcess([Count(3, name="a"), sink], [AsyncioConnector(ConnectorSpec("a.y", "sink.x"))]) as process:
+        assert ray.is_initialized()
+        await process.run()
+    assert not ray.is_initialized()
+    print(sink.got)
+
+asyncio.run(main())
+"""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "[0, 1, 2]\n"), done.stderr
+
+
 # Room --------------------------------------------------------------------------------------------
 
 
@@ -349,7 +373,7 @@ async def test_too_little_room_is_told_and_none_is_taken() -> None:
 
 # Checkpoints -------------------------------------------------------------------------------------
 
-N = 5_000
+N = 800
 
 
 def expected_of_job() -> list[Any]:

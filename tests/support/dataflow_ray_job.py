@@ -19,6 +19,15 @@ from stbass.dataflow.state import SqliteStateBackend
 from tests.support.dataflow_graphs import Keeps, Numbers, Sums
 from tests.support.dataflow_remote import Where
 
+
+class Slow(Where):
+    """Takes a moment for each value, so that the job lasts for some checkpoints."""
+
+    async def step(self) -> None:
+        await asyncio.sleep(0.001)
+        await super().step()
+
+
 CONNECTIONS = [("a.y", "b.x"), ("b.y", "w.x"), ("w.y", "sink.x")]
 
 
@@ -34,7 +43,7 @@ class Printing(RayProcess):
 def make(n: int, pids: Path, state: SqliteStateBackend, kind: type[Printing] = Printing) -> Printing:
     """The process."""
     return kind(
-        [Numbers(n, name="a"), Sums(name="b"), Where(pids, name="w"), Keeps(name="sink")],
+        [Numbers(n, name="a"), Sums(name="b"), Slow(pids, name="w"), Keeps(name="sink")],
         [AsyncioConnector(ConnectorSpec(source, target), maxsize=16) for source, target in CONNECTIONS],
         name="job",
         state=state,

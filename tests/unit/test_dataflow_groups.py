@@ -234,6 +234,18 @@ async def test_a_group_that_is_lost_when_it_had_ended_is_a_failure_too() -> None
         assert [type(error) for error in caught.value.exceptions] == [WorkerLostError]
 
 
+async def test_a_group_that_is_lost_between_two_steps() -> None:
+    process = here([Endless(name="a"), Keep(name="b")], ("a.y", "b.x"))
+    async with asyncio.timeout(10), process:
+        await process.step()
+        process.places["b"].die()
+        with pytest.raises(ExceptionGroup) as caught:
+            await process.step()
+        assert [type(error) for error in caught.value.exceptions] == [WorkerLostError]
+        assert process.components["b"].got == [0]  # type: ignore[attr-defined]
+        assert process.status is Status.FAILED
+
+
 async def test_one_that_cannot_be_made_keeps_all_from_beginning(tmp_path: Path) -> None:
     log = tmp_path / "log"
     process = here([Count(2, name="a"), Where(log, name="b"), Unmade(name="c")], ("a.y", "b.x"), ("b.y", "c.x"))
