@@ -164,7 +164,7 @@ class FleetRun:
         await _all(running)
 
     async def sent(self, group_id: str, ids: Sequence[str]) -> None:
-        """The groups are about to be sent, as processes of these ids, which Celery knows together by that of a group."""
+        """The groups are about to be sent, as processes of these ids; together Celery knows them by that of a group."""
         self._group_id = group_id
         self._sent += ids
         if self._job_id is not None:
