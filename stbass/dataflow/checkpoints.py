@@ -8,7 +8,7 @@ from time import monotonic
 from typing import Any
 
 from stbass.dataflow.state.base import StateBackend
-from stbass.errors import JobFinishedError, StateError
+from stbass.errors import JobFinishedError, ProcessCancelled, StateError
 from stbass.wire import dumps, loads
 
 __all__ = ["Checkpoints"]
@@ -22,7 +22,7 @@ class Checkpoints:
 
     Args:
         state: where they go.
-        every: seconds between two; None: only when somebody asks.
+        every: seconds between two; None: only before the first step, and when somebody asks.
         process: the process's name.
         request: begins the checkpoint of this number; its parts come by :meth:`add`.
         committed: called when the checkpoint of this number will not be lost.
@@ -48,6 +48,9 @@ class Checkpoints:
         self._parts: dict[str, bytes] = {}
         self._n = 0
         self._last: float | None = None
+        self._turn = asyncio.Lock()
+        self._scope: asyncio.Timeout | None = None
+        """A checkpoint that is taken while nothing else runs, so that who waits for it waits for nothing else."""
 
     def reset(self) -> None:
         """The job is another one: there is no checkpoint yet."""
@@ -59,6 +62,12 @@ class Checkpoints:
         """Wait for no part any more."""
         if self._taking is not None and not self._taking.done():
             self._taking.cancel()
+
+    def cancel(self) -> None:
+        """Who waits for a checkpoint that is taken while nothing else runs gets :class:`ProcessCancelled`."""
+        scope, self._scope = self._scope, None
+        if scope is not None:
+            scope.reschedule(asyncio.get_running_loop().time())
 
     async def load(self, components: Collection[str]) -> Mapping[str, bytes] | None:
         """The parts of the last checkpoint of the job, by component; None: it has none.
@@ -98,12 +107,9 @@ class Checkpoints:
         Raises:
             BaseException: what the work raises; an ExceptionGroup if a checkpoint cannot be taken.
         """
-        if not self.wanted or self._every is None:
-            await work()
-            return
-        if self._last is None:
+        if self.wanted and self._last is None:
             await self.take()  # what cannot be saved is better known before the first step than after an hour
-        if not timed:
+        if not self.wanted or self._every is None or not timed:
             await work()
             return
         over = asyncio.Event()
@@ -116,7 +122,7 @@ class Checkpoints:
             saving.cancel()
             await asyncio.wait((saving,))
             # Where a group is lost both fail, and the work knows more.
-            if not _has_failed(saving) or not isinstance(error, asyncio.CancelledError):
+            if not _has_failed(saving) or not isinstance(error, asyncio.CancelledError) or is_being_cancelled():
                 raise
         over.set()
         try:
@@ -132,7 +138,7 @@ class Checkpoints:
                     await over.wait()
                 return
             except TimeoutError:
-                await self.take()
+                await self._take()
 
     async def take_if_due(self, now: float) -> None:
         """Take one if the last was long enough ago."""
@@ -145,9 +151,27 @@ class Checkpoints:
         Raises:
             CheckpointError: something in it cannot be saved.
             StateError: it could not be saved.
+            ProcessCancelled: :meth:`cancel` was called.
         """
+        await self._apart(self._take)
+
+    async def _apart(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do this in a way that :meth:`cancel` can end."""
         if not self.wanted:
             return
+        async with self._turn:
+            scope = self._scope = asyncio.timeout(None)
+            try:
+                async with scope:
+                    await work()
+            except TimeoutError:
+                if not scope.expired():
+                    raise
+                raise ProcessCancelled(f"process {self._process!r} was cancelled") from None
+            finally:
+                self._scope = None
+
+    async def _take(self) -> None:
         self._n += 1
         self._parts = {}
         self._taking = asyncio.get_running_loop().create_future()
@@ -163,11 +187,14 @@ class Checkpoints:
         Raises:
             CheckpointError: something in it cannot be saved.
             StateError: it could not be saved.
+            ProcessCancelled: :meth:`cancel` was called.
         """
-        await self.take()
-        if self.wanted:
-            # Only now: what components do when the last one is safe belongs to the job, too.
-            await self._save(over=True)
+        await self._apart(self._take_last)
+
+    async def _take_last(self) -> None:
+        await self._take()
+        # Only now: what components do when the last one is safe belongs to the job, too.
+        await self._save(over=True)
 
     async def _save(self, *, over: bool = False) -> None:
         about = dumps({"names": [*self.names_before, self._process], "over": over})
@@ -193,6 +220,12 @@ class Checkpoints:
         """Checkpoint ``n`` cannot be taken."""
         if n == self._n and self._taking is not None and not self._taking.done():
             self._taking.set_exception(error)
+
+
+def is_being_cancelled() -> bool:
+    """Whether it is the task that runs which somebody cancelled."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _has_failed(task: asyncio.Task[Any]) -> bool:

@@ -58,7 +58,7 @@ class Component(Exportable):
     ``super().__init__(*args, **kwargs)``.
 
     Args:
-        name: what it is called in its process: a letter, then letters, digits, ``_`` and ``-``.
+        name: what it is called in its process: a letter or ``_``, then letters, digits, ``_`` and ``-``.
         initial_values: values that inputs hold before any is sent to them, by name, first to last.
         parameters: what it is given beside its inputs; these come before the parameters of the process.
         state: where its data is kept; that of the process by default.
@@ -85,8 +85,12 @@ class Component(Exportable):
     _stbass_cancelled: bool = False
     _stbass_name: str | None = None
     _stbass_steps: int = 0
+    _stbass_process: object | None = None
+    """The process that has it now."""
+    _stbass_used: bool = False
+    """Whether a process had it, so that it is not as it was made."""
     _stbass_job: str | None = None
-    """The job of its process, if that goes on from its last checkpoint when it has died; also where the state is not."""
+    """The job of its process, if that goes on from its last checkpoint; known also where the state is not."""
 
     # What it has set and not sent yet, what it set before that, and events that it has queued.
     _stbass_out: dict[str, Any]
@@ -255,11 +259,7 @@ class Component(Exportable):
     def dict(self) -> dict[str, Any]:
         """What there is to know about it, as data; ``exports`` are the values of those attributes now."""
         return {
-            "id": self.id,
-            "name": self.name,
-            "type": class_path(type(self)),
-            "status": str(self.status),
-            "io": self.io.dict(),
+            **self._stbass_record(),
             "parameters": self.parameters,
             "exports": {name: getattr(self, name, None) for name in self.exports or ()},
         }
@@ -268,6 +268,16 @@ class Component(Exportable):
         return f"<{type(self).__name__} {self.name!r}, {self.status}>"
 
     # Ours ---------------------------------------------------------------------------------------
+
+    def _stbass_record(self) -> Mapping[str, Any]:
+        """What a state is told of it: names and kinds, no values."""
+        return {
+            "id": self.id,
+            "name": self.name,
+            "type": class_path(type(self)),
+            "status": str(self.status),
+            "io": self.io.dict(),
+        }
 
     def _stbass_reset(self) -> None:
         """As before the constructor: nothing set, nothing queued, the fields of the class."""

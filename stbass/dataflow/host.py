@@ -134,10 +134,11 @@ class Host:
 
         Raises:
             ExceptionGroup: what the components raised.
+            ProcessCancelled: :meth:`cancel` was called.
         """
         for runner in self.runners.values():
             runner.attach()
-        await self._at_once({runner.name: self._init_of(runner) for runner in self.runners.values()})
+        await self._until_cancelled({runner.name: self._init_of(runner) for runner in self.runners.values()})
         for runner in self.runners.values():
             for inbox in runner.all_inboxes:
                 if not inbox.open:
@@ -150,6 +151,9 @@ class Host:
             component = runner.component
             self._begun.append(component)
             try:
+                if component._stbass_state is not None:
+                    await component._stbass_state.attach(component)
+                    await component._stbass_state.upsert_component(component._stbass_record())
                 made: Any = component.init()
                 if inspect.isawaitable(made):
                     await made
@@ -207,13 +211,16 @@ class Host:
             await edge.finished()
 
     async def _go(self, work: Mapping[str, Callable[[], Awaitable[None]]]) -> None:
-        if self._cancelled:
-            raise ProcessCancelled("the process was cancelled")
-        if self.stopping:
+        if self.stopping and not self._cancelled:
             return
         for name in work:
             self._set_status(self.runners[name], Status.RUNNING)
         self.active = len(work)
+        await self._until_cancelled(work)
+
+    async def _until_cancelled(self, work: Mapping[str, Callable[[], Awaitable[None]]]) -> None:
+        if self._cancelled:
+            raise ProcessCancelled("the process was cancelled")
         self._running = asyncio.ensure_future(self._at_once(work))
         try:
             await self._running
@@ -270,11 +277,13 @@ class Host:
         begun, self._begun = self._begun, []
         processes = [Stepping(self.runners[component.name], _destroy_of(component)) for component in begun]
         errors: list[BaseException] = []
-        if processes:
-            result = await PAR(*processes, on_failure=FailurePolicy.COLLECT).run()
-            errors = [failure.error for failure in result.failures]
-        for runner in self.runners.values():
-            runner.detach()
+        try:
+            if processes:
+                result = await PAR(*processes, on_failure=FailurePolicy.COLLECT).run()
+                errors = [failure.error for failure in result.failures]
+        finally:
+            for runner in self.runners.values():
+                runner.detach()
         if errors:
             raise BaseExceptionGroup("components failed to end in order", errors)
 
@@ -403,6 +412,9 @@ def _destroy_of(component: Component) -> Callable[[], Coroutine[Any, Any, None]]
         except BaseException as error:
             error.add_note(f"component {component.name!r}, destroy")
             raise
+        finally:
+            if component._stbass_state is not None:
+                await component._stbass_state.detach(component)
 
     return destroy
 

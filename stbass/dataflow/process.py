@@ -15,9 +15,9 @@ from stbass.dataflow.checkpoints import Checkpoints
 from stbass.dataflow.components import Component
 from stbass.dataflow.connector import Connector
 from stbass.dataflow.dump import dump_process, export_process
-from stbass.dataflow.export import Exportable, class_path
 from stbass.dataflow.state.base import StateBackend
 from stbass.dataflow.state.memory import DictStateBackend
+from stbass.dataflow.stateful import Stateful
 from stbass.dataflow.status import Status
 from stbass.dataflow.validation import check, check_names
 from stbass.errors import DataflowError, NotInitialisedError, ProcessCancelled
@@ -25,7 +25,7 @@ from stbass.errors import DataflowError, NotInitialisedError, ProcessCancelled
 __all__ = ["Process"]
 
 
-class Process(Exportable, ABC):
+class Process(Stateful, ABC):
     """Components and what connects them. Use one of its kinds, such as ``LocalProcess``.
 
     ::
@@ -42,7 +42,8 @@ class Process(Exportable, ABC):
         name: its name; made up if None.
         parameters: what every component is given beside its inputs.
         state: where it keeps what it is, how far it came, and its checkpoints; in memory if None.
-        checkpoint_every: seconds between two checkpoints, if the state lasts; None: only when the process ends.
+        checkpoint_every: seconds between two checkpoints, if the state lasts; None: only when the process begins, and
+            when it ends.
 
     Raises:
         InvalidProcessError: a part is of the wrong type, or a name is malformed or there twice.
@@ -83,34 +84,18 @@ class Process(Exportable, ABC):
         """Its connectors by id, ``source..target``."""
         self.parameters: dict[str, Any] = dict(parameters or {})
         """What every component is given."""
-        self._state = DictStateBackend() if state is None else state
-        self._status = Status.CREATED
+        super().__init__(DictStateBackend() if state is None else state)
         self._checkpoints = Checkpoints(self._state, checkpoint_every, self.name, self._request_cut, self._committed)
-        self._is_initialised = self._was_run = self._owns_state = self._is_connected = False
-        self._job_is_over = False
+        self._is_initialised = self._was_run = self._has_components = self._is_unwanted = False
         self._busy: str | None = None
+        self._idle: asyncio.Future[None] | None = None
 
     # What it is ---------------------------------------------------------------------------------
-
-    @property
-    def id(self) -> str:
-        """What it is known by: its name."""
-        return self.name
 
     @property
     def is_initialised(self) -> bool:
         """Whether it is between :meth:`init` and :meth:`destroy`."""
         return self._is_initialised
-
-    @property
-    def state(self) -> StateBackend:
-        """Where it keeps what lasts."""
-        return self._state
-
-    @property
-    def status(self) -> Status:
-        """What it is doing."""
-        return self._status
 
     def export(self) -> dict[str, Any]:
         """What it takes to make it again: what ``ProcessBuilder.build`` takes."""
@@ -134,58 +119,13 @@ class Process(Exportable, ABC):
     # Life ---------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        try:
-            await self.init()
-        except BaseException:
-            await self.destroy()
-            raise
+        await self.init()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.destroy()
-
-    async def connect_state(self, state: StateBackend | None = None) -> None:
-        """Connect to the state, and tell it what this process is. Again does nothing.
-
-        Args:
-            state: use this one instead of that of the constructor.
-
-        Raises:
-            StateError: the state cannot be used.
-            DataflowError: it is connected to another state already.
-        """
-        if state is not None and state is not self._state:
-            if self._is_connected:
-                raise DataflowError(f"process {self.name!r} is connected to {self._state!r} already")
-            self._state = self._checkpoints.state = state
-        if self._is_connected:
-            return
-        if not self._state.is_initialised:
-            await self._state.init()
-            self._owns_state = True
-        self._is_connected = True
-        self._job_is_over = await self._state.job_status() is Status.COMPLETED
-        await self._state.upsert_process(self._record(), with_components=True)
-
-    def _record(self) -> dict[str, Any]:
-        """What the state is told: names and kinds, no values."""
-        kept = ("id", "name", "type", "status", "io")
-        return {
-            "id": self.id,
-            "name": self.name,
-            "type": class_path(type(self)),
-            "status": str(self._status),
-            "components": {
-                key: {name: value for name, value in {**one.dict(), "exports": None}.items() if name in kept}
-                for key, one in self.components.items()
-            },
-            "connectors": {
-                key: {"id": key, "type": class_path(type(one)), **one.spec.dict()}
-                for key, one in self.connectors.items()
-            },
-        }
 
     async def init(self) -> None:
         """Look whether everything fits, connect to the state, and initialise every component. Again does nothing.
@@ -198,35 +138,76 @@ class Process(Exportable, ABC):
             JobFinishedError: the job has run to its end.
             JobInUseError: another run has the job.
             StateError: the state cannot be used.
-            ExceptionGroup: what components raised.
+            DataflowError: a component is at work in another process.
+            ProcessCancelled: :meth:`cancel` was called.
+            ExceptionGroup: what components raised. Those whose ``init`` had begun were destroyed.
         """
         if self._is_initialised:
             return
+        self._must_be_idle()
         check(self.name, self.components.values(), self.connectors.values(), kind=self.kind)
-        if self._was_run:
-            for component in self.components.values():
-                component._stbass_again()
-            self._was_run = False
-            self._checkpoints.reset()
-            await self._state.new_job()
-        await self.connect_state()
-        parts: Mapping[str, bytes] | None = None
-        if self._state.durable:
-            if self._job_is_over:
-                raise self._checkpoints.finished()
-            await self._state.acquire_job()
-            parts = await self._checkpoints.load(self.components)
+        self._check_components_are_free()
+        self._begin("init")
+        try:
+            await self._renew()
+            parts = await self._take_job()
+            await self.connect_state()
+            self._take_components()
+            if self._is_unwanted:
+                raise ProcessCancelled(f"process {self.name!r} was cancelled")
+            await self._start(parts)
+            await self._set_status(Status.INIT)
+            self._is_initialised = self._was_run = True
+        except BaseException as error:
+            if self._has_components:
+                await self._set_last_status(error)
+            self._done()
+            try:
+                await self.destroy()
+            except Exception as more:
+                error.add_note(f"what had begun could not be ended in order either: {more!r}")
+            raise
+        self._done()
+
+    def _check_components_are_free(self) -> None:
         for component in self.components.values():
+            if component._stbass_process is not None:
+                raise DataflowError(
+                    f"component {component.name!r} is at work in {component._stbass_process!r}: destroy that first, or "
+                    f"make a component for each process"
+                )
+
+    def _take_components(self) -> None:
+        self._has_components = True
+        for component in self.components.values():
+            component._stbass_process = self
+            component._stbass_used = True
             component._stbass_process_parameters = self.parameters
             component._stbass_process_state = self._state
             component._stbass_job = self._state.job_id if self._state.durable else None
-        self._is_initialised = self._was_run = True
-        try:
-            await self._start(parts)
-        except BaseException:
-            await self._set_status(Status.FAILED)
-            raise
-        await self._set_status(Status.INIT)
+
+    async def _renew(self) -> None:
+        """After a run: a new job, and components as they were made, whoever used them."""
+        if self._was_run:
+            await self._state.new_job(self)
+            self._checkpoints.reset()
+            self._was_run = self._is_connected = False
+        self._status = Status.CREATED
+        for component in self.components.values():
+            if component._stbass_used:
+                component._stbass_again()
+
+    async def _take_job(self) -> Mapping[str, bytes] | None:
+        """Take the job, if the state lasts. Gives the last checkpoint, if there is one."""
+        await self._attach()
+        if not self._state.durable:
+            return None
+        await self._state.acquire_job()
+        self._has_job = True
+        # Not before: until then whoever had it could have ended it.
+        if await self._job_is_over():
+            raise self._checkpoints.finished()
+        return await self._checkpoints.load(self.components)
 
     async def step(self) -> None:
         """One step of every component, at once: one whose producers sent nothing is skipped.
@@ -253,31 +234,38 @@ class Process(Exportable, ABC):
         await self._drive("run", self._run_all)
 
     def cancel(self) -> None:
-        """End it at once, whatever it is doing: ``run`` and ``step`` raise :class:`ProcessCancelled`."""
-        if not self._status.is_terminal:
-            self._cancel_all()
-            if self._busy is None:
+        """End it at once, whatever it is doing: ``init``, ``step`` and ``run`` raise :class:`ProcessCancelled`."""
+        if self._busy is None:
+            if self._is_initialised and not self._status.is_terminal:
+                self._cancel_all()
                 self._status = Status.STOPPED
+        else:
+            self._is_unwanted = True
+            self._cancel_all()
+            self._checkpoints.cancel()
 
     async def destroy(self) -> None:
         """Let every component that was initialised give back what it took, and leave the state. Again does nothing.
 
+        What the process is doing is cancelled first.
+
         Raises:
             ExceptionGroup: what components raised.
         """
-        was_initialised, self._is_initialised = self._is_initialised, False
+        if self._idle is not None:
+            self.cancel()
+            await asyncio.wait((self._idle,))
+        has_components, self._has_components = self._has_components, False
+        self._is_initialised = False
         try:
-            if was_initialised:
+            if has_components:
                 await self._end()
         finally:
+            for component in self.components.values():
+                if component._stbass_process is self:
+                    component._stbass_process = None
             self._checkpoints.close()
-            if self._is_connected:
-                self._is_connected = False
-                if self._owns_state:
-                    self._owns_state = False
-                    await self._state.destroy()
-                elif self._state.is_initialised:
-                    await self._state.release_job()
+            await self._leave_state()
 
     # Running ------------------------------------------------------------------------------------
 
@@ -288,14 +276,13 @@ class Process(Exportable, ABC):
             )
         if self._status is Status.COMPLETED:
             raise self._checkpoints.finished()
-        if self._busy is not None:
-            raise DataflowError(f"process {self.name!r} is busy: its {self._busy}() has not ended")
+        self._must_be_idle()
         if self._status.is_terminal:
             raise DataflowError(
                 f"process {self.name!r} has {self._status}, and cannot go on. Make it anew; or leave its `async with` "
                 f"and enter it again, for a run from the beginning"
             )
-        self._busy = what
+        self._begin(what)
         try:
             await self._set_status(Status.RUNNING)
             await self._checkpoints.around(work, timed=what == "run")
@@ -310,22 +297,25 @@ class Process(Exportable, ABC):
                 await self._checkpoints.take_if_due(monotonic())
                 await self._set_status(Status.INIT)
         except BaseException as error:
-            is_stop = isinstance(error, ProcessCancelled | asyncio.CancelledError)
-            await self._set_status(Status.STOPPED if is_stop else Status.FAILED)
+            await self._set_last_status(error)
             raise
         finally:
-            self._busy = None
+            self._done()
 
-    async def _set_status(self, status: Status) -> None:
-        if status is self._status:
-            return
-        self._status = status
-        if self._is_connected and self._state.is_initialised:
-            await self._state.update_process_status(self.id, status)
-            if status.is_terminal:
-                # The runs that died had other names; the job is not over before they are.
-                for name in self._checkpoints.names_before:
-                    await self._state.update_process_status(name, status)
+    def _must_be_idle(self) -> None:
+        if self._busy is not None:
+            raise DataflowError(f"process {self.name!r} is busy: its {self._busy}() has not ended")
+
+    def _begin(self, what: str) -> None:
+        self._busy = what
+        self._is_unwanted = False
+        self._idle = asyncio.get_running_loop().create_future()
+
+    def _done(self) -> None:
+        self._busy = None
+        idle, self._idle = self._idle, None
+        if idle is not None and not idle.done():
+            idle.set_result(None)
 
     # What a kind of process does ----------------------------------------------------------------
 

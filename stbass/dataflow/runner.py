@@ -64,6 +64,8 @@ class Runner(Sender):
     def attach(self) -> None:
         """The component is ours from now on."""
         self.component._stbass_runner = self
+        if self.component._stbass_closing:
+            self.interrupt = True  # it was cancelled before there was anybody to tell
         if self._own_run:
             # What the user's own `run` calls has to take values before the step and to send them after it.
             self.component.__dict__["step"] = self.one_step
@@ -109,18 +111,23 @@ class Runner(Sender):
             try:
                 await self.one_step()
             except IOClosedError:
+                if self._is_wanted():
+                    raise  # it is not ours
                 return
+
+    def _is_wanted(self) -> bool:
+        return not (self.ended or self.host.stopping)
 
     async def _run_own(self) -> None:
         self.in_user = True
         try:
             await self.component.run()
         except IOClosedError:
-            if not self.ended and not self.host.stopping:
+            if self._is_wanted():
                 raise
         finally:
             self.in_user = False
-        if not self.ended and not self.host.stopping:
+        if self._is_wanted():
             await self._settle()
             self.end(Status.COMPLETED)
         elif self.cut is not None:

@@ -78,7 +78,7 @@ def dump_item(component: str, field: str, value: Any) -> bytes:
     except NotTransportable as error:
         raise CheckpointError(
             f"component {component!r}: a value on {field!r} cannot be saved: {error}. Send what can travel between "
-            f"machines, or turn checkpoints off: a process without a state, or checkpoint_every=None",
+            f"machines, or do without checkpoints: a process whose state does not last",
             component=component,
             field=field,
         ) from error
@@ -102,7 +102,7 @@ def _cannot(
     return CheckpointError(
         f"component {component!r}: its attribute {culprit!r} cannot be saved in a checkpoint: {reason}. Either "
         f"init() makes it anew: put it into the class's transient = ({culprit!r},); or override checkpoint() and "
-        f"restore(state) of the component; or turn checkpoints off: no state, or checkpoint_every=None",
+        f"restore(state) of the component; or do without checkpoints: a process whose state does not last",
         component=component,
         field=culprit,
     )

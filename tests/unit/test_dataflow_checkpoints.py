@@ -171,7 +171,7 @@ async def test_what_cannot_be_saved_is_told_before_the_first_step() -> None:
             await process.run()
         assert process.status is Status.FAILED
     assert (caught.value.component, caught.value.field) == ("sink", "lock")
-    for remedy in ("transient = ('lock',)", "checkpoint() and restore(state)", "checkpoint_every=None"):
+    for remedy in ("transient = ('lock',)", "checkpoint() and restore(state)", "a process whose state does not last"):
         assert remedy in str(caught.value)
     assert sink.got == []
 

@@ -68,6 +68,8 @@ class StateBackend(Exportable, Store):
         self._metadata = None if metadata is None else to_json(dict(metadata), "metadata")
         self._created_at = now()
         self._opened = False
+        self._users: dict[int, object] = {}
+        self._opened_for_users = False
         self._token: int | None = None
         self._turn_of: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = None
 
@@ -104,29 +106,44 @@ class StateBackend(Exportable, Store):
             StateError: the store cannot be used; the message says why and what to do.
         """
         async with self._turn():
-            if self._opened:
-                return
-            try:
-                await self._open()
-                await self._keep_job()
-            except BaseException:
-                await self._close()
-                raise
-            self._opened = True
+            await self._start()
 
     async def destroy(self) -> None:
         """Give the job up if it is held, and disconnect. Idempotent; :meth:`init` can be called again."""
         async with self._turn():
+            await self._end()
+
+    async def attach(self, user: object) -> None:
+        """Use it, together with others perhaps: what nobody has connected yet is, until the last of them detaches.
+
+        Args:
+            user: who uses it, a process or a component.
+
+        Raises:
+            StateError: as :meth:`init`.
+        """
+        async with self._turn():
             if not self._opened:
-                return
-            self._opened = False
-            try:
+                await self._start()
+                self._opened_for_users = True
+            self._users[id(user)] = user
+
+    async def detach(self, user: object, *, has_job: bool = False) -> None:
+        """Use it no more. Idempotent. It stays as it is for the others, and if it was connected before.
+
+        Args:
+            user: who used it.
+            has_job: whether the job is that user's, and is given up.
+
+        Raises:
+            StateError: the store could not be told that the job is given up; it is free when it misses this process.
+        """
+        async with self._turn():
+            self._users.pop(id(user), None)
+            if self._opened_for_users and not self._users:
+                await self._end()
+            elif has_job and self._opened:
                 await self._give_up()
-            except StateError as error:
-                # Whoever holds the other end of the lock will miss this process; there is nothing left to do here.
-                _log.warning("%s was not given up in an orderly way: %s", self._job_id, error)
-            finally:
-                await self._close()
 
     async def __aenter__(self) -> Self:
         await self.init()
@@ -137,13 +154,22 @@ class StateBackend(Exportable, Store):
     ) -> None:
         await self.destroy()
 
-    async def new_job(self) -> str:
+    async def new_job(self, user: object = None) -> str:
         """Go over to a fresh job, with the same metadata; a job that is held is given up first. Gives its id.
 
+        Args:
+            user: who wants it, and may be attached.
+
         Raises:
-            StateError: as :meth:`init`.
+            StateError: as :meth:`init`; or somebody uses the job that it has now.
         """
         async with self._turn():
+            others = [one for one in self._users.values() if one is not user]
+            if others:
+                raise StateError(
+                    f"{self!r} cannot go over to a new job: {', '.join(map(repr, others))} is at work with this one. "
+                    f"Give each a state object of its own"
+                )
             if self._opened:
                 await self._give_up()
             self._job_id = new_job_id()
@@ -330,6 +356,29 @@ class StateBackend(Exportable, Store):
         return await self._load()
 
     # Inside ---------------------------------------------------------------------------------------
+
+    async def _start(self) -> None:
+        if self._opened:
+            return
+        try:
+            await self._open()
+            await self._keep_job()
+        except BaseException:
+            await self._close()
+            raise
+        self._opened = True
+
+    async def _end(self) -> None:
+        if not self._opened:
+            return
+        self._opened = self._opened_for_users = False
+        try:
+            await self._give_up()
+        except StateError as error:
+            # Whoever holds the other end of the lock will miss this process; there is nothing left to do here.
+            _log.warning("%s was not given up in an orderly way: %s", self._job_id, error)
+        finally:
+            await self._close()
 
     def _turn(self) -> asyncio.Lock:
         """One at a time: for what changes this object itself."""
