@@ -20,25 +20,21 @@ if TYPE_CHECKING:
         RedisConnector,
     )
     from stbass.dataflow.events import Event, StopEvent
-    from stbass.dataflow.fleet import CeleryProcess
+    from stbass.dataflow.fleet import CeleryProcess as CeleryProcess
     from stbass.dataflow.function import component
     from stbass.dataflow.io import IOController
     from stbass.dataflow.local import LocalProcess
     from stbass.dataflow.process import Process
     from stbass.dataflow.ray import RayProcess
     from stbass.dataflow.resource import Resource
-    from stbass.dataflow.state import (
-        DictStateBackend,
-        PostgresStateBackend,
-        RedisStateBackend,
-        SqliteStateBackend,
-        StateBackend,
-    )
+    from stbass.dataflow.state import DictStateBackend, SqliteStateBackend, StateBackend
+    from stbass.dataflow.state import PostgresStateBackend as PostgresStateBackend
+    from stbass.dataflow.state import RedisStateBackend as RedisStateBackend
     from stbass.dataflow.status import Status
 
+# Without what needs a package that may not be installed: `from stbass.dataflow import *` works everywhere.
 __all__ = [
     "AsyncioConnector",
-    "CeleryProcess",
     "Component",
     "Connector",
     "ConnectorMode",
@@ -47,13 +43,11 @@ __all__ = [
     "Event",
     "IOController",
     "LocalProcess",
-    "PostgresStateBackend",
     "Process",
     "ProcessBuilder",
     "RayConnector",
     "RayProcess",
     "RedisConnector",
-    "RedisStateBackend",
     "Resource",
     "SqliteStateBackend",
     "StateBackend",
@@ -98,4 +92,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *_HOME})

@@ -175,7 +175,7 @@ class FleetGroup:
         try:
             found: Mapping[str, View] = await self._call("destroy", b"null")
         except Exception:
-            if self.is_lost:
+            if self._lost is not None:
                 return {}
             raise
         finally:

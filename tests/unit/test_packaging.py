@@ -23,6 +23,7 @@ def lower_bounds(requirements: list[str]) -> dict[str, str]:
 
 
 def used_by_the_tests() -> list[str]:
+    ours: str
     [ours] = [need for need in PROJECT["optional-dependencies"]["dev"] if need.startswith("stbass[")]
     return ours.removeprefix("stbass[").removesuffix("]").split(",")
 
