@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import random
 import shutil
 import socket
 import sqlite3
@@ -33,6 +33,9 @@ def durable(request: pytest.FixtureRequest, tmp_path: Path) -> Kind:
     return kind_of(request.param, request, tmp_path)
 
 
+# The same in every run, so that the tests have the same names.
+NOISE = random.Random(99).randbytes(99)
+
 # Damaged records ---------------------------------------------------------------------------------
 
 
@@ -41,7 +44,7 @@ def durable(request: pytest.FixtureRequest, tmp_path: Path) -> Kind:
     [
         ("UPDATE stbass_part SET data = ?", b"part", ("HSET", f"{KEY}:checkpoint", "part:a", b"part")),
         ("UPDATE stbass_part SET data = ?", b"", ("HSET", f"{KEY}:checkpoint", "part:a", b"")),
-        ("UPDATE stbass_part SET data = ?", os.urandom(99), ("HSET", f"{KEY}:checkpoint", "part:a", os.urandom(99))),
+        ("UPDATE stbass_part SET data = ?", NOISE, ("HSET", f"{KEY}:checkpoint", "part:a", NOISE)),
         ("UPDATE stbass_part SET checksum = ?", 7, ("HSET", f"{KEY}:checkpoint", "sum:a", "x")),
         ("UPDATE stbass_part SET name = ?", "b", ("HDEL", f"{KEY}:checkpoint", "sum:a")),
         ("DELETE FROM stbass_part WHERE name = ?", "a", ("HDEL", f"{KEY}:checkpoint", "part:a")),

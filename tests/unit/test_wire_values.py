@@ -96,6 +96,11 @@ def test_every_float_and_every_integer_arrives_bit_for_bit(number: float, intege
         assert same(loads(dumps(value)), value)
 
 
+def type_name(value: object) -> str:
+    """An id that is the same in every run: what is printed of a value may hold an address, or a set in any order."""
+    return value if isinstance(value, str) and value.isidentifier() else type(value).__name__
+
+
 @pytest.mark.parametrize(
     "value",
     [
@@ -150,7 +155,7 @@ def test_every_float_and_every_integer_arrives_bit_for_bit(number: float, intege
         pathlib.Path("a") / "b",
         pathlib.PurePosixPath("\udcff"),
     ],
-    ids=lambda value: ascii(value)[:40],
+    ids=type_name,
 )
 def test_the_odd_corners_arrive_exactly(value: Any) -> None:
     assert same(loads(dumps(value)), value)
@@ -230,7 +235,7 @@ class LocalZone(tzinfo):
         (datetime.now(LocalZone()), "value", "use datetime.timezone, or zoneinfo.ZoneInfo"),
         (int, "value", "type"),
     ],
-    ids=lambda value: ascii(value)[:30],
+    ids=type_name,
 )
 def test_what_cannot_travel_is_named_with_its_place_and_what_to_do(value: Any, path: str | None, words: str) -> None:
     with pytest.raises(NotTransportable, match=re.escape(words)) as caught:
