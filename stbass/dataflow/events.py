@@ -56,6 +56,7 @@ class Event:
 
     Raises:
         ChannelTypeError: ``data`` does not fit its annotation.
+        TypeError: ``source`` is no text, or the annotation of ``data`` cannot be looked up.
     """
 
     type: ClassVar[str] = "event"
@@ -130,5 +131,11 @@ def _data_type(cls: Any) -> ChannelType | None:
         if base is Event:
             return None
         if "data" in inspect.get_annotations(base):
-            return ChannelType(get_type_hints(base)["data"], f"{cls.__name__}.data")
+            try:
+                return ChannelType(get_type_hints(base)["data"], f"{cls.__name__}.data")
+            except NameError as error:
+                raise TypeError(
+                    f"the annotation of {base.__qualname__}.data cannot be looked up: {error}; it has to be a name of "
+                    f"its module"
+                ) from None
     return None

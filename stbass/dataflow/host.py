@@ -175,8 +175,10 @@ class Host:
         self.round_over, self._in_step = False, True
         try:
             await self._go({runner.name: runner.work_once for runner in self.runners.values() if not runner.ended})
-            while any(runner.end_if_over() for runner in self.runners.values() if not runner.ended):
-                pass  # the end of one can be that of another
+            left = [runner for runner in self.runners.values() if not runner.ended]
+            while sum(runner.end_if_over() for runner in left):
+                # The end of one can be that of another: of one after it, or of one before it.
+                left = [runner for runner in reversed(left) if not runner.ended]
         finally:
             self._in_step = self.round_over = False
 

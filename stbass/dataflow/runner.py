@@ -155,7 +155,9 @@ class Runner(Sender):
             self.in_user = True
 
     def _failed(self, error: BaseException) -> None:
-        is_cancel = isinstance(error, asyncio.CancelledError)
+        task = asyncio.current_task()
+        # One that nobody asked for is a failure: of something that the user's code waited for.
+        is_cancel = isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
         if self.ended and is_cancel:
             return
         if not is_cancel and error is not self._trouble:
