@@ -24,7 +24,14 @@ from stbass.dataflow.process import Process
 from stbass.dataflow.spec import Part, ProcessSpec, load
 from stbass.dataflow.state._records import check_job_id
 from stbass.dataflow.validation import check
-from stbass.errors import ConfigurationError, InvalidProcessError, ProcessCancelled, SpecError, StbassError
+from stbass.errors import (
+    ConfigurationError,
+    InvalidProcessError,
+    JobFinishedError,
+    ProcessCancelled,
+    SpecError,
+    StbassError,
+)
 
 __all__ = ["draw_process", "run_process", "validate_process"]
 
@@ -181,6 +188,12 @@ class _Run:
         except ConfigurationError as error:
             code = Exit.SETTINGS
             self.errors = [str(error)]
+        except JobFinishedError as error:
+            code = Exit.FAILED
+            self.errors = [
+                f"job {error.job_id} has run to its end: nothing was run. For another run leave out --job-id "
+                f"(and job_id in the file), or give it another one"
+            ]
         except Exception as error:
             # What components raise may be anything; whoever runs a model wants to know which of them, and where.
             code = Exit.FAILED
@@ -238,7 +251,7 @@ class _Run:
 
 def _sentences(error: BaseException, notes: tuple[str, ...] = ()) -> Iterator[str]:
     """A sentence for each error in the group: in which component, what, and where in the program."""
-    notes = (*notes, *getattr(error, "__notes__", ()))
+    notes = (*notes, *getattr(error, "__notes__", ()))  # where it was, or what else went wrong
     if isinstance(error, BaseExceptionGroup):
         for one in error.exceptions:
             yield from _sentences(one, notes)
@@ -248,4 +261,6 @@ def _sentences(error: BaseException, notes: tuple[str, ...] = ()) -> Iterator[st
     where = (
         f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames and not isinstance(error, StbassError) else ""
     )
-    yield f"{': '.join([*notes, text])}{where}"
+    places = [note for note in notes if note.startswith("component ")]
+    more = [note for note in notes if note not in places]
+    yield "; ".join([": ".join([*places, text]) + where, *more])

@@ -66,7 +66,7 @@ def _error(
         nobody_consumes(endpoint) for endpoint in needed if not any(endpoint in worker.queues for worker in workers)
     ]
     remedy = [] if nobody else ["Start more workers there, or let them run more at once (-c)"]
-    text = ". ".join([counts, *reasons, *nobody, *remedy])
+    text = ". ".join([counts, *reasons, *(one[0].upper() + one[1:] for one in nobody), *remedy])
     return AdmissionError(
         f"process {process!r} needs a slot for each of its groups at the same time. {text}",
         needed=dict(needed),

@@ -39,13 +39,13 @@ class Admitted:
         module, names = _module_of(path)
         if module is None or not self._allows(f"{module.__name__}:{'.'.join(names)}"):
             why = "does not know" if module is None else "was not told to make"
-            raise self._refused(path, why, path.rpartition(".")[0] if module is None else module.__name__)
+            raise self._refused(path, why, _home(path, module, names))
         found: Any = module
         for name in names:
             found = getattr(found, name, None)
         kind = found.kind if isinstance(found, ComponentFunction) else found
         if not isinstance(kind, type) or not issubclass(kind, Exportable):
-            raise self._refused(path, "does not know", module.__name__)
+            raise self._refused(path, "does not know", _home(path, module, names))
         home = kind.__module__
         # An included module may import others, whose classes are not meant by that.
         if not self._allows(f"{home}:{kind.__qualname__}"):
@@ -71,3 +71,10 @@ def _module_of(path: str) -> tuple[ModuleType | None, list[str]]:
         if isinstance(module, ModuleType):
             return module, parts[count:]
     return None, []
+
+
+def _home(path: str, module: ModuleType | None, names: list[str]) -> str:
+    """The module to include for a name, as far as that can be told when nothing may be imported for it."""
+    if module is not None and isinstance(vars(module).get(names[0]), type):
+        return module.__name__
+    return path.rpartition(".")[0]

@@ -21,7 +21,7 @@ from stbass.dataflow._fleet_line import CAPACITY, Line, piece_size
 from stbass.dataflow._fleet_record import Record, end_former, forget, keep
 from stbass.dataflow.groups import Group, GroupListener
 from stbass.endpoint import Placement
-from stbass.errors import DataflowError
+from stbass.errors import BackendUnavailableError, DataflowError
 from stbass.outcome import ProcessResult
 from stbass.placement import PLACED_PAR
 from stbass.policy import FailurePolicy
@@ -130,6 +130,8 @@ class FleetRun:
             self._placing = asyncio.create_task(self._place(), name=f"stbass-fleet-{self._process}")
             await self._admitted()
             await _all([handle.make() for handle in self.handles])
+        except BackendUnavailableError:
+            raise
         except (OSError, redis.RedisError) as error:
             raise unavailable(self._backend.settings.backend, f"start process {self._process!r}", error) from error
 
@@ -285,6 +287,13 @@ def _settle(future: asyncio.Future[None]) -> None:
 async def _all(waiting: Sequence[Any]) -> None:
     """Until all are done, or one has failed: then its error."""
     tasks = [asyncio.ensure_future(one) for one in waiting]
+    for task in tasks:
+        task.add_done_callback(_known)  # of several that fail, one is told
     done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
     for task in done:
         task.result()
+
+
+def _known(task: asyncio.Future[Any]) -> None:
+    if not task.cancelled():
+        task.exception()

@@ -8,7 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
-from stbass.errors import ConfigurationError, InvalidProcessError, MissingDependencyError, StbassError
+from stbass.errors import (
+    BackendUnavailableError,
+    ConfigurationError,
+    InvalidProcessError,
+    MissingDependencyError,
+    StbassError,
+)
 
 try:
     from celery import Celery
@@ -146,7 +152,8 @@ class CeleryProcess(DistributedProcess):
             try:
                 await run.close(0.0)
             except StbassError as also:
-                error.add_note(f"and what was begun could not be cleared away: {also}")
+                if not isinstance(error, BackendUnavailableError):
+                    error.add_note(f"and what was begun could not be cleared away: {also}")
             raise
         return run.handles
 

@@ -259,7 +259,10 @@ def test_ctrl_c_says_how_to_go_on_and_going_on_ends_as_if_nothing_had_happened(m
     # A job that has ended has ended.
     once_more = stbass(*shlex.split(again[1]), cwd=model.parent)
     assert once_more.returncode == 1
-    assert "has run to its end" in once_more.stderr
+    assert once_more.stderr == (
+        f"stbass: job {job[1]} has run to its end: nothing was run. For another run leave out --job-id (and job_id in "
+        f"the file), or give it another one\n"
+    )
 
 
 def test_on_a_terminal_a_table_shows_how_far_each_component_is(model: Path) -> None:

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+import stbass.dataflow
 from stbass.backends.celery.connections import RedisAddress
 from stbass.backends.celery.settings import FleetSettings
 from stbass.channel import Chan
@@ -34,6 +35,17 @@ def test_ready_components_have_to_be_included_like_others() -> None:
     assert admitted("stbass.dataflow.library")("stbass.dataflow.library.FileReader") is FileReader
     with pytest.raises(ProcessRefused, match=r"add their module, 'stbass\.dataflow\.library', to include"):
         admitted("tests.support")("stbass.dataflow.library.FileReader")
+
+
+def test_the_module_to_include_is_named_where_only_a_package_above_it_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "stbass.dataflow.library")
+    monkeypatch.delattr(stbass.dataflow, "library")
+    for include in ("tests.support", "stbass.dataflow"):
+        with pytest.raises(ProcessRefused, match=r"add their module, 'stbass\.dataflow\.library', to include"):
+            admitted(include)("stbass.dataflow.library.FileReader")
+    # a class in a class is none
+    with pytest.raises(ProcessRefused, match=r"add their module, 'tests\.support\.dataflow', to include"):
+        admitted("stbass")("tests.support.dataflow.Count.Inner")
 
 
 @pytest.mark.parametrize(
