@@ -22,7 +22,7 @@ from stbass.dataflow.boundary import Inlet, OutletEdge
 from stbass.dataflow.edge import Inbox
 from stbass.dataflow.status import Status
 from stbass.dataflow.userstate import dump_item, dump_state, load, load_state
-from stbass.errors import WireError
+from stbass.errors import StateError
 
 if TYPE_CHECKING:
     from stbass.dataflow.host import Host
@@ -218,13 +218,17 @@ async def restore(runner: Runner, part: bytes) -> None:
 
     Raises:
         WireError: it is no part of a checkpoint.
+        StateError: it is of a process with other inputs or connectors.
     """
     fields, frame, state, *late = part.split(b"\n")
     inboxes = {inbox.name: inbox for inbox in runner.all_inboxes}
     known: dict[str, Any] = load(fields)
     for name, values in [*known.items(), *((name, [value]) for name, value in map(load, late))]:
         if name not in inboxes:
-            raise WireError(f"the checkpoint has values for {runner.name!r}.{name!r}, which is no input of it")
+            raise StateError(
+                f"the checkpoint has values for '{runner.name}.{name}', which is no input of this process. Use the "
+                f"process that the job was started with, or another job"
+            )
         inbox = inboxes[name]
         if name in known and values is known[name]:
             inbox.backlog.clear()  # of initial values
@@ -233,6 +237,12 @@ async def restore(runner: Runner, part: bytes) -> None:
     component = runner.component
     edges = {edge.id: edge for edges in runner.edges.values() for edge in edges}
     runner.steps = rest["steps"]
+    lost = [edge_id for edge_id, _ in rest["pending"] if edge_id not in edges]
+    if lost:
+        raise StateError(
+            f"the checkpoint has values that {runner.name!r} was about to send over {lost[0]!r}, which is no connector "
+            f"of this process. Use the process that the job was started with, or another job"
+        )
     runner.pending = [(edges[edge_id], item) for edge_id, item in rest["pending"]]
     component._stbass_last.update(rest["last"])
     if runner.events is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from logging import getLogger
 from typing import Any
 
 from stbass.dataflow.boundary import CLOSED, Inlet, Outlet, OutletEdge
@@ -23,6 +24,8 @@ from stbass.par import PAR
 from stbass.policy import FailurePolicy
 
 __all__ = ["Host", "HostListener", "stalled"]
+
+_log = getLogger(__name__)
 
 
 class Host:
@@ -66,6 +69,7 @@ class Host:
         self._carrying: asyncio.Task[None] | None = None
         self._cancelled = False
         self._in_step = False
+        self._has_warned = False
         for component in by_name(components).values():
             self.runners[component.name] = Runner(component, self)
         edges = list(edges)
@@ -380,6 +384,13 @@ class Host:
             # Components that wait for events alone may get them from the user's own tasks; nothing else comes from
             # outside, so this would be for ever.
             waiting[0].fail(stalled(runner.waits_for for runner in waiting))
+        elif waiting and not self._has_warned:
+            self._has_warned = True
+            _log.warning(
+                "nothing runs, and only tasks of your own could still send events: %s. If there are none, end the run "
+                "with a StopEvent, or a component with `await self.io.close()`",
+                "; ".join(runner.waits_for for runner in waiting),
+            )
 
     def _set_status(self, runner: Runner, status: Status) -> None:
         if runner.component._stbass_status is not status:

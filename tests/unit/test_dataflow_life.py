@@ -20,7 +20,7 @@ from stbass.errors import (
     ProcessCancelled,
     StateError,
 )
-from tests.support.dataflow import Count, Endless, Fail, Forever, Keep, local
+from tests.support.dataflow import Count, Endless, Fail, Forever, Join, Keep, local, wire
 
 JOB = "Job_abcdefgh"
 
@@ -525,3 +525,30 @@ async def test_a_mistake_in_a_step_is_not_taken_for_the_end_by_a_run_of_ones_own
         with pytest.raises(ExceptionGroup) as caught:
             await process.run()
     assert [type(error) for error in caught.value.exceptions] == [IOClosedError]
+
+
+async def test_a_job_of_a_process_with_other_connectors() -> None:
+    class Silent(Component):
+        io = IOController(inputs=["x"], outputs=["y"])
+
+        async def step(self) -> None:
+            """Sends nothing."""
+
+    def make(*wires: tuple[str, str]) -> LocalProcess:
+        parts = [Count(30, name="a"), Silent(name="b"), Join(name="join"), Keep(name="sink")]
+        connectors = [wire(*one, maxsize=1) for one in (*wires, ("a.y", "b.x"), ("join.y", "sink.x"))]
+        return LocalProcess(parts, connectors, state=state, checkpoint_every=0.000001)
+
+    # given a job with values that wait for room
+    state = Lasting(job_id=JOB)
+    async with asyncio.timeout(5):
+        async with make(("a.y", "join.a"), ("b.y", "join.b")) as process:
+            for _ in range(4):
+                await process.step()
+        # when it is to go on with another process
+        other = make(("b.y", "join.a"), ("a.y", "join.b"))
+        with pytest.raises(StateError, match=r"over 'a\.y\.\.join\.a', which is no connector"):
+            await other.init()
+        # then it is free for the right one
+        async with make(("a.y", "join.a"), ("b.y", "join.b")) as process:
+            await process.step()

@@ -227,6 +227,42 @@ async def test_a_storm_of_events_arrives_whole() -> None:
     assert all(one.heard == expected for one in all_ears)
 
 
+async def test_components_that_wait_for_events_of_each_other_say_so(caplog: pytest.LogCaptureFixture) -> None:
+    class Call(Event):
+        pass
+
+    class Answer(Event):
+        pass
+
+    class Calls(Component):
+        io = IOController(input_events=[Answer], output_events=[Call])
+
+        async def init(self) -> None:
+            self.io.queue_event(Call(source=self.name))
+
+        @Answer.handler
+        def on(self, event: Answer) -> None:
+            """That is all."""
+
+    class Answers(Component):
+        io = IOController(input_events=[Call], output_events=[Answer])
+
+        @Call.handler
+        def on(self, event: Call) -> None:
+            self.io.queue_event(Answer(source=self.name))
+
+    # given two that could go on if one of them had tasks of its own, which nobody can know
+    process = local([Calls(name="a"), Answers(name="b")])
+    async with asyncio.timeout(5), process:
+        running = asyncio.ensure_future(process.run())
+        while not caplog.messages:  # noqa: ASYNC110 - each turn lets the others run
+            await asyncio.sleep(0)
+        assert "'a' waits for events; 'b' waits for events" in caplog.messages[0]
+        assert not running.done()
+        process.cancel()
+        await asyncio.wait((running,))
+
+
 @pytest.mark.parametrize(
     "kind", [asyncio.CancelledError, IOClosedError, ChannelClosedError, ProcessCancelled, StopIteration, TimeoutError]
 )
