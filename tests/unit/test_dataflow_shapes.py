@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import re
 import subprocess
 import sys
 import time
 import tracemalloc
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -18,7 +20,23 @@ import pytest
 from pydantic import BaseModel
 
 import stbass.dataflow
-from stbass.dataflow import Component, Event, IOController, LocalProcess, Status, StopEvent, component
+from stbass.dataflow import (
+    AsyncioConnector,
+    Component,
+    Connector,
+    ConnectorSpec,
+    Event,
+    IOController,
+    LocalProcess,
+    Process,
+    RayConnector,
+    RedisConnector,
+    Resource,
+    StateBackend,
+    Status,
+    StopEvent,
+    component,
+)
 from stbass.dataflow.state import DictStateBackend
 from stbass.errors import ChannelClosedError, DataflowError, InvalidProcessError, IOClosedError, ProcessCancelled
 from tests.support.dataflow import Add, Count, Endless, Join, Keep, local, wire
@@ -399,6 +417,58 @@ async def test_an_event_whose_type_cannot_be_looked_up_says_so() -> None:
 
     with pytest.raises(TypeError, match=r"Read\.data cannot be looked up: name 'Reading'"):
         Read(source="a", data=Reading(value=1))
+
+
+# What everything is called -----------------------------------------------------------------------
+
+
+async def test_what_a_process_and_its_parts_are_known_by() -> None:
+    sink = Keep(name="sink", constraints={"zone": 1}, resources=Resource(cpu="250m"))
+    process = local([Count(3, name="a"), sink], ("a.y", "sink.x"), parameters={"k": 1})
+    assert re.fullmatch(r"LocalProcess_[0-9A-Za-z]{8}", process.id)
+    assert process.name == process.id
+    assert local([], name="mine").id == "mine"
+    assert process.components == {"a": process.components["a"], "sink": sink}
+    assert [(key, one.id) for key, one in process.connectors.items()] == [("a.y..sink.x", "a.y..sink.x")]
+    assert process.parameters == {"k": 1}
+    assert process.status is Status.CREATED
+    assert isinstance(process.state, DictStateBackend)
+    assert process.dict() == process.export()
+    assert sink.constraints == {"zone": 1}
+    assert sink.resources == Resource(cpu=0.25)
+    assert sink.dict()["id"] == sink.id == "sink"
+    assert sink.dict()["exports"] == {"got": []}
+    async with asyncio.timeout(5), process:
+        assert process.is_initialised
+        assert sink.parameters == {"k": 1}
+    assert not process.is_initialised
+
+
+@pytest.mark.parametrize("mode", ["pipeline", "pubsub"])
+@pytest.mark.parametrize("kind", [AsyncioConnector, RedisConnector, RayConnector])
+async def test_both_modes_give_every_input_every_value(kind: type[Connector], mode: str) -> None:
+    one, two = Keep(name="one"), Keep(name="two")
+    build = kind.builder(maxsize=3)
+    connectors = [build(ConnectorSpec(source="a.y", target=f"{to}.x", mode=mode)) for to in ("one", "two")]
+    assert {connector.maxsize for connector in connectors} == {3}
+    await done(LocalProcess([Count(9, name="a"), one, two], connectors))
+    assert one.got == two.got == list(range(9))
+
+
+def test_what_is_only_there_for_its_kinds_cannot_be_made() -> None:
+    spec = ConnectorSpec("a.b", "c.d")
+    makes: list[Callable[[], object]] = [
+        lambda: Process([], []),  # type: ignore[abstract]
+        lambda: StateBackend(job_id=None),  # type: ignore[abstract]
+        lambda: Connector(spec),
+    ]
+    for make in makes:
+        with pytest.raises(TypeError):
+            make()
+
+
+def test_all_names_are_there() -> None:
+    assert {name for name in stbass.dataflow.__all__ if getattr(stbass.dataflow, name, None) is None} == set()
 
 
 # What the known rival gets wrong -----------------------------------------------------------------
