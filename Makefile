@@ -16,13 +16,16 @@ SETUP := pyproject.toml
 ENDPOINT ?= anthropic
 ENDPOINTS ?= anthropic local:8080
 TESTS ?= tests
+# Test files at a time. Most of a test's time is waiting for real servers and workers.
+JOBS ?= 3
+PYTEST := -m pytest -q -n $(JOBS) --dist loadfile
 CODE = $(foreach part,stbass celery_app tests benchmarks examples,$(if $(wildcard $(part)/*.py $(part)/*/*.py),$(part)))
 
 .PHONY: help
 help:  ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z0-9._%-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo
-	@echo "  make worker ENDPOINT='anthropic local:8080'   make test TESTS=tests/unit   make PYTHON=python3.13 install"
+	@echo "  make worker ENDPOINT='anthropic local:8080'   make test TESTS=tests/unit JOBS=1   make PYTHON=python3.13 install"
 
 # Set-up ------------------------------------------------------------------------------------------
 
@@ -94,21 +97,21 @@ dev: $(VENV)/.installed-demo  ## Redis and one worker per endpoint in ENDPOINTS,
 
 .PHONY: test
 test: install  ## the tests (TESTS=path picks some)
-	@$(BIN)/python -m pytest -q -m "not slow" $(TESTS)
+	@$(BIN)/python $(PYTEST) -m "not slow" $(TESTS)
 
 .PHONY: test-slow
 test-slow: install  ## the tests that take long
-	@$(BIN)/python -m pytest -q -m slow $(TESTS)
+	@$(BIN)/python $(PYTEST) -m slow $(TESTS)
 
 .PHONY: test-3.12 test-3.13
 test-3.12 test-3.13: test-%: .venv-%/.installed
-	@.venv-$*/bin/python -m pytest -q -m "not slow" $(TESTS)
+	@.venv-$*/bin/python $(PYTEST) -m "not slow" $(TESTS)
 test-3.12:  ## the tests on Python 3.12
 test-3.13:  ## the tests on Python 3.13
 
 .PHONY: lowest
 lowest: .venv-lowest/.installed  ## the tests with the oldest dependencies allowed
-	@.venv-lowest/bin/python -m pytest -q -m "not slow" $(TESTS)
+	@.venv-lowest/bin/python $(PYTEST) -m "not slow" $(TESTS)
 
 .PHONY: lint
 lint: install  ## ruff: rules and format
