@@ -36,7 +36,13 @@ async def expected(shape: str) -> list[Any]:
         return json.loads(json.dumps(came_out(shape, process)))  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+# Each takes seconds; the shapes that are left to the slow tests are broken off in-process many times in the unit tests.
+USUAL = ("chain", "cycle", "events")
+
+
+@pytest.mark.parametrize(
+    "shape", [shape if shape in USUAL else pytest.param(shape, marks=pytest.mark.slow) for shape in SHAPES]
+)
 async def test_killed_at_random_steps_it_gives_the_same(shape: str, tmp_path: Path) -> None:
     dice = random.Random(shape)
     path = tmp_path / "state.db"
