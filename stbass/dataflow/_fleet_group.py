@@ -8,7 +8,7 @@ from typing import Any
 
 from stbass.dataflow._fleet_line import Line
 from stbass.dataflow.groups import Group, GroupListener, View
-from stbass.dataflow.remote import heard, returned
+from stbass.dataflow.reports import heard, returned
 from stbass.errors import DataflowError, ProcessCancelled, StbassError, WireError
 from stbass.wire import dumps, load_error
 

@@ -16,7 +16,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from stbass.dataflow._ray_actor import GroupActor
 from stbass.dataflow.groups import Group, GroupListener, View
-from stbass.dataflow.remote import heard, returned
+from stbass.dataflow.reports import heard, returned
 from stbass.dataflow.resource import Resource
 from stbass.errors import AdmissionError, WireError, WorkerLostError
 from stbass.wire import dumps

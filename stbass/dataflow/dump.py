@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path as FilePath
@@ -73,8 +74,11 @@ class _Exporter:
         if usual is not None:
             data["connector_builder"] = usual
         args: dict[str, Any] = {"name": process.name}
+        takes = inspect.signature(type(process)).parameters
         for name, value in given.items():
-            if name not in ("components", "connectors", "name") and value is not None:
+            # None is left out where it is what nothing means.
+            means = value is not None or (name in takes and takes[name].default is not None)
+            if name not in ("components", "connectors", "name") and means:
                 args[name] = self.argument(process, name, value, (*path, "args", name))
         args["components"] = [
             {"type": self.type_of(one, here), "args": self.arguments(one, here)}

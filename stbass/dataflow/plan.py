@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from stbass.dataflow.arriving import LIMIT, arrived
 from stbass.dataflow.components import Component
 from stbass.dataflow.edge import Edge
 from stbass.dataflow.export import Exportable, class_path
@@ -14,10 +15,7 @@ from stbass.dataflow.groups import Group
 from stbass.errors import DataflowError, NotTransportable
 from stbass.wire import Opaque, dumps, loads
 
-__all__ = ["LIMIT", "Named", "made_of_plan", "plan_of"]
-
-LIMIT = 2**30
-"""How many bytes a message between groups may have."""
+__all__ = ["Named", "made_of_plan", "plan_of"]
 
 Named = Callable[[str], Any]
 """Gives the class, or the component function, of a name."""
@@ -54,7 +52,7 @@ def made_of_plan(plan: bytes, named: Named) -> tuple[list[Component], list[Edge]
     components = [
         _make(path, text, nested, named, f"component {name!r}") for name, path, text, nested in made["components"]
     ]
-    parameters = loads(made["parameters"], what="parameters", limit=LIMIT)
+    parameters = arrived(made["parameters"], what="parameters")
     for component in components:
         component._stbass_process_parameters = parameters
         component._stbass_job = made["job"]
@@ -89,7 +87,7 @@ def _text(value: Any, what: str) -> str:
 
 def _make(path: str, text: str, nested: Mapping[str, Any], named: Callable[[str], Any], what: str) -> Any:
     cls = named(path)
-    arguments = loads(text, what=what, limit=LIMIT)
+    arguments = arrived(text, what=what)
     for key, value in arguments.items():
         unknown = _opaque_in(value)
         if unknown is not None:

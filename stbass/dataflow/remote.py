@@ -19,17 +19,19 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Protocol
 
+from stbass.dataflow.arriving import LIMIT, arrived
 from stbass.dataflow.boundary import OutletEdge
 from stbass.dataflow.edge import Edge
-from stbass.dataflow.groups import GroupListener, Quiet, View
+from stbass.dataflow.groups import Quiet
 from stbass.dataflow.host import Host
 from stbass.dataflow.lookup import find
-from stbass.dataflow.plan import LIMIT, Named, made_of_plan
+from stbass.dataflow.plan import Named, made_of_plan
+from stbass.dataflow.reports import failed, views
 from stbass.dataflow.status import Status
-from stbass.errors import DataflowError, NotTransportable, ProcessCancelled, WireError
-from stbass.wire import Opaque, dump_error, dumps, load_error, loads
+from stbass.errors import DataflowError, NotTransportable, ProcessCancelled
+from stbass.wire import dump_error, dumps, load_error
 
-__all__ = ["Carrier", "RemoteGroup", "heard", "returned"]
+__all__ = ["Carrier", "RemoteGroup"]
 
 STUCK_AFTER = 0.2
 """Seconds that a group is quiet in a run before it says so: the pauses of every pipeline are none of that."""
@@ -48,54 +50,6 @@ class Carrier(Protocol):
         """Call :meth:`RemoteGroup.gone` of the group that the edge comes from."""
 
 
-# What is said about a group ----------------------------------------------------------------------
-
-
-def heard(group: str, report: bytes, listener: GroupListener) -> None:
-    """Tell the listener what a report of :class:`RemoteGroup` says.
-
-    Raises:
-        WireError: it is none.
-    """
-    match loads(report, what="report", limit=LIMIT):
-        case ["cut", int(n), dict(parts)]:
-            listener.cut_done(group, n, {name: part.encode() for name, part in parts.items()})
-        case ["no cut", int(n), Exception() as error]:
-            listener.cut_failed(group, n, error)
-        case ["status", str(component), str(status)]:
-            listener.status_changed(group, component, Status(status))
-        case ["stop"]:
-            listener.stop_requested(group)
-        case ["quiet", dict(state)]:
-            listener.quiet(group, Quiet(**state))
-        case other:
-            raise WireError(f"group {group!r} sent a report that is none: {other!r:.200}")
-
-
-def returned(answer: bytes) -> Any:
-    """What a call of :meth:`RemoteGroup.call` gave.
-
-    Raises:
-        BaseException: what it raised.
-    """
-    match loads(answer, what="answer", limit=LIMIT):
-        case ["views", dict(views)]:
-            return {name: View(Status(status), *rest) for name, (status, *rest) in views.items()}
-        case ["ok", value]:
-            return value
-        case ["error", BaseException() as error]:
-            raise error
-        case other:
-            raise WireError(f"a group sent an answer that is none: {other!r:.200}")
-
-
-def _failed(error: BaseException) -> bytes:
-    return b'["error",' + dump_error(error, limit=LIMIT) + b"]"
-
-
-# The group ---------------------------------------------------------------------------------------
-
-
 class RemoteGroup:
     """A host of components, for a process that runs elsewhere.
 
@@ -104,7 +58,7 @@ class RemoteGroup:
     Args:
         plan: from :func:`~stbass.dataflow.plan.plan_of`.
         carrier: carries what goes to other groups.
-        tell: takes reports for :func:`heard`; must not raise.
+        tell: takes reports for :func:`~stbass.dataflow.reports.heard`; must not raise.
         named: gives the class of a name; by default any that can be imported.
 
     Raises:
@@ -156,19 +110,19 @@ class RemoteGroup:
     async def call(self, name: str, argument: bytes = b"null") -> bytes:
         """Do what is asked for: ``init``, ``step``, ``run``, ``committed``, ``views``, ``destroy``.
 
-        The answer is for :func:`returned`; an error that the user's code raised is in it.
+        The answer is for :func:`~stbass.dataflow.reports.returned`; an error that the user's code raised is in it.
         """
         try:
-            value = loads(argument, what="argument", limit=LIMIT)
+            value = arrived(argument, what="argument")
             if name == "views":
-                return self._views()
+                return views(self.host.runners)
             if name == "destroy":
                 self._ready.set()
                 try:
                     await self.host.destroy()
                 finally:
                     self._let_go()
-                return self._views()
+                return views(self.host.runners)
             work: dict[str, Callable[[Any], Awaitable[None]]] = {
                 "init": self._init,
                 "step": self._step,
@@ -180,7 +134,7 @@ class RemoteGroup:
         except BaseException as error:
             if isinstance(error, asyncio.CancelledError) and _is_cancelled():
                 raise
-            return _failed(error)
+            return failed(error)
 
     def order(self, name: str, *arguments: Any) -> None:
         """Do at once what is asked for: ``cut``, ``end_round``, ``stall``, ``stop``, ``end`` of one, ``cancel``."""
@@ -246,19 +200,6 @@ class RemoteGroup:
         for note in self._notes:
             note.cancel()
 
-    def _views(self) -> bytes:
-        shown = {}
-        for name, runner in self.host.runners.items():
-            component = runner.component
-            shown[name] = [
-                str(component._stbass_status),
-                _that_travel({key: component.__dict__.get(key) for key in component.io.inputs}),
-                _that_travel({key: getattr(component, key, None) for key in component.io.outputs}),
-                _that_travel({key: getattr(component, key, None) for key in component.exports or ()}),
-                runner.steps,
-            ]
-        return dumps(["views", shown], limit=LIMIT)
-
     # What other groups say ------------------------------------------------------------------------
 
     async def deliver(self, edge_id: str, message: bytes) -> bytes:
@@ -270,7 +211,7 @@ class RemoteGroup:
             inlet = self.host.inlets[edge_id]
             kind, rest = message[:1], message[1:]
             if kind == b"v":
-                await inlet.deliver(loads(rest, what=edge_id, limit=LIMIT))
+                await inlet.deliver(arrived(rest, what=edge_id))
             elif kind == b"m":
                 inlet.mark(int(rest))
             else:
@@ -401,18 +342,6 @@ class _Outlet:
 
     async def aclose(self) -> None:
         await self._group.carry(self._edge, b"e")
-
-
-def _that_travel(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Those that the wire can carry: what there is to see is no reason to fail."""
-    found = {}
-    for name, value in values.items():
-        try:
-            dumps(value, limit=LIMIT)
-        except NotTransportable as error:
-            value = Opaque(f"{type(value).__module__}:{type(value).__qualname__}", str(error))
-        found[name] = value
-    return found
 
 
 def _is_cancelled() -> bool:

@@ -10,8 +10,9 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from stbass.dataflow.arriving import arrived
 from stbass.errors import CheckpointError, NotTransportable, WireError
-from stbass.wire import dumps, loads
+from stbass.wire import dumps
 
 __all__ = ["LIMIT", "dump_item", "dump_state", "load", "load_state"]
 
@@ -86,7 +87,7 @@ def dump_item(component: str, field: str, value: Any) -> bytes:
 
 def load(line: bytes) -> Any:
     """The value of a line."""
-    return loads(line, what="checkpoint", limit=2 * LIMIT)
+    return arrived(line, what="checkpoint", limit=2 * LIMIT)
 
 
 def _cannot(

@@ -48,11 +48,12 @@ from tests.support.dataflow_fleet import (
     squared,
 )
 from tests.support.dataflow_graphs import SHAPES, came_out, make
+from tests.support.dataflow_remote import Sends, Wrong, demanding, is_satisfied
 from tests.support.dataflow_stranger import Stranger
 from tests.support.waiting import until
 
 ROOT = Path(__file__).parents[2]
-INCLUDE = ("tests.support.dataflow", "tests.support.dataflow_fleet", "tests.support.dataflow_graphs")
+INCLUDE = tuple(f"tests.support.dataflow{which}" for which in ("", "_fleet", "_graphs", "_remote"))
 SECONDS = 20
 
 
@@ -132,6 +133,15 @@ async def test_the_same_comes_out_as_on_one_event_loop(shape: str, backend: Cele
         assert json.loads(json.dumps(came_out(shape, process))) == json.loads(json.dumps(expected))
         assert process.status is Status.COMPLETED
         assert {one.status for one in process.components.values()} == {Status.COMPLETED}
+
+
+async def test_what_a_demanding_model_asks_for(backend: CeleryBackend) -> None:
+    components, connections, groups = demanding()
+    placement = {name: {"one": "one@left", "two": "right"}[group] for name, group in groups.items()}
+    # what cannot travel need not: it stays in one group; but what is there to see of it has to
+    async with asyncio.timeout(SECONDS), on_fleet(backend, components, *connections, placement=placement) as process:
+        await process.run()
+        is_satisfied(process)
 
 
 async def test_step_step_run_and_what_is_to_be_seen_meanwhile(backend: CeleryBackend) -> None:
@@ -254,7 +264,12 @@ async def test_what_components_raise_arrives_and_ends_the_others_at_once(
     process = on_fleet(backend, components, ("a.y", "b.x"), ("a.y", "c.x"))
     with pytest.raises(ExceptionGroup) as caught:
         async with asyncio.timeout(SECONDS), process:
-            await process.run()
+            began = time.monotonic()
+            try:
+                await process.run()
+            finally:
+                took = time.monotonic() - began
+    assert took < 1.0
     [error] = caught.value.exceptions
     assert type(error).__name__ == "OurError"
     assert error.args == ("b step 7",)
@@ -264,6 +279,24 @@ async def test_what_components_raise_arrives_and_ends_the_others_at_once(
     assert components[2].status is Status.STOPPED
     assert lines(other)[2:] == ["c init", "c step", "c cancelled", "c destroy"]  # made twice: here, and there
     assert lines(log)[-1] == "b destroy"
+
+
+@pytest.mark.parametrize(
+    ("source", "kind", "text"),
+    [
+        (Wrong(name="a"), TypeError, "component 'a', output 'y': expected int, got str"),
+        (Sends("stranger", name="a"), NotTransportable, "component 'a', output 'y': a value cannot travel to 'b'"),
+    ],
+)
+async def test_a_value_that_does_not_fit(
+    source: Component, kind: type[Exception], text: str, backend: CeleryBackend
+) -> None:
+    with pytest.raises(ExceptionGroup) as caught:
+        async with asyncio.timeout(SECONDS), on_fleet(backend, [source, Keep(name="b")], ("a.y", "b.x")) as process:
+            await process.run()
+    [error] = caught.value.exceptions
+    assert isinstance(error, kind)
+    assert str(error).startswith(text)
 
 
 async def test_a_failure_in_init(backend: CeleryBackend, tmp_path: Path) -> None:
@@ -334,7 +367,7 @@ async def test_nobody_consumes_the_endpoint(backend: CeleryBackend, tmp_path: Pa
         ("a.y", "b.x"), ("b.y", "sink.x"), placement={"a": "left", "b": "right", "sink": "nowhere"},
     )  # fmt: skip
     began = time.monotonic()
-    with pytest.raises(AdmissionError, match=r"no worker consumes the queue 'nowhere'.*celery -A") as caught:
+    with pytest.raises(AdmissionError, match=r"No worker consumes the queue 'nowhere'.*celery -A") as caught:
         async with process:
             raise AssertionError("not reached")
     assert time.monotonic() - began < 2.0

@@ -14,7 +14,6 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-import numpy as np
 import pytest
 import ray
 
@@ -38,7 +37,6 @@ from tests.support.dataflow_remote import (
     Ahead,
     Behind,
     Given,
-    Hears,
     Hungry,
     Oops,
     Raises,
@@ -47,8 +45,10 @@ from tests.support.dataflow_remote import (
     Silent,
     Sleeps,
     Stops,
-    Tells,
     Where,
+    Wrong,
+    demanding,
+    is_satisfied,
     triple,
 )
 
@@ -140,67 +140,31 @@ async def test_steps_and_then_to_the_end() -> None:
     assert process.components["w"].pid not in (pid, os.getpid())
 
 
-async def test_one_to_many_and_many_to_one_with_functions_and_values_of_all_kinds() -> None:
+async def test_what_a_demanding_model_asks_for(tmp_path: Path) -> None:
+    components, connections, groups = demanding()
+    path = tmp_path / "made"
+    components += [
+        Ahead(path, name="ahead"),
+        Behind(path, 60, name="behind"),
+        triple.component(name="triple"),
+        Given({"path": Path("x"), "colour": None}, parameters={"own": 1}, name="given"),
+        Count(3, name="count"),
+        Keep(name="triples"),
+    ]
+    connections += [("ahead.y", "behind.x"), ("count.y", "triple.x"), ("triple.y", "triples.x")]
+    groups |= {"ahead": "one", "triples": "one", "behind": "two", "count": "two", "triple": "two", "given": "one"}
     process = on_ray(
-        [
-            Count(4, name="a"),
-            triple.component(name="b"),
-            Join(name="join"),
-            Keep(name="pairs"),
-            Sends("array", name="arrays"),
-            Sends("tuple", name="tuples"),
-            Keep(name="values"),
-            Given({"path": Path("x"), "colour": None}, parameters={"own": 1}, name="given"),
-        ],
-        ("a.y", "b.x"),
-        ("a.y", "join.a"),
-        ("b.y", "join.b"),
-        ("join.y", "pairs.x"),
-        ("arrays.y", "values.x"),
-        ("tuples.y", "values.x"),
-        placement={"pairs": "sinks", "values": "sinks", "a": "sources", "arrays": "sources", "tuples": "sources"},
-        parameters={"all": 2, "own": 0},
-    )
+        components, *connections, placement=groups, maxsize=5, parameters={"all": 2, "own": 0}
+    )  # fmt: skip
     async with asyncio.timeout(30), process:
         await process.run()
-    assert process.components["pairs"].got == [(0, 0), (1, 3), (2, 6), (3, 9)]
-    array, tuple_ = sorted(process.components["values"].got, key=lambda one: isinstance(one, tuple))
-    assert np.array_equal(array, [[0, 1, 2], [3, 4, 5]])
-    assert tuple_ == (1, {"a": {2, 3}}, b"\x00")
+        is_satisfied(process)
+    assert process.components["triples"].got == [0, 3, 6]
     assert process.components["given"].given == {"path": Path("x"), "colour": None}
     assert process.components["given"].all_parameters == {"all": 2, "own": 1}
-
-
-async def test_close_travels_both_ways_and_connectors_are_bounded(tmp_path: Path) -> None:
-    # given: sources that never end, and one that takes 60 values, slowly
-    path = tmp_path / "made"
-    process = on_ray(
-        [
-            Ahead(path, name="a"),
-            Behind(path, 60, name="b"),
-            Count(3, name="short"),
-            Endless(name="long"),
-            Join(name="join"),
-            Keep(name="sink"),
-            Tells(4, name="tells"),
-            Hears(name="hears"),
-        ],
-        ("a.y", "b.x"),
-        ("short.y", "join.a"),
-        ("long.y", "join.b"),
-        ("join.y", "sink.x"),
-        maxsize=5,
-        placement={"tells": "a", "short": "a", "sink": "b", "join": "b"},
-    )
-    # when
-    async with asyncio.timeout(30), process:
-        await process.run()
-    # then: all have ended, and nobody was further ahead than two connectors and a step hold
-    assert process.components["sink"].got == [(0, 0), (1, 1), (2, 2)]
-    assert process.components["hears"].heard == [0, 1, 2, 3]
-    assert process.components["b"].taken == 60
-    assert 1 < process.components["b"].most <= 2 * 5 + 2
-    assert process.status is Status.COMPLETED
+    # nobody was further ahead than two connectors and a step hold
+    assert process.components["behind"].taken == 60
+    assert 1 < process.components["behind"].most <= 2 * 5 + 2
 
 
 # How it ends otherwise ---------------------------------------------------------------------------
@@ -309,19 +273,21 @@ async def test_everybody_waits_for_somebody_else() -> None:
     assert "'a' waits for room at join.a" in str(error)
 
 
-async def test_what_cannot_travel() -> None:
-    process = on_ray([Sends("stranger", name="a"), Keep(name="b")], ("a.y", "b.x"))
+@pytest.mark.parametrize(
+    ("source", "kind", "text"),
+    [
+        (Wrong(name="a"), TypeError, "component 'a', output 'y': expected int, got str"),
+        (Sends("stranger", name="a"), NotTransportable, "component 'a', output 'y': a value cannot travel to 'b'"),
+    ],
+)
+async def test_a_value_that_does_not_fit(source: Component, kind: type[Exception], text: str) -> None:
+    process = on_ray([source, Keep(name="b")], ("a.y", "b.x"))
     async with asyncio.timeout(30), process:
         with pytest.raises(ExceptionGroup) as caught:
             await process.run()
     (error,) = caught.value.exceptions
-    assert isinstance(error, NotTransportable)
-    assert "component 'a', output 'y'" in str(error)
-    # and on one event loop it need not travel
-    together = on_ray([Sends("stranger", name="a"), Keep(name="b")], ("a.y", "b.x"), placement={"a": "x", "b": "x"})
-    async with asyncio.timeout(30), together:
-        await together.run()
-        assert together.status is Status.COMPLETED
+    assert isinstance(error, kind)
+    assert str(error).startswith(text)
 
 
 @pytest.mark.slow

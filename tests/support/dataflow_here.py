@@ -11,7 +11,8 @@ from stbass.dataflow.distributed import DistributedProcess
 from stbass.dataflow.edge import Edge
 from stbass.dataflow.groups import Group, GroupHandle, GroupListener, View
 from stbass.dataflow.plan import plan_of
-from stbass.dataflow.remote import RemoteGroup, heard, returned
+from stbass.dataflow.remote import RemoteGroup
+from stbass.dataflow.reports import heard, returned
 from stbass.dataflow.status import Status
 from stbass.errors import WorkerLostError
 from stbass.wire import dumps

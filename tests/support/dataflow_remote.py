@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import Any, ClassVar
 
-from stbass.dataflow import Component, Event, IOController, Resource, StopEvent, component
-from tests.support.dataflow import Endless, Keep
+from stbass.dataflow import Component, Event, IOController, Process, Resource, StopEvent, component
+from tests.support.dataflow import Count, Endless, Join, Keep
 
 
 class Oops(Exception):
@@ -226,6 +226,97 @@ class Hears(Component):
     @News.handler
     def on_news(self, event: News) -> None:
         self.heard.append(event.data)
+
+
+class Bag(Component):
+    """Sends its own list, in which it puts one number more in each step; on ``even`` nothing in every second step.
+
+    It closes in a step in which it sends something on both.
+    """
+
+    io = IOController(outputs=["y", "even"])
+
+    def __init__(self, n: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.n = n
+        self.bag: list[int] = []
+
+    async def step(self) -> None:
+        number = len(self.bag)
+        self.bag.append(number)
+        self.y = self.bag
+        if number % 2 == 0:
+            self.even = number
+        if number == 2 * self.n:
+            await self.io.close()
+
+
+class Spoils(Keep):
+    """Keeps what comes, and does harm to it afterwards."""
+
+    async def step(self) -> None:
+        self.got.append(list(self.x))
+        self.x.append("spoilt")
+
+
+class Wrong(Component):
+    """Says that it sends numbers, and sends text."""
+
+    io = IOController(outputs={"y": int})
+    y: Any
+
+    async def step(self) -> None:
+        self.y = "text"
+
+
+Connections = list[tuple[str, str]]
+
+
+def demanding() -> tuple[list[Component], Connections, dict[str, str]]:
+    """A model that asks much of what goes between its components: what it is made of, connected by, and its groups."""
+    components: list[Component] = [
+        Bag(3, name="bag"),
+        Spoils(name="near"),
+        Spoils(name="far"),
+        Keep(name="even"),
+        Sends("array", name="array"),
+        Sends("tuple", name="tuple"),
+        Keep(name="values"),
+        Sends("stranger", name="stranger"),
+        Keep(name="host"),
+        Count(3, name="short"),
+        Endless(name="long"),
+        Join(name="join"),
+        Keep(name="pairs"),
+    ]
+    connections = [
+        ("bag.y", "near.x"),
+        ("bag.y", "far.x"),
+        ("bag.even", "even.x"),
+        ("array.y", "values.x"),
+        ("tuple.y", "values.x"),
+        ("stranger.y", "host.x"),
+        ("short.y", "join.a"),
+        ("long.y", "join.b"),
+        ("join.y", "pairs.x"),
+    ]
+    together = {"one": ["bag", "near", "array", "tuple", "stranger", "host", "short", "long"]}
+    groups = {name: group for group, names in together.items() for name in names}
+    return components, connections, {one.name: groups.get(one.name, "two") for one in components}
+
+
+def is_satisfied(process: Process) -> None:
+    """Assert that all that the model asks for was given."""
+    got: dict[str, Any] = {name: one.got for name, one in process.components.items() if isinstance(one, Keep)}
+    bags = [list(range(length)) for length in range(1, 8)]
+    assert got["near"] == bags  # each as it was when it was sent, whoever spoils it
+    assert got["far"] == bags
+    assert got["even"] == [0, 2, 4, 6]  # what was not set was not sent; what was set at the end was
+    array, others = sorted(got["values"], key=lambda one: isinstance(one, tuple))
+    assert array.tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert others == (1, {"a": {2, 3}}, b"\x00")
+    assert len(got["pairs"]) == 3  # and the other end of the join has ended
+    assert {str(one.status) for one in process.components.values()} == {"completed"}
 
 
 @component(inputs=["x"], outputs=["y"])

@@ -5,18 +5,34 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
+import numpy
 import pytest
 
 import stbass.dataflow
 from stbass.backends.celery.connections import RedisAddress
 from stbass.backends.celery.settings import FleetSettings
 from stbass.channel import Chan
-from stbass.dataflow import Component
+from stbass.dataflow import (
+    AsyncioConnector,
+    CeleryProcess,
+    Component,
+    ConnectorSpec,
+    LocalProcess,
+    ProcessBuilder,
+    RayConnector,
+    RayProcess,
+    RedisConnector,
+)
 from stbass.dataflow._fleet_classes import Admitted
 from stbass.dataflow._fleet_line import Line, piece_size
 from stbass.dataflow.library import FileReader
+from stbass.dataflow.spec import load
+from stbass.dataflow.state import SqliteStateBackend
 from stbass.errors import ProcessRefused, WireError
+from stbass.wire import dumps
 from tests.support import dataflow, dataflow_fleet
 
 
@@ -121,6 +137,49 @@ def test_a_component_is_refused_where_nothing_was_said() -> None:
     assert issubclass(dataflow.Count, Component)
     with pytest.raises(ProcessRefused):
         admitted()("tests.support.dataflow.Count")
+
+
+@pytest.mark.parametrize(
+    ("kind", "connector", "more"),
+    [
+        (LocalProcess, AsyncioConnector, {}),
+        (RayProcess, RayConnector, {"placement": {"a": "one", "b": "one"}, "admission_timeout": 3.0}),
+        (CeleryProcess, RedisConnector, {"placement": {"a": "l"}, "admission_timeout": 3.0, "app": "celery_app"}),
+    ],
+)
+def test_what_is_dumped_is_the_same_when_it_is_built(
+    kind: Any, connector: Any, more: dict[str, Any], tmp_path: Path
+) -> None:
+    for every in (None, 0.5):
+        process = kind(
+            [dataflow.Count(3, name="a"), dataflow.Keep(name="b")],
+            [connector(ConnectorSpec("a.y", "b.x"), maxsize=3)],
+            parameters={"factor": 2},
+            state=SqliteStateBackend(tmp_path / "jobs.db"),
+            checkpoint_every=every,
+            **more,
+        )
+        process.dump(tmp_path / "one.yaml")
+        again = ProcessBuilder.build(load(tmp_path / "one.yaml"))
+        again.dump(tmp_path / "two.yaml")
+        assert (tmp_path / "two.yaml").read_text() == (tmp_path / "one.yaml").read_text()
+        assert type(again) is kind
+        assert again.arguments()["checkpoint_every"] == every
+        assert {name: again.arguments()[name] for name in more} == more
+
+
+def test_an_array_is_an_array_where_nothing_has_imported_numpy() -> None:
+    message = dumps([{"x": numpy.arange(4.0)}, numpy.float64(0.5)])
+    code = f"""
+import sys
+from stbass.dataflow.arriving import arrived
+assert arrived(b"1", what="value") == 1 and "numpy" not in sys.modules
+for text in ({message!r}, {message.decode()!r}):
+    held, number = arrived(text, what="value")
+    print(held["x"].mean(), type(number).__name__)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "1.5 float64\n" * 2, done.stderr
 
 
 def test_dataflow_itself_imports_no_celery() -> None:

@@ -6,7 +6,7 @@ import asyncio
 import os
 import weakref
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, Literal
 
 import msgspec
@@ -23,11 +23,11 @@ from stbass.backends.celery.client import FleetClient, Ticket
 from stbass.backends.celery.connections import unavailable
 from stbass.backends.celery.envelope import ABSENT, Envelope, seal_envelope
 from stbass.backends.celery.group import IdleGroupResult
+from stbass.backends.celery.members import GroupMember, wired_placement
 from stbass.backends.celery.publish import Message
 from stbass.backends.celery.settings import FleetSettings, settings_of
 from stbass.backends.celery.slots import WorkerSlots, worker_slots
 from stbass.context import ProcessContext
-from stbass.endpoint import Placement
 from stbass.errors import ConfigurationError, StbassError
 from stbass.process import Composable
 from stbass.promotion import promote
@@ -37,18 +37,6 @@ from stbass.transports.redis import RedisTransport
 __all__ = ["CeleryBackend"]
 
 _HEALTH_SECONDS = 1.5
-
-
-class GroupMember(msgspec.Struct):
-    """What ``attach`` must know of a process of a group."""
-
-    id: str
-    name: str
-    queue: str
-    placement: msgspec.Raw
-    parent: str | None
-    is_optional: bool
-    deadline: float | None
 
 
 class CeleryBackend(ExecutionBackend):
@@ -172,7 +160,7 @@ class CeleryBackend(ExecutionBackend):
             ctx.process_name,
             msgspec.Raw(body),
             self._lease,
-            msgspec.Raw(_wired_placement(ctx.placement)),
+            msgspec.Raw(wired_placement(ctx.placement)),
             ctx.parent,
             reply,
             self._lost,
@@ -290,7 +278,7 @@ class CeleryBackend(ExecutionBackend):
             await breath.taken()
             queue = self._queue_of(process, ctx)
             self._encoded[ctx.process_id] = self._encode(process, ctx)
-            placement = msgspec.Raw(_wired_placement(ctx.placement))
+            placement = msgspec.Raw(wired_placement(ctx.placement))
             records.append(
                 GroupMember(
                     ctx.process_id, ctx.process_name, queue, placement, ctx.parent, process.is_optional, ctx.remaining
@@ -343,7 +331,7 @@ class CeleryBackend(ExecutionBackend):
                 self._lease,
                 loop.create_future(),
                 record.parent,
-                _placement(record),
+                record.read_placement(),
                 deadline=deadline,
                 remaining=deadline,
             )
@@ -375,26 +363,9 @@ class CeleryBackend(ExecutionBackend):
         return client
 
 
-def _wired_placement(placement: Placement | None) -> bytes:
-    # With a configuration equal placements may still differ: 1 == True.
-    if placement is None or placement.config is None:
-        return _wired_plain_placement(placement)
-    return wire.dumps(placement, what="placement")
-
-
-@lru_cache(maxsize=1024)
-def _wired_plain_placement(placement: Placement | None) -> bytes:
-    return wire.dumps(placement, what="placement")
-
-
 def _check(name: str, value: object, right: bool, wanted: str) -> None:
     if not right:
         raise ConfigurationError(f"CeleryBackend({name}={value!r}): {name} must be {wanted}")
-
-
-def _placement(record: GroupMember) -> Placement | None:
-    found = wire.loads(bytes(record.placement))
-    return found if isinstance(found, Placement) else None
 
 
 def _clients_of(app: Any) -> weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, FleetClient]:
