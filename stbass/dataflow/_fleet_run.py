@@ -149,6 +149,7 @@ class FleetRun:
         assert self._placing is not None
         running = [handle.running for handle in self.handles]
         everyone = asyncio.ensure_future(_all(running))
+        everyone.add_done_callback(_known)
         try:
             async with asyncio.timeout(self._timeout):
                 await asyncio.wait((everyone, self._placing), return_when=asyncio.FIRST_COMPLETED)
