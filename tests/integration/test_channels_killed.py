@@ -226,6 +226,35 @@ async def test_what_was_received_and_flushed_is_not_received_again(
         assert [first, *await rest(inp)] == list(range(first, 50))
 
 
+async def test_a_reader_that_ends_or_gives_back_its_place_has_received_what_it_received(
+    server: RedisServer, transport: RedisTransport
+) -> None:
+    inp = await channel(transport, 1000)
+    for number in range(900):
+        await inp.send(number)
+    await inp.flush()
+    received: list[int] = []
+
+    async def some(ends: bool) -> None:
+        there = Chan.open(inp.share(), transport=RedisTransport(server.url))
+        received.extend([await there.recv() for _ in range(20)])
+        if not ends:
+            # when the next one has the place, in the same turn
+            there.unbind_reader()
+            await there.bound()
+            there.bind_reader("the next")
+            received.extend([await there.recv() for _ in range(10)])
+            await there.flush()
+        # when the event loop ends, without a word to the channel
+
+    async with asyncio.timeout(30):
+        for number in range(30):
+            await asyncio.to_thread(asyncio.run, some(ends=number % 2 == 0))
+    # then nothing is received again, and nobody says that it might be
+    assert received == list(range(len(received)))
+    assert len(received) == 15 * (20 + 30)
+
+
 async def test_a_checkpoint_is_never_ahead_of_what_was_sent() -> None:
     with RedisServer() as server:
         env = {"STBASS_BROKER_URL": server.url, "STBASS_RESULT_BACKEND": server.url, "TEST_LEASE": "0.5"}

@@ -230,8 +230,8 @@ async def test_a_lost_worker_s_process_is_run_again_where_it_stopped(tmp_path: P
         with Worker(APP, "dies", env=env) as worker:
             running = asyncio.create_task(backend.execute(Steps(60, 0.05), ProcessContext("steps")))
             await until(lambda: int(_checkpoint(server) or 0) >= 5)
+            await asyncio.to_thread(worker.kill)
             with Worker(APP, "dies", env=env) as other:
-                await asyncio.to_thread(worker.kill)
                 async with asyncio.timeout(20):
                     result = await running
         assert result.value["attempt"] == 2

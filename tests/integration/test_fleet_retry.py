@@ -37,8 +37,8 @@ async def test_what_a_lost_worker_left_is_found_by_the_next_attempt() -> None:
             )
             running = asyncio.create_task(composition.run())
             await until(lambda: _checkpoint(server) >= 5)
+            await asyncio.to_thread(worker.kill)
             with Worker(APP, "dies", env=env):
-                await asyncio.to_thread(worker.kill)
                 async with asyncio.timeout(20):
                     result = await running
         [value] = result.value

@@ -380,8 +380,8 @@ def test_at_a_failure_coroutines_are_cancelled_and_threads_waited_for(run: Run) 
     both, ended = threading.Barrier(3), []
 
     async def waits() -> None:
-        await asyncio.to_thread(both.wait, 5)
         try:
+            await asyncio.to_thread(both.wait, 5)
             await asyncio.Future()
         finally:
             ended.append("coroutine")
