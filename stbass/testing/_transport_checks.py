@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from typing import Any
 
 from stbass._guard import Guard
@@ -240,6 +241,31 @@ async def random_cancellations(bench: Bench) -> None:
                 received.append(value)
         await writing
         require(received == sent, f"capacity {capacity}: reported as sent {sent}, received {received}")
+
+
+@check
+async def random_closes(bench: Bench) -> None:
+    """Whichever end closes whenever: a value is received if its send says so, and only then."""
+    for number in range(max(10, bench.rounds // 4)):
+        writer, reader = bench.ends()
+
+        async def after(seconds: float, operation: Coroutine[Any, Any, Any]) -> str:
+            await asyncio.sleep(seconds)
+            try:
+                await operation
+            except ChannelClosedError:
+                return "closed"
+            return "done"
+
+        # Sometimes known to the server before, so that only the operations race.
+        if number % 2:
+            await writer.bound()
+            await reader.bound()
+        operations = (writer.send(number), reader.recv(), bench.rng.choice((writer, reader)).aclose())
+        outcomes = await asyncio.gather(
+            *[after(bench.rng.expovariate(1 / bench.pause), operation) for operation in operations]
+        )
+        require(outcomes[0] == outcomes[1], f"sent: {outcomes[0]}, received: {outcomes[1]}")
 
 
 # Ends --------------------------------------------------------------------------------------------

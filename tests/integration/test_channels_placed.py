@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import re
+from typing import Any, Literal
 
 import pytest
 
 from stbass.backends.celery import CeleryBackend
 from stbass.channel import Chan
+from stbass.context import ProcessContext
 from stbass.errors import ChannelTopologyError
 from stbass.par import PAR
 from stbass.placement import PLACED_PAR, BackendRegistry, Placement
+from stbass.process import Process
 from stbass.result import FailurePolicy
 from stbass.seq import SEQ
 from stbass.topology import ChanArray, Collector, Distributor
 from tests.integration.conftest import Fleet
-from tests.support.talkers import Add, Meet, Produce, collect
+from tests.support.talkers import Add, Meet, Produce, Shift, collect
+from tests.support.waiting import until
 
 ANTHROPIC = Placement(endpoint="anthropic")
 LOCAL = Placement(endpoint="local:8080")
@@ -158,16 +162,122 @@ async def test_two_processes_that_choose_against_each_other_always_meet(
     assert channel_keys(fleet) == set()
 
 
-async def test_a_failure_on_a_worker_leaves_nothing_behind(fleet: Fleet, registry: BackendRegistry) -> None:
-    numbers: Chan[int] = Chan(int)
+async def test_two_readers_on_two_workers_and_the_error_names_who_was_first(
+    fleet: Fleet, backend: CeleryBackend, registry: BackendRegistry
+) -> None:
+    # given a channel to which a reader on each of two workers is bound
+    numbers: Chan[int] = Chan(int, name="numbers")
     result = await PLACED_PAR(
-        (collect.with_channels(inp=numbers), LOCAL),
-        (Add(1).with_channels(inp=numbers, out=Chan(int)), ANTHROPIC),
+        (collect.with_name("one").with_channels(inp=numbers), LOCAL),
+        (collect.with_name("other").with_channels(inp=numbers), ANTHROPIC),
         on_failure=FailurePolicy.COLLECT,
         registry=registry,
-        deadline=1.0,
+        deadline=1.5,
     ).run()
 
-    assert not result.is_ok
-    await numbers.aclose()
-    assert {type(failure.error).__name__ for failure in result.failures} <= {"ChannelTopologyError", "DeadlineExceeded"}
+    # then one is refused, and is told of the other, where that runs and since when; which goes on to its deadline
+    errors = [failure.error for failure in result.failures]
+    [refused] = [error for error in errors if isinstance(error, ChannelTopologyError)]
+    said = re.match(
+        r"channel 'numbers' already has a reader: .* at \S+:(\d+) \(process '(\w+)'\), since .+ UTC;"
+        r" .* at \S+:(\d+) \(process '(\w+)'\) cannot be another",
+        str(refused),
+    )
+    assert said, refused
+    assert said[1] != said[3]
+    assert {said[2], said[4]} == {"one", "other"}
+    assert sorted(type(error).__name__ for error in errors) == ["ChannelTopologyError", "DeadlineExceeded"]
+
+    # and of a channel that nobody has closed nothing is left when the program is over
+    await backend.aclose()
+    await until(lambda: channel_keys(fleet) == set())
+
+
+@pytest.mark.parametrize("how", ["cancelled", "fails"])
+async def test_a_program_that_does_not_end_well_leaves_nothing_behind(
+    fleet: Fleet, backend: CeleryBackend, registry: BackendRegistry, how: str
+) -> None:
+    # given a pipeline in full swing
+    numbers, more, go = Chan[int]("numbers"), Chan[int]("more", capacity=8), Chan[int]("go")
+
+    @Process
+    async def watch(ctx: ProcessContext) -> None:
+        for _ in range(10):
+            await ctx.recv("inp")
+        reached.set()
+        if how == "fails":
+            raise RuntimeError("as planned")
+        await ctx.recv("go")
+
+    reached = asyncio.Event()
+    program = PLACED_PAR(
+        (Produce(100_000).with_channels(out=numbers), ANTHROPIC),
+        (Add(1).with_channels(inp=numbers, out=more), LOCAL),
+        watch.with_channels(inp=more, go=go),
+        registry=registry,
+        deadline=30,
+    )
+    async with asyncio.timeout(25):
+        running = asyncio.create_task(program.run())
+        await reached.wait()
+
+        # when it is broken off
+        if how == "cancelled":
+            running.cancel()
+            await asyncio.wait((running,))
+            assert running.cancelled()
+        else:
+            result = await running
+            assert "as planned" in str(result.failures[0].error)
+        await backend.aclose()
+
+        # then its channels are gone
+        await until(lambda: channel_keys(fleet) == set())
+
+
+async def test_stages_on_different_endpoints(fleet: Fleet, registry: BackendRegistry) -> None:
+    """Stages of a SEQ run one after the other, each on its worker; one of them talks to a process beside."""
+    asked: Chan[int] = Chan(int, name="asked")
+    beside: Chan[int] = Chan(int, name="beside")
+    stages = []
+    for stage, place in ((Shift(5), ANTHROPIC), (Shift(10).with_channels(out=asked, inp=beside), LOCAL)):
+        stage._placement = place
+        stages.append(stage)
+    async with asyncio.timeout(20):
+        result = await PAR(
+            SEQ(Shift(1), *stages, Shift(100)),
+            Add(1000).with_channels(inp=asked, out=beside),
+            registry=registry,
+            deadline=15,
+        ).run()
+    assert result.failures == []
+    assert result.results[0].value[0] == 1 + 5 + 10 + 1000 + 100
+    assert len(set(result.results[0].value[1:])) == 3  # here, and on two workers
+    assert channel_keys(fleet) == set()
+
+
+@pytest.mark.parametrize("strategy", ["round_robin", "broadcast"])
+async def test_distributor_and_collector_on_workers(
+    fleet: Fleet, registry: BackendRegistry, strategy: Literal["round_robin", "broadcast"]
+) -> None:
+    source, sink = Chan[int]("source"), Chan[int]("sink", capacity=4)
+    ways = ChanArray(int, 2)
+    async with asyncio.timeout(20):
+        result = await PLACED_PAR(
+            Produce(20).with_channels(out=source),
+            (Distributor(source, ways, strategy=strategy), LOCAL),
+            (Collector(ways, sink), ANTHROPIC),
+            (collect.with_channels(inp=sink), LOCAL),
+            registry=registry,
+            deadline=15,
+        ).run()
+    assert result.failures == []
+    received = result.results[3].value
+    if strategy == "broadcast":
+        assert sorted(received) == sorted([*range(20), *range(20)])
+    else:
+        assert sorted(received) == list(range(20))
+        for way in (0, 1):
+            assert [value for value in received if value % 2 == way] == list(range(way, 20, 2))
+    assert [one.value for one in result.results[1:3]] == [20, len(received)]
+    assert channel_keys(fleet) == set()

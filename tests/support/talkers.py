@@ -98,3 +98,24 @@ class Tell(Process):
             ctx.checkpoint(number)
             await asyncio.sleep(0.001 if number < 200 else 0)
         return began
+
+
+class Shift(Process):
+    """A stage: what came from the one before, shifted by a number, and where the stages so far have run.
+
+    With channels ``out`` and ``inp`` it asks somebody beside about the number first.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    async def run(self, ctx: ProcessContext) -> list[int]:
+        """Shift."""
+        before: list[int] | None = await ctx.recv("input")
+        value, *where = before or [0]
+        value += self.number
+        if "out" in ctx.channels:
+            await ctx.send("out", value)
+            value = await ctx.recv("inp")
+            await ctx.get_channel("out").aclose()
+        return [value, *where, os.getpid()]

@@ -323,7 +323,7 @@ class Runtime:
     def _open(self, job: Job) -> bool:
         if job.process is not None:
             return True
-        job.scope = self._transport.scope()
+        job.scope = self._transport.scope(job.name)
         try:
             job.envelope, job.process, job.placement = open_envelope(
                 job.text, job.signature, job.task_id, job.queue, self.settings, self.worker, job.scope

@@ -36,6 +36,10 @@ QUIET = 0.001
 """Seconds: who has written nothing for so long does not wait for the end of the turn to write."""
 
 
+ALONE = 0.0001
+"""Seconds: who offers values more often than this writes them together at the end of the turn."""
+
+
 class Call(NamedTuple):
     """A call of the script OFFER or ACK, to be sent with others."""
 
@@ -98,6 +102,7 @@ class Client:
         self.uncommitted: dict[Part, None] = {}
         """What has happened here and the server does not know, in order of what came first."""
         self.committed_at = 0.0
+        self.offered_at = 0.0
         self._end = self.loop.create_task(self._close_at_the_end(), name="stbass-channels")
 
     def enter(self, link: RedisLink) -> int:
@@ -168,6 +173,12 @@ class Client:
     def is_quiet(self, now: float) -> bool:
         """Whether there is no reason to wait for more to write."""
         return now - self.committed_at > QUIET
+
+    def is_alone(self) -> bool:
+        """Whether nothing was offered here a moment ago: else more is likely to follow, and goes out with it."""
+        now = time.perf_counter()
+        before, self.offered_at = self.offered_at, now
+        return now - before > ALONE
 
     def commit(self) -> None:
         """Tell the server what has happened so far: it learns all of it, or nothing.

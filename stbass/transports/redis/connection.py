@@ -113,6 +113,15 @@ class Pipe(asyncio.Protocol):
         elif self._connecting is None and not self._closing:
             self._connecting = self._loop.create_task(self._connect(), name="stbass-redis-connect")
 
+    def call_now(self, *calls: tuple[bytes, Answer | None]) -> None:
+        """The same for commands that nothing else of this turn is likely to follow: written at once, together."""
+        if self._ready and self._transport is not None and not self._out:
+            self._waiting.extend(calls)
+            self._transport.write(b"".join([text for text, _ in calls]) if len(calls) > 1 else calls[0][0])
+        else:
+            for text, answer in calls:
+                self.call(text, answer)
+
     def _flush(self) -> None:
         self._flushing = False
         self.push()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from stbass.errors import SignatureError, StbassError, WireError
 from stbass.transports.redis import scripts
-from stbass.transports.redis.connection import Pipe, command
+from stbass.transports.redis.connection import Answer, Pipe, command
 from stbass.transports.redis.entries import parse_entry
 
 if TYPE_CHECKING:
@@ -70,6 +70,11 @@ class Intake(ABC):
     # Waiting for what comes ----------------------------------------------------------------------
 
     def _block(self, pipe: Pipe) -> None:
+        text, moved = self._blocking(pipe)
+        pipe.call(text, moved)
+
+    def _blocking(self, pipe: Pipe) -> tuple[bytes, Answer]:
+        """The blocking move, to be called on that connection."""
         self._blocked = True
         base, epoch = self._link.base.encode(), self._epoch
         offers, taken = b"%b:offers:%d" % (base, epoch), b"%b:taken:%d" % (base, epoch)
@@ -90,7 +95,7 @@ class Intake(ABC):
             else:
                 self.fail(self._link.problem(reply))
 
-        pipe.call(command(b"BLMOVE", offers, taken, b"LEFT", b"RIGHT", b"0"), moved)
+        return command(b"BLMOVE", offers, taken, b"LEFT", b"RIGHT", b"0"), moved
 
     def _add_all(self, reply: list[Any]) -> None:
         for raw in reply[5:]:

@@ -6,7 +6,8 @@ name, quoted. A *party* is one open end of a channel, ``<client>.<number>``: the
 process, the number is the end's within it. Times are milliseconds of the server's clock: nobody else's matters.
 
 Every key has a time to live (the transport's ``ttl``), which every party renews together with its lease; all are
-deleted when the last party leaves, and when a closed channel is empty.
+deleted when the last party leaves, and when a closed channel is empty. If parties of a closed and empty channel have
+died, and their leases have not ended, the keys are left with a second more than those to live.
 
 Keys (type; written by; read by):
 

@@ -34,12 +34,21 @@ class RedisLink(Party):
         channel_id: which channel.
         namespace: in which it is found by its name, if it is.
         creates: whether the channel comes into being if it is not there; else that means that it is closed.
+        loose: whether it was shared before it was there: then this end may be over before the other one comes, which
+            must find it closed.
     """
 
     def __init__(
-        self, transport: RedisTransport, spec: LinkSpec, channel_id: str, namespace: str | None, *, creates: bool
+        self,
+        transport: RedisTransport,
+        spec: LinkSpec,
+        channel_id: str,
+        namespace: str | None,
+        *,
+        creates: bool,
+        loose: bool = False,
     ) -> None:
-        super().__init__(transport, spec, channel_id, namespace, creates=creates)
+        super().__init__(transport, spec, channel_id, namespace, creates=creates, loose=loose)
         self.places = Places(self)
         self.incoming = Reader(self)
         self.outgoing = Writer(self)
@@ -109,7 +118,7 @@ class RedisLink(Party):
         if self.closed and (self.left or self._client is None):
             return None
         self.closed = True
-        if self._client is None and not self._shared and self.namespace is None and self.creates:
+        if self._client is None and not self._shared and not self._loose and self.namespace is None and self.creates:
             return None  # nobody else can know of it
         done: Future[None] = self.here.loop.create_future()
 
@@ -145,7 +154,7 @@ class RedisLink(Party):
         client = self._client
         if client is None or not self.joined or (self.left and (self.vain or not final)):
             return None
-        client.commit()
+        self.incoming.tell_received()
         done: Future[None] = client.loop.create_future()
 
         def answered(reply: Any) -> None:

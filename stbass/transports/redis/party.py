@@ -36,12 +36,21 @@ class Party(Link):
         channel_id: which channel.
         namespace: in which it is found by its name, if it is.
         creates: whether the channel comes into being if it is not there; else that means that it is closed.
+        loose: whether it was shared before it was there: then this end may be over before the other one comes, which
+            must find it closed.
     """
 
     _client: Client | None = None
 
     def __init__(
-        self, transport: RedisTransport, spec: LinkSpec, channel_id: str, namespace: str | None, *, creates: bool
+        self,
+        transport: RedisTransport,
+        spec: LinkSpec,
+        channel_id: str,
+        namespace: str | None,
+        *,
+        creates: bool,
+        loose: bool = False,
     ) -> None:
         super().__init__(spec)
         self.spec = spec
@@ -53,9 +62,11 @@ class Party(Link):
         self.creates = creates
         self.lease = b"%d" % (self.options.lease * 1000)
         self.ttl = b"%d" % (self.options.ttl * 1000)
-        self._loose = False
+        self._loose = loose
         self._shared = False
         self._heads: dict[Script, bytes] = {}
+        self.user = ""
+        """The process that it was opened for, if that is known."""
         self.joined = False
         """Whether the server was told of this end."""
         self.left = False
@@ -89,6 +100,11 @@ class Party(Link):
             self._client = found
             self._reset(found)
         return found
+
+    @property
+    def who(self) -> str:
+        """Where this end is, and of which process, for messages."""
+        return f"{self.here.who} (process {self.user!r})" if self.user else self.here.who
 
     @property
     def here(self) -> Client:
@@ -128,7 +144,7 @@ class Party(Link):
             + b"".join([b"$%d\r\n%b\r\n" % (len(arg), arg) for arg in args])
         )
 
-    def post(self, script: Script, *args: bytes, answer: Answer | None = None) -> None:
+    def post(self, script: Script, *args: bytes, answer: Answer | None = None, now: bool = False) -> None:
         """Call a script; ``answer`` gets its reply or an error."""
         client = self.here
         if client.closing:
@@ -138,7 +154,10 @@ class Party(Link):
         if client.uncommitted:
             client.commit()
         self.prepare()
-        client.pipe.call(self.text(script, *args), answer)
+        if now and client.is_alone():
+            client.pipe.call_now((self.text(script, *args), answer))
+        else:
+            client.pipe.call(self.text(script, *args), answer)
 
     def prepare(self) -> None:
         """Something is about to be asked: the first contact makes this end known."""

@@ -67,12 +67,13 @@ class Places:
         self._problems.pop(place, None)
         if self._states[place] == FREE:
             return
+        if not link.left:
+            link.incoming.tell_received()
         self._states[place] = FREE
         if link.left:
             return
-        link.here.commit()
         if place == "r":
-            link.incoming.told_lost()
+            link.incoming.given_back()
         self._freeing += 1
 
         def answered(reply: Any) -> None:
@@ -113,8 +114,6 @@ class Places:
         if handle is not None:
             handle.cancel()
         owner = self._link.owner(place) or ""
-        # The first contact says that the channel exists; the answer to this comes after the answer to that.
-        client = self._link.here
 
         def answered(reply: Any) -> None:
             if self._states[place] == ASKING and owner == (self._link.owner(place) or ""):
@@ -124,7 +123,7 @@ class Places:
             scripts.HOLD,
             place.encode(),
             owner.encode("utf-8", "surrogatepass"),
-            client.who.encode(),
+            self._link.who.encode("utf-8", "backslashreplace"),
             self._link.type_name,
             self._link.lease,
             b"1" if anew else b"0",
@@ -166,11 +165,13 @@ class Places:
 
     def _held_by(self, place: Place, owner: str, who: str, since: Any) -> ChannelTopologyError:
         name = "writer" if place == "w" else "reader"
-        mine = self._link.owner(place) or f"an unbound end at {self._link.here.who}"
+        own = self._link.owner(place)
+        mine = own or f"an unbound end at {self._link.who}"
         holder = f"{owner!r} at {who}" if owner else f"an unbound end at {who}"
+        me = repr(own) if own else mine
         when = datetime.fromtimestamp(float(since) / 1000, UTC)
         return ChannelTopologyError(
-            f"channel {self._link.name!r} already has a {name}: {holder}, since {when:%Y-%m-%d %H:%M:%S} UTC; {mine!r}"
+            f"channel {self._link.name!r} already has a {name}: {holder}, since {when:%Y-%m-%d %H:%M:%S} UTC; {me}"
             f" cannot be another. A channel has one writer and one reader; unbind the first, or use a channel for each",
             channel_name=self._link.name,
             holder=owner,

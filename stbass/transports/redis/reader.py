@@ -214,8 +214,8 @@ class Reader(Window):
         args = (taken.raw, keep)
         if streaming and self._told_wait and not self._blocked and self.pipe is not None and not self.pipe.closed:
             self._resend = lambda: link.post(scripts.RECEIVE, *args, answer=answered)
-            self.pipe.call(link.text(scripts.RECEIVE, *args), answered)
-            self._block(self.pipe)
+            # Nothing else goes over this connection: there is nothing to wait for.
+            self.pipe.call_now((link.text(scripts.RECEIVE, *args), answered), self._blocking(self.pipe))
         else:
             link.post(scripts.RECEIVE, *args, answer=answered)
 
@@ -304,10 +304,14 @@ class Reader(Window):
 
     def told_lost(self) -> None:
         """Another party has the place, and everything that was not acknowledged."""
+        self._doubt_received()
+        self.given_back()
+
+    def given_back(self) -> None:
+        """The place is not ours any more."""
         self.drop_pipe()
         self._epoch = -1
         self._told_wait = False
-        self._doubt_received()
         self._forget()
         if self.waiters:
             self._link.places.held("r")
@@ -377,17 +381,9 @@ class Reader(Window):
         self._stale = False
         if link.left or not link.places.holds("r"):
             return
-        link.here.commit()
-        if self._consumed > self._confirmed:
-            # Once more: it may have been lost with the connection.
-            number = self._acked = self._consumed
-            link.post(scripts.ACK, b"%d" % number, b"0", b"0", b"0", answer=partial(self._confirmed_late, number))
+        self.tell_received()
         # What else was moved here goes back to the front, and comes again.
         self._forget()
         self._fetching = 0
         self._told_wait = False
         link.places.renew()
-
-    def _confirmed_late(self, number: int, reply: Any) -> None:
-        if isinstance(reply, list) and reply[0] == b"ok":
-            self._confirm(number)

@@ -91,7 +91,7 @@ class RedisTransport(Transport):
         """
         match shared:
             case {"id": str(channel_id), "new": bool(new), "namespace": (None | str()) as namespace} if channel_id:
-                return RedisLink(self, spec, channel_id, namespace, creates=new)
+                return RedisLink(self, spec, channel_id, namespace, creates=new, loose=new)
         raise ChannelTopologyError(
             f"channel {spec.name!r} cannot be opened: {dict(shared)!r:.100} does not name a channel in Redis",
             channel_name=spec.name,
@@ -164,9 +164,13 @@ class RedisTransport(Transport):
         """
         await self.client().purge([base_key(one) for one in ids])
 
-    def scope(self) -> Scope:
-        """A transport that uses this one's connections, and whose ``aclose`` leaves what was opened through it."""
-        return Scope(self)
+    def scope(self, user: str = "") -> Scope:
+        """A transport that uses this one's connections, and whose ``aclose`` leaves what was opened through it.
+
+        Args:
+            user: the process that it is for: errors for others that want its place name it.
+        """
+        return Scope(self, user)
 
     def __repr__(self) -> str:
         return f"RedisTransport({hide_password(self._options.address.url)!r})"
@@ -177,8 +181,9 @@ class Scope(Transport):
 
     scheme: ClassVar[str] = "redis"
 
-    def __init__(self, transport: RedisTransport) -> None:
+    def __init__(self, transport: RedisTransport, user: str = "") -> None:
         self._transport = transport
+        self._user = user
         self._opened: list[RedisLink] = []
         self._waiting: set[asyncio.Task[None]] = set()
 
@@ -194,12 +199,14 @@ class Scope(Transport):
     def link(self, spec: LinkSpec) -> RedisLink:
         """See :meth:`RedisTransport.link`."""
         made = self._transport.link(spec)
+        made.user = self._user
         self._opened.append(made)
         return made
 
     def open(self, spec: LinkSpec, shared: Mapping[str, Any]) -> RedisLink:
         """See :meth:`RedisTransport.open`."""
         made = self._transport.open(spec, shared)
+        made.user = self._user
         self._opened.append(made)
         return made
 

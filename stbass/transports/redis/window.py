@@ -132,6 +132,23 @@ class Window(Intake):
         if self.waiters and not self._taken and not self._blocked and not self._fetching:
             self._wait()
 
+    def tell_received(self) -> None:
+        """Acknowledge what was received, once more, on the connection that all else follows on.
+
+        It may have been lost with the other one, and what follows here must not overtake it.
+        """
+        link = self._link
+        link.here.commit()
+        if not link.capacity or self._consumed <= self._confirmed or not link.places.holds("r"):
+            return
+        number = self._acked = self._consumed
+
+        def answered(reply: Any) -> None:
+            if isinstance(reply, list) and reply[0] == b"ok":
+                self._confirm(number)
+
+        link.here.pipe.call(link.text(scripts.ACK, b"%d" % number, b"0", b"1", b"0"), answered)
+
     def _confirm(self, number: int) -> None:
         self._confirmed = max(self._confirmed, number)
 

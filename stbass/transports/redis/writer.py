@@ -138,7 +138,7 @@ class Writer(Urgent):
             self._pending[self._number] = send
             entries.append(link.codec.entry(self._number, b"s", send.payload))
         if entries:
-            link.post(scripts.OFFER, link.ttl, *entries, answer=self._offered)
+            link.post(scripts.OFFER, link.ttl, *entries, answer=self._offered, now=True)
 
     def call(self) -> Call | None:
         """Write what was accepted; see :class:`stbass.transports.redis.client.Part`."""

@@ -85,6 +85,7 @@ elseif side == 'r' and ARGV[7] == '1' then
 end
 call('HSET', S, side .. '.owner', owner, side .. '.who', ARGV[4])
 call('HSET', P, me, now + tonumber(ARGV[6]))
+call('PEXPIRE', P, call('PTTL', S))
 local offered, acked, sent, got = unpack(call('HMGET', S, 'offered', 'acked', 'sent', 'got'))
 return {'ok', epoch, tonumber(offered or 0), tonumber(acked or 0), tonumber(sent or 0), tonumber(got or 0),
         closed and 1 or 0}
@@ -161,15 +162,17 @@ call('HDEL', P, me)
 for _, arm in ipairs(call('HKEYS', A)) do
   if string.match(arm, '^(.+)/') == me then call('HDEL', A, arm) end
 end
-local now, alive = clock(), 0
+local now, longest = clock(), 0
 local parties = call('HGETALL', P)
-for i = 1, #parties, 2 do
-  if tonumber(parties[i + 1]) > now then alive = alive + 1 end
-end
-if #parties == 0 or (closed and left == 0 and alive == 0) then
+for i = 2, #parties, 2 do longest = math.max(longest, tonumber(parties[i]) - now) end
+if #parties == 0 or (closed and left == 0 and longest <= 0) then
   delete()
 elseif closed and left == 0 then
   tell_all('closed')
+  -- Who lives leaves now, or renews its lease and the time to live with it. Of those that died nobody deletes anything.
+  local offers, taken = lists(tonumber(call('HGET', S, 'epoch')))
+  for _, key in ipairs({P, A, R, offers, taken}) do call('PEXPIRE', key, longest + 1000) end
+  call('PEXPIRE', S, call('HEXISTS', S, 'loose') == 1 and math.max(60000, longest + 1000) or longest + 1000)
 end
 return {'ok'}
 """,
