@@ -40,8 +40,9 @@ class ProcessBuilder:
         Args:
             spec: from :func:`stbass.dataflow.spec.load`, or plain data: the whole of a file, or what
                 :meth:`Process.export` gives.
-            kind: ``"local"``, ``"ray"`` or ``"celery"`` makes a process of that kind, whatever the spec says. Arguments
-                that only the spec's own kind has are left out, and connectors that only it can use are plain ones.
+            kind: ``"local"``, ``"ray"`` or ``"celery"`` makes a process of that kind, whatever the spec says. Of the
+                process's own arguments those that every kind has are kept then (name, parameters, checkpoint_every; not
+                placement, which means another thing elsewhere), and connectors that it cannot use are plain ones.
 
         Raises:
             SpecError: it is wrong; ``findings`` are all that is wrong with it, each with its place. What is wrong with

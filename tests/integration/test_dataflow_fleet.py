@@ -455,36 +455,7 @@ async def well_on_its_way(tmp_path: Path) -> None:
     await until(lambda: len([line for line in lines(tmp_path / "log") if "committed" in line]) > 2)
 
 
-async def test_a_killed_worker_fails_the_run_and_the_job_goes_on(
-    fleet: Fleet, backend: CeleryBackend, tmp_path: Path
-) -> None:
-    places = {"source": "left", "middle": "dying", "sink": "right"}
-    with worker(fleet, "dying", slots=1) as dying:
-        process = fleet_job(backend, tmp_path, places=places)
-        with pytest.raises(ExceptionGroup) as caught:
-            async with asyncio.timeout(SECONDS), process:
-                running = asyncio.create_task(process.run())
-                await well_on_its_way(tmp_path)
-                dying.kill()
-                died = time.monotonic()
-                try:
-                    await running
-                finally:
-                    took = time.monotonic() - died
-        [error] = caught.value.exceptions
-        assert isinstance(error, WorkerLostError)
-        assert error.worker == dying.name
-        assert took < 2 * LEASE + 1.0
-        assert process.status is Status.FAILED
-    # when there is a worker again, the same job gives what it would have given
-    with worker(fleet, "dying", slots=1):
-        again = fleet_job(backend, tmp_path, places=places)
-        async with asyncio.timeout(SECONDS), again:
-            await again.run()
-        assert got(again) == list(range(40))
-
-
-async def test_a_worker_that_is_told_to_stop_fails_the_run_and_the_job_goes_on(
+async def test_a_worker_that_is_told_to_stop_ends_its_groups_in_order(
     fleet: Fleet, backend: CeleryBackend, tmp_path: Path
 ) -> None:
     places = {"source": "left", "middle": "going", "sink": "right"}
@@ -501,27 +472,10 @@ async def test_a_worker_that_is_told_to_stop_fails_the_run_and_the_job_goes_on(
         assert "is stopping" in str(error)
         assert lines(tmp_path / "log")[-1] == "middle destroy"
         assert await asyncio.to_thread(going.wait, 10.0) == 0
-    with worker(fleet, "going", slots=1):
-        again = fleet_job(backend, tmp_path, places=places, n=150)
-        async with asyncio.timeout(SECONDS), again:
-            await again.run()
-        assert got(again) == list(range(150))
-
-
-async def test_redis_restarts_with_its_data_during_a_run(tmp_path: Path) -> None:
-    with RedisServer(persistent=True) as server:
-        fleet = Fleet(server, {})
-        with worker(fleet, "left", slots=2) as left, worker(fleet, "right", slots=2) as right:
-            backend = CeleryBackend(fleet.app(stbass_lease=LEASE), lease=LEASE)
-            process = fleet_job(backend, tmp_path)
-            async with asyncio.timeout(SECONDS), process:
-                running = asyncio.create_task(process.run())
-                await well_on_its_way(tmp_path)
-                await asyncio.to_thread(server.restart)
-                await running
-            assert got(process) == list(range(40))
-            assert (left.running, right.running) == (True, True)
-            await backend.aclose()
+    # What waits for the next run of the job, and for the endpoint's next worker: see test_dataflow_fleet_faults.
+    for key in fleet.keys():  # noqa: SIM118
+        if key == "going" or key.startswith(("stbass:flow:", "stbass:run:")):
+            fleet.server.command("DEL", key)
 
 
 async def test_a_group_of_the_run_before_that_does_not_end_keeps_the_next_one_out(
@@ -532,7 +486,7 @@ async def test_a_group_of_the_run_before_that_does_not_end_keeps_the_next_one_ou
 
     def blocking(state: SqliteStateBackend) -> CeleryProcess:
         return on_fleet(
-            backend, [Count(9, name="a"), Blocks(str(log), name="b", pause=5.0), Keep(name="sink")],
+            backend, [Count(9, name="a"), Blocks(str(log), name="b", pause=4.0), Keep(name="sink")],
             ("a.y", "b.x"), ("b.y", "sink.x"),
             state=state, placement={"a": "left", "b": "blocked", "sink": "right"},
         )  # fmt: skip

@@ -6,8 +6,10 @@ import asyncio
 import os
 import random
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,7 +36,7 @@ SECONDS = 30
 @pytest.fixture(scope="module")
 def fleet() -> Iterator[Fleet]:
     """A Redis with a password, and a worker for each endpoint, which all have a signing key."""
-    with RedisServer(password=PASSWORD) as server:
+    with RedisServer(password=PASSWORD, persistent=True) as server:
         made = Fleet(server, {})
         env = {**made.env, "TEST_LEASE": str(LEASE), "TEST_GRACE": "0.5", "TEST_SIGNING_KEY": KEY}
         for endpoint in ENDPOINTS:
@@ -97,7 +99,16 @@ async def test_workers_killed_again_and_again_change_nothing_in_the_file(fleet: 
     dice.shuffle(victims)
     backend = backend_of(fleet)
     runs = 0
-    # when, in each run, another worker is killed at some moment after a checkpoint
+    ended = noticed = 0.0
+
+    def end() -> None:
+        nonlocal ended
+        ended = time.monotonic()
+        assert victim is not None
+        # one of them is told to end
+        fleet.workers[victim].send_signal(signal.SIGTERM if runs == 2 else signal.SIGKILL)
+
+    # when, in each run, another worker ends at some moment after a checkpoint
     async with asyncio.timeout(90):
         for victim in [*victims, None]:
             runs += 1
@@ -109,11 +120,17 @@ async def test_workers_killed_again_and_again_change_nothing_in_the_file(fleet: 
                     running = asyncio.create_task(process.run())
                     if victim is not None:
                         await safe.wait()
-                        asyncio.get_running_loop().call_later(dice.uniform(0.0, 0.7), fleet.workers[victim].kill)
-                    await running
-            except* WorkerLostError:
+                        asyncio.get_running_loop().call_later(dice.uniform(0.0, 0.7), end)
+                    try:
+                        await running
+                    finally:
+                        noticed = time.monotonic()
+            except* WorkerLostError as group:
+                lost = [one.worker for one in group.exceptions if isinstance(one, WorkerLostError)]
+                assert (lost, process.status) == ([victim and fleet.workers[victim].name], Status.FAILED)
+                assert noticed - ended < 2 * LEASE + 1
                 assert victim is not None
-                assert process.status is Status.FAILED
+                await asyncio.to_thread(fleet.workers[victim].wait, 10)
                 await asyncio.to_thread(fleet.workers[victim].start)
             else:
                 break
@@ -122,6 +139,22 @@ async def test_workers_killed_again_and_again_change_nothing_in_the_file(fleet: 
     assert (tmp_path / "sums.csv").read_bytes() == expected(tmp_path / "orders.csv")
     with pytest.raises(JobFinishedError):
         await orders(backend, tmp_path).init()
+    await backend.aclose()
+
+
+async def test_redis_restarts_with_its_data_during_a_run(fleet: Fleet, tmp_path: Path) -> None:
+    write_orders(tmp_path / "orders.csv", 200)
+    backend = backend_of(fleet)
+    await announced(backend)
+    process = orders(backend, tmp_path, pause=0.01)
+    async with asyncio.timeout(SECONDS), process:
+        safe = process.watch()
+        running = asyncio.create_task(process.run())
+        await safe.wait()
+        await asyncio.to_thread(fleet.server.restart)
+        await running
+    assert (tmp_path / "sums.csv").read_bytes() == expected(tmp_path / "orders.csv")
+    assert all(worker.running for worker in fleet.workers.values())
     await backend.aclose()
 
 
@@ -137,10 +170,11 @@ async def test_redis_restarts_empty_during_a_run(fleet: Fleet, tmp_path: Path) -
             await safe.wait()
             await asyncio.to_thread(fleet.server.restart, empty=True)
             await running
-    [error] = caught.value.exceptions
-    assert isinstance(error, StateLostError)
-    assert "restarted without its data" in str(error)
-    assert PASSWORD not in f"{error!r} {getattr(error, '__notes__', '')}"
+    # of one group or of several, as soon as it is noticed
+    for error in caught.value.exceptions:
+        assert isinstance(error, StateLostError)
+        assert "restarted without its data" in str(error)
+        assert PASSWORD not in f"{error!r} {getattr(error, '__notes__', '')}"
     assert process.status is Status.FAILED
     # and the job goes on when the workers have announced themselves anew
     await announced(backend)

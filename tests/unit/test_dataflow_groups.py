@@ -35,6 +35,7 @@ from tests.support.dataflow_remote import (
     Hears,
     Oops,
     Raises,
+    RaisesAtInit,
     Sends,
     Silent,
     Sleeps,
@@ -81,7 +82,7 @@ async def whole(shape: str, n: int) -> list[Any]:
 @pytest.mark.parametrize("shape", SHAPES)
 async def test_the_same_comes_out_as_on_one_event_loop(shape: str, maxsize: int) -> None:
     expected = await whole(shape, 40)
-    for seed in range(10):
+    for seed in range(6):
         dice = random.Random(seed)
         set_dice(seed)
         async with asyncio.timeout(20), apart(shape, 40, None, maxsize, placement=placed(dice, shape)) as process:
@@ -170,7 +171,7 @@ async def test_broken_off_at_random_it_gives_the_same(shape: str, maxsize: int) 
     n = 40
     expected = await whole(shape, n)
     most = 0
-    for seed in range(12):
+    for seed in range(8):
         dice = random.Random(f"{shape} {maxsize} {seed}")
         set_dice(seed)
         async with asyncio.timeout(30):
@@ -198,6 +199,18 @@ async def test_a_failure_ends_the_others() -> None:
         assert error.__notes__ == ["component 'b', step 8"]
         assert process.status is Status.FAILED
         assert [str(process.components[name].status) for name in "abc"] == ["stopped", "failed", "stopped"]
+
+
+async def test_a_failure_in_init(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    process = here([Endless(name="a"), RaisesAtInit(log, name="b"), Keep(name="c")], ("a.y", "b.x"), ("b.y", "c.x"))
+    async with asyncio.timeout(10):
+        with pytest.raises(ExceptionGroup) as caught:
+            await process.init()
+        await process.destroy()
+    assert [type(error) for error in caught.value.exceptions] == [Oops]
+    assert process.status is Status.FAILED
+    assert [line.split()[1] for line in log.read_text().splitlines()] == ["init", "destroy"]
 
 
 async def test_a_lost_group_ends_the_others(tmp_path: Path) -> None:
