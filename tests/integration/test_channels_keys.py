@@ -180,7 +180,7 @@ async def test_a_closed_channel_is_gone_when_the_lease_of_a_killed_end_is_over(s
     transport = RedisTransport(server.url, lease=LEASE)
     channel: Chan[int] = Chan(int, capacity=4 if what == "hold" else 0, transport=transport)
     await channel.bound()
-    async with program(what, server, channel) as process:
+    async with program(what, server, channel, ttl=86400) as process:
         # given an end that is killed, and nobody knows it yet
         process.kill()
         await process.wait()
