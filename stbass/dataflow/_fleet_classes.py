@@ -38,8 +38,8 @@ class Admitted:
         """
         module, names = _module_of(path)
         if module is None or not self._allows(f"{module.__name__}:{'.'.join(names)}"):
-            why = "does not know" if module is None else "was not told to make"
-            raise self._refused(path, why, _home(path, module, names))
+            # What is included is imported; so it makes no difference whether the module happens to be loaded.
+            raise self._refused(path, "was not told to make", _home(path, module, names))
         found: Any = module
         for name in names:
             found = getattr(found, name, None)
