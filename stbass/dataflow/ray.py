@@ -39,7 +39,8 @@ class RayProcess(DistributedProcess):
         state: where it keeps what it is, how far it came, and its checkpoints. It is used from here; components have
             none there.
         placement: components that run together, each with the name of its group.
-        checkpoint_every: seconds between two checkpoints, if the state lasts; None: only when the process ends.
+        checkpoint_every: seconds between two checkpoints, if the state lasts; None: only when the process
+            begins and ends.
         admission_timeout: seconds within which the cluster has to have room for all actors.
 
     Raises:
