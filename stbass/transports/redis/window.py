@@ -14,7 +14,7 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from stbass.errors import ChannelTopologyError, StateLostError, StbassError
+from stbass.errors import ChannelTopologyError, StbassError
 from stbass.transports.redis import scripts
 from stbass.transports.redis.client import Call
 from stbass.transports.redis.intake import Intake
@@ -211,11 +211,9 @@ class Window(Intake):
             elif reply[0] == b"lost":
                 self._link.places.told_lost("r")
             else:
+                # The channel is gone, and with it whatever another reader could have got: the next operation says so.
                 self._link.vanished()
-                error = self._link.closed_error()
-                if isinstance(error, StateLostError):
-                    raise error
-                return
+                self._confirm(number)
 
     def _begin(self, acked: int) -> None:
         """The place is ours, with lists of our own: this is what former readers have received."""
