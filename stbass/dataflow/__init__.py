@@ -5,8 +5,9 @@ The names are loaded when they are first used, so that importing the package cos
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from stbass._lazy import lazy
 
 if TYPE_CHECKING:
     from stbass.dataflow.builder import ProcessBuilder
@@ -82,14 +83,4 @@ _HOME = {
     "component": "function",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'stbass.dataflow' has no attribute {name!r}")
-    found = getattr(importlib.import_module(f"stbass.dataflow.{_HOME[name]}"), name)
-    globals()[name] = found
-    return found
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+__getattr__, __dir__ = lazy(__name__, globals(), _HOME)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections.abc import Callable
 from pathlib import PurePath
 from typing import Any, ClassVar, Self
 
@@ -117,40 +118,31 @@ def module_of(name: str) -> str:
 
 def _as_is_now(value: Any, memo: dict[int, Any]) -> Any:
     """The value, with new lists, dicts, sets and tuples in the place of its own; the rest is shared."""
-    kind = type(value)
-    if kind not in (list, dict, set, tuple):
-        return value
-    if id(value) in memo:
-        return memo[id(value)]
-    if kind is tuple:
-        # One that contains itself does so through a list or a dict, and those are in the memo.
-        return tuple(_as_is_now(one, memo) for one in value)
-    copy: Any = kind()
-    memo[id(value)] = copy
-    if kind is dict:
-        copy.update((key, _as_is_now(one, memo)) for key, one in value.items())
-    elif kind is list:
-        copy.extend(_as_is_now(one, memo) for one in value)
-    else:
-        copy.update(value)
-    return copy
+    return _rebuilt(value, memo, lambda leaf: leaf)
 
 
 def _exported(value: Any, memo: dict[int, Any]) -> Any:
     """The value, with what can be exported in that form."""
-    if isinstance(value, Exportable):
-        return value.export()
+    return _rebuilt(value, memo, lambda leaf: leaf.export() if isinstance(leaf, Exportable) else leaf)
+
+
+def _rebuilt(value: Any, memo: dict[int, Any], leaf: Callable[[Any], Any]) -> Any:
+    """New lists, dicts, sets and tuples of what ``leaf`` makes of all that is in them."""
     kind = type(value)
-    if kind not in (list, dict, tuple):
-        return value
+    if kind not in (list, dict, set, tuple):
+        return leaf(value)
     if id(value) in memo:
         return memo[id(value)]
     if kind is tuple:
-        return tuple(_exported(one, memo) for one in value)
+        # One that contains itself does so through a list or a dict, and those are in the memo.
+        return tuple(_rebuilt(one, memo, leaf) for one in value)
     copy: Any = kind()
     memo[id(value)] = copy
     if kind is dict:
-        copy.update((key, _exported(one, memo)) for key, one in value.items())
+        copy.update((key, _rebuilt(one, memo, leaf)) for key, one in value.items())
+    elif kind is list:
+        copy.extend(_rebuilt(one, memo, leaf) for one in value)
     else:
-        copy.extend(_exported(one, memo) for one in value)
+        # What is in a set could not be exported: it has to stay what it is.
+        copy.update(value)
     return copy

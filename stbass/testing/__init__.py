@@ -6,8 +6,9 @@ program needs neither Celery nor Redis.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from stbass._lazy import lazy
 
 if TYPE_CHECKING:
     from stbass.testing._guarded import SubprocessError
@@ -19,23 +20,13 @@ if TYPE_CHECKING:
 
 __all__ = ["FakeLLM", "RedisServer", "SubprocessError", "Worker", "check_backend", "check_transport"]
 
-_HOMES = {
-    "FakeLLM": "stbass.testing.fake_llm",
-    "RedisServer": "stbass.testing.redis_server",
-    "SubprocessError": "stbass.testing._guarded",
-    "Worker": "stbass.testing.worker",
-    "check_backend": "stbass.testing.backends",
-    "check_transport": "stbass.testing.transports",
+_HOME = {
+    "FakeLLM": "fake_llm",
+    "RedisServer": "redis_server",
+    "SubprocessError": "_guarded",
+    "Worker": "worker",
+    "check_backend": "backends",
+    "check_transport": "transports",
 }
 
-
-def __getattr__(name: str) -> Any:
-    try:
-        home = _HOMES[name]
-    except KeyError:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
-    return getattr(importlib.import_module(home), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy(__name__, globals(), _HOME)

@@ -23,6 +23,7 @@ from stbass.replicator import SEQ_FOR
 from stbass.testing import RedisServer
 from stbass.testing.redis_server import find_redis_server, free_port
 from stbass.transports.redis import RedisTransport
+from tests.support.sentinel import answers
 from tests.support.talkers import Add, Produce, collect
 from tests.support.waiting import until
 
@@ -127,7 +128,7 @@ async def test_a_channel_whose_server_sentinel_knows(tmp_path: Path) -> None:
             str(find_redis_server()), str(config), "--sentinel", stdout=asyncio.subprocess.DEVNULL
         )
         try:
-            await until(functools.partial(_answers, port))
+            await until(functools.partial(answers, port))
             address = RedisAddress.parse(f"sentinel://127.0.0.1:{port}/0", "url", {"master_name": "mymaster"})
             here, there = RedisTransport(address), RedisTransport(address)
             writer: Chan[int] = Chan(int, transport=here)
@@ -143,13 +144,3 @@ async def test_a_channel_whose_server_sentinel_knows(tmp_path: Path) -> None:
         finally:
             sentinel.kill()
             await sentinel.wait()
-
-
-def _answers(port: int) -> bool:
-    import redis
-
-    try:
-        with redis.Redis(port=port, socket_timeout=1) as client:
-            return bool(client.ping())
-    except redis.RedisError:
-        return False

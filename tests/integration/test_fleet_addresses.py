@@ -19,6 +19,7 @@ from stbass.testing import RedisServer, Worker
 from stbass.testing.redis_server import find_redis_server, free_port
 from tests.integration.conftest import APP
 from tests.support.agents import Give
+from tests.support.sentinel import answers
 from tests.support.waiting import until
 
 
@@ -70,7 +71,7 @@ async def test_a_master_behind_sentinel(tmp_path: Path) -> None:
         )
         try:
             url = f"sentinel://127.0.0.1:{port}/0"
-            await until(lambda: _answers(port))
+            await until(lambda: answers(port))
             options = {"master_name": "mymaster"}
             app = make_app(
                 "tests",
@@ -89,16 +90,6 @@ async def test_a_master_behind_sentinel(tmp_path: Path) -> None:
         finally:
             sentinel.kill()
             await sentinel.wait()
-
-
-def _answers(port: int) -> bool:
-    import redis
-
-    try:
-        with redis.Redis(port=port, socket_timeout=1) as client:
-            return bool(client.ping())
-    except redis.RedisError:
-        return False
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ ONLY_IN_MODULES = {
 
 # From the bottom up. A module may import from its own layer and from those below it.
 LAYERS: list[set[str]] = [
-    {"_ids", "endpoint", "errors", "observe", "outcome", "policy", "report", "result"},
+    {"_ids", "_lazy", "endpoint", "errors", "observe", "outcome", "policy", "report", "result"},
     {
         "_cancellation",
         "_guard",

@@ -6,8 +6,9 @@ only by what needs them.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from stbass._lazy import lazy
 
 if TYPE_CHECKING:
     from stbass.dataflow.library.data import DataReader, DataWriter
@@ -27,14 +28,4 @@ _HOME = {
     "SQLWriter": "sql",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'stbass.dataflow.library' has no attribute {name!r}")
-    found = getattr(importlib.import_module(f"stbass.dataflow.library.{_HOME[name]}"), name)
-    globals()[name] = found
-    return found
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy(__name__, globals(), _HOME)

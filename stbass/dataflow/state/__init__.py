@@ -5,8 +5,9 @@ Importing this package imports none of the databases' clients: each backend is l
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from stbass._lazy import lazy
 
 if TYPE_CHECKING:
     from stbass.dataflow.state.base import StateBackend
@@ -17,22 +18,12 @@ if TYPE_CHECKING:
 
 __all__ = ["DictStateBackend", "PostgresStateBackend", "RedisStateBackend", "SqliteStateBackend", "StateBackend"]
 
-_HOMES = {
-    "DictStateBackend": "stbass.dataflow.state.memory",
-    "PostgresStateBackend": "stbass.dataflow.state.postgres",
-    "RedisStateBackend": "stbass.dataflow.state.redis",
-    "SqliteStateBackend": "stbass.dataflow.state.sqlite",
-    "StateBackend": "stbass.dataflow.state.base",
+_HOME = {
+    "DictStateBackend": "memory",
+    "PostgresStateBackend": "postgres",
+    "RedisStateBackend": "redis",
+    "SqliteStateBackend": "sqlite",
+    "StateBackend": "base",
 }
 
-
-def __getattr__(name: str) -> Any:
-    try:
-        home = _HOMES[name]
-    except KeyError:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
-    return getattr(importlib.import_module(home), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy(__name__, globals(), _HOME)
