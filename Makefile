@@ -114,9 +114,10 @@ lowest: .venv-lowest/.installed  ## the tests with the oldest dependencies allow
 	@.venv-lowest/bin/python $(PYTEST) -m "not slow" $(TESTS)
 
 .PHONY: lint
-lint: install  ## ruff: rules and format
+lint: install  ## ruff: rules and format; import-linter: which way imports go
 	@$(BIN)/ruff check $(CODE)
 	@$(BIN)/ruff format --check $(CODE)
+	@$(BIN)/lint-imports --no-logo
 
 .PHONY: format
 format: install  ## ruff: mend what it can

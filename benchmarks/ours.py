@@ -12,8 +12,8 @@ from benchmarks.idle import cost_of
 from benchmarks.peers.driver import AsyncSubject, redis_url
 from benchmarks.worker_app import app
 from stbass import PLACED_PAR, BackendRegistry, FailurePolicy, Placement
+from stbass._process.context import ProcessContext
 from stbass.backends.celery import CeleryBackend
-from stbass.context import ProcessContext
 
 PLACE = Placement(endpoint="bench")
 

@@ -7,25 +7,102 @@ other sender stays as blocked as it was.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import math
 from abc import abstractmethod
 from asyncio import CancelledError, get_running_loop
 from bisect import bisect_left
 from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence, Set
+from enum import Enum
 from operator import attrgetter
 from types import TracebackType
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, Final, TypeAlias
 
-from stbass._cancellation import defer, owed, raise_owed, settled
-from stbass._guard import SKIP, Guard
-from stbass._hot import FairList, HotChoice, HotList, PriorityList, attempt, pick
+from stbass._channels.cancellation import defer, owed, raise_owed, to_the_end
+from stbass._channels.choice import CLAIMED, DECIDING, IDLE, WAITING, Arm, Choice
+from stbass._channels.ready_list import FairList, ListedChoice, PriorityList, ReadyList, attempt, pick
+from stbass._channels.transport import NOTHING
 from stbass.channel import Chan
 from stbass.errors import AllGuardsDisabledError, ChannelClosedError
 from stbass.timer import DEADLINE, TIMER, Countdown
-from stbass.transports.base import NOTHING
-from stbass.transports.choice import CLAIMED, DECIDING, IDLE, WAITING, Arm, Choice
 
 __all__ = ["ALT", "PRI_ALT", "SKIP", "AllGuardsDisabledError", "Guard"]
+
+
+class _Skip(Enum):
+    SKIP = "skip"
+
+    def __repr__(self) -> str:
+        return "SKIP"
+
+
+SKIP: Final = _Skip.SKIP
+"""What is always ready, and wins only when nothing else is."""
+
+
+class Guard:
+    """One of the things a choice waits for.
+
+    Args:
+        channel: a channel to receive from (or to send to: see ``send``), a :class:`TIMER`, a :class:`DEADLINE`, or
+            ``SKIP``. A closed channel is ready: if it is chosen, the choice raises ``ChannelClosedError``.
+        precondition: whether the guard takes part. A callable is asked when the choice starts, and again when a
+            partner comes to one of the choice's channels or :meth:`ALT.recheck` is called; nothing polls it.
+        handler: called with what the guard gives if it wins (or with nothing, if it takes no argument); may be async.
+            What it returns is the choice's result.
+        send: makes it an output guard: ready when a receiver waits for a value, which then gets this one.
+
+    A channel gives the value received, an output guard the value sent, a timer a
+    :class:`~stbass.timer.TimerExpired`, ``SKIP`` None.
+
+    Raises:
+        TypeError: ``channel`` is nothing that can be waited for, or ``send`` is given for something else.
+    """
+
+    __slots__ = ("_takes_value", "channel", "handler", "precondition", "send")
+
+    def __init__(
+        self,
+        channel: Chan[Any] | TIMER | DEADLINE | _Skip,
+        precondition: bool | Callable[[], bool] = True,
+        handler: Callable[..., Any] | None = None,
+        *,
+        send: Any = NOTHING,
+    ) -> None:
+        if not isinstance(channel, Chan):
+            if not isinstance(channel, (TIMER, DEADLINE, _Skip)):
+                raise TypeError(f"a guard waits for a Chan, a TIMER, a DEADLINE or SKIP, not {channel!r}")
+            if send is not NOTHING:
+                raise TypeError(f"only a channel can be sent to, not {channel!r}")
+        self.channel = channel
+        self.precondition = precondition
+        self.handler = handler
+        self.send = send
+        self._takes_value: bool | None = None
+
+    @property
+    def is_eligible(self) -> bool:
+        """Whether its precondition holds now."""
+        return bool(self.precondition()) if callable(self.precondition) else bool(self.precondition)
+
+    async def handle(self, handler: Callable[..., Any], value: Any) -> Any:
+        """Call the handler with the value, or without one, and wait for it if it is async."""
+        if self._takes_value is None:
+            self._takes_value = _takes_argument(handler)
+        result = handler(value) if self._takes_value else handler()
+        return await result if inspect.isawaitable(result) else result
+
+    def __repr__(self) -> str:
+        offer = "" if self.send is NOTHING else ", send=…"
+        return f"Guard({self.channel!r}{offer})"
+
+
+def _takes_argument(handler: Callable[..., Any]) -> bool:
+    try:
+        parameters = inspect.signature(handler).parameters.values()
+    except ValueError:
+        return True  # some builtins do not say; those worth being a handler take a value
+    return any(one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD, one.VAR_POSITIONAL) for one in parameters)
 
 
 Outcome: TypeAlias = tuple[int, Any]
@@ -54,7 +131,7 @@ class _Alternation(Coroutine[Any, Any, Any]):
         "chosen",
     )
 
-    _hot_list: ClassVar[type[HotList]]
+    _ready_list: ClassVar[type[ReadyList]]
 
     def __init__(self, *guards: Guard) -> None:
         self._guards = guards
@@ -212,7 +289,7 @@ class _Alternation(Coroutine[Any, Any, Any]):
             return None if value is NOTHING else (index, value)
         arm.choice.state = DECIDING
         try:
-            happened, cancel = await settled(arm.link.meet(arm))
+            happened, cancel = await to_the_end(arm.link.meet(arm))
         finally:
             arm.choice.state = IDLE
         if happened is None:
@@ -293,33 +370,33 @@ class _Alternation(Coroutine[Any, Any, Any]):
         """Stay attached from now on, so that the number of guards no longer matters."""
         self._detach()
         self._loop = get_running_loop()
-        choice = HotChoice()
+        choice = ListedChoice()
         by_index: list[Arm | None] = [None] * len(self._guards)
         for old in self._arms:
             guard = self._guards[old.index]
             assert isinstance(guard.channel, Chan)
             by_index[old.index] = Arm(choice, old.index, guard.channel._link, old.reader, old.value)
         self._arms = [arm for arm in by_index if arm is not None]
-        choice.hot = self._hot_list(by_index)
+        choice.ready = self._ready_list(by_index)
         self._choice = choice
         self._kept = True
         self._attach(self._arms)
 
     async def _decide_kept(self) -> Outcome:
         choice = self._choice
-        assert isinstance(choice, HotChoice)
-        hot = choice.hot
+        assert isinstance(choice, ListedChoice)
+        ready = choice.ready
         while True:
             try:
-                outcome = hot.choose(self._due() if self._timers else ())
+                outcome = ready.choose(self._due() if self._timers else ())
             except ChannelClosedError:
-                self.chosen = self._guards[hot.tried]
+                self.chosen = self._guards[ready.tried]
                 raise
             if outcome is not None:
                 return outcome
             if self._skips:
                 return self._skips[0], None
-            outcome = await self._wait(choice, hot.faced)
+            outcome = await self._wait(choice, ready.faced)
             if outcome is not None:
                 return outcome
 
@@ -380,7 +457,7 @@ class ALT(_Alternation):
 
     __slots__ = ()
 
-    _hot_list = FairList
+    _ready_list = FairList
 
     def _pick(self, ready: Sequence[int]) -> int:
         return pick(ready)
@@ -395,7 +472,7 @@ class PRI_ALT(_Alternation):
 
     __slots__ = ()
 
-    _hot_list = PriorityList
+    _ready_list = PriorityList
 
     def _pick(self, ready: Sequence[int]) -> int:
         return min(ready)

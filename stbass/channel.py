@@ -1,7 +1,7 @@
 """Typed channels: how processes talk.
 
 A channel is a rendezvous: a send and a receive meet, and both go on. ``Chan`` checks types, knows who holds its two
-sides, and keeps the protocol; the meeting itself is its transport's (:mod:`stbass.transports.base`).
+sides, and keeps the protocol; the meeting itself is its transport's (:mod:`stbass._channels.transport`).
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from asyncio import CancelledError
 from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeVar, overload
 
-from stbass._cancellation import owed, raise_owed
-from stbass._ids import new_id
-from stbass._typespec import ChannelType
-from stbass._typewire import SequentialProtocol, VariantProtocol, describe, from_wire, to_wire, type_name
-from stbass._waiting import abandon, interrupted, until_ready
+from stbass._channels.cancellation import owed, raise_owed
+from stbass._channels.memory import MEMORY
+from stbass._channels.transport import NOTHING, ChannelStats, Link, LinkSpec, Transport
+from stbass._channels.typespec import ChannelType
+from stbass._channels.typewire import SequentialProtocol, VariantProtocol, describe, from_wire, to_wire, type_name
+from stbass._channels.waiting import abandon, interrupted, until_ready
+from stbass._values.ids import new_id
 from stbass.errors import (
     ChannelClosedError,
     ChannelProtocolError,
@@ -25,8 +27,6 @@ from stbass.errors import (
     NotTransportable,
     WireError,
 )
-from stbass.transports.base import NOTHING, ChannelStats, Link, LinkSpec, Transport
-from stbass.transports.memory import MEMORY
 
 __all__ = [
     "Chan",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 
-from stbass.context import ProcessContext
-from stbass.outcome import ProcessResult
-from stbass.policy import FailurePolicy, RetryPolicy
-from stbass.process import Composable
-from stbass.report import FailureReport
-from stbass.supervise import Child, run_attempts
+from stbass._engine.supervise import Child, run_attempts
+from stbass._process.composable import Composable
+from stbass._process.context import ProcessContext
+from stbass._values.outcome import ProcessResult
+from stbass._values.policy import FailurePolicy, RetryPolicy
+from stbass._values.report import FailureReport
 
 __all__ = ["FailureAggregator", "FailurePolicy", "FailureReport", "retry_process"]
 

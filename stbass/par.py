@@ -9,16 +9,23 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, Self
 
-from stbass.composite import checked_composables, checked_count, run_to_end
-from stbass.context import ProcessContext
+from stbass._engine.children import PlacedProcess, make_children, open_groups
+from stbass._engine.composition import (
+    ProcessComposition,
+    TimedResult,
+    checked_composables,
+    checked_count,
+    optional_among,
+    run_to_end,
+    timed,
+)
+from stbass._engine.registry import BackendRegistry
+from stbass._engine.supervise import Child, ended, supervise, too_late
+from stbass._process.composable import Composable
+from stbass._process.context import ProcessContext
+from stbass._values.outcome import Failure, ProcessResult
+from stbass._values.policy import FailurePolicy, OnFailure
 from stbass.errors import DeadlineExceeded
-from stbass.members import Member, admit, open_groups
-from stbass.nest import Nest, TimedResult, optional_among, timed
-from stbass.outcome import Failure, ProcessResult
-from stbass.policy import FailurePolicy, OnFailure
-from stbass.process import Composable
-from stbass.registry import BackendRegistry
-from stbass.supervise import Child, ended, supervise, too_late
 
 __all__ = ["PAR", "PARResult", "Parallel"]
 
@@ -59,7 +66,7 @@ class PARResult(TimedResult):
         return [result._value for result in self.results if result._ok]
 
 
-class Parallel(Nest[PARResult]):
+class Parallel(ProcessComposition[PARResult]):
     """What PAR, PLACED_PAR and PAR_FOR have in common."""
 
     def __init__(
@@ -74,13 +81,13 @@ class Parallel(Nest[PARResult]):
         Cancelling this cancels and awaits all of them.
 
         Args:
-            progress: show on standard error what runs, and how far it is (see :mod:`stbass.progress`).
+            progress: show on standard error what runs, and how far it is (see :mod:`stbass.observe.display`).
 
         Raises:
             NotTransportable: a process cannot go to the backend that it was placed on; nothing was started.
         """
         # Loaded when it is asked for: what draws costs more to import than everything else together.
-        display = importlib.import_module("stbass.progress").progress() if progress else nullcontext()
+        display = importlib.import_module("stbass.observe.display").progress() if progress else nullcontext()
         with display:
             return await self._run_at_top(ProcessContext(self.name, None, self._channels))
 
@@ -139,9 +146,9 @@ class PAR(Parallel, kind="PAR"):
         return self._processes
 
     async def _run_in(self, ctx: ProcessContext) -> PARResult:
-        return await self._run_children(ctx, admit(ctx, [(process, None) for process in self._processes]))
+        return await self._run_children(ctx, make_children(ctx, [(process, None) for process in self._processes]))
 
-    def _inside(self) -> Iterable[Member]:
+    def _inside(self) -> Iterable[PlacedProcess]:
         return [(process, None) for process in self._processes]
 
     def _parts(self) -> dict[str, Any]:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
-from stbass.backends.base import ExecutionBackend
-from stbass.backends.local import LocalBackend
-from stbass.composite import checked_composable, checked_deadline
-from stbass.context import ProcessContext
-from stbass.endpoint import Placement
-from stbass.members import Member, admit
+from stbass._engine.backend import ExecutionBackend
+from stbass._engine.children import PlacedProcess, make_children
+from stbass._engine.composition import checked_composable, checked_deadline
+from stbass._engine.local import LocalBackend
+from stbass._engine.registry import BackendRegistry, backend_class, default_registry
+from stbass._process.composable import Composable
+from stbass._process.context import ProcessContext
+from stbass._values.endpoint import Placement
+from stbass._values.policy import FailurePolicy, OnFailure
 from stbass.par import Parallel, PARResult
-from stbass.policy import FailurePolicy, OnFailure
-from stbass.process import Composable
-from stbass.registry import BackendRegistry, backend_class, default_registry
 
 __all__ = [
     "PLACED_PAR",
@@ -57,12 +57,12 @@ class PLACED_PAR(Parallel, kind="PLACED_PAR"):
         self._pairs = tuple(_checked_pair(pair, index) for index, pair in enumerate(pairs))
 
     @property
-    def pairs(self) -> tuple[Member, ...]:
+    def pairs(self) -> tuple[PlacedProcess, ...]:
         """Each process with its placement; None where it was given none."""
         return self._pairs
 
     async def _run_in(self, ctx: ProcessContext) -> PARResult:
-        return await self._run_children(ctx, admit(ctx, self._pairs))
+        return await self._run_children(ctx, make_children(ctx, self._pairs))
 
     @classmethod
     async def attach(
@@ -91,7 +91,7 @@ class PLACED_PAR(Parallel, kind="PLACED_PAR"):
         optional = frozenset(index for index, (_, is_optional) in enumerate(outcome) if is_optional)
         return PARResult([result for result, _ in outcome], None, optional)
 
-    def _inside(self) -> Iterable[Member]:
+    def _inside(self) -> Iterable[PlacedProcess]:
         return self._pairs
 
     def _parts(self) -> dict[str, Any]:
@@ -114,7 +114,7 @@ class PLACED_PAR(Parallel, kind="PLACED_PAR"):
         )
 
 
-def _checked_pair(pair: object, index: int) -> Member:
+def _checked_pair(pair: object, index: int) -> PlacedProcess:
     where = f"argument {index} of PLACED_PAR"
     if isinstance(pair, Composable):
         return pair, None

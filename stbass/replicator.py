@@ -6,16 +6,16 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
-from stbass.composite import checked_count
-from stbass.context import ProcessContext
+from stbass._engine.children import PlacedProcess, make_children
+from stbass._engine.composition import checked_count
+from stbass._engine.registry import BackendRegistry
+from stbass._engine.supervise import Child
+from stbass._process.composable import Composable
+from stbass._process.context import ProcessContext
+from stbass._values.policy import FailurePolicy, OnFailure
 from stbass.errors import NotTransportable
-from stbass.members import Member, admit
 from stbass.par import Parallel, PARResult
-from stbass.policy import FailurePolicy, OnFailure
-from stbass.process import Composable
-from stbass.registry import BackendRegistry
 from stbass.seq import SEQResult, Sequential
-from stbass.supervise import Child
 
 __all__ = ["PAR_FOR", "SEQ_FOR"]
 
@@ -105,7 +105,7 @@ class _Replicated:
             return [_numbered(factory, index) for index in range(self.size())]
         return [_Replica(factory, index, f"{self.name}[{index}]") for index in range(self.size())]
 
-    def inside(self) -> list[Member]:
+    def inside(self) -> list[PlacedProcess]:
         """What is known of them before they start: a function says nothing before it is called."""
         return [(self.factory, None)] if isinstance(self.factory, Composable) else []
 
@@ -181,9 +181,9 @@ class PAR_FOR(Parallel, kind="PAR_FOR"):
         super().__init__(on_failure, deadline, limit, registry)
         self._replicated = _Replicated("PAR_FOR", count, factory)
 
-    def _admit(self, ctx: ProcessContext) -> list[Child]:
+    def _start_children(self, ctx: ProcessContext) -> list[Child]:
         replicated = self._replicated
-        children = admit(ctx, [(process, None) for process in replicated.processes()])
+        children = make_children(ctx, [(process, None) for process in replicated.processes()])
         if isinstance(replicated.factory, Composable) or _is_async(replicated.factory):
             return children
         for index, child in enumerate(children):
@@ -191,11 +191,11 @@ class PAR_FOR(Parallel, kind="PAR_FOR"):
             made = child.process.call(child.ctx)
             if isinstance(made, Composable):
                 # A member like any other, so that its backend hears of it before anything starts.
-                (children[index],) = admit(ctx, [(_numbered(made, index), None)])
+                (children[index],) = make_children(ctx, [(_numbered(made, index), None)])
         return children
 
     async def _run_in(self, ctx: ProcessContext) -> PARResult:
-        children = self._admit(ctx)
+        children = self._start_children(ctx)
         try:
             return await self._run_children(ctx, children)
         finally:
@@ -203,7 +203,7 @@ class PAR_FOR(Parallel, kind="PAR_FOR"):
                 if isinstance(child.process, _Replica):
                     child.process.forget()
 
-    def _inside(self) -> Iterable[Member]:
+    def _inside(self) -> Iterable[PlacedProcess]:
         return self._replicated.inside()
 
     def _parts(self) -> dict[str, Any]:
@@ -256,7 +256,7 @@ class SEQ_FOR(Sequential, kind="SEQ_FOR"):
         self._replicated = _Replicated("SEQ_FOR", count, factory)
 
     async def _run_in(self, ctx: ProcessContext) -> SEQResult:
-        children = admit(ctx, [(process, None) for process in self._replicated.processes()])
+        children = make_children(ctx, [(process, None) for process in self._replicated.processes()])
         return await self._run_stages(ctx, children, self._asked(ctx, children))
 
     def _asked(self, ctx: ProcessContext, children: list[Child]) -> Iterator[Child]:
@@ -267,11 +267,11 @@ class SEQ_FOR(Sequential, kind="SEQ_FOR"):
                 process.call(child.ctx) if isinstance(process, _Replica) and not _is_async(process._factory) else None
             )
             if isinstance(made, Composable):
-                (child,) = admit(ctx, [(_numbered(made, index), None)])
+                (child,) = make_children(ctx, [(_numbered(made, index), None)])
                 children[index] = child
             yield child
 
-    def _inside(self) -> Iterable[Member]:
+    def _inside(self) -> Iterable[PlacedProcess]:
         return self._replicated.inside()
 
     def _parts(self) -> dict[str, Any]:

@@ -5,9 +5,9 @@ The classes live in smaller modules; this one is where to import them from.
 
 from __future__ import annotations
 
-from stbass.outcome import Failure, ProcessResult, RunInfo, utc_now
-from stbass.policy import FailurePolicy, OnFailure, RetryPolicy
-from stbass.report import FailureReport
+from stbass._values.outcome import Failure, ProcessResult, RunInfo, utc_now
+from stbass._values.policy import FailurePolicy, OnFailure, RetryPolicy
+from stbass._values.report import FailureReport
 
 __all__ = [
     "Failure",

@@ -8,15 +8,21 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, Self
 
-from stbass.composite import checked_composables, run_to_end
-from stbass.context import ProcessContext
-from stbass.members import Member, admit, move_channels
-from stbass.nest import Nest, TimedResult, optional_among, timed
-from stbass.outcome import Failure, ProcessResult
-from stbass.policy import FailurePolicy, OnFailure, RetryPolicy
-from stbass.process import Composable
-from stbass.registry import BackendRegistry
-from stbass.supervise import Child, cancelled_itself, lend, run_child
+from stbass._engine.children import PlacedProcess, make_children, migrate_channels
+from stbass._engine.composition import (
+    ProcessComposition,
+    TimedResult,
+    checked_composables,
+    optional_among,
+    run_to_end,
+    timed,
+)
+from stbass._engine.registry import BackendRegistry
+from stbass._engine.supervise import Child, cancelled_itself, lend, run_child
+from stbass._process.composable import Composable
+from stbass._process.context import ProcessContext
+from stbass._values.outcome import Failure, ProcessResult
+from stbass._values.policy import FailurePolicy, OnFailure, RetryPolicy
 
 __all__ = ["SEQ", "SEQResult", "Sequential"]
 
@@ -57,7 +63,7 @@ class SEQResult(TimedResult):
         return [result.failure for result in self.results if not result._ok]
 
 
-class Sequential(Nest[SEQResult]):
+class Sequential(ProcessComposition[SEQResult]):
     """What SEQ and SEQ_FOR have in common."""
 
     async def run(self, input_value: Any = None) -> SEQResult:
@@ -86,7 +92,7 @@ class Sequential(Nest[SEQResult]):
     async def _run_stages(self, ctx: ProcessContext, children: list[Child], stages: Iterable[Child]) -> SEQResult:
         """Run ``stages`` in turn; ``children`` has each of them when its turn has come, if not before."""
         started = monotonic()
-        await move_channels(ctx, children)
+        await migrate_channels(ctx, children)
         for child in children:
             if child.backend is not None:
                 child.backend.check(child.process, child.ctx)
@@ -160,10 +166,10 @@ class SEQ(Sequential, kind="SEQ"):
         return self._processes
 
     async def _run_in(self, ctx: ProcessContext) -> SEQResult:
-        children = admit(ctx, [(process, None) for process in self._processes])
+        children = make_children(ctx, [(process, None) for process in self._processes])
         return await self._run_stages(ctx, children, children)
 
-    def _inside(self) -> Iterable[Member]:
+    def _inside(self) -> Iterable[PlacedProcess]:
         return [(process, None) for process in self._processes]
 
     def _parts(self) -> dict[str, Any]:

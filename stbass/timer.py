@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
-from stbass._ids import new_id
+from stbass._values.ids import new_id
 
 __all__ = ["DEADLINE", "TIMER", "Countdown", "TimerExpired", "running"]
 

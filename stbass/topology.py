@@ -7,11 +7,11 @@ from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Literal, Self, get_args
 
-from stbass._ids import new_id
+from stbass._engine.composition import Composition, checked_count
+from stbass._process.context import ProcessContext
+from stbass._values.ids import new_id
 from stbass.alt import ALT, Guard
 from stbass.channel import Chan
-from stbass.composite import Composition, checked_count
-from stbass.context import ProcessContext
 from stbass.errors import ChannelClosedError
 
 __all__ = ["ChanArray", "Collector", "Distributor"]

@@ -27,7 +27,7 @@ import struct
 from dataclasses import dataclass
 from typing import Any
 
-from stbass.endpoint import Placement
+from stbass._values.endpoint import Placement
 from stbass.errors import NotTransportable
 
 __all__ = ["LENGTH", "Assignment", "frame", "pickled", "unpickled"]

@@ -14,22 +14,22 @@ import weakref
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any
 
-from stbass import observe
+from stbass._process.composable import failure_of
 from stbass.backends._pool_protocol import LENGTH, Assignment, frame, pickled, unpickled
 from stbass.backends._pool_worker import main
-from stbass.process import failure_of
+from stbass.observe import events
 
 if TYPE_CHECKING:
-    from stbass.context import ProcessContext
-    from stbass.outcome import ProcessResult
+    from stbass._process.context import ProcessContext
+    from stbass._values.outcome import ProcessResult
 
-__all__ = ["Worker"]
+__all__ = ["PoolWorker"]
 
 _SPAWN = multiprocessing.get_context("spawn")
-_alive: weakref.WeakSet[Worker] = weakref.WeakSet()
+_alive: weakref.WeakSet[PoolWorker] = weakref.WeakSet()
 
 
-class Worker:
+class PoolWorker:
     """One Python process, and the sockets to talk to it. It belongs to no event loop. Made in a thread: that waits."""
 
     def __init__(self) -> None:
@@ -74,8 +74,8 @@ class Worker:
             kind, *rest = unpickled(await self._receive())
             if kind == "started":
                 ctx._started_at, ctx._worker = rest[0], self.name
-                if observe.subscribers:
-                    observe.emit(ctx._event("started"))
+                if events.subscribers:
+                    events.emit(ctx._event("started"))
             elif kind == "checkpoint":
                 ctx.checkpoint(_value(rest[0]))
             elif kind == "progress":

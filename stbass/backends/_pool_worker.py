@@ -13,12 +13,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
+from stbass._engine.stage_context import StageContext
+from stbass._process.composable import Composable, failure_of
+from stbass._process.context import ProcessContext
+from stbass._values.outcome import ProcessResult, utc_now
 from stbass.backends._pool_protocol import LENGTH, Assignment, frame, pickled, unpickled
-from stbass.context import ProcessContext
 from stbass.errors import RemoteError
-from stbass.outcome import ProcessResult, utc_now
-from stbass.process import Composable, failure_of
-from stbass.stage import StageContext
 
 __all__ = ["main"]
 

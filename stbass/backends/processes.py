@@ -10,21 +10,21 @@ import weakref
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Self
 
-from stbass import observe
+from stbass._engine.backend import ExecutionBackend
+from stbass._engine.composition import checked_count
+from stbass._engine.limiter import take_slot
+from stbass._process.composable import failure_of
 from stbass.backends._loop_end import LoopEnd
 from stbass.backends._pool_protocol import pickled
-from stbass.backends._pool_spawn import Worker
+from stbass.backends._pool_spawn import PoolWorker
 from stbass.backends._sync_threads import SyncThreads
-from stbass.backends.base import ExecutionBackend
-from stbass.composite import checked_count
 from stbass.errors import NotTransportable, WorkerLostError
-from stbass.gate import take_slot
-from stbass.process import failure_of
+from stbass.observe import events
 
 if TYPE_CHECKING:
-    from stbass.context import ProcessContext
-    from stbass.outcome import ProcessResult
-    from stbass.process import Composable
+    from stbass._process.composable import Composable
+    from stbass._process.context import ProcessContext
+    from stbass._values.outcome import ProcessResult
 
 __all__ = ["ProcessPoolBackend"]
 
@@ -62,12 +62,12 @@ class ProcessPoolBackend(ExecutionBackend):
         self._patience = patience
         self._name = name
         self._lock = threading.Lock()
-        self._workers: set[Worker] = set()
-        self._idle: list[Worker] = []
+        self._workers: set[PoolWorker] = set()
+        self._idle: list[PoolWorker] = []
         # For what blocks: starting a Python process, and waiting for its end. Not the event loop's own threads, which
         # would be there for as long as that loop is.
         self._helpers: SyncThreads | None = None
-        self._spawning: set[asyncio.Future[Worker]] = set()
+        self._spawning: set[asyncio.Future[PoolWorker]] = set()
         self._loop_end = LoopEnd(self.aclose)
         # If nobody closes it. Workers that are left at the end of the program are killed then.
         weakref.finalize(self, _kill_all, self._workers).atexit = False
@@ -80,9 +80,9 @@ class ProcessPoolBackend(ExecutionBackend):
         """
         body = _packed(process, ctx)
         await self._loop_end.watch()
-        if observe.subscribers:
-            observe.emit(ctx._event("queued"))
-        gate = await take_slot(self, self._limit)
+        if events.subscribers:
+            events.emit(ctx._event("queued"))
+        limiter = await take_slot(self, self._limit)
         try:
             worker = await self._free_worker()
             try:
@@ -90,9 +90,9 @@ class ProcessPoolBackend(ExecutionBackend):
             finally:
                 await self._put_back(worker)
         finally:
-            gate.leave()
-        if observe.subscribers:
-            observe.emit(ctx._event("ended", result=result))
+            limiter.leave()
+        if events.subscribers:
+            events.emit(ctx._event("ended", result=result))
         return result
 
     def check(self, process: Composable, ctx: ProcessContext) -> None:
@@ -158,7 +158,7 @@ class ProcessPoolBackend(ExecutionBackend):
     def __repr__(self) -> str:
         return f"ProcessPoolBackend({self._limit}, patience={self._patience!r}, name={self._name!r})"
 
-    async def _free_worker(self) -> Worker:
+    async def _free_worker(self) -> PoolWorker:
         with self._lock:
             while self._idle:
                 worker = self._idle.pop()
@@ -167,7 +167,7 @@ class ProcessPoolBackend(ExecutionBackend):
                 self._workers.discard(worker)
                 worker.kill()
         # In a thread: starting a Python process takes a while, in which others should go on.
-        spawning = asyncio.get_running_loop().run_in_executor(self._threads(), Worker)
+        spawning = asyncio.get_running_loop().run_in_executor(self._threads(), PoolWorker)
         self._spawning.add(spawning)
         spawning.add_done_callback(self._spawning.discard)
         try:
@@ -185,14 +185,14 @@ class ProcessPoolBackend(ExecutionBackend):
                 self._helpers = SyncThreads(f"stbass-{self._name}")
             return self._helpers
 
-    def _keep(self, spawning: asyncio.Future[Worker]) -> None:
+    def _keep(self, spawning: asyncio.Future[PoolWorker]) -> None:
         """Whoever wanted this worker was cancelled meanwhile: the next one has it."""
         if not spawning.cancelled() and spawning.exception() is None:
             with self._lock:
                 self._workers.add(spawning.result())
                 self._idle.append(spawning.result())
 
-    async def _put_back(self, worker: Worker) -> None:
+    async def _put_back(self, worker: PoolWorker) -> None:
         with self._lock:
             if worker.free and worker in self._workers:
                 self._idle.append(worker)
@@ -200,7 +200,7 @@ class ProcessPoolBackend(ExecutionBackend):
             self._workers.discard(worker)
         await worker.end(self._helpers)
 
-    async def _run(self, worker: Worker, body: bytes, ctx: ProcessContext) -> ProcessResult:
+    async def _run(self, worker: PoolWorker, body: bytes, ctx: ProcessContext) -> ProcessResult:
         conversation = asyncio.ensure_future(worker.converse(body, ctx))
         cancel: asyncio.CancelledError | None = None
         try:
@@ -240,6 +240,6 @@ def _packed(process: Composable, ctx: ProcessContext) -> bytes:
     return pickled(process, f"process {process.name!r}")
 
 
-def _kill_all(workers: Iterable[Worker]) -> None:
+def _kill_all(workers: Iterable[PoolWorker]) -> None:
     for worker in list(workers):
         worker.kill()

@@ -11,19 +11,19 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
+from stbass._channels.memory import MEMORY
+from stbass._engine.backend import ExecutionBackend
+from stbass._engine.composition import checked_count
 from stbass.backends._loop_end import LoopEnd
 from stbass.backends._sync_threads import SyncThreads
-from stbass.backends.base import ExecutionBackend
 from stbass.channel import Chan
-from stbass.composite import checked_count
 from stbass.errors import BackendUnavailableError, NotTransportable
-from stbass.transports.memory import MEMORY
 
 if TYPE_CHECKING:
-    from stbass.context import ProcessContext
-    from stbass.outcome import ProcessResult
-    from stbass.process import Composable
-    from stbass.transports.base import Transport
+    from stbass._channels.transport import Transport
+    from stbass._process.composable import Composable
+    from stbass._process.context import ProcessContext
+    from stbass._values.outcome import ProcessResult
 
 __all__ = ["ThreadBackend"]
 

@@ -14,14 +14,14 @@ from rich.console import Console
 
 import celery_app.settings
 from celery_app.agents import classify, embed, reason, summarize
-from stbass import observe
+from stbass._values.endpoint import Placement
 from stbass.backends.celery import CeleryBackend, make_app
 from stbass.cli.demo_view import show_failures, show_results
 from stbass.cli.exits import Exit
-from stbass.endpoint import Placement
+from stbass.observe import events
+from stbass.observe.display import view_for
 from stbass.par import PARResult
 from stbass.placement import PLACED_PAR, BackendRegistry
-from stbass.progress import view_for
 from stbass.result import FailurePolicy
 from stbass.testing.fake_llm import FakeLLM
 from stbass.testing.redis_server import RedisServer
@@ -102,12 +102,12 @@ async def _demo(deadline: float, progress: Console) -> PARResult:
         progress.print(f"PLACED_PAR of {len(AGENTS)} agents, COLLECT, deadline {deadline:g} s:")
         view = view_for(progress)
 
-        def show(event: observe.Event) -> None:
+        def show(event: events.Event) -> None:
             # The agents, not the composition around them; and where lines stay, not a line for every step.
             if event.placement is not None and (progress.is_terminal or event.kind != "progress"):
                 view.on_event(event)
 
-        with view, observe.subscribe(show):
+        with view, events.subscribe(show):
             return await PLACED_PAR(
                 *AGENTS, on_failure=FailurePolicy.COLLECT, deadline=deadline, registry=registry
             ).run()

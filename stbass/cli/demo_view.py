@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from stbass.endpoint import Placement
+    from stbass._values.endpoint import Placement
     from stbass.par import PARResult
     from stbass.result import ProcessResult
 

@@ -19,11 +19,11 @@ from typing import Any
 from stbass.cli.exits import Exit
 from stbass.cli.process_view import ModelView, summary_of
 from stbass.dataflow.builder import ProcessBuilder
-from stbass.dataflow.diagram import mermaid
 from stbass.dataflow.process import Process
-from stbass.dataflow.spec import Part, ProcessSpec, load
+from stbass.dataflow.spec.diagram import mermaid
+from stbass.dataflow.spec.model import Part, ProcessSpec, load
+from stbass.dataflow.spec.validation import check_model
 from stbass.dataflow.state._records import check_job_id
-from stbass.dataflow.validation import check
 from stbass.errors import (
     ConfigurationError,
     InvalidProcessError,
@@ -110,7 +110,7 @@ def _made(file: Path, spec: ProcessSpec, process_type: str | None) -> Process:
 
 def _checked(file: Path, spec: ProcessSpec, process_type: str | None) -> Process:
     process = _made(file, spec, process_type)
-    check(process.name, process.components.values(), process.connectors.values(), kind=process.kind)
+    check_model(process.name, process.components.values(), process.connectors.values(), kind=process.kind)
     return process
 
 

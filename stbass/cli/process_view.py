@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from stbass.dataflow.components import steps_of
+from stbass.dataflow.model.components import steps_of
 from stbass.dataflow.process import Process
 
 __all__ = ["ModelView", "Summary", "summary_of"]

@@ -11,8 +11,10 @@ from stbass._lazy import lazy
 
 if TYPE_CHECKING:
     from stbass.dataflow.builder import ProcessBuilder
-    from stbass.dataflow.components import Component
-    from stbass.dataflow.connector import (
+    from stbass.dataflow.fleet import CeleryProcess as CeleryProcess
+    from stbass.dataflow.local import LocalProcess
+    from stbass.dataflow.model.components import Component
+    from stbass.dataflow.model.connector import (
         AsyncioConnector,
         Connector,
         ConnectorMode,
@@ -20,18 +22,16 @@ if TYPE_CHECKING:
         RayConnector,
         RedisConnector,
     )
-    from stbass.dataflow.events import Event, StopEvent
-    from stbass.dataflow.fleet import CeleryProcess as CeleryProcess
-    from stbass.dataflow.function import component
-    from stbass.dataflow.io import IOController
-    from stbass.dataflow.local import LocalProcess
+    from stbass.dataflow.model.events import Event, StopEvent
+    from stbass.dataflow.model.function import component
+    from stbass.dataflow.model.io import IOController
+    from stbass.dataflow.model.resource import Resource
+    from stbass.dataflow.model.status import Status
     from stbass.dataflow.process import Process
     from stbass.dataflow.ray import RayProcess
-    from stbass.dataflow.resource import Resource
     from stbass.dataflow.state import DictStateBackend, SqliteStateBackend, StateBackend
     from stbass.dataflow.state import PostgresStateBackend as PostgresStateBackend
     from stbass.dataflow.state import RedisStateBackend as RedisStateBackend
-    from stbass.dataflow.status import Status
 
 # Without what needs a package that may not be installed: `from stbass.dataflow import *` works everywhere.
 __all__ = [
@@ -58,29 +58,29 @@ __all__ = [
 ]
 
 _HOME = {
-    "AsyncioConnector": "connector",
+    "AsyncioConnector": "model.connector",
     "CeleryProcess": "fleet",
-    "Component": "components",
-    "Connector": "connector",
-    "ConnectorMode": "connector",
-    "ConnectorSpec": "connector",
+    "Component": "model.components",
+    "Connector": "model.connector",
+    "ConnectorMode": "model.connector",
+    "ConnectorSpec": "model.connector",
     "DictStateBackend": "state",
-    "Event": "events",
-    "IOController": "io",
+    "Event": "model.events",
+    "IOController": "model.io",
     "LocalProcess": "local",
     "PostgresStateBackend": "state",
     "Process": "process",
     "ProcessBuilder": "builder",
-    "RayConnector": "connector",
+    "RayConnector": "model.connector",
     "RayProcess": "ray",
-    "RedisConnector": "connector",
+    "RedisConnector": "model.connector",
     "RedisStateBackend": "state",
-    "Resource": "resource",
+    "Resource": "model.resource",
     "SqliteStateBackend": "state",
     "StateBackend": "state",
-    "Status": "status",
-    "StopEvent": "events",
-    "component": "function",
+    "Status": "model.status",
+    "StopEvent": "model.events",
+    "component": "model.function",
 }
 
 __getattr__, __dir__ = lazy(__name__, globals(), _HOME)

@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from stbass.dataflow.components import Component
-from stbass.dataflow.connector import AsyncioConnector, Connector, ConnectorSpec
-from stbass.dataflow.function import ComponentFunction
-from stbass.dataflow.lookup import NotThere, find
-from stbass.dataflow.plain import alternatives, hints_of, restored
+from stbass.dataflow.model.components import Component
+from stbass.dataflow.model.connector import AsyncioConnector, Connector, ConnectorSpec
+from stbass.dataflow.model.function import ComponentFunction
 from stbass.dataflow.process import Process
-from stbass.dataflow.spec import ConnectorEntry, Findings, Part, ProcessSpec, near, parse
+from stbass.dataflow.spec.lookup import NotThere, find
+from stbass.dataflow.spec.model import ConnectorEntry, Findings, Part, ProcessSpec, near, parse
+from stbass.dataflow.spec.plain import alternatives, hints_of, restored
+from stbass.dataflow.spec.validation import check_names, findings
 from stbass.dataflow.state.base import StateBackend
-from stbass.dataflow.validation import check_names, findings
 from stbass.errors import InvalidProcessError, MissingDependencyError
 
 __all__ = ["ProcessBuilder"]
@@ -38,7 +38,7 @@ class ProcessBuilder:
         """Make the process, its components, connectors and state. Classes are imported by their names.
 
         Args:
-            spec: from :func:`stbass.dataflow.spec.load`, or plain data: the whole of a file, or what
+            spec: from :func:`stbass.dataflow.spec.model.load`, or plain data: the whole of a file, or what
                 :meth:`Process.export` gives.
             kind: ``"local"``, ``"ray"`` or ``"celery"`` makes a process of that kind, whatever the spec says. Of the
                 process's own arguments those that every kind has are kept then (name, parameters, checkpoint_every; not

@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
 
-from stbass.dataflow.components import Component
-from stbass.dataflow.connector import Connector
-from stbass.dataflow.export import Exportable, class_path
-from stbass.dataflow.function import ComponentFunction
-from stbass.dataflow.lookup import NotThere, find
-from stbass.dataflow.plain import NotPlain, hints_of, plain
-from stbass.dataflow.spec import Findings
-from stbass.dataflow.yamlfile import Path, path_text, write
+from stbass.dataflow.model.components import Component
+from stbass.dataflow.model.connector import Connector
+from stbass.dataflow.model.export import Exportable, class_path
+from stbass.dataflow.model.function import ComponentFunction
+from stbass.dataflow.spec.lookup import NotThere, find
+from stbass.dataflow.spec.model import Findings
+from stbass.dataflow.spec.plain import NotPlain, hints_of, plain
+from stbass.dataflow.spec.yamlfile import Path, path_text, write_yaml
 
 if TYPE_CHECKING:
     from stbass.dataflow.process import Process
@@ -24,7 +24,7 @@ __all__ = ["dump_process", "export_process"]
 
 
 def export_process(process: Process) -> dict[str, Any]:
-    """What it takes to make the process again: see :mod:`stbass.dataflow.spec`, below ``process``.
+    """What it takes to make the process again: see :mod:`stbass.dataflow.spec.model`, below ``process``.
 
     Arguments are as they were given.
     """
@@ -49,7 +49,7 @@ def dump_process(process: Process, path: FilePath | str) -> None:
     findings = Findings()
     data = _Exporter(findings).process(process)
     findings.raise_if_any()
-    text = write({"stbass": {"process": data}})
+    text = write_yaml({"stbass": {"process": data}})
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text, encoding="utf-8")
 

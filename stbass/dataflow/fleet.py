@@ -23,12 +23,12 @@ except ImportError as error:
     raise MissingDependencyError(f"CeleryProcess needs Celery ({error}): pip install 'stbass[celery]'") from error
 
 from stbass.backends.celery import CeleryBackend
-from stbass.dataflow._fleet_run import FleetRun
-from stbass.dataflow.components import Component
-from stbass.dataflow.connector import Connector
-from stbass.dataflow.distributed import DistributedProcess
-from stbass.dataflow.groups import Group, GroupHandle
-from stbass.dataflow.plan import plan_of
+from stbass.dataflow.distributed.fleet_run import FleetRun
+from stbass.dataflow.distributed.groups import Group, GroupHandle
+from stbass.dataflow.distributed.plan import plan_of
+from stbass.dataflow.distributed.process import DistributedProcess
+from stbass.dataflow.model.components import Component
+from stbass.dataflow.model.connector import Connector
 from stbass.dataflow.state.base import StateBackend
 
 __all__ = ["CeleryProcess"]

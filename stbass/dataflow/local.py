@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from stbass.dataflow.edge import edges_of
-from stbass.dataflow.host import Host
+from stbass.dataflow.engine.edge import edges_of
+from stbass.dataflow.engine.host import Host
+from stbass.dataflow.model.status import Status
 from stbass.dataflow.process import Process
-from stbass.dataflow.status import Status
 
 __all__ = ["LocalProcess"]
 

@@ -10,16 +10,16 @@ from time import monotonic
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
-from stbass._ids import new_id
-from stbass.dataflow.checkpoints import Checkpoints
-from stbass.dataflow.components import Component
-from stbass.dataflow.connector import Connector
+from stbass._values.ids import new_id
 from stbass.dataflow.dump import dump_process, export_process
+from stbass.dataflow.engine.checkpoints import Checkpoints
+from stbass.dataflow.engine.stateful import Stateful
+from stbass.dataflow.model.components import Component
+from stbass.dataflow.model.connector import Connector
+from stbass.dataflow.model.status import Status
+from stbass.dataflow.spec.validation import check_model, check_names
 from stbass.dataflow.state.base import StateBackend
 from stbass.dataflow.state.memory import DictStateBackend
-from stbass.dataflow.stateful import Stateful
-from stbass.dataflow.status import Status
-from stbass.dataflow.validation import check, check_names
 from stbass.errors import DataflowError, NotInitialisedError, ProcessCancelled
 
 __all__ = ["Process"]
@@ -145,7 +145,7 @@ class Process(Stateful, ABC):
         if self._is_initialised:
             return
         self._must_be_idle()
-        check(self.name, self.components.values(), self.connectors.values(), kind=self.kind)
+        check_model(self.name, self.components.values(), self.connectors.values(), kind=self.kind)
         self._check_components_are_free()
         self._begin("init")
         try:

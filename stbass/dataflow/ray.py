@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from stbass.dataflow.components import Component
-from stbass.dataflow.connector import Connector
-from stbass.dataflow.distributed import DistributedProcess
-from stbass.dataflow.groups import Group, GroupHandle
-from stbass.dataflow.plan import plan_of
+from stbass.dataflow.distributed.groups import Group, GroupHandle
+from stbass.dataflow.distributed.plan import plan_of
+from stbass.dataflow.distributed.process import DistributedProcess
+from stbass.dataflow.model.components import Component
+from stbass.dataflow.model.connector import Connector
 from stbass.dataflow.state.base import StateBackend
 from stbass.errors import MissingDependencyError
 
 if TYPE_CHECKING:
-    from stbass.dataflow._ray_cluster import Cluster
+    from stbass.dataflow.distributed.ray_cluster import Cluster
 
 __all__ = ["RayProcess"]
 
@@ -78,7 +78,7 @@ class RayProcess(DistributedProcess):
     async def _place(self, groups: Sequence[Group]) -> Sequence[GroupHandle]:
         plans = [plan_of(group, process=self.name, parameters=self.parameters) for group in groups]
         try:
-            from stbass.dataflow._ray_cluster import Cluster
+            from stbass.dataflow.distributed.ray_cluster import Cluster
         except ImportError as error:
             raise MissingDependencyError(f"RayProcess needs Ray ({error}): pip install 'stbass[ray]'") from error
         self._cluster = Cluster(self.name)

@@ -21,7 +21,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from stbass.errors import ConfigurationError
 
-__all__ = ["Address", "parse"]
+__all__ = ["Address", "parse_address"]
 
 MASK = "***"
 
@@ -68,7 +68,7 @@ class Address:
         return text
 
 
-def parse(address: str) -> Address:
+def parse_address(address: str) -> Address:
     """Read an address.
 
     Raises:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from stbass.backends.base import ExecutionBackend
+from stbass._engine.backend import ExecutionBackend
+from stbass._process.composable import failure_of
 from stbass.errors import NotTransportable
-from stbass.mcp.address import parse
+from stbass.mcp.address import parse_address
 from stbass.mcp.tools import MCPProcess, MCPServer
-from stbass.process import failure_of
 
 if TYPE_CHECKING:
-    from stbass.process import Composable, ProcessContext
+    from stbass._process.composable import Composable
+    from stbass._process.context import ProcessContext
     from stbass.result import ProcessResult
 
 __all__ = ["MCPBackend"]
@@ -47,7 +48,7 @@ class MCPBackend(ExecutionBackend):
             raise ValueError(f"concurrency_limit must be at least 1 or None, got {concurrency_limit!r}")
         self._server = MCPServer(url, headers=headers)
         self._headers = dict(headers or {})
-        self._name = name or f"mcp:{parse(url).shown}"
+        self._name = name or f"mcp:{parse_address(url).shown}"
         self._limit = concurrency_limit
 
     async def execute(self, process: Composable, ctx: ProcessContext) -> ProcessResult:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Self
 
+from stbass._process.composable import checked_name
+from stbass._process.context import ProcessContext
 from stbass.errors import (
     MCPArgumentError,
     MCPConnectionError,
@@ -22,8 +24,8 @@ from stbass.errors import (
     MissingDependencyError,
     ProcessRefused,
 )
-from stbass.mcp.address import Address, parse
-from stbass.process import Process, ProcessContext, checked_name
+from stbass.mcp.address import Address, parse_address
+from stbass.process import Process
 
 __all__ = ["MCPProcess", "MCPServer", "MCPTool", "allow_command"]
 
@@ -42,7 +44,7 @@ def allow_command(address: str) -> str:
     Raises:
         ConfigurationError: it is not an address.
     """
-    parse(address)
+    parse_address(address)
     _allowed_commands.add(address)
     return address
 
@@ -152,7 +154,7 @@ class MCPProcess(Process):
         arguments: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self._address: Address = parse(server_url)
+        self._address: Address = parse_address(server_url)
         self._name = checked_name(tool_name)
         self.server_url = server_url
         self.tool_name = tool_name
@@ -195,7 +197,7 @@ class MCPProcess(Process):
     def _at(self, server_url: str, headers: Mapping[str, str]) -> Self:
         """A copy, to be run here and now, that calls its tool on another server."""
         made = self._copy()
-        made._address = parse(server_url)
+        made._address = parse_address(server_url)
         made.server_url = server_url
         made._headers = dict(headers)
         return made
@@ -310,7 +312,7 @@ class MCPServer:
     """
 
     def __init__(self, url: str, name: str | None = None, *, headers: Mapping[str, str] | None = None) -> None:
-        self._address = parse(url)
+        self._address = parse_address(url)
         self._headers = dict(headers or {})
         self.url = url
         self.name = self._address.shown if name is None else checked_name(name)

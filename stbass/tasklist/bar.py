@@ -8,7 +8,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from stbass.outcome import ProcessResult
+from stbass._values.outcome import ProcessResult
 
 __all__ = ["Bar"]
 

@@ -15,13 +15,13 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from stbass.composite import checked_count, checked_deadline, checked_policy
-from stbass.context import ProcessContext
-from stbass.endpoint import Placement
-from stbass.outcome import ProcessResult
-from stbass.policy import FailurePolicy, OnFailure, RetryPolicy
-from stbass.process import Composable, checked_name
-from stbass.registry import BackendRegistry
+from stbass._engine.composition import checked_count, checked_deadline, checked_policy
+from stbass._engine.registry import BackendRegistry
+from stbass._process.composable import Composable, checked_name
+from stbass._process.context import ProcessContext
+from stbass._values.endpoint import Placement
+from stbass._values.outcome import ProcessResult
+from stbass._values.policy import FailurePolicy, OnFailure, RetryPolicy
 from stbass.tasklist.running import Work
 from stbass.tasklist.task import Task, TaskCall
 
@@ -135,7 +135,7 @@ class Process:
         Args:
             placement: where to run it, instead of here: the registry's backend for it does, as in ``PLACED_PAR``. On a
                 fleet, the function must be a public one at the top level of a module that the worker's ``include``
-                names (see :class:`stbass.call.Call`). An argument of the function that is itself called ``placement``
+                names (see ``Call``). An argument of the function that is itself called ``placement``
                 has to be bound with :func:`functools.partial`.
 
         Raises:

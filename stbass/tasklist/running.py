@@ -16,16 +16,15 @@ from collections.abc import Callable, Coroutine, Sequence
 from time import monotonic
 from typing import Any
 
-from stbass import observe
+from stbass._engine.children import open_groups, registry_of
+from stbass._engine.supervise import Child, Unobserved, cancelled_itself, run_child, supervise, too_late
+from stbass._process.composable import failure_of
+from stbass._process.context import ProcessContext
+from stbass._values.outcome import ProcessResult
+from stbass._values.policy import FailurePolicy, OnFailure, RetryPolicy
 from stbass.backends.threads import ThreadBackend
-from stbass.context import ProcessContext
 from stbass.errors import ProcessCancelled
-from stbass.members import open_groups, registry_of
-from stbass.outcome import ProcessResult
-from stbass.policy import FailurePolicy, OnFailure, RetryPolicy
-from stbass.process import failure_of
-from stbass.quiet import Quiet
-from stbass.supervise import Child, cancelled_itself, run_child, supervise, too_late
+from stbass.observe import events
 from stbass.tasklist.task import TaskCall
 
 __all__ = ["Work", "at_once"]
@@ -72,11 +71,11 @@ class Work:
         self._closed = False
         self._lanes: list[Lane] = []
         self._contexts: dict[int, ProcessContext] = {}
-        if observe.subscribers:
+        if events.subscribers:
             for index in range(len(calls)):
                 self._contexts[index] = self.context(index)
                 if calls[index].placement is None:
-                    observe.emit(self._contexts[index]._event("queued"))
+                    events.emit(self._contexts[index]._event("queued"))
 
     def context(self, index: int) -> ProcessContext:
         """The context of a task."""
@@ -178,13 +177,13 @@ class Work:
                 what = f"task {ctx.process_name!r} was {'cancelled' if runs else 'not started'}: {why}"
                 error = too_late(ctx, "running" if runs else "queued") if late else ProcessCancelled(what)
                 result = failure_of(error, ctx)
-                if observe.subscribers:
-                    observe.emit(ctx._event("ended", result=result))
+                if events.subscribers:
+                    events.emit(ctx._event("ended", result=result))
             made.append(result)
         return made
 
 
-class Lane(Quiet):
+class Lane(Unobserved):
     """Takes one task after the other from ``left``.
 
     Args:
@@ -271,7 +270,7 @@ class Lane(Quiet):
         return following
 
 
-class InThread(Quiet):
+class InThread(Unobserved):
     """A lane's stay in a thread."""
 
     _unseen = True

@@ -7,9 +7,9 @@ import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
-from stbass.call import Call, is_async
-from stbass.context import ProcessContext
-from stbass.endpoint import Placement
+from stbass._process.call import Call, is_async
+from stbass._process.context import ProcessContext
+from stbass._values.endpoint import Placement
 
 __all__ = ["Task", "TaskCall"]
 

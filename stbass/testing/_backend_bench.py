@@ -8,10 +8,10 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any, Self, TypeAlias
 
-from stbass.backends.base import ExecutionBackend
-from stbass.endpoint import Placement
-from stbass.process import Composable
-from stbass.registry import BackendRegistry
+from stbass._engine.backend import ExecutionBackend
+from stbass._engine.registry import BackendRegistry
+from stbass._process.composable import Composable
+from stbass._values.endpoint import Placement
 from stbass.testing._transport_bench import require
 from stbass.testing.backend_agents import Held
 

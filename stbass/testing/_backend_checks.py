@@ -7,14 +7,15 @@ import time
 from collections.abc import Awaitable
 from typing import Any
 
+from stbass._process.composable import Composable
+from stbass._process.context import ProcessContext
+from stbass._values.outcome import ProcessResult
+from stbass._values.policy import FailurePolicy
 from stbass.channel import Chan
-from stbass.context import ProcessContext
 from stbass.errors import ChannelTopologyError, DeadlineExceeded, NotTransportable, ProcessCancelled
-from stbass.outcome import ProcessResult
 from stbass.par import PAR
 from stbass.placement import PLACED_PAR
-from stbass.policy import FailurePolicy
-from stbass.process import Composable, Process
+from stbass.process import Process
 from stbass.seq import SEQ
 from stbass.testing import backend_agents as agents
 from stbass.testing._backend_bench import BackendBench, Check, require

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from stbass._ids import new_id
+from stbass._values.ids import new_id
 from stbass.errors import StbassError
 from stbass.testing._guarded import GuardedProcess, SubprocessError
 

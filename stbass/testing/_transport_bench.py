@@ -9,10 +9,10 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any, TypeAlias, TypeVar
 
+from stbass._channels.transport import Transport
 from stbass.alt import PRI_ALT, SKIP, Guard
 from stbass.channel import Chan
 from stbass.errors import NotTransportable, StbassError
-from stbass.transports.base import Transport
 
 __all__ = ["TRANSPORT_CHECKS", "Bench", "Check", "Make", "check", "is_empty", "raises", "require", "skipped"]
 

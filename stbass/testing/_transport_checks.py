@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-from stbass._guard import Guard
+from stbass.alt import Guard
 from stbass.channel import Chan, SequentialProtocol
 from stbass.errors import (
     ChannelClosedError,

@@ -9,8 +9,8 @@ import asyncio
 import threading
 from typing import Any
 
-from stbass.context import ProcessContext
-from stbass.outcome import ProcessResult
+from stbass._process.context import ProcessContext
+from stbass._values.outcome import ProcessResult
 from stbass.process import Process
 
 __all__ = [

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection
 
-from stbass.endpoint import Placement
+from stbass._values.endpoint import Placement
 from stbass.testing._backend_bench import BackendBench, Make
 from stbass.testing._backend_checks import BACKEND_CHECKS
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from stbass._ids import new_id
+from stbass._values.ids import new_id
 from stbass.errors import StbassError
 from stbass.testing._guarded import GuardedProcess
 

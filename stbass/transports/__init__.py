@@ -1,8 +1,8 @@
-"""What channels run on: the contract, and its implementation in memory."""
+"""What channels run on: the contract of a transport, and the transport in memory."""
 
-from stbass.transports.base import NOTHING, ChannelStats, Happened, Link, LinkSpec, Side, Transport
-from stbass.transports.choice import Arm, Choice
-from stbass.transports.memory import MEMORY, MemoryTransport
+from stbass._channels.choice import Arm, Choice
+from stbass._channels.memory import MEMORY, MemoryLink, MemoryTransport
+from stbass._channels.transport import NOTHING, ChannelStats, Happened, Link, LinkSpec, Side, Transport
 
 __all__ = [
     "MEMORY",
@@ -13,6 +13,7 @@ __all__ = [
     "Happened",
     "Link",
     "LinkSpec",
+    "MemoryLink",
     "MemoryTransport",
     "Side",
     "Transport",

@@ -15,7 +15,7 @@ import warnings
 from typing import Any
 
 from stbass.errors import WireError
-from stbass.wire.core import Form, Reader, ReadFunction, Unsendable, WriteFunction, Writer, part
+from stbass.wire.core import Form, ReadFunction, Unsendable, WireReader, WireWriter, WriteFunction, part
 from stbass.wire.opaque import Opaque, text_of, type_name_of
 
 __all__ = ["BY_LOOK", "READ"]
@@ -31,7 +31,7 @@ def _numpy() -> Any:
     return sys.modules.get("numpy")
 
 
-def _write_array(writer: Writer, value: Any) -> Any:
+def _write_array(writer: WireWriter, value: Any) -> Any:
     numpy = _numpy()
     if numpy is None or not isinstance(value, (numpy.ndarray, numpy.generic)):
         return NotImplemented
@@ -74,7 +74,7 @@ def _description(numpy: Any, dtype: Any) -> Any:
     return description
 
 
-def _read_array(reader: Reader, form: Form) -> Any:
+def _read_array(reader: WireReader, form: Form) -> Any:
     name, numpy = part(form, "c", str), _numpy()
     state = reader.read(part(form, "v", dict))
     if numpy is None:

@@ -24,7 +24,7 @@ from types import ModuleType
 from typing import Any, cast
 
 from stbass.errors import WireError
-from stbass.wire.core import Form, Reader, ReadFunction, Unsendable, WriteFunction, Writer, part
+from stbass.wire.core import Form, ReadFunction, Unsendable, WireReader, WireWriter, WriteFunction, part
 from stbass.wire.opaque import Opaque, text_of, type_name_of
 
 __all__ = ["BY_BASE", "BY_LOOK", "HEAP_TYPE", "READ", "known_class", "require_known", "static"]
@@ -79,7 +79,7 @@ def static(cls: type[Any], name: str) -> Any:
 # Enum --------------------------------------------------------------------------------------------
 
 
-def _write_enum(writer: Writer, value: enum.Enum) -> Any:
+def _write_enum(writer: WireWriter, value: enum.Enum) -> Any:
     cls = type(value)
     writer.spend(20)
     member = value._name_ if cls._member_map_.get(value._name_) is value else value._value_
@@ -88,7 +88,7 @@ def _write_enum(writer: Writer, value: enum.Enum) -> Any:
     return {"~": "enum", "c": require_known(cls), "v": member}
 
 
-def _read_enum(reader: Reader, form: Form) -> Any:
+def _read_enum(reader: WireReader, form: Form) -> Any:
     name, member = part(form, "c", str), form.get("v")
     if type(member) not in (str, int):
         raise WireError(f"form 'enum': {text_of(member, 60)} is not a member")
@@ -134,7 +134,7 @@ def _is_plain_object(cls: type[Any]) -> bool:
     return base is object
 
 
-def _write_data(writer: Writer, value: Any) -> Any:
+def _write_data(writer: WireWriter, value: Any) -> Any:
     cls = type(value)
     if not _is_data(cls):
         return NotImplemented
@@ -162,7 +162,7 @@ def _native_base(cls: type[Any]) -> str:
     return type_name_of(base)
 
 
-def _read_data(reader: Reader, form: Form) -> Any:
+def _read_data(reader: WireReader, form: Form) -> Any:
     name = part(form, "c", str)
     state = reader.read_fields(part(form, "v", dict))
     cls = known_class(name)
@@ -199,7 +199,7 @@ def _names_of(cls: type[Any]) -> tuple[str, ...] | None:
     return names if type(names) is tuple and all(type(name) is str for name in names) else None
 
 
-def _write_named(writer: Writer, value: Any) -> Any:
+def _write_named(writer: WireWriter, value: Any) -> Any:
     cls = type(value)
     names = _names_of(cls)
     if names is None:
@@ -210,7 +210,7 @@ def _write_named(writer: Writer, value: Any) -> Any:
     return {"~": "named", "c": name, "v": writer.fields(value, dict(zip(names, value, strict=True)))}
 
 
-def _read_named(reader: Reader, form: Form) -> Any:
+def _read_named(reader: WireReader, form: Form) -> Any:
     name = part(form, "c", str)
     state = reader.read_fields(part(form, "v", dict))
     cls = known_class(name)
@@ -228,7 +228,7 @@ def _base_model() -> Any:
     return getattr(module, "BaseModel", None)
 
 
-def _write_model(writer: Writer, value: Any) -> Any:
+def _write_model(writer: WireWriter, value: Any) -> Any:
     base = _base_model()
     if base is None or base not in type(value).__mro__:
         return NotImplemented
@@ -244,7 +244,7 @@ def _write_model(writer: Writer, value: Any) -> Any:
     return {"~": "model", "c": name, "v": written, "x": writer.write(rest)}
 
 
-def _read_model(reader: Reader, form: Form) -> Any:
+def _read_model(reader: WireReader, form: Form) -> Any:
     name = part(form, "c", str)
     state = reader.read_fields(part(form, "v", dict))
     rest = reader.read(part(form, "x", dict))

@@ -9,13 +9,13 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from stbass._channels.transport import Transport
+from stbass._process.composable import Composable
 from stbass.channel import Chan
 from stbass.errors import NotTransportable, ProcessRefused, RemoteError, WireError
-from stbass.process import Composable
 from stbass.result import Failure, ProcessResult
-from stbass.transports.base import Transport
 from stbass.wire import arrays, classes, exceptions, processes, results, times, values
-from stbass.wire.core import MAX_DEPTH, Oversized, Reader, Unsendable, Writer
+from stbass.wire.core import MAX_DEPTH, Oversized, Unsendable, WireReader, WireWriter
 from stbass.wire.opaque import shortened, text_of, type_name_of
 from stbass.wire.processes import Admission
 
@@ -36,12 +36,12 @@ LIMIT = 16 * 2**20
 """The default for the size of one message, in bytes."""
 
 for _module in (values, times, results):
-    Writer.by_type.update(_module.WRITE)
+    WireWriter.by_type.update(_module.WRITE)
 for _module in (values, times, results, classes, exceptions, arrays, processes):
-    Reader.by_tag.update(_module.READ)
+    WireReader.by_tag.update(_module.READ)
 for _module in (exceptions, processes, classes):
-    Writer.by_base.update(_module.BY_BASE)
-Writer.by_look += (*arrays.BY_LOOK, *classes.BY_LOOK)
+    WireWriter.by_base.update(_module.BY_BASE)
+WireWriter.by_look += (*arrays.BY_LOOK, *classes.BY_LOOK)
 
 T = TypeVar("T")
 
@@ -109,10 +109,10 @@ class Decoder:
         node, is_plain = _parsed(data, limit, what)
         return node if is_plain else self.read(node, lambda reader: reader.read(node), what)
 
-    def read(self, node: Any, function: Callable[[Reader], T], what: str) -> T:
+    def read(self, node: Any, function: Callable[[WireReader], T], what: str) -> T:
         """Apply a function to a reader, and turn whatever goes wrong into the error that it is."""
         try:
-            return function(Reader(self._admission, self._transport))
+            return function(WireReader(self._admission, self._transport))
         except (WireError, ProcessRefused) as error:
             if isinstance(error, WireError):
                 raise WireError(f"the {what} is not one that stbass wrote: {error}") from None
@@ -319,9 +319,9 @@ def is_plain(value: Any, budget: list[int], depth: int) -> bool:
     return True
 
 
-def _written(function: Callable[[Writer], Any], limit: int, what: str, processes: bool = False) -> bytes:
+def _written(function: Callable[[WireWriter], Any], limit: int, what: str, processes: bool = False) -> bytes:
     try:
-        return _sized(_encode(function(Writer(limit, processes=processes))), limit, what)
+        return _sized(_encode(function(WireWriter(limit, processes=processes))), limit, what)
     except Unsendable as unsendable:
         raise unsendable.as_error(what) from None
     except Oversized:

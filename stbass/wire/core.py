@@ -17,18 +17,18 @@ from stbass.errors import NotTransportable, WireError
 from stbass.wire.opaque import text_of, type_name_of
 
 if TYPE_CHECKING:
+    from stbass._channels.transport import Transport
     from stbass.channel import Chan
-    from stbass.transports.base import Transport
     from stbass.wire.processes import Admission
 
-__all__ = ["MAX_DEPTH", "Oversized", "Reader", "Unsendable", "Writer", "form_of_text"]
+__all__ = ["MAX_DEPTH", "Oversized", "Unsendable", "WireReader", "WireWriter", "form_of_text"]
 
 MAX_DEPTH = 200
 """How many containers may stand inside one another. Both ends refuse more, so that no message can exhaust the stack."""
 
 Form: TypeAlias = dict[str, Any]
-WriteFunction: TypeAlias = "Callable[[Writer, Any], Any]"
-ReadFunction: TypeAlias = "Callable[[Reader, Form], Any]"
+WriteFunction: TypeAlias = "Callable[[WireWriter, Any], Any]"
+ReadFunction: TypeAlias = "Callable[[WireReader, Form], Any]"
 T = TypeVar("T")
 
 
@@ -61,7 +61,7 @@ def form_of_text(value: Any) -> Form:
     return {"~": "opaque", "c": type_name_of(type(value)), "v": text_of(value)}
 
 
-class Writer:
+class WireWriter:
     """Turns one value into plain data.
 
     How a value is written is found by its type, else by the nearest of its bases, else by looking at it: these
@@ -70,7 +70,7 @@ class Writer:
     Args:
         budget: how many nodes and characters to write at most; the exact size is only known at the end, but a value
             that refers to the same list from many places would never get there.
-        processes: whether processes and channels may be in it. Only who has a :class:`Decoder` for them can read them.
+        processes: whether processes and channels may be in it. Only who has a ``WireReader`` for them can read them.
     """
 
     __slots__ = ("_budget", "_open", "chained", "errors", "lenient", "numbered", "processes")
@@ -219,7 +219,7 @@ def _unknown(value: Any) -> Unsendable:
     )
 
 
-class Reader:
+class WireReader:
     """Turns plain data back into a value. Nothing is imported, and no code of a message's choosing is run.
 
     Args:
@@ -242,7 +242,7 @@ class Reader:
         """The value that plain data stands for. The data is used up.
 
         Raises:
-            WireError: it is not what a :class:`Writer` makes.
+            WireError: it is not what a :class:`WireWriter` makes.
         """
         kind = type(node)
         if kind is dict:

@@ -20,7 +20,7 @@ from typing import Any
 
 from stbass.errors import RemoteError, WireError
 from stbass.wire.classes import HEAP_TYPE, known_class, static
-from stbass.wire.core import MAX_DEPTH, Form, Reader, ReadFunction, Unsendable, WriteFunction, Writer, part
+from stbass.wire.core import MAX_DEPTH, Form, ReadFunction, Unsendable, WireReader, WireWriter, WriteFunction, part
 from stbass.wire.opaque import shortened, text_of, type_name_of
 
 __all__ = ["BY_BASE", "READ", "REMOTE_TRACEBACK", "message_of", "traceback_of", "write_error"]
@@ -67,7 +67,7 @@ def message_of(error: BaseException) -> str:
 # Writing -----------------------------------------------------------------------------------------
 
 
-def write_error(writer: Writer, error: BaseException, *, with_traceback: bool = True) -> Form:
+def write_error(writer: WireWriter, error: BaseException, *, with_traceback: bool = True) -> Form:
     """The form of an exception.
 
     Args:
@@ -109,7 +109,7 @@ def write_error(writer: Writer, error: BaseException, *, with_traceback: bool = 
 _UNFINISHED: Any = object()
 
 
-def _again(writer: Writer, form: Form) -> Form:
+def _again(writer: WireWriter, form: Form) -> Form:
     if form.get("g") is _UNFINISHED:
         raise Unsendable("refers to the exception group that it is in")
     if "i" not in form:
@@ -119,7 +119,7 @@ def _again(writer: Writer, form: Form) -> Form:
     return {"~": "again", "i": form["i"]}
 
 
-def _write_member(writer: Writer, member: BaseException) -> Form:
+def _write_member(writer: WireWriter, member: BaseException) -> Form:
     state = writer.state
     try:
         return write_error(writer, member)
@@ -128,7 +128,7 @@ def _write_member(writer: Writer, member: BaseException) -> Form:
         return {"~": "error", "c": type_name_of(type(member)), "m": message_of(member), "a": []}
 
 
-def _write_links(writer: Writer, error: BaseException, form: Form) -> None:
+def _write_links(writer: WireWriter, error: BaseException, form: Form) -> None:
     links = {"cause": error.__cause__}
     if error.__suppress_context__:
         form["s"] = 1
@@ -182,7 +182,7 @@ def _stored(descriptor: Any, error: BaseException) -> Any:
 # Reading -----------------------------------------------------------------------------------------
 
 
-def _read_error(reader: Reader, form: Form) -> Any:
+def _read_error(reader: WireReader, form: Form) -> Any:
     name, message = part(form, "c", str), part(form, "m", str)
     members = form.get("g")
     if members is not None:
@@ -275,7 +275,7 @@ def _is_sound(cls: type[BaseException], form: Form) -> bool:
     return is_whole and outside.get("start", 0) >= 0 and outside.get("end", 0) >= 0
 
 
-def _read_again(reader: Reader, form: Form) -> Any:
+def _read_again(reader: WireReader, form: Form) -> Any:
     number = part(form, "i", int)
     error = reader.errors.get(number)
     if error is None:

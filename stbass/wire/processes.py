@@ -12,7 +12,7 @@ Beside these, where it differs from the original's: `n`: name, `o`: 1 if optiona
 A reference is looked up among the processes that the imported modules define (:func:`stbass.process.known_processes`);
 nothing else is looked at, and nothing is imported. Only where an :class:`Admission` was given are processes read at
 all; and plain functions, which nobody has registered, only where it says which modules they may be of (see
-:class:`stbass.call.Call`).
+:class:`stbass._process.call.Call`).
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from collections.abc import Callable
 from types import FunctionType
 from typing import Any
 
-from stbass.call import Call, find_function, reference_of_function
+from stbass._engine.composition import Composition, composition_kinds, kind_of
+from stbass._process.call import Call, find_function, reference_of_function
+from stbass._process.composable import Composable
+from stbass._values.endpoint import Placement
 from stbass.channel import Chan
-from stbass.composite import Composition, composition_kinds, kind_of
-from stbass.endpoint import Placement
 from stbass.errors import NotTransportable, ProcessRefused, WireError
-from stbass.process import Composable, FunctionProcess, Process, known_processes, reference_of
-from stbass.wire.core import Form, Reader, ReadFunction, Unsendable, WriteFunction, Writer, part
+from stbass.process import FunctionProcess, Process, known_processes, reference_of
+from stbass.wire.core import Form, ReadFunction, Unsendable, WireReader, WireWriter, WriteFunction, part
 from stbass.wire.opaque import text_of
 
 __all__ = ["BY_BASE", "READ", "Admission", "check_reference"]
@@ -69,7 +70,7 @@ def check_reference(process: Process) -> str:
     return reference
 
 
-def _write_composable(writer: Writer, value: Composable) -> Any:
+def _write_composable(writer: WireWriter, value: Composable) -> Any:
     if not writer.processes:
         raise Unsendable(f"process {value.name!r} cannot travel inside a value", _NOT_LIVE)
     writer.enter(value, 10)
@@ -113,7 +114,7 @@ def _write_composable(writer: Writer, value: Composable) -> Any:
     return form
 
 
-def _form_of_call(writer: Writer, call: Call) -> Form:
+def _form_of_call(writer: WireWriter, call: Call) -> Form:
     try:
         form: Form = {"~": "call", "r": reference_of_function(call.function)}
     except ValueError as error:
@@ -123,7 +124,7 @@ def _form_of_call(writer: Writer, call: Call) -> Form:
     return form
 
 
-def _write_channels(writer: Writer, process: Composable) -> list[Any]:
+def _write_channels(writer: WireWriter, process: Composable) -> list[Any]:
     pairs: list[Any] = []
     for name, channel in process._channels.items():
         try:
@@ -133,7 +134,7 @@ def _write_channels(writer: Writer, process: Composable) -> list[Any]:
     return pairs
 
 
-def _write_channel(writer: Writer, value: Chan[Any]) -> Any:
+def _write_channel(writer: WireWriter, value: Chan[Any]) -> Any:
     if not writer.processes:
         raise Unsendable(f"channel {value.name!r} cannot travel inside a value", _NOT_LIVE)
     try:
@@ -210,7 +211,7 @@ class Admission:
         return ProcessRefused(f"{who}{where} {reason}", reference=reference, queue=self.queue, worker=self.worker)
 
 
-def _read_process(reader: Reader, form: Form) -> Any:
+def _read_process(reader: WireReader, form: Form) -> Any:
     admission = _admission(reader)
     reference = part(form, "r", str)
     found = admission.admit(reference)
@@ -231,14 +232,14 @@ def _read_process(reader: Reader, form: Form) -> Any:
     return _finished(reader, form, made)
 
 
-def _read_call(reader: Reader, form: Form) -> Any:
+def _read_call(reader: WireReader, form: Form) -> Any:
     function = _admission(reader).admit_function(part(form, "r", str))
     args = reader.read_items(part(form, "a", list))
     kwargs = reader.read_fields(part(form, "k", dict))
     return _finished(reader, form, Call(function, args, kwargs))
 
 
-def _read_composition(reader: Reader, form: Form) -> Any:
+def _read_composition(reader: WireReader, form: Form) -> Any:
     _admission(reader)
     kind = part(form, "r", str)
     cls = composition_kinds.get(kind)
@@ -247,13 +248,13 @@ def _read_composition(reader: Reader, form: Form) -> Any:
     return _finished(reader, form, cls._from_parts(reader.read_fields(part(form, "v", dict))))
 
 
-def _admission(reader: Reader) -> Admission:
+def _admission(reader: WireReader) -> Admission:
     if reader.admission is None:
         raise WireError("it brings a process where there may be none")
     return reader.admission
 
 
-def _finished(reader: Reader, form: Form, made: Composable) -> Composable:
+def _finished(reader: WireReader, form: Form, made: Composable) -> Composable:
     """The copy with what was changed after the original was made."""
     if "n" in form:
         made = made.with_name(reader.read(form["n"]))
@@ -273,7 +274,7 @@ def _finished(reader: Reader, form: Form, made: Composable) -> Composable:
     return made
 
 
-def _read_channel(reader: Reader, form: Form) -> Any:
+def _read_channel(reader: WireReader, form: Form) -> Any:
     shared = reader.read(part(form, "v", dict))
     if reader.transport is None:
         raise WireError("it brings a channel where there may be none")

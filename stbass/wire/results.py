@@ -18,10 +18,10 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
-from stbass.endpoint import Placement
+from stbass._values.endpoint import Placement
 from stbass.errors import WireError
 from stbass.result import Failure, ProcessResult, RetryPolicy, RunInfo
-from stbass.wire.core import Form, Reader, ReadFunction, Unsendable, WriteFunction, Writer, misfit, part
+from stbass.wire.core import Form, ReadFunction, Unsendable, WireReader, WireWriter, WriteFunction, misfit, part
 from stbass.wire.exceptions import REMOTE_TRACEBACK, write_error
 from stbass.wire.opaque import text_of
 
@@ -33,7 +33,7 @@ MICROSECOND = timedelta(microseconds=1)
 # Results -----------------------------------------------------------------------------------------
 
 
-def write_result(writer: Writer, result: ProcessResult) -> Form:
+def write_result(writer: WireWriter, result: ProcessResult) -> Form:
     """The parts of a result, without the tag.
 
     Raises:
@@ -55,7 +55,7 @@ def write_result(writer: Writer, result: ProcessResult) -> Form:
     return form
 
 
-def read_result(reader: Reader, form: Form) -> ProcessResult:
+def read_result(reader: WireReader, form: Form) -> ProcessResult:
     """The inverse of :func:`write_result`.
 
     Raises:
@@ -73,7 +73,7 @@ def read_result(reader: Reader, form: Form) -> ProcessResult:
     return ProcessResult(failure is None, value, failure, elapsed, run)
 
 
-def _write_result(writer: Writer, result: ProcessResult) -> Form:
+def _write_result(writer: WireWriter, result: ProcessResult) -> Form:
     try:
         return {"~": "result", **write_result(writer, result)}
     except Unsendable as unsendable:
@@ -83,7 +83,7 @@ def _write_result(writer: Writer, result: ProcessResult) -> Form:
 # Failures ----------------------------------------------------------------------------------------
 
 
-def write_failure(writer: Writer, failure: Failure) -> Form:
+def write_failure(writer: WireWriter, failure: Failure) -> Form:
     """A failure. It can only be too large, or stand too deep."""
     writer.enter(failure, 10)
     # The failure's own traceback text is the whole one, causes and all; the error gets it back where it is read.
@@ -111,7 +111,7 @@ def write_failure(writer: Writer, failure: Failure) -> Form:
     return form
 
 
-def _read_failure(reader: Reader, form: Form) -> Failure:
+def _read_failure(reader: WireReader, form: Form) -> Failure:
     error = reader.read(form.get("error"))
     if not isinstance(error, BaseException):
         raise WireError(f"form 'failure': its error is {text_of(error, 100)}")
@@ -138,7 +138,7 @@ def _read_failure(reader: Reader, form: Form) -> Failure:
 # Where and when ----------------------------------------------------------------------------------
 
 
-def _run_list(writer: Writer, run: RunInfo) -> list[Any]:
+def _run_list(writer: WireWriter, run: RunInfo) -> list[Any]:
     """A :class:`RunInfo` as a list."""
     return [
         writer.write(run.process_name),
@@ -172,7 +172,7 @@ def plain_run(run: RunInfo) -> list[Any] | None:
     ]
 
 
-def _run_of(reader: Reader, parts: list[Any]) -> RunInfo:
+def _run_of(reader: WireReader, parts: list[Any]) -> RunInfo:
     name, process_id, started, ended, queued, worker, attempt, *placed = map(reader.read, parts)
     placement = placed[0] if placed else None
     if not (
@@ -195,14 +195,14 @@ def _run_of(reader: Reader, parts: list[Any]) -> RunInfo:
     )
 
 
-def _write_run(writer: Writer, run: RunInfo) -> Form:
+def _write_run(writer: WireWriter, run: RunInfo) -> Form:
     writer.enter(run, 10)
     form: Form = {"~": "run", "v": _run_list(writer, run)}
     writer.leave()
     return form
 
 
-def _read_run(reader: Reader, form: Form) -> RunInfo:
+def _read_run(reader: WireReader, form: Form) -> RunInfo:
     return _run_of(reader, part(form, "v", list))
 
 
@@ -211,7 +211,7 @@ def _is_usual(moment: datetime) -> bool:
     return moment.tzinfo is UTC and not moment.fold
 
 
-def _write_moment(writer: Writer, moment: datetime) -> Any:
+def _write_moment(writer: WireWriter, moment: datetime) -> Any:
     if _is_usual(moment):
         return moment.isoformat()
     try:
@@ -221,7 +221,7 @@ def _write_moment(writer: Writer, moment: datetime) -> Any:
         return writer.write(moment.astimezone(timezone(moment.utcoffset() or timedelta())))
 
 
-def _read_moment(reader: Reader, form: Any) -> datetime | None:
+def _read_moment(reader: WireReader, form: Any) -> datetime | None:
     if type(form) is str:
         moment = datetime.fromisoformat(form)
         if moment.tzinfo is not UTC:
@@ -236,37 +236,37 @@ def _read_moment(reader: Reader, form: Any) -> datetime | None:
 # Placements and policies -------------------------------------------------------------------------
 
 
-def _write_placement(writer: Writer, placement: Placement) -> Form:
+def _write_placement(writer: WireWriter, placement: Placement) -> Form:
     fields = {"model": placement.model, "endpoint": placement.endpoint, "config": placement.config}
     return {"~": "placement", "v": list(writer.fields(placement, fields).values())}
 
 
-def _read_placement(reader: Reader, form: Form) -> Placement:
+def _read_placement(reader: WireReader, form: Form) -> Placement:
     model, endpoint, config = reader.read_items(part(form, "v", list))
     return Placement(model, endpoint, config)
 
 
-def _write_retry(writer: Writer, policy: RetryPolicy) -> Form:
+def _write_retry(writer: WireWriter, policy: RetryPolicy) -> Form:
     fields = {name: getattr(policy, name) for name in RetryPolicy.__dataclass_fields__}
     return {"~": "retry", "v": list(writer.fields(policy, fields).values())}
 
 
-def _read_retry(reader: Reader, form: Form) -> RetryPolicy:
+def _read_retry(reader: WireReader, form: Form) -> RetryPolicy:
     return RetryPolicy(*reader.read_items(part(form, "v", list)))
 
 
-def _required(reader: Reader, form: Form, key: str, kind: type[Any]) -> Any:
+def _required(reader: WireReader, form: Form, key: str, kind: type[Any]) -> Any:
     value = reader.read(form.get(key))
     if type(value) is not kind:
         raise misfit(form, key, kind, value)
     return value
 
 
-def _optional(reader: Reader, form: Form, key: str, kind: type[Any]) -> Any:
+def _optional(reader: WireReader, form: Form, key: str, kind: type[Any]) -> Any:
     return None if form.get(key) is None else _required(reader, form, key, kind)
 
 
-def _read_result(reader: Reader, form: Form) -> ProcessResult:
+def _read_result(reader: WireReader, form: Form) -> ProcessResult:
     return read_result(reader, form)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from stbass.errors import WireError
-from stbass.wire.core import Form, Reader, ReadFunction, Unsendable, WriteFunction, Writer, part
+from stbass.wire.core import Form, ReadFunction, Unsendable, WireReader, WireWriter, WriteFunction, part
 from stbass.wire.opaque import Opaque, text_of
 
 __all__ = ["READ", "WRITE"]
@@ -66,19 +66,19 @@ def _zone_of(form: Any) -> Any:
         raise ZoneInfoNotFoundError(key) from None
 
 
-def _write_zone(writer: Writer, value: Any) -> Any:
+def _write_zone(writer: WireWriter, value: Any) -> Any:
     writer.spend(20)
     return {"~": "zone", "v": _zone_form(value)}
 
 
-def _read_zone(reader: Reader, form: Form) -> Any:
+def _read_zone(reader: WireReader, form: Form) -> Any:
     try:
         return _zone_of(form.get("v"))
     except ZoneInfoNotFoundError:
         return Opaque("zoneinfo:ZoneInfo", form["v"], "zone")
 
 
-def _write_moment(writer: Writer, value: datetime | time) -> Any:
+def _write_moment(writer: WireWriter, value: datetime | time) -> Any:
     writer.spend(30)
     form: Form = {"~": type(value).__name__, "v": value.replace(tzinfo=None).isoformat()}
     if value.tzinfo is not None:
@@ -88,7 +88,7 @@ def _write_moment(writer: Writer, value: datetime | time) -> Any:
     return form
 
 
-def _read_moment(reader: Reader, form: Form) -> Any:
+def _read_moment(reader: WireReader, form: Form) -> Any:
     cls: Any = datetime if form["~"] == "datetime" else time
     moment = cls.fromisoformat(part(form, "v", str))
     if moment.tzinfo is not None or form.get("f", 0) not in (0, 1):
@@ -103,21 +103,21 @@ def _read_moment(reader: Reader, form: Form) -> Any:
         return Opaque(f"datetime:{form['~']}", form["v"], form["~"], {"z": zone, "f": form.get("f", 0)})
 
 
-def _write_date(writer: Writer, value: date) -> Any:
+def _write_date(writer: WireWriter, value: date) -> Any:
     writer.spend(10)
     return {"~": "date", "v": value.isoformat()}
 
 
-def _read_date(reader: Reader, form: Form) -> Any:
+def _read_date(reader: WireReader, form: Form) -> Any:
     return date.fromisoformat(part(form, "v", str))
 
 
-def _write_delta(writer: Writer, value: timedelta) -> Any:
+def _write_delta(writer: WireWriter, value: timedelta) -> Any:
     writer.spend(10)
     return {"~": "delta", "v": [value.days, value.seconds, value.microseconds]}
 
 
-def _read_delta(reader: Reader, form: Form) -> Any:
+def _read_delta(reader: WireReader, form: Form) -> Any:
     days, seconds, microseconds = part(form, "v", list)
     return timedelta(days, seconds, microseconds)
 

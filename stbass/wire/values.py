@@ -25,7 +25,7 @@ from typing import Any
 from uuid import UUID
 
 from stbass.errors import WireError
-from stbass.wire.core import Form, Reader, ReadFunction, Unsendable, WriteFunction, Writer, part
+from stbass.wire.core import Form, ReadFunction, Unsendable, WireReader, WireWriter, WriteFunction, part
 from stbass.wire.opaque import Opaque, shortened, text_of
 
 __all__ = ["READ", "WRITE", "is_text"]
@@ -48,12 +48,12 @@ def is_text(value: str) -> bool:
 # Scalars -----------------------------------------------------------------------------------------
 
 
-def _write_itself(writer: Writer, value: Any) -> Any:
+def _write_itself(writer: WireWriter, value: Any) -> Any:
     writer.spend(1)
     return value
 
 
-def _write_int(writer: Writer, value: int) -> Any:
+def _write_int(writer: WireWriter, value: int) -> Any:
     if INT_MIN <= value <= INT_MAX:
         writer.spend(1)
         return value
@@ -62,31 +62,31 @@ def _write_int(writer: Writer, value: int) -> Any:
     return {"~": "int", "v": hex(value)}
 
 
-def _write_float(writer: Writer, value: float) -> Any:
+def _write_float(writer: WireWriter, value: float) -> Any:
     writer.spend(1)
     if math.isfinite(value):
         return value
     return {"~": "float", "v": struct.pack(">d", value).hex() if value != value else repr(value)}
 
 
-def _write_str(writer: Writer, value: str) -> Any:
+def _write_str(writer: WireWriter, value: str) -> Any:
     writer.spend(len(value) + 1)
     if is_text(value):
         return value
     return {"~": "str", "v": _base64(value.encode("utf-8", "surrogatepass"))}
 
 
-def _write_bytes(writer: Writer, value: bytes) -> Any:
+def _write_bytes(writer: WireWriter, value: bytes) -> Any:
     writer.spend(len(value) + 1)
     return {"~": "bytes", "v": _base64(value)}
 
 
-def _write_bytearray(writer: Writer, value: bytearray) -> Any:
+def _write_bytearray(writer: WireWriter, value: bytearray) -> Any:
     writer.spend(len(value) + 1)
     return {"~": "bytearray", "v": _base64(value)}
 
 
-def _write_memoryview(writer: Writer, value: memoryview) -> Any:
+def _write_memoryview(writer: WireWriter, value: memoryview) -> Any:
     return _write_bytes(writer, value.tobytes())
 
 
@@ -102,11 +102,11 @@ def _unbase64(form: Form) -> bytes:
         raise WireError(f"form {form['~']!r}: {error}") from None
 
 
-def _read_int(reader: Reader, form: Form) -> Any:
+def _read_int(reader: WireReader, form: Form) -> Any:
     return int(part(form, "v", str), 16)
 
 
-def _read_float(reader: Reader, form: Form) -> Any:
+def _read_float(reader: WireReader, form: Form) -> Any:
     text = part(form, "v", str)
     if text in ("inf", "-inf"):
         return float(text)
@@ -116,34 +116,34 @@ def _read_float(reader: Reader, form: Form) -> Any:
     return value
 
 
-def _read_str(reader: Reader, form: Form) -> Any:
+def _read_str(reader: WireReader, form: Form) -> Any:
     return _unbase64(form).decode("utf-8", "surrogatepass")
 
 
-def _read_bytes(reader: Reader, form: Form) -> Any:
+def _read_bytes(reader: WireReader, form: Form) -> Any:
     return _unbase64(form)
 
 
-def _read_bytearray(reader: Reader, form: Form) -> Any:
+def _read_bytearray(reader: WireReader, form: Form) -> Any:
     return bytearray(_unbase64(form))
 
 
-def _write_uuid(writer: Writer, value: UUID) -> Any:
+def _write_uuid(writer: WireWriter, value: UUID) -> Any:
     writer.spend(36)
     return {"~": "uuid", "v": str(value)}
 
 
-def _read_uuid(reader: Reader, form: Form) -> Any:
+def _read_uuid(reader: WireReader, form: Form) -> Any:
     return UUID(part(form, "v", str))
 
 
-def _write_decimal(writer: Writer, value: Decimal) -> Any:
+def _write_decimal(writer: WireWriter, value: Decimal) -> Any:
     text = str(value)
     writer.spend(len(text))
     return {"~": "decimal", "v": text}
 
 
-def _read_decimal(reader: Reader, form: Form) -> Any:
+def _read_decimal(reader: WireReader, form: Form) -> Any:
     try:
         return Decimal(part(form, "v", str))
     except ArithmeticError:
@@ -156,11 +156,11 @@ _PATHS: dict[str, type[pathlib.PurePath]] = {
 }
 
 
-def _write_path(writer: Writer, value: pathlib.PurePath) -> Any:
+def _write_path(writer: WireWriter, value: pathlib.PurePath) -> Any:
     return {"~": "path", "c": type(value).__name__, "v": _write_str(writer, str(value))}
 
 
-def _read_path(reader: Reader, form: Form) -> Any:
+def _read_path(reader: WireReader, form: Form) -> Any:
     text = reader.read(form.get("v"))
     cls = _PATHS.get(part(form, "c", str))
     if cls is None or type(text) is not str:
@@ -182,19 +182,19 @@ def _at_element(index: int, value: Any) -> str:
     return f"{{{text_of(value, 40)}}}"
 
 
-def _write_list(writer: Writer, value: list[Any]) -> Any:
+def _write_list(writer: WireWriter, value: list[Any]) -> Any:
     return writer.items(value, value, len(value), _at_index)
 
 
-def _write_tuple(writer: Writer, value: tuple[Any, ...]) -> Any:
+def _write_tuple(writer: WireWriter, value: tuple[Any, ...]) -> Any:
     return {"~": "tuple", "v": writer.items(value, value, len(value), _at_index)}
 
 
-def _write_set(writer: Writer, value: set[Any]) -> Any:
+def _write_set(writer: WireWriter, value: set[Any]) -> Any:
     return {"~": "set", "v": writer.items(value, value, len(value), _at_element)}
 
 
-def _write_frozenset(writer: Writer, value: frozenset[Any]) -> Any:
+def _write_frozenset(writer: WireWriter, value: frozenset[Any]) -> Any:
     return {"~": "frozenset", "v": writer.items(value, value, len(value), _at_element)}
 
 
@@ -202,7 +202,7 @@ def _shown(key: Any) -> str:
     return json.dumps(shortened(key, 40), ensure_ascii=False) if type(key) is str else text_of(key, 40)
 
 
-def _write_dict(writer: Writer, value: dict[Any, Any]) -> Any:
+def _write_dict(writer: WireWriter, value: dict[Any, Any]) -> Any:
     plain = "~" not in value
     if plain:
         for key in value:
@@ -235,19 +235,19 @@ def _write_dict(writer: Writer, value: dict[Any, Any]) -> Any:
     return made if plain else {"~": "dict", "v": pairs}
 
 
-def _read_tuple(reader: Reader, form: Form) -> Any:
+def _read_tuple(reader: WireReader, form: Form) -> Any:
     return tuple(reader.read_items(part(form, "v", list)))
 
 
-def _read_set(reader: Reader, form: Form) -> Any:
+def _read_set(reader: WireReader, form: Form) -> Any:
     return set(reader.read_items(part(form, "v", list)))
 
 
-def _read_frozenset(reader: Reader, form: Form) -> Any:
+def _read_frozenset(reader: WireReader, form: Form) -> Any:
     return frozenset(reader.read_items(part(form, "v", list)))
 
 
-def _read_dict(reader: Reader, form: Form) -> Any:
+def _read_dict(reader: WireReader, form: Form) -> Any:
     pairs = reader.read_items(part(form, "v", list))
     if len(pairs) % 2:
         raise WireError("form 'dict': a key without a value")
@@ -257,7 +257,7 @@ def _read_dict(reader: Reader, form: Form) -> Any:
 # Opaque ------------------------------------------------------------------------------------------
 
 
-def _write_opaque(writer: Writer, value: Opaque) -> Any:
+def _write_opaque(writer: WireWriter, value: Opaque) -> Any:
     if value._kind in ("zone", "date", "time", "datetime"):
         # Its data is the inside of a form, which means nothing outside of it.
         return {"~": value._kind, "v": value.data, **(value._rest or {})}
@@ -271,7 +271,7 @@ def _write_opaque(writer: Writer, value: Opaque) -> Any:
     return form
 
 
-def _read_opaque(reader: Reader, form: Form) -> Any:
+def _read_opaque(reader: WireReader, form: Form) -> Any:
     return Opaque(part(form, "c", str), reader.read(form.get("v")))
 
 

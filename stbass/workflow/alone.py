@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from stbass.context import ProcessContext
+from stbass._engine.supervise import Child, supervise
+from stbass._process.composable import failure_of
+from stbass._process.context import ProcessContext
+from stbass._values.policy import FailurePolicy
 from stbass.errors import NotTransportable
-from stbass.policy import FailurePolicy
-from stbass.process import failure_of
-from stbass.supervise import Child, supervise
 from stbass.workflow.code import current_context
 from stbass.workflow.config import ProcessType
 from stbass.workflow.pools import WorkflowPoolManager

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from stbass.context import ProcessContext
+from stbass._process.context import ProcessContext
 from stbass.errors import ProcessFailed
 from stbass.workflow.state import ProcessResult
 

@@ -10,9 +10,9 @@ from enum import Enum
 from numbers import Real
 from typing import Any, NamedTuple
 
-from stbass._ids import new_id
-from stbass.composite import checked_count
-from stbass.policy import RetryPolicy
+from stbass._engine.composition import checked_count
+from stbass._values.ids import new_id
+from stbass._values.policy import RetryPolicy
 
 __all__ = ["ProcessConfig", "ProcessId", "ProcessType", "RetryStrategy", "ValidationRule", "checked_id"]
 

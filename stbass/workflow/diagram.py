@@ -8,7 +8,7 @@ from stbass.workflow.config import ProcessType
 from stbass.workflow.node import WorkflowNode
 from stbass.workflow.state import ProcessState
 
-__all__ = ["mermaid"]
+__all__ = ["workflow_mermaid"]
 
 _DIRECTIONS = ("TD", "BT", "LR", "RL")
 _COLOURS = {
@@ -20,7 +20,7 @@ _COLOURS = {
 }
 
 
-def mermaid(nodes: Mapping[str, WorkflowNode], direction: str) -> str:
+def workflow_mermaid(nodes: Mapping[str, WorkflowNode], direction: str) -> str:
     """See ``Workflow.to_mermaid``."""
     if direction not in _DIRECTIONS:
         raise ValueError(f"direction must be one of {', '.join(_DIRECTIONS)}, got {direction!r}")

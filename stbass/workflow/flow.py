@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
-from stbass._ids import new_id
-from stbass.composite import checked_count, checked_deadline
-from stbass.registry import BackendRegistry
+from stbass._engine.composition import checked_count, checked_deadline
+from stbass._engine.registry import BackendRegistry
+from stbass._values.ids import new_id
 from stbass.workflow import saved
 from stbass.workflow.code import overrides_execute
 from stbass.workflow.config import ProcessId, checked_id
-from stbass.workflow.diagram import mermaid
+from stbass.workflow.diagram import workflow_mermaid
 from stbass.workflow.graph import Graph
 from stbass.workflow.node import WorkflowNode, id_of
 from stbass.workflow.pools import WorkflowPoolManager
@@ -130,7 +130,7 @@ class Workflow:
             if not progress:
                 return await run.to_end()
             # Not at the top: what it shows with takes longer to import than most workflows take to run.
-            from stbass.progress import progress as shown
+            from stbass.observe.display import progress as shown
 
             with shown():
                 return await run.to_end()
@@ -147,7 +147,7 @@ class Workflow:
         Args:
             indent: spaces per level; 0 for one line.
         """
-        return saved.write(self, indent)
+        return saved.write_saved(self, indent)
 
     def resume(self, text: str | bytes) -> Self:
         """Take over the completed nodes of an earlier run, so that the next :meth:`execute` runs only the rest.
@@ -160,7 +160,7 @@ class Workflow:
             RuntimeError: the workflow is running.
         """
         self._check_idle("resume")
-        self._resumed = saved.read(self, text)
+        self._resumed = saved.read_saved(self, text)
         self.results = dict(self._resumed)
         return self
 
@@ -173,7 +173,7 @@ class Workflow:
         Raises:
             ValueError: the direction is none of these.
         """
-        return mermaid(self.nodes, direction)
+        return workflow_mermaid(self.nodes, direction)
 
     def _check_idle(self, what: str) -> None:
         if self._running:

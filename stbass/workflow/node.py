@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from stbass.endpoint import Placement
+from stbass._values.endpoint import Placement
 from stbass.workflow.config import ProcessConfig, ProcessId, checked_id
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import ClassVar
 
-from stbass._cancellation import settled
-from stbass.backends.base import ExecutionBackend
+from stbass._channels.cancellation import to_the_end
+from stbass._engine.backend import ExecutionBackend
 from stbass.backends.processes import ProcessPoolBackend
 from stbass.backends.threads import ThreadBackend
 from stbass.workflow.config import ProcessType
@@ -134,7 +134,7 @@ class WorkflowPoolManager:
             found = self._pools.pop(process_id, None)
         if found is not None:
             # To its end, even if whoever ran the workflow is cancelled meanwhile: nothing is to be left behind.
-            _, cancel = await settled(found.aclose())
+            _, cancel = await to_the_end(found.aclose())
             if cancel is not None:
                 raise cancel
 

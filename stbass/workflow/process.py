@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
-from stbass.endpoint import Placement
+from stbass._values.endpoint import Placement
 from stbass.workflow.alone import run_alone
 from stbass.workflow.code import current_context, fraction, own_process, runs_here
 from stbass.workflow.config import ProcessConfig, ProcessId

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from stbass.context import ProcessContext
+from stbass._process.context import ProcessContext
 from stbass.errors import NotTransportable
 from stbass.process import Process
 from stbass.workflow.code import run_code

@@ -8,14 +8,14 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from stbass import observe
-from stbass.context import ProcessContext
+from stbass._engine.children import registry_of
+from stbass._engine.supervise import Child, supervise
+from stbass._process.composable import failure_of
+from stbass._process.context import ProcessContext
+from stbass._values.outcome import ProcessResult as CoreResult
+from stbass._values.policy import FailurePolicy
 from stbass.errors import ProcessCancelled, ProcessSkipped, StbassError, ValidationFailed, WorkflowError
-from stbass.members import registry_of
-from stbass.outcome import ProcessResult as CoreResult
-from stbass.policy import FailurePolicy
-from stbass.process import failure_of
-from stbass.supervise import Child, supervise
+from stbass.observe import events
 from stbass.workflow.code import fraction
 from stbass.workflow.config import ProcessType
 from stbass.workflow.graph import Graph, Progression
@@ -106,8 +106,8 @@ class Run:
         self._check_inputs()
         if self._deadline is not None:
             self._owner._limit(monotonic() + self._deadline, self._deadline)
-        if observe.subscribers:
-            observe.emit(self._owner._event("started"))
+        if events.subscribers:
+            events.emit(self._owner._event("started"))
         limits = (self._workflow.max_threads, self._workflow.max_processes)
         try:
             async with self._workflow.pool_manager.lease(self._workflow.process_id, *limits) as pools:
@@ -191,11 +191,11 @@ class Run:
         first = [place[index] for index in self._progression.begin()]
         with ExitStack() as stack:
             if self._watch is not None:
-                stack.enter_context(observe.subscribe(self._see))
+                stack.enter_context(events.subscribe(self._see))
             results = await supervise(children, self._owner, FailurePolicy.HALT, first=first, then=then)
         return dict(zip(nodes, results, strict=True))
 
-    def _see(self, event: observe.Event) -> None:
+    def _see(self, event: events.Event) -> None:
         """The progress of a process that runs elsewhere."""
         if event.kind == "progress" and self._watch is not None and event.done is not None:
             process = self._watch.get(event.process_id)
@@ -235,10 +235,10 @@ class Run:
         ordered = {name: self._results[name] for name in self._graph.ids}
         self._workflow.results = ordered
         culprit = self._culprit(ordered)
-        if observe.subscribers:
+        if events.subscribers:
             error = None if culprit is None else ordered[culprit].exception
             outcome = CoreResult.ok(dict(ordered)) if error is None else CoreResult.fail(error)
-            observe.emit(self._owner._event("ended", result=outcome))
+            events.emit(self._owner._event("ended", result=outcome))
         if culprit is None:
             return dict(ordered)
         counts = ", ".join(

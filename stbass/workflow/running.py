@@ -9,16 +9,15 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal
 
+from stbass._engine.children import registry_of
+from stbass._engine.supervise import Child, Unobserved, ended, run_attempts, run_child
+from stbass._process.composable import Composable
+from stbass._process.context import ProcessContext
+from stbass._values.endpoint import Placement
+from stbass._values.outcome import ProcessResult as CoreResult
+from stbass._values.outcome import utc_now
 from stbass.backends._pool_protocol import pickled
-from stbass.context import ProcessContext
-from stbass.endpoint import Placement
 from stbass.errors import ProcessCancelled, ProcessSkipped, ValidationFailed
-from stbass.members import registry_of
-from stbass.outcome import ProcessResult as CoreResult
-from stbass.outcome import utc_now
-from stbass.process import Composable
-from stbass.quiet import Quiet
-from stbass.supervise import Child, ended, run_attempts, run_child
 from stbass.workflow.code import fraction, is_coroutine, overrides_execute, run_code, running, unwrapped
 from stbass.workflow.config import BackoffPolicy, ProcessType
 from stbass.workflow.pools import Counter, Pools
@@ -27,7 +26,7 @@ from stbass.workflow.state import ProcessResult, ProcessState
 from stbass.workflow.threads import ThreadCall
 
 if TYPE_CHECKING:
-    from stbass.backends.base import ExecutionBackend
+    from stbass._engine.backend import ExecutionBackend
     from stbass.workflow.process import BaseProcess
 
 __all__ = ["NodeRun", "Verdict", "check_picklable", "described", "look_at_input", "reset", "settle"]
@@ -76,7 +75,7 @@ class ThreadCode(Code):
         return unwrapped(value, process)
 
 
-class NodeRun(Quiet):
+class NodeRun(Unobserved):
     """One run of one process of a workflow.
 
     Args:
@@ -128,7 +127,7 @@ class NodeRun(Quiet):
         return await run_attempts(Child(attempt, ctx), policy)
 
 
-class _Attempt(Quiet):
+class _Attempt(Unobserved):
     """One attempt, with its timeout."""
 
     def __init__(self, run: NodeRun, input_data: Any, most: int) -> None:

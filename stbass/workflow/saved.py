@@ -15,7 +15,7 @@ from stbass.workflow.state import ProcessResult, ProcessState
 if TYPE_CHECKING:
     from stbass.workflow.flow import Workflow
 
-__all__ = ["read", "write"]
+__all__ = ["read_saved", "write_saved"]
 
 _FORMAT = "stbass.workflow/1"
 
@@ -62,7 +62,7 @@ class SavedWorkflow(msgspec.Struct):
 _decoder = msgspec.json.Decoder(SavedWorkflow)
 
 
-def write(workflow: Workflow, indent: int) -> str:
+def write_saved(workflow: Workflow, indent: int) -> str:
     """See ``Workflow.to_json``."""
     nodes = []
     for name, node in workflow.nodes.items():
@@ -104,7 +104,7 @@ def _saved(result: ProcessResult) -> SavedResult:
     return made
 
 
-def read(workflow: Workflow, text: str | bytes) -> dict[str, ProcessResult]:
+def read_saved(workflow: Workflow, text: str | bytes) -> dict[str, ProcessResult]:
     """The results of the nodes that had completed; see ``Workflow.resume``."""
     what = f"workflow {workflow.process_id!r} cannot be resumed from this"
     try:

@@ -11,8 +11,8 @@ import pytest
 from pytest_celery import CeleryTestSetup, CeleryTestWorker
 
 from stbass import observe
+from stbass._values.endpoint import Placement
 from stbass.backends.celery import CeleryBackend
-from stbass.endpoint import Placement
 from stbass.placement import PLACED_PAR, BackendRegistry
 from stbass.result import FailurePolicy
 from tests.acceptance.conftest import ClusterWorker

@@ -16,13 +16,13 @@ from celery import Celery
 from pytest_celery import CeleryTestSetup
 
 from stbass import wire
-from stbass._ids import new_id
+from stbass._process.context import ProcessContext
+from stbass._values.endpoint import Placement
+from stbass._values.ids import new_id
 from stbass.backends.celery import CeleryBackend
 from stbass.backends.celery.envelope import Envelope
 from stbass.backends.celery.settings import EXECUTE
-from stbass.backends.celery.task import ENVELOPE_HEADER
-from stbass.context import ProcessContext
-from stbass.endpoint import Placement
+from stbass.backends.celery.worker.task import ENVELOPE_HEADER
 from stbass.errors import ProcessRefused, RemoteError, WireError
 from tests.support.agents import Give
 from tests.support.puppets import Puppet, Puppeteer, imported

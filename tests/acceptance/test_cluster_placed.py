@@ -9,8 +9,8 @@ import time
 import pytest
 from pytest_celery import CeleryTestSetup
 
+from stbass._values.endpoint import Placement
 from stbass.backends.celery import CeleryBackend
-from stbass.endpoint import Placement
 from stbass.errors import DeadlineExceeded, ProcessCancelled
 from stbass.placement import PLACED_PAR, BackendRegistry
 from stbass.result import FailurePolicy

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from pytest_celery import CeleryTestSetup
 
-from stbass.endpoint import Placement
+from stbass._values.endpoint import Placement
 from stbass.errors import DeadlineExceeded, ProcessCancelled
 from stbass.placement import PLACED_PAR, BackendRegistry
 from stbass.result import FailurePolicy

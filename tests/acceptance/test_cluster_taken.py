@@ -11,10 +11,10 @@ import pytest
 from pytest_celery import CeleryTestSetup
 
 from stbass import wire
-from stbass._ids import new_id
+from stbass._values.ids import new_id
 from stbass.backends.celery.envelope import Envelope
 from stbass.backends.celery.settings import EXECUTE
-from stbass.backends.celery.task import ENVELOPE_HEADER
+from stbass.backends.celery.worker.task import ENVELOPE_HEADER
 from tests.acceptance.conftest import ClusterWorker
 from tests.support.agents import Give
 

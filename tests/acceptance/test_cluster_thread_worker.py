@@ -11,8 +11,8 @@ from celery import Celery
 from celery.contrib.pytest import celery_worker
 from celery.worker import WorkController
 
+from stbass._process.context import ProcessContext
 from stbass.backends.celery import CeleryBackend, install
-from stbass.context import ProcessContext
 from stbass.testing import RedisServer
 from tests.support.agents import Fail, Unregistered, whoami
 

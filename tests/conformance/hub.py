@@ -17,11 +17,11 @@ from datetime import UTC, datetime
 from queue import Queue
 from typing import Any, ClassVar, Literal
 
-from stbass._ids import new_id
+from stbass._channels.choice import DECIDING, Arm, Choice
+from stbass._channels.memory import MemoryLink
+from stbass._channels.transport import NOTHING, ChannelStats, Happened, Link, LinkSpec, Side, Transport
+from stbass._values.ids import new_id
 from stbass.errors import ChannelClosedError, ChannelTopologyError, StbassError
-from stbass.transports.base import NOTHING, ChannelStats, Happened, Link, LinkSpec, Side, Transport
-from stbass.transports.choice import DECIDING, Arm, Choice
-from stbass.transports.memory import MemoryLink
 
 Message = dict[str, Any]
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from stbass import ExecutionBackend, LocalBackend, ProcessResult
+from stbass._process.context import ProcessContext
 from stbass.backends.pools import ProcessPoolBackend, ThreadBackend
-from stbass.context import ProcessContext
 from stbass.testing import check_backend
 from stbass.testing.backends import BACKEND_CHECKS
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from stbass._channels.memory import MemoryLink
 from stbass.testing import check_transport
 from stbass.testing.transports import TRANSPORT_CHECKS
 from stbass.transports import Arm, Happened, LinkSpec, MemoryTransport
-from stbass.transports.memory import MemoryLink
 
 
 class ForgetsToWithdraw(MemoryLink):

@@ -9,20 +9,20 @@ from pathlib import Path
 
 import pytest
 
+from stbass._process.context import ProcessContext
 from stbass.backends.celery import CeleryBackend, make_app
 from stbass.backends.processes import ProcessPoolBackend
 from stbass.backends.threads import ThreadBackend
 from stbass.channel import Chan
-from stbass.context import ProcessContext
 from stbass.errors import ChannelTopologyError, NotTransportable
 from stbass.par import PAR
 from stbass.placement import PLACED_PAR, BackendRegistry, Placement
 from stbass.process import Process
-from stbass.redis_address import RedisAddress
 from stbass.replicator import SEQ_FOR
 from stbass.testing import RedisServer
 from stbass.testing.redis_server import find_redis_server, free_port
 from stbass.transports.redis import RedisTransport
+from stbass.transports.redis.address import RedisAddress
 from tests.support.sentinel import answers
 from tests.support.talkers import Add, Produce, collect
 from tests.support.waiting import until

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from stbass._channels.memory import MEMORY
+from stbass._channels.transport import Transport
 from stbass.alt import ALT, Guard
 from stbass.backends.celery import CeleryBackend, make_app
 from stbass.channel import Chan
 from stbass.errors import ChannelClosedError
 from stbass.placement import PLACED_PAR, BackendRegistry, Placement
 from stbass.testing import RedisServer, Worker
-from stbass.transports.base import Transport
-from stbass.transports.memory import MEMORY
 from stbass.transports.redis import RedisTransport
 from tests.support.talkers import Take
 

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import pytest
 
+from stbass._process.context import ProcessContext
 from stbass.backends.celery import CeleryBackend
 from stbass.channel import Chan
-from stbass.context import ProcessContext
 from stbass.errors import ChannelTopologyError
 from stbass.par import PAR
 from stbass.placement import PLACED_PAR, BackendRegistry, Placement

@@ -17,7 +17,7 @@ import pytest
 
 from stbass.backends.celery import CeleryBackend, make_app
 from stbass.dataflow import CeleryProcess, LocalProcess, ProcessBuilder, Status
-from stbass.dataflow.spec import loads
+from stbass.dataflow.spec.model import loads
 from stbass.dataflow.state import SqliteStateBackend
 from stbass.errors import BackendUnavailableError, JobFinishedError, SignatureError, StateLostError, WorkerLostError
 from stbass.testing import RedisServer, Worker

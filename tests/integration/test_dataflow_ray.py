@@ -18,7 +18,7 @@ import pytest
 import ray
 
 from stbass.dataflow import AsyncioConnector, Component, ConnectorSpec, LocalProcess, RayConnector, RayProcess, Status
-from stbass.dataflow.components import steps_of
+from stbass.dataflow.model.components import steps_of
 from stbass.dataflow.state import SqliteStateBackend
 from stbass.errors import (
     AdmissionError,

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from stbass._process.context import ProcessContext
 from stbass.backends.celery import CeleryBackend, make_app
 from stbass.backends.celery.connections import RedisAddress, hide_password
-from stbass.context import ProcessContext
 from stbass.errors import BackendUnavailableError, ConfigurationError
 from stbass.testing import RedisServer, Worker
 from stbass.testing.redis_server import find_redis_server, free_port
@@ -122,7 +122,7 @@ async def test_the_event_loop_ends_cleanly() -> None:
         code = (
             "import asyncio, sys\n"
             "from stbass.backends.celery import CeleryBackend, make_app\n"
-            "from stbass.context import ProcessContext\n"
+            "from stbass._process.context import ProcessContext\n"
             "from tests.support.agents import Give\n"
             f"backend = CeleryBackend(make_app('t', broker_url={server.url!r}), queue='address')\n"
             "async def main(): print((await backend.execute(Give(5), ProcessContext('give'))).value)\n"

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from celery import Celery
 
+from stbass._process.context import ProcessContext
+from stbass._values.endpoint import Placement
 from stbass.backends.celery import CeleryBackend, make_app
-from stbass.context import ProcessContext
-from stbass.endpoint import Placement
 from stbass.errors import (
     BackendUnavailableError,
     DeadlineExceeded,

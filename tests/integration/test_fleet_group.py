@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from celery.result import GroupResult
 
+from stbass._values.endpoint import Placement
 from stbass.backends.celery import CeleryBackend
-from stbass.endpoint import Placement
 from stbass.placement import PLACED_PAR, BackendRegistry
 from tests.integration.conftest import Fleet
 from tests.support.agents import Give

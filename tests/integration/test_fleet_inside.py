@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
+from stbass._process.context import ProcessContext
+from stbass._values.endpoint import Placement
 from stbass.backends.celery import CeleryBackend, install, make_app
-from stbass.context import ProcessContext
-from stbass.endpoint import Placement
 from stbass.errors import ConfigurationError, DeadlineExceeded, NotTransportable
 from stbass.placement import PLACED_PAR, BackendRegistry
 from stbass.result import FailurePolicy
@@ -181,7 +181,7 @@ async def test_an_existing_application_stays_as_it_is(tmp_path: Path) -> None:
                 "from tests.support.existing_app import app, CHANGED, multiply\n"
                 "from tests.support.agents import Give\n"
                 "from stbass.backends.celery import CeleryBackend\n"
-                "from stbass.context import ProcessContext\n"
+                "from stbass._process.context import ProcessContext\n"
                 "async def main():\n"
                 "    backend = CeleryBackend(app, queue='existing')\n"
                 "    print((await backend.execute(Give((1, 2)), ProcessContext('give'))).value)\n"

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from celery.result import AsyncResult
 
+from stbass._process.context import ProcessContext
+from stbass._values.endpoint import Placement
 from stbass.backends.celery import CeleryBackend, make_app
-from stbass.context import ProcessContext
-from stbass.endpoint import Placement
 from stbass.errors import DeadlineExceeded
 from stbass.testing import RedisServer, Worker
 from tests.integration.conftest import APP

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+from stbass._values.endpoint import Placement
 from stbass.backends.celery import CeleryBackend, make_app
-from stbass.endpoint import Placement
 from stbass.placement import PLACED_PAR, BackendRegistry
 from stbass.result import FailurePolicy
 from stbass.testing import RedisServer, Worker

@@ -9,9 +9,9 @@ import pytest
 from celery.result import AsyncResult, GroupResult
 
 from stbass import observe
+from stbass._process.context import ProcessContext
+from stbass._values.endpoint import Placement
 from stbass.backends.celery import CeleryBackend
-from stbass.context import ProcessContext
-from stbass.endpoint import Placement
 from stbass.errors import ConfigurationError, NotTransportable, ProcessRefused
 from stbass.par import PAR
 from stbass.placement import PLACED_PAR, BackendRegistry

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from stbass._process.context import ProcessContext
 from stbass.backends.celery import CeleryBackend, make_app
 from stbass.backends.celery.settings import EXECUTE
-from stbass.context import ProcessContext
 from stbass.errors import ConfigurationError, SignatureError
 from stbass.testing import RedisServer, Worker
 from tests.integration.conftest import APP

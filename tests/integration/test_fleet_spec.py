@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
+from stbass._process.context import ProcessContext
+from stbass._values.endpoint import Placement
 from stbass.backends.celery import CeleryBackend, make_app
-from stbass.context import ProcessContext
-from stbass.endpoint import Placement
 from stbass.errors import (
     BackendUnavailableError,
     ConfigurationError,

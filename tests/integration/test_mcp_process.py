@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from stbass import observe
+from stbass._values.endpoint import Placement
 from stbass.channel import Chan
-from stbass.endpoint import Placement
 from stbass.errors import (
     ConfigurationError,
     MCPArgumentError,

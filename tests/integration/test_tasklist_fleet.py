@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from stbass._engine.registry import BackendRegistry
+from stbass._values.endpoint import Placement
+from stbass._values.policy import FailurePolicy
 from stbass.backends.celery import CeleryBackend
-from stbass.endpoint import Placement
 from stbass.errors import ConfigurationError, DeadlineExceeded, NotTransportable, ProcessCancelled, ProcessRefused
-from stbass.policy import FailurePolicy
-from stbass.registry import BackendRegistry
 from stbass.tasklist import Process
 from stbass.testing import RedisServer, Worker
 from tests.integration.conftest import APP, Fleet

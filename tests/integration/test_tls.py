@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from stbass._process.context import ProcessContext
 from stbass.backends.celery import CeleryBackend, make_app
 from stbass.channel import Chan
-from stbass.context import ProcessContext
 from stbass.errors import BackendUnavailableError
 from stbass.placement import PLACED_PAR, BackendRegistry, Placement
 from stbass.testing import RedisServer, Worker

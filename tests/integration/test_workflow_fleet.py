@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from stbass.endpoint import Placement
+from stbass._engine.registry import BackendRegistry
+from stbass._values.endpoint import Placement
 from stbass.errors import DeadlineExceeded, NotTransportable
-from stbass.registry import BackendRegistry
 from stbass.testing import RedisServer, Worker
 from stbass.workflow import ProcessConfig, ProcessResult, ProcessState, ProcessType, Workflow, WorkflowError
 from tests.integration.conftest import APP, Fleet

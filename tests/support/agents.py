@@ -16,8 +16,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from stbass.context import ProcessContext
-from stbass.endpoint import Placement
+from stbass._process.context import ProcessContext
+from stbass._values.endpoint import Placement
 from stbass.par import PAR
 from stbass.placement import PLACED_PAR
 from stbass.process import Process

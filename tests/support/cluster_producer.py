@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import sys
 
+from stbass._values.endpoint import Placement
 from stbass.backends.celery import CeleryBackend, make_app
-from stbass.endpoint import Placement
 from stbass.placement import PLACED_PAR, BackendRegistry
 from stbass.result import FailurePolicy
 from tests.support.puppets import Puppet

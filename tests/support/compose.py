@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 from stbass import Process
-from stbass.context import ProcessContext
+from stbass._process.context import ProcessContext
 
 __all__ = ["Gate", "add_one", "boom", "echo", "forever", "give"]
 

@@ -7,13 +7,13 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from stbass.dataflow.distributed import DistributedProcess
-from stbass.dataflow.edge import Edge
-from stbass.dataflow.groups import Group, GroupHandle, GroupListener, View
-from stbass.dataflow.plan import plan_of
-from stbass.dataflow.remote import RemoteGroup
-from stbass.dataflow.reports import heard, returned
-from stbass.dataflow.status import Status
+from stbass.dataflow.distributed.group_side import RemoteGroup
+from stbass.dataflow.distributed.groups import Group, GroupHandle, GroupListener, GroupView
+from stbass.dataflow.distributed.plan import plan_of
+from stbass.dataflow.distributed.process import DistributedProcess
+from stbass.dataflow.distributed.reports import heard, returned
+from stbass.dataflow.engine.edge import Edge
+from stbass.dataflow.model.status import Status
 from stbass.errors import WorkerLostError
 from stbass.wire import dumps
 
@@ -122,8 +122,8 @@ class Place:
     async def committed(self, n: int) -> None:
         await self.call("committed", n)
 
-    async def views(self) -> Mapping[str, View]:
-        found: Mapping[str, View] = await self.call("views")
+    async def views(self) -> Mapping[str, GroupView]:
+        found: Mapping[str, GroupView] = await self.call("views")
         return found
 
     def end_round(self, number: int) -> None:
@@ -144,11 +144,11 @@ class Place:
     def cancel(self) -> None:
         self._orders.put_nowait(("cancel",))
 
-    async def destroy(self) -> Mapping[str, View]:
+    async def destroy(self) -> Mapping[str, GroupView]:
         try:
             if not self._tasks or self._gone.done():
                 return {}
-            found: Mapping[str, View] = await self.call("destroy")
+            found: Mapping[str, GroupView] = await self.call("destroy")
             return found
         finally:
             for task in self._tasks:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stbass.context import ProcessContext
+from stbass._process.context import ProcessContext
 from stbass.process import Process
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from stbass import Process
-from stbass.context import ProcessContext
+from stbass._process.context import ProcessContext
 
 __all__ = ["Cleans", "blocks", "dies", "fails_oddly", "gives_lock", "hogs", "pid", "reports", "thread_name"]
 

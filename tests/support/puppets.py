@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, Self
 
-from stbass.context import ProcessContext
+from stbass._process.context import ProcessContext
 from stbass.process import Process
 
 __all__ = ["Hand", "Puppet", "Puppeteer", "imported"]

@@ -6,8 +6,8 @@ import asyncio
 import os
 from typing import Any
 
+from stbass._process.context import ProcessContext
 from stbass.alt import ALT, Guard
-from stbass.context import ProcessContext
 from stbass.process import Process
 from stbass.timer import TIMER, TimerExpired
 

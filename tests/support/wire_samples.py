@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, RootModel, field_validator
 from pydantic.dataclasses import dataclass as checked_dataclass
 
-from stbass.endpoint import Placement
+from stbass._values.endpoint import Placement
 from stbass.process import Process, ProcessContext
 
 T = TypeVar("T")

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
+from stbass._channels.choice import Arm
+from stbass._channels.memory import MemoryLink
 from stbass.alt import ALT, PRI_ALT, SKIP, Guard
 from stbass.channel import Chan
 from stbass.timer import TIMER, TimerExpired
 from stbass.transports import LinkSpec, MemoryTransport
-from stbass.transports.choice import Arm
-from stbass.transports.memory import MemoryLink
 
 
 class CountingSelector(selectors.DefaultSelector):

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from stbass import wire
+from stbass._process.call import Call, find_function
+from stbass._process.context import ProcessContext
+from stbass._values.endpoint import Placement
 from stbass.backends.celery.settings import FleetSettings
 from stbass.backends.processes import ProcessPoolBackend
-from stbass.call import Call, find_function
-from stbass.context import ProcessContext
-from stbass.endpoint import Placement
 from stbass.errors import NotTransportable, ProcessRefused, WireError
 from stbass.par import PAR
 from tests.support import tasks, tasks_listed

@@ -11,6 +11,7 @@ from typing import Any, assert_type, get_type_hints
 import pytest
 
 import stbass.errors
+from stbass._channels.memory import MemoryLink
 from stbass.channel import (
     Chan,
     ChannelClosedError,
@@ -21,7 +22,6 @@ from stbass.channel import (
 )
 from stbass.errors import NotTransportable, WireError
 from stbass.transports import LinkSpec, MemoryTransport
-from stbass.transports.memory import MemoryLink
 
 
 class OtherMemory(MemoryTransport):

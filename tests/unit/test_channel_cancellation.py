@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from stbass._cancellation import owed
+from stbass._channels.cancellation import owed
 from stbass.alt import ALT, PRI_ALT, Guard
 from stbass.channel import Chan, ChannelClosedError, ChannelTypeError, SequentialProtocol
 

@@ -14,8 +14,8 @@ import pytest
 from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
-from stbass._typespec import ChannelType
-from stbass._typewire import describe, from_wire, to_wire, type_name
+from stbass._channels.typespec import ChannelType
+from stbass._channels.typewire import describe, from_wire, to_wire, type_name
 from stbass.channel import (
     Chan,
     ChannelProtocolError,

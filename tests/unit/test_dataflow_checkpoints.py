@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from stbass.dataflow import Component, IOController, Status
+from stbass.dataflow.engine.userstate import dump_state, load_state
 from stbass.dataflow.state import DictStateBackend
-from stbass.dataflow.userstate import dump_state, load_state
 from stbass.errors import CheckpointError, JobFinishedError, StateError
 from tests.support import dataflow_graphs
 from tests.support.dataflow import Add, Count, Endless, Keep, local

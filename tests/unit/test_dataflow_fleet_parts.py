@@ -26,10 +26,10 @@ from stbass.dataflow import (
     RayProcess,
     RedisConnector,
 )
-from stbass.dataflow._fleet_classes import Admitted
-from stbass.dataflow._fleet_line import Line, piece_size
+from stbass.dataflow.distributed.fleet_classes import Admitted
+from stbass.dataflow.distributed.fleet_line import Line, piece_size
 from stbass.dataflow.library import FileReader
-from stbass.dataflow.spec import load
+from stbass.dataflow.spec.model import load
 from stbass.dataflow.state import SqliteStateBackend
 from stbass.errors import ProcessRefused, WireError
 from stbass.wire import dumps
@@ -172,7 +172,7 @@ def test_an_array_is_an_array_where_nothing_has_imported_numpy() -> None:
     message = dumps([{"x": numpy.arange(4.0)}, numpy.float64(0.5)])
     code = f"""
 import sys
-from stbass.dataflow.arriving import arrived
+from stbass.dataflow.engine.arriving import arrived
 assert arrived(b"1", what="value") == 1 and "numpy" not in sys.modules
 for text in ({message!r}, {message.decode()!r}):
     held, number = arrived(text, what="value")

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from stbass.dataflow import Component, RayProcess, Resource, Status, remote
-from stbass.dataflow.edge import edges_of
-from stbass.dataflow.groups import Group, groups_of
+from stbass.dataflow import Component, RayProcess, Resource, Status
+from stbass.dataflow.distributed import group_side as remote
+from stbass.dataflow.distributed.groups import Group, groups_of
+from stbass.dataflow.engine.edge import edges_of
 from stbass.dataflow.state import DictStateBackend
 from stbass.errors import (
     DataflowError,
@@ -380,8 +381,8 @@ async def test_a_value_that_cannot_travel_names_its_output() -> None:
 
 async def test_ray_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.delitem(sys.modules, "stbass.dataflow._ray_cluster", raising=False)
-    monkeypatch.delitem(sys.modules, "stbass.dataflow._ray_actor", raising=False)
+    monkeypatch.delitem(sys.modules, "stbass.dataflow.distributed.ray_cluster", raising=False)
+    monkeypatch.delitem(sys.modules, "stbass.dataflow.distributed.ray_actor", raising=False)
     process = RayProcess([Count(1, name="a"), Keep(name="b")], [wire("a.y", "b.x")])
     with pytest.raises(MissingDependencyError, match=r"pip install 'stbass\[ray\]'"):
         await process.init()
@@ -390,7 +391,7 @@ async def test_ray_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_what_a_group_needs_of_a_cluster() -> None:
     pytest.importorskip("ray")
-    from stbass.dataflow._ray_cluster import needs_of
+    from stbass.dataflow.distributed.ray_cluster import needs_of
 
     parts = [
         Keep(name="a", resources=Resource(cpu="250m", memory="10Mi", resources={"licence": 1})),

@@ -11,9 +11,9 @@ import pytest
 
 from stbass.channel import Chan
 from stbass.dataflow import Component, Status
-from stbass.dataflow.boundary import Inlet
-from stbass.dataflow.edge import Edge, edges_of
-from stbass.dataflow.host import Host
+from stbass.dataflow.engine.boundary import Inlet
+from stbass.dataflow.engine.edge import Edge, edges_of
+from stbass.dataflow.engine.host import Host
 from stbass.errors import ChannelClosedError, ChannelTypeError, DataflowError
 from stbass.wire import dumps, loads
 from tests.support import dataflow_graphs

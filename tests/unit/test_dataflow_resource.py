@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stbass.dataflow.resource import Resource
+from stbass.dataflow.model.resource import Resource
 
 
 @pytest.mark.parametrize(

@@ -17,15 +17,15 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stbass.dataflow import export
 from stbass.dataflow.builder import ProcessBuilder
-from stbass.dataflow.components import Component
-from stbass.dataflow.connector import AsyncioConnector, ConnectorSpec, RedisConnector
-from stbass.dataflow.io import IOController
 from stbass.dataflow.local import LocalProcess
+from stbass.dataflow.model import export
+from stbass.dataflow.model.components import Component
+from stbass.dataflow.model.connector import AsyncioConnector, ConnectorSpec, RedisConnector
+from stbass.dataflow.model.io import IOController
+from stbass.dataflow.model.resource import Resource
 from stbass.dataflow.process import Process
-from stbass.dataflow.resource import Resource
-from stbass.dataflow.spec import load, loads, parse
+from stbass.dataflow.spec.model import load, loads, parse
 from stbass.dataflow.state import DictStateBackend, SqliteStateBackend
 from stbass.errors import SpecError
 from tests.support.flow_models import Choosy, Collect, Colour, Counter, Pick, double
@@ -668,7 +668,7 @@ def test_a_script_gives_its_classes_names_that_others_can_import(tmp_path: Path)
     (tmp_path / "my_script.py").write_text("""
 from stbass.dataflow import Component, IOController, LocalProcess
 from stbass.dataflow.builder import ProcessBuilder
-from stbass.dataflow.spec import load
+from stbass.dataflow.spec.model import load
 
 class A(Component):
     io = IOController(outputs=["x"])
@@ -690,7 +690,7 @@ def test_without_pyyaml_the_error_says_what_to_install() -> None:
     code = """
 import sys
 sys.modules["yaml"] = None
-from stbass.dataflow.spec import loads
+from stbass.dataflow.spec.model import loads
 from stbass.errors import MissingDependencyError
 try:
     loads("a: 1")

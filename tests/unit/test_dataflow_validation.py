@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from stbass.dataflow._fitting import may_fit
-from stbass.dataflow.components import Component
-from stbass.dataflow.connector import AsyncioConnector, Connector, ConnectorSpec, RayConnector, RedisConnector
-from stbass.dataflow.events import Event, StopEvent
-from stbass.dataflow.io import IOController
-from stbass.dataflow.validation import check, check_names, findings
+from stbass.dataflow.model.components import Component
+from stbass.dataflow.model.connector import AsyncioConnector, Connector, ConnectorSpec, RayConnector, RedisConnector
+from stbass.dataflow.model.events import Event, StopEvent
+from stbass.dataflow.model.fitting import may_fit
+from stbass.dataflow.model.io import IOController
+from stbass.dataflow.spec.validation import check_model, check_names, findings
 from stbass.errors import InvalidProcessError
 
 
@@ -78,7 +78,7 @@ def test_a_process_without_mistakes_has_no_findings() -> None:
     components = [Source(name="a"), Double(name="b"), Join(name="c"), Watch(name="w"), Siren(name="s")]
     connectors = join("a.out > b.x", "a.out > c.one", "b.y > c.two", "c.both > w.x")
     assert texts(components, connectors) == []
-    check("p", components, connectors, kind="local")
+    check_model("p", components, connectors, kind="local")
 
 
 def test_all_findings_are_in_one_error_and_each_names_component_and_field() -> None:
@@ -92,7 +92,7 @@ def test_all_findings_are_in_one_error_and_each_names_component_and_field() -> N
     connectors = join("a.out > b.x", "a.aut > b.x", "a.out > b.y", "aa.out > b.x")
     # when it is checked,
     with pytest.raises(InvalidProcessError) as caught:
-        check("p", components, connectors, kind="local")
+        check_model("p", components, connectors, kind="local")
     # then the one error has all of it.
     assert sorted(caught.value.findings) == sorted(
         [

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from stbass import FailurePolicy, FailureReport, Process, ProcessResult
-from stbass.context import ProcessContext
+from stbass._process.context import ProcessContext
 from stbass.errors import WorkerLostError
 from stbass.failure import FailureAggregator, retry_process
 from tests.support.compose import give

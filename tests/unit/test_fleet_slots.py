@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import pytest
 
 from stbass.backends.celery.slots import WorkerSlots, free_slots, lacking
-from stbass.dataflow._fleet_admission import check_room, not_admitted
+from stbass.dataflow.distributed.fleet_admission import check_room, not_admitted
 from stbass.errors import AdmissionError
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from stbass.backends.base import ExecutionBackend
+from stbass._engine.backend import ExecutionBackend
 
 ROOT = Path(__file__).parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

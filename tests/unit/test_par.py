@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stbass import PAR, SEQ, Chan, FailurePolicy, Process, ProcessResult, observe
-from stbass.context import ProcessContext
+from stbass._engine.supervise import Child, supervise
+from stbass._process.context import ProcessContext
 from stbass.errors import ChannelTopologyError, DeadlineExceeded, ProcessCancelled
 from stbass.par import PARResult
 from stbass.result import RetryPolicy
-from stbass.supervise import Child, supervise
 from tests.support.compose import Gate, boom, forever, give
 
 COLLECT = FailurePolicy.COLLECT

@@ -23,9 +23,9 @@ from stbass import (
     Process,
     ProcessResult,
 )
-from stbass.context import ProcessContext
+from stbass._engine.limiter import _limiters
+from stbass._process.context import ProcessContext
 from stbass.errors import ConfigurationError, DeadlineExceeded, NotTransportable
-from stbass.gate import _gates
 from stbass.placement import backend_class, default_registry
 from tests.support.compose import Gate, boom, echo, forever, give
 
@@ -422,7 +422,7 @@ async def test_a_limit_holds_across_compositions() -> None:
     results = await running
     assert all(result.is_ok for result in results)
     assert gate.most == 2
-    assert _gates == {}
+    assert _limiters == {}
 
 
 async def test_who_waits_longest_is_next() -> None:
@@ -461,7 +461,7 @@ async def test_a_limit_holds_across_threads() -> None:
     async with asyncio.timeout(20):
         assert await asyncio.gather(*(asyncio.to_thread(run_some) for _ in range(4))) == [True] * 4
     assert most == 1
-    assert _gates == {}
+    assert _limiters == {}
 
 
 async def test_cancelling_someone_who_waits_frees_the_place_in_the_queue() -> None:
@@ -478,7 +478,7 @@ async def test_cancelling_someone_who_waits_frees_the_place_in_the_queue() -> No
     assert (await third).is_ok
     with pytest.raises(asyncio.CancelledError):
         await second
-    assert _gates == {}
+    assert _limiters == {}
 
 
 async def test_a_limit_that_grows_is_noticed_by_the_next_who_comes() -> None:
@@ -526,7 +526,7 @@ async def test_compositions_do_not_wait_for_themselves(limit: int) -> None:
     async with asyncio.timeout(5):
         result = await PLACED_PAR(*[(tree, HERE)] * 4, registry=registry).run()
     assert result.is_ok
-    assert _gates == {}
+    assert _limiters == {}
 
 
 async def test_processes_in_the_place_of_a_composition_may_talk_to_each_other() -> None:
@@ -563,10 +563,10 @@ async def test_slots_are_given_back_whatever_happens() -> None:
     ):
         composition._registry = registry
         assert not (await composition.run()).is_ok
-        assert _gates == {}
+        assert _limiters == {}
     running = asyncio.ensure_future(PLACED_PAR((PAR(forever), HERE), (forever, HERE), registry=registry).run())
     await asyncio.sleep(0)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    assert _gates == {}
+    assert _limiters == {}

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from stbass import PAR, PLACED_PAR, BackendRegistry, Chan, FailurePolicy, Placement, Process, observe
+from stbass._process.context import ProcessContext
 from stbass.backends.pools import ProcessPoolBackend, ThreadBackend
-from stbass.context import ProcessContext
 from stbass.errors import DeadlineExceeded, NotTransportable, RemoteError, WorkerLostError
 from tests.support import pool_agents as agents
 
@@ -346,7 +346,7 @@ def test_workers_end_with_the_event_loop() -> None:
 PROGRAM = """
 import asyncio, sys
 from stbass.backends.pools import ProcessPoolBackend
-from stbass.context import ProcessContext
+from stbass._process.context import ProcessContext
 from tests.support.pool_agents import pid
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from stbass import ALT, PAR, SEQ, TIMER, Chan, Guard, Placement, Process, ProcessResult, observe
-from stbass.context import ProcessContext
+from stbass._process.context import ProcessContext
 from stbass.errors import ChannelTopologyError, NotTransportable
 from stbass.process import FunctionProcess, known_processes, reference_of
 from stbass.timer import TimerExpired

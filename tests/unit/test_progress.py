@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 
 from stbass import PAR, FailurePolicy, Process
-from stbass.context import ProcessContext
-from stbass.progress import LinesView, LiveView, progress, view_for
+from stbass._process.context import ProcessContext
+from stbass.observe.display import LinesView, LiveView, progress, view_for
 from tests.support.compose import boom, give
 
 

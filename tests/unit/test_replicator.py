@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from stbass import PAR_FOR, SEQ_FOR, BackendRegistry, FailurePolicy, LocalBackend, Placement, Process
-from stbass.context import ProcessContext
+from stbass._process.context import ProcessContext
 from stbass.errors import DeadlineExceeded, NotTransportable
 from tests.support.compose import Gate, add_one, boom, echo, give
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stbass import ALT, PAR, SEQ, SEQ_FOR, Chan, FailurePolicy, Guard, Process, ProcessResult, observe
-from stbass.context import ProcessContext
+from stbass._process.context import ProcessContext
 from stbass.errors import ChannelClosedError, DeadlineExceeded, ProcessCancelled
 from stbass.seq import SEQResult
 from tests.support.compose import Gate, add_one, boom, echo, forever, give

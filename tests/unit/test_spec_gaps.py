@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from stbass import wire
-from stbass.context import ProcessContext
+from stbass._process.context import ProcessContext
 from stbass.errors import NotTransportable, RemoteError
 from stbass.par import PAR
 from stbass.placement import PLACED_PAR

@@ -8,9 +8,9 @@ import random
 import pytest
 
 from stbass import PAR, PLACED_PAR, SEQ, BackendRegistry, FailurePolicy, LocalBackend, Placement, Process, ProcessResult
-from stbass.context import ProcessContext
-from stbass.gate import _gates
-from stbass.process import Composable
+from stbass._engine.limiter import _limiters
+from stbass._process.composable import Composable
+from stbass._process.context import ProcessContext
 
 KINDS = ("gives", "sleeps", "fails", "fails late", "cleans up", "ignores", "gives up")
 POLICIES = (FailurePolicy.HALT, FailurePolicy.COLLECT, FailurePolicy.retry(2, base_delay=0.001))
@@ -93,6 +93,6 @@ async def test_nothing_is_left_behind(seed: int) -> None:
     if not running.cancelled():
         assert all(isinstance(one, ProcessResult) for one in running.result().results)
         assert len(running.result().results) == 2
-    assert _gates == {}
+    assert _limiters == {}
     assert asyncio.all_tasks() == before
     assert Leaf.running == 0

@@ -17,17 +17,17 @@ import pytest
 from rich.console import Console
 
 from stbass import observe
-from stbass.backends.base import ExecutionBackend
-from stbass.backends.local import LocalBackend
+from stbass._engine.backend import ExecutionBackend
+from stbass._engine.local import LocalBackend
+from stbass._engine.registry import BackendRegistry, default_registry
+from stbass._process.composable import Composable
+from stbass._process.context import ProcessContext
+from stbass._values.endpoint import Placement
+from stbass._values.outcome import ProcessResult
+from stbass._values.policy import FailurePolicy, RetryPolicy
 from stbass.backends.processes import ProcessPoolBackend
-from stbass.context import ProcessContext
-from stbass.endpoint import Placement
 from stbass.errors import DeadlineExceeded, NotTransportable, ProcessCancelled
-from stbass.outcome import ProcessResult
-from stbass.policy import FailurePolicy, RetryPolicy
-from stbass.process import Composable
 from stbass.process import Process as CoreProcess
-from stbass.registry import BackendRegistry, default_registry
 from stbass.tasklist import Process, Task
 from stbass.tasklist.bar import Bar
 from tests.support import tasks

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stbass import PAR, Chan, ChanArray, Collector, Distributor, FailurePolicy, Process, ProcessResult
-from stbass.context import ProcessContext
+from stbass._process.context import ProcessContext
 from stbass.errors import ChannelTopologyError, ChannelTypeError
 
 STRATEGIES: list[Any] = ["round_robin", "broadcast", "ready_first"]

@@ -20,7 +20,7 @@ from stbass.errors import ProcessRefused, WireError
 from stbass.par import PAR
 from stbass.result import ProcessResult
 from stbass.wire import Admission, Decoder, Opaque, dump_error, dump_result, dumps, load_error, load_result, loads
-from stbass.wire.core import Reader
+from stbass.wire.core import WireReader
 from tests.support import wire_samples as samples
 from tests.support.wire_samples import Account, Colour, Pair, Person, Point, Researcher, Right, Spy, hello
 
@@ -80,7 +80,7 @@ forms = st.recursive(
         st.lists(inner, max_size=4)
         | st.dictionaries(st.text(max_size=3), inner, max_size=3)
         | st.fixed_dictionaries(
-            {"~": st.sampled_from(sorted(Reader.by_tag)) | inner},
+            {"~": st.sampled_from(sorted(WireReader.by_tag)) | inner},
             optional={
                 "v": inner,
                 "c": inner

@@ -11,17 +11,18 @@ from typing import Any
 
 import pytest
 
+from stbass._channels.memory import MemoryLink, MemoryTransport
+from stbass._channels.transport import Link, LinkSpec
+from stbass._engine.composition import Composition
+from stbass._process.composable import Composable
+from stbass._values.endpoint import Placement
+from stbass._values.policy import FailurePolicy
 from stbass.channel import Chan
-from stbass.composite import Composition
-from stbass.endpoint import Placement
 from stbass.errors import ChannelTopologyError, NotTransportable, ProcessRefused, WireError
 from stbass.par import PAR
-from stbass.policy import FailurePolicy
-from stbass.process import Composable, FunctionProcess, Process, ProcessContext
+from stbass.process import FunctionProcess, Process, ProcessContext
 from stbass.result import ProcessResult
 from stbass.seq import SEQ
-from stbass.transports.base import Link, LinkSpec
-from stbass.transports.memory import MemoryLink, MemoryTransport
 from stbass.wire import (
     MAX_DEPTH,
     Admission,

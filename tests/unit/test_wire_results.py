@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stbass.endpoint import Placement
+from stbass._values.endpoint import Placement
+from stbass._values.policy import FailurePolicy, RetryPolicy
 from stbass.errors import NotTransportable, RemoteError, WireError
-from stbass.policy import FailurePolicy, RetryPolicy
 from stbass.process import ProcessContext
 from stbass.result import Failure, ProcessResult, RunInfo
 from stbass.wire import (

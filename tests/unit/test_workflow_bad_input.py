@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from stbass._engine.registry import BackendRegistry
+from stbass._values.endpoint import Placement
 from stbass.backends.processes import ProcessPoolBackend
-from stbass.endpoint import Placement
 from stbass.errors import NotTransportable
-from stbass.registry import BackendRegistry
 from stbass.workflow import (
     BaseProcess,
     ProcessConfig,

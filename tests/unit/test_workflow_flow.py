@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from stbass import observe
-from stbass.backends.base import ExecutionBackend
-from stbass.backends.local import LocalBackend
+from stbass._engine.backend import ExecutionBackend
+from stbass._engine.local import LocalBackend
+from stbass._engine.registry import BackendRegistry
+from stbass._process.composable import Composable
+from stbass._process.context import ProcessContext
+from stbass._values.endpoint import Placement
+from stbass._values.outcome import ProcessResult as CoreResult
 from stbass.backends.processes import ProcessPoolBackend
-from stbass.context import ProcessContext
-from stbass.endpoint import Placement
-from stbass.outcome import ProcessResult as CoreResult
-from stbass.process import Composable
-from stbass.registry import BackendRegistry
 from stbass.workflow import (
     BaseProcess,
     ProcessConfig,

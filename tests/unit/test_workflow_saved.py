@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from stbass.endpoint import Placement
+from stbass._values.endpoint import Placement
 from stbass.workflow import BaseProcess, ProcessConfig, ProcessState, Workflow, WorkflowError
 from tests.support.nodes import Give
 

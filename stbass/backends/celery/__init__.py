@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from stbass.backends.celery.app import POOL, TRANSPORT, install, make_app
-from stbass.backends.celery.backend import CeleryBackend
+from stbass.backends.celery.producer.backend import CeleryBackend
 
 __all__ = ["POOL", "TRANSPORT", "CeleryBackend", "install", "make_app"]

@@ -8,15 +8,15 @@ from typing import Any
 from celery import Celery
 from celery.signals import import_modules, worker_process_shutdown, worker_shutdown
 
-from stbass.backends.celery.presence import Presence
-from stbass.backends.celery.runtime import close_current_runtime
 from stbass.backends.celery.settings import EXECUTE, OWN_PROCESSES, included, settings_of
-from stbass.backends.celery.task import ExecuteTask
+from stbass.backends.celery.worker.announcement import Announcement
+from stbass.backends.celery.worker.runtime import close_current_runtime
+from stbass.backends.celery.worker.task import ExecuteTask
 from stbass.errors import ConfigurationError
 
 __all__ = ["install", "make_app"]
 
-POOL = "stbass.backends.celery.pool:AsyncioPool"
+POOL = "stbass.backends.celery.worker.pool:AsyncioPool"
 TRANSPORT = "stbass.backends.celery.transport:Transport"
 LOCAL_REDIS = "redis://localhost:6379/0"
 
@@ -83,7 +83,7 @@ def install(app: Celery) -> Celery:
         app.conf.broker_transport = TRANSPORT
     if EXECUTE not in app.tasks:
         app.register_task(ExecuteTask())
-        app.steps["consumer"].add(Presence)
+        app.steps["consumer"].add(Announcement)
         import_modules.connect(_import_included, sender=app, weak=False)
     return app
 

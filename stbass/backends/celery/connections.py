@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from stbass.redis_address import CONNECT_TIMEOUT, RedisAddress, hide_password, unavailable
+from stbass.transports.redis.address import CONNECT_TIMEOUT, RedisAddress, hide_password, unavailable
 
 __all__ = ["CONNECT_TIMEOUT", "RedisAddress", "hide_password", "unavailable"]

@@ -8,9 +8,11 @@ from typing import Any
 import msgspec
 
 from stbass import wire
+from stbass._channels.transport import Transport
+from stbass._process.composable import Composable, failure_of
+from stbass._process.context import ProcessContext
+from stbass._values.endpoint import Placement
 from stbass.backends.celery.settings import FleetSettings
-from stbass.context import ProcessContext
-from stbass.endpoint import Placement
 from stbass.errors import (
     DeadlineExceeded,
     NotTransportable,
@@ -20,9 +22,7 @@ from stbass.errors import (
     SignatureError,
     WireError,
 )
-from stbass.process import Composable, failure_of
 from stbass.result import Failure, ProcessResult, RunInfo, utc_now
-from stbass.transports.base import Transport
 
 __all__ = [
     "ABSENT",

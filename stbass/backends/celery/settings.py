@@ -15,7 +15,7 @@ __all__ = ["EXECUTE", "OWN_PROCESSES", "FleetSettings", "included", "result_pref
 EXECUTE = "stbass.execute"
 """Name of the Celery task that runs a process."""
 
-OWN_PROCESSES = frozenset({"stbass.dataflow._fleet_host:FleetHost"})
+OWN_PROCESSES = frozenset({"stbass.dataflow.distributed.fleet_host:FleetHost"})
 """Processes of stbass itself that every worker runs. This one makes only what ``include`` allows."""
 
 MAX_MESSAGE_BYTES = 16 * 2**20

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from stbass.backends.celery import keys
-from stbass.backends.celery.presence import WorkerInfo
+from stbass.backends.celery.worker.announcement import WorkerInfo
 
 if TYPE_CHECKING:
-    from stbass.backends.celery.client import FleetClient
+    from stbass.backends.celery.producer.client import FleetClient
 
 __all__ = ["WorkerSlots", "free_slots", "lacking", "worker_slots"]
 

@@ -26,7 +26,7 @@ from uuid import UUID
 
 from stbass.errors import DataflowError
 
-__all__ = ["Types", "check_types", "guess", "kind_of", "parser", "unwritable"]
+__all__ = ["Types", "cell_kind", "check_types", "guess", "parser", "unwritable"]
 
 Types = str | type | Mapping[str, str | type] | None
 """A kind by name or class, for all fields or by field; what is not said is guessed."""
@@ -85,7 +85,7 @@ _BY_CLASS: dict[type, str] = {
 }
 
 
-def kind_of(given: object) -> str:
+def cell_kind(given: object) -> str:
     """The name of a kind that was given by name or by class.
 
     Raises:
@@ -108,11 +108,11 @@ def check_types(types: Types, fields: Iterable[str]) -> dict[str, str]:
     if types is None:
         return {}
     if not isinstance(types, Mapping):
-        return dict.fromkeys(fields, kind_of(types))
+        return dict.fromkeys(fields, cell_kind(types))
     unknown = [name for name in types if name not in fields]
     if unknown:
         raise ValueError(f"types= names {', '.join(map(repr, unknown))}, which is not among the fields {fields}")
-    return {name: kind_of(kind) for name, kind in types.items()}
+    return {name: cell_kind(kind) for name, kind in types.items()}
 
 
 def parser(kind: str) -> Callable[[str], Any]:

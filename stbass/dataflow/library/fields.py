@@ -5,8 +5,8 @@ from __future__ import annotations
 import keyword
 from collections.abc import Iterable, Mapping
 
-from stbass.dataflow.components import is_framework_name
-from stbass.dataflow.io import OutputField
+from stbass.dataflow.model.components import is_framework_name
+from stbass.dataflow.model.io import OutputField
 
 __all__ = ["FieldNames", "check_chunk_size", "columns_of"]
 

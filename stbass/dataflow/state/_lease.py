@@ -12,7 +12,7 @@ from typing import Any
 
 import redis
 
-from stbass.redis_address import RedisAddress
+from stbass.transports.redis.address import RedisAddress
 
 __all__ = ["LeaseKeeper"]
 

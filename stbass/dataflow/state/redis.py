@@ -48,7 +48,7 @@ try:
     import redis.asyncio
 
     from stbass.dataflow.state._lease import LeaseKeeper
-    from stbass.redis_address import RedisAddress
+    from stbass.transports.redis.address import RedisAddress
 except ImportError as error:
     raise MissingDependencyError("RedisStateBackend needs redis-py: pip install 'stbass[celery]'") from error
 

@@ -2,7 +2,7 @@
 
 An arm is registered in Redis, so that the other side can see it. A choice that finds something ready decides for it
 and asks the server. If that something is a choice at the other side, it proposes, and the link there claims its arm, or
-refuses, as :mod:`stbass.transports.base` describes. The server's scripts decide: a proposal that was taken back cannot
+refuses, as ``transport`` describes. The server's scripts decide: a proposal that was taken back cannot
 be accepted any more, one that was accepted cannot be taken back.
 """
 
@@ -12,10 +12,10 @@ import asyncio
 from asyncio import Future
 from typing import TYPE_CHECKING, Any, Literal
 
-from stbass._ids import new_id
+from stbass._channels.choice import DECIDING, Arm
+from stbass._channels.transport import Happened
+from stbass._values.ids import new_id
 from stbass.errors import StbassError
-from stbass.transports.base import Happened
-from stbass.transports.choice import DECIDING, Arm
 from stbass.transports.redis import scripts
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Arms:
     # What the choice does ------------------------------------------------------------------------
 
     def attach(self, arm: Arm) -> None:
-        """See :meth:`stbass.transports.base.Link.attach`."""
+        """See :meth:`stbass._channels.transport.Link.attach`."""
         self._next += 1
         self._numbers[arm] = self._next
         self._by_number[self._next] = arm
@@ -99,7 +99,7 @@ class Arms:
         return known
 
     def detach(self, arm: Arm) -> None:
-        """See :meth:`stbass.transports.base.Link.detach`."""
+        """See :meth:`stbass._channels.transport.Link.detach`."""
         number = self._numbers.pop(arm)
         del self._by_number[number]
         self._hot.discard(arm)
@@ -112,11 +112,11 @@ class Arms:
             self._link.incoming.refuse_urgent()
 
     def announce(self, arm: Arm) -> None:
-        """See :meth:`stbass.transports.base.Link.announce`."""
+        """See :meth:`stbass._channels.transport.Link.announce`."""
         self._register(arm)
 
     def resume(self, arm: Arm) -> None:
-        """See :meth:`stbass.transports.base.Link.resume`."""
+        """See :meth:`stbass._channels.transport.Link.resume`."""
         for reference, rank in self._put_off.pop(arm, ()):
             self._on_claim(arm, reference, rank)
         if arm in self._refused:
@@ -124,7 +124,7 @@ class Arms:
             self._register(arm)
 
     def ready(self, arm: Arm) -> bool:
-        """See :meth:`stbass.transports.base.Link.ready`."""
+        """See :meth:`stbass._channels.transport.Link.ready`."""
         return arm in self._hot or self._ready_here(arm)
 
     def _ready_here(self, arm: Arm) -> bool:
@@ -134,7 +134,7 @@ class Arms:
         return bool(link.capacity) and link.places.holds("w") and link.outgoing.room > 0
 
     async def probe(self, arm: Arm) -> bool:
-        """See :meth:`stbass.transports.base.Link.probe`."""
+        """See :meth:`stbass._channels.transport.Link.probe`."""
         if self._link.closed:
             return True
         known = self._attached.pop(arm, None) or self._register(arm, tell=False)
@@ -179,7 +179,7 @@ class Arms:
     # Meeting -------------------------------------------------------------------------------------
 
     async def meet(self, arm: Arm) -> Happened | None:
-        """See :meth:`stbass.transports.base.Link.meet`."""
+        """See :meth:`stbass._channels.transport.Link.meet`."""
         link = self._link
         # Before the question: what is said to be ready after it is news.
         self._hot.discard(arm)

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import msgspec
 
-from stbass._ids import new_id
+from stbass._values.ids import new_id
 from stbass.errors import BackendUnavailableError, StbassError
-from stbass.redis_address import RedisAddress
 from stbass.transports.redis import scripts
+from stbass.transports.redis.address import RedisAddress
 from stbass.transports.redis.connection import Answer, Pipe, command
 from stbass.transports.redis.keys import inbox
 from stbass.wire import Signer

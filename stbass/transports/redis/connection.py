@@ -18,7 +18,7 @@ import hiredis
 import redis
 
 from stbass.errors import BackendUnavailableError, StbassError
-from stbass.redis_address import CONNECT_TIMEOUT, RedisAddress, find_endpoint
+from stbass.transports.redis.address import CONNECT_TIMEOUT, RedisAddress, find_endpoint
 from stbass.transports.redis.scripts import ALL
 
 __all__ = ["Answer", "Pipe", "command"]

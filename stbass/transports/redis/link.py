@@ -7,9 +7,9 @@ from asyncio import Future
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
+from stbass._channels.choice import Arm
+from stbass._channels.transport import ChannelStats, Happened, LinkSpec, Side
 from stbass.errors import StbassError
-from stbass.transports.base import ChannelStats, Happened, LinkSpec, Side
-from stbass.transports.choice import Arm
 from stbass.transports.redis import scripts
 from stbass.transports.redis.arms import Arms
 from stbass.transports.redis.party import Party

@@ -7,6 +7,7 @@ from abc import abstractmethod
 from asyncio import Future
 from typing import TYPE_CHECKING, Any
 
+from stbass._channels.transport import Link, LinkSpec
 from stbass.errors import (
     BackendUnavailableError,
     ChannelClosedError,
@@ -14,7 +15,6 @@ from stbass.errors import (
     StateLostError,
     StbassError,
 )
-from stbass.transports.base import Link, LinkSpec
 from stbass.transports.redis import scripts
 from stbass.transports.redis.client import Client
 from stbass.transports.redis.connection import Answer

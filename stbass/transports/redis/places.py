@@ -222,7 +222,7 @@ class Places:
                 future.set_result(None)
 
     async def bound(self) -> None:
-        """See :meth:`stbass.transports.base.Link.bound`."""
+        """See :meth:`stbass._channels.transport.Link.bound`."""
         link = self._link
         for place in PLACES:
             if link.owner(place) is not None and self._states[place] == FREE:

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from stbass._channels.transport import NOTHING, Happened
 from stbass.errors import StbassError
-from stbass.transports.base import NOTHING, Happened
 from stbass.transports.redis import scripts
 from stbass.transports.redis.window import Window
 
@@ -52,7 +52,7 @@ class Reader(Window):
     # Receiving -----------------------------------------------------------------------------------
 
     def take(self) -> Future[Any]:
-        """See :meth:`stbass.transports.base.Link.take`."""
+        """See :meth:`stbass._channels.transport.Link.take`."""
         link = self._link
         if link.closed and (not link.capacity or self._drained):
             raise link.closed_error()
@@ -62,7 +62,7 @@ class Reader(Window):
         return waiter
 
     def try_take(self) -> Any:
-        """See :meth:`stbass.transports.base.Link.try_take`: with a capacity, what has been fetched already."""
+        """See :meth:`stbass._channels.transport.Link.try_take`: with a capacity, what has been fetched already."""
         if self._taken and self._link.capacity and not self.waiters and not self._acking:
             return self._consume()
         return NOTHING
@@ -268,7 +268,7 @@ class Reader(Window):
         return waiter in self.waiters or waiter in self._outcomes
 
     async def withdraw(self, waiter: Future[Any]) -> Happened | None:
-        """See :meth:`stbass.transports.base.Link.withdraw`."""
+        """See :meth:`stbass._channels.transport.Link.withdraw`."""
         waiter.cancel()
         if waiter in self._outcomes:
             outcome = self._outcomes.pop(waiter)

@@ -9,10 +9,10 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
-from stbass._ids import new_id
+from stbass._channels.transport import LinkSpec, Transport
+from stbass._values.ids import new_id
 from stbass.errors import ChannelTopologyError, ConfigurationError, StbassError
-from stbass.redis_address import RedisAddress, hide_password
-from stbass.transports.base import LinkSpec, Transport
+from stbass.transports.redis.address import RedisAddress, hide_password
 from stbass.transports.redis.client import Client, Options
 from stbass.transports.redis.keys import base_key
 from stbass.transports.redis.link import RedisLink

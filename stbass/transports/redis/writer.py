@@ -14,8 +14,8 @@ from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from stbass._channels.transport import Happened
 from stbass.errors import StateLostError, StbassError
-from stbass.transports.base import Happened
 from stbass.transports.redis import scripts
 from stbass.transports.redis.client import Call
 from stbass.transports.redis.urgent import Urgent
@@ -78,7 +78,7 @@ class Writer(Urgent):
     # Sending -------------------------------------------------------------------------------------
 
     def offer(self, value: Any) -> Future[None] | None:
-        """See :meth:`stbass.transports.base.Link.offer`."""
+        """See :meth:`stbass._channels.transport.Link.offer`."""
         link = self._link
         payload = link.codec.encode(value)
         if link.capacity:
@@ -332,7 +332,7 @@ class Writer(Urgent):
             self._tell_written()
 
     async def withdraw(self, waiter: Future[Any]) -> Happened | None:
-        """See :meth:`stbass.transports.base.Link.withdraw`."""
+        """See :meth:`stbass._channels.transport.Link.withdraw`."""
         send = self._sends.pop(waiter, None)
         if send is None:
             happened = waiter.done() and not waiter.cancelled() and waiter.exception() is None

@@ -1,0 +1,352 @@
+"""Channels in the memory of one event loop: the default, and the fastest.
+
+Everything here happens in one step of the loop, so a meeting is atomic without any lock. Who comes second completes
+whoever waits, at once: a value that is given to a waiting receiver is that receiver's for good, since a receiver that
+is cancelled in that moment still returns it (see :mod:`stbass._channels.cancellation`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio import InvalidStateError, get_running_loop
+from collections import deque
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from time import time
+from typing import Any, ClassVar, Literal, NoReturn
+
+from stbass._channels.choice import IDLE, Arm
+from stbass._channels.transport import NOTHING, ChannelStats, Happened, Link, LinkSpec, Transport
+from stbass.errors import ChannelTopologyError, NotTransportable
+
+__all__ = ["MEMORY", "MemoryLink", "MemoryTransport"]
+
+
+class MemoryTransport(Transport):
+    """Channels between processes on one event loop."""
+
+    scheme: ClassVar[str] = "memory"
+
+    def link(self, spec: LinkSpec) -> MemoryLink:
+        """A new channel."""
+        return MemoryLink(spec)
+
+    def open(self, spec: LinkSpec, shared: Mapping[str, Any]) -> NoReturn:
+        """Refused: a channel in memory cannot be reached from elsewhere."""
+        raise ChannelTopologyError(
+            f"channel {spec.name!r} lives in the memory of the event loop that made it, so there is no other end "
+            f"to open; make it with one that both sides reach, such as Chan(..., transport=RedisTransport(url))",
+            channel_name=spec.name,
+        )
+
+    def __repr__(self) -> str:
+        return "MemoryTransport()"
+
+
+MEMORY = MemoryTransport()
+"""The transport of a channel that was not given one."""
+
+
+class MemoryLink(Link):
+    """One channel in memory."""
+
+    __slots__ = (
+        "_buffer",
+        "_last",
+        "_loop",
+        "_offers",
+        "_readers",
+        "_receivers",
+        "_senders",
+        "_sent",
+        "_writers",
+    )
+
+    local: ClassVar[bool] = True
+
+    def __init__(self, spec: LinkSpec) -> None:
+        super().__init__(spec)
+        # Who waits, first come first served; _offers has the values of _senders, in step. A waiter whose task was
+        # cancelled stays here, done, until its task runs and withdraws it.
+        self._receivers: deque[asyncio.Future[Any]] = deque()
+        self._senders: deque[asyncio.Future[None]] = deque()
+        self._offers: deque[Any] = deque()
+        # Accepted and not yet taken: only with a capacity.
+        self._buffer: deque[Any] = deque()
+        # Choices attached to either side.
+        self._readers: list[Arm] = []
+        self._writers: list[Arm] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._sent = 0
+        self._last = 0.0
+
+    # A value moves ------------------------------------------------------------------------------
+
+    def offer(self, value: Any) -> asyncio.Future[None] | None:
+        """See :meth:`Link.offer`."""
+        # Half of every rendezvous: flat, though try_offer could be called for all of it.
+        if self.closed:
+            raise self.closed_error()
+        loop = get_running_loop()
+        if loop is not self._loop:
+            self._move_to(loop)
+        receivers = self._receivers
+        while receivers:
+            try:
+                receivers.popleft().set_result(value)
+            except InvalidStateError:
+                continue  # cancelled, and its task has not run yet
+            self._sent += 1
+            self._last = time()
+            return None
+        if (self._readers or self.capacity) and self.try_offer(value):
+            return None
+        waiter = loop.create_future()
+        self._senders.append(waiter)
+        self._offers.append(value)
+        if self._readers:
+            _notify(self._readers)
+        return waiter
+
+    def try_offer(self, value: Any) -> bool:
+        """See :meth:`Link.try_offer`."""
+        if self.closed:
+            raise self.closed_error()
+        if self._receivers:
+            if get_running_loop() is not self._loop:
+                self._move_to(get_running_loop())
+            while self._receivers:
+                try:
+                    self._receivers.popleft().set_result(value)
+                except InvalidStateError:
+                    continue
+                self._count()
+                return True
+        if not self._buffer:
+            for arm in self._readers:
+                if arm.claim():
+                    arm.complete(value)
+                    self._count()
+                    return True
+        if len(self._buffer) < self.capacity:
+            self._accept(value)
+            return True
+        return False
+
+    def take(self) -> asyncio.Future[Any]:
+        """See :meth:`Link.take`. Called after :meth:`try_take` found nothing."""
+        loop = get_running_loop()
+        if loop is not self._loop:
+            self._move_to(loop)
+        waiter = loop.create_future()
+        self._receivers.append(waiter)
+        if self._writers:
+            _notify(self._writers)
+        return waiter
+
+    def try_take(self) -> Any:
+        """See :meth:`Link.try_take`."""
+        if self._buffer:
+            return self._take_accepted()
+        senders = self._senders
+        if senders:
+            if get_running_loop() is not self._loop:
+                self._move_to(get_running_loop())
+            while senders:
+                value = self._offers.popleft()
+                try:
+                    senders.popleft().set_result(None)
+                except InvalidStateError:
+                    continue  # cancelled, and its task has not run yet
+                self._sent += 1
+                self._last = time()
+                return value
+        for arm in self._writers:
+            if arm.claim():
+                arm.complete()
+                self._count()
+                return arm.value
+        if self.closed:
+            raise self.closed_error()
+        return NOTHING
+
+    def _count(self) -> None:
+        self._sent += 1
+        self._last = time()
+
+    def _accept(self, value: Any) -> None:
+        self._buffer.append(value)
+        self._count()
+        if self._readers:
+            _notify(self._readers)
+
+    def _take_accepted(self) -> Any:
+        if self._senders and get_running_loop() is not self._loop:
+            self._move_to(get_running_loop())
+        value = self._buffer.popleft()
+        self._last = time()
+        # There is room for one more: the sender that has waited longest, else a choice that offers one.
+        while self._senders:
+            offer = self._offers.popleft()
+            try:
+                self._senders.popleft().set_result(None)
+            except InvalidStateError:
+                continue
+            self._accept(offer)
+            return value
+        for arm in self._writers:
+            if arm.claim():
+                arm.complete()
+                self._accept(arm.value)
+                return value
+        _notify(self._writers)
+        return value
+
+    async def withdraw(self, waiter: asyncio.Future[Any]) -> Happened | None:
+        """See :meth:`Link.withdraw`."""
+        if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+            return Happened(waiter.result())
+        waiter.cancel()
+        self._remove(waiter)
+        return None
+
+    def _remove(self, waiter: asyncio.Future[Any]) -> None:
+        if waiter in self._receivers:
+            self._receivers.remove(waiter)
+        elif waiter in self._senders:
+            place = self._senders.index(waiter)
+            del self._senders[place], self._offers[place]
+
+    # The end ------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """See :meth:`Link.close`."""
+        if self.closed:
+            return
+        self.closed = True
+        waiting = [waiter for line in (self._receivers, self._senders) for waiter in line if not waiter.done()]
+        self._receivers.clear()
+        self._senders.clear()
+        self._offers.clear()
+        for waiter in waiting:
+            waiter.set_exception(self.closed_error())
+        _notify(self._readers)
+        _notify(self._writers)
+
+    # Choice -------------------------------------------------------------------------------------
+
+    def attach(self, arm: Arm) -> None:
+        """See :meth:`Link.attach`."""
+        loop = get_running_loop()
+        if loop is not self._loop:
+            self._move_to(loop)
+        (self._readers if arm.reader else self._writers).append(arm)
+        self.announce(arm)
+
+    def detach(self, arm: Arm) -> None:
+        """See :meth:`Link.detach`."""
+        arms = self._readers if arm.reader else self._writers
+        if arm in arms:  # else its event loop has ended, and it was forgotten with it
+            arms.remove(arm)
+
+    def announce(self, arm: Arm) -> None:
+        """See :meth:`Link.announce`."""
+        if not arm.open:
+            return
+        for partner in self._writers if arm.reader else self._readers:
+            if not partner.open:
+                partner.notify()  # its precondition is asked once more, now that there is somebody to meet
+            else:
+                partner.choice.mark(partner.index)
+
+    def resume(self, arm: Arm) -> None:
+        """See :meth:`Link.resume`."""
+        for partner in self._writers if arm.reader else self._readers:
+            # One that waits was looked at before: telling it again would only turn the two round each other.
+            if partner.choice.state == IDLE:
+                partner.notify()
+
+    def faced(self, arm: Arm) -> bool:
+        """Whether a choice is attached to the other side: it can become ready without this arm being told."""
+        return bool(self._writers if arm.reader else self._readers)
+
+    def ready(self, arm: Arm) -> bool:
+        """See :meth:`Link.ready`."""
+        if arm.reader:
+            line, partners, space = self._senders, self._writers, bool(self._buffer)
+        else:
+            line, partners, space = self._receivers, self._readers, len(self._buffer) < self.capacity
+        if space or self.closed:
+            return True
+        if not line and not partners:
+            return False
+        return _live(line) or any(partner.claimable for partner in partners)
+
+    # What it tells ------------------------------------------------------------------------------
+
+    def stats(self) -> ChannelStats:
+        """See :meth:`Link.stats`."""
+        waiting: Literal["sender", "receiver"] | None = None
+        if _live(self._senders) or any(arm.claimable for arm in self._writers):
+            waiting = "sender"
+        elif _live(self._receivers) or any(arm.claimable for arm in self._readers):
+            waiting = "receiver"
+        last_at = datetime.fromtimestamp(self._last, UTC) if self._last else None
+        return ChannelStats(self._sent, self._sent - len(self._buffer), waiting, last_at)
+
+    def accepted(self) -> tuple[Any, ...]:
+        """See :meth:`Link.accepted`."""
+        return tuple(self._buffer)
+
+    @property
+    def sent(self) -> int:
+        """See :attr:`Link.sent`."""
+        return self._sent
+
+    @property
+    def used(self) -> bool:
+        """See :attr:`Link.used`."""
+        return bool(self._sent or self._senders or self._receivers or self._readers or self._writers)
+
+    def share(self) -> NoReturn:
+        """Refused: see :meth:`MemoryTransport.open`."""
+        raise NotTransportable(
+            f"channel {self.name!r} lives in the memory of this event loop and cannot be reached from another Python "
+            f"process; make it with transport=RedisTransport(url), or promote() it to one before its first use",
+            channel_name=self.name,
+        )
+
+    # Event loops --------------------------------------------------------------------------------
+
+    def _move_to(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Serve another event loop from now on, unless somebody waits in the one before.
+
+        A waiter cannot be woken from another loop's thread: it would sleep on, and nobody would know why.
+        """
+        before = self._loop
+        waiting = self._receivers or self._senders or self._readers or self._writers
+        if before is not None and waiting and not before.is_closed():
+            raise ChannelTopologyError(
+                f"channel {self.name!r} is in use on another event loop; a channel in memory serves one loop at a "
+                f"time. Run both processes on one loop, or make it with transport=RedisTransport(url)",
+                channel_name=self.name,
+            )
+        if before is not None and before.is_closed():
+            # Their tasks ended with their loop.
+            self._receivers.clear()
+            self._senders.clear()
+            self._offers.clear()
+            self._readers.clear()
+            self._writers.clear()
+        self._loop = loop
+
+
+def _live(line: deque[asyncio.Future[Any]]) -> bool:
+    if line and not line[0].done():
+        return True
+    return any(not waiter.done() for waiter in line)
+
+
+def _notify(arms: list[Arm]) -> None:
+    for arm in arms:
+        arm.notify()

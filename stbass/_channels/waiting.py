@@ -1,0 +1,62 @@
+"""Waiting for a link: until it is ready, and what becomes of an operation that is not waited for any more."""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio import CancelledError
+from typing import Any, ClassVar
+
+from stbass._channels.cancellation import defer, to_the_end
+from stbass._channels.choice import Arm, Choice
+from stbass._channels.transport import Link
+
+__all__ = ["abandon", "interrupted", "until_ready"]
+
+
+class _Watch(Choice):
+    """Wants to be told, and never takes part."""
+
+    __slots__ = ()
+
+    passive: ClassVar[bool] = True
+
+    def listen(self) -> asyncio.Future[None]:
+        self.waiter = asyncio.get_running_loop().create_future()
+        return self.waiter
+
+    def wake(self) -> None:
+        self._resolve()
+
+
+async def until_ready(link: Link, *, reader: bool) -> None:
+    """Return when an operation of that side would complete at once."""
+    watch = _Watch()
+    arm = Arm(watch, 0, link, reader)
+    link.attach(arm)
+    try:
+        while True:
+            told = watch.listen()
+            if await link.probe(arm):
+                return
+            await told
+    finally:
+        link.detach(arm)
+
+
+def abandon(waiter: asyncio.Future[Any]) -> None:
+    """The coroutine that waits is closed: nobody is going to run it any more, and nothing can be awaited for it."""
+    if not waiter.get_loop().is_closed():
+        waiter.cancel()
+
+
+async def interrupted(link: Link, waiter: asyncio.Future[Any], cancel: CancelledError) -> Any:
+    """What becomes of an operation whose task was cancelled while it waited: the result if it has happened."""
+    if link.local:
+        happened = await link.withdraw(waiter)
+    else:
+        happened, later = await to_the_end(link.withdraw(waiter))
+        cancel = later or cancel
+    if happened is None:
+        raise cancel
+    defer(cancel)
+    return happened.value

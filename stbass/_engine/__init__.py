@@ -1,0 +1,1 @@
+"""The one engine under every composition, and the contract of a backend."""

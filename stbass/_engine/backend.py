@@ -1,0 +1,98 @@
+"""The contract of a place where processes run."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stbass._channels.transport import Transport
+    from stbass._process.composable import Composable
+    from stbass._process.context import ProcessContext
+    from stbass.result import ProcessResult
+
+__all__ = ["ExecutionBackend"]
+
+
+class ExecutionBackend(ABC):
+    """Runs processes somewhere. Subclass it and implement the four abstract members.
+
+    :func:`stbass.testing.check_backend` checks an implementation against this contract:
+
+    * :meth:`execute` gives back the process's result. What the process raises is a failure in that result. What the
+      backend itself raises becomes a failure of that process, never of the composition around it.
+    * Cancelling :meth:`execute` cancels the process; when it has raised ``CancelledError`` the process no longer runs
+      (or, on another machine, has been told to stop).
+    * The context's deadline, checkpoint and attempt mean the same as on one event loop.
+    * So do channels; or a process with channels that do not reach there is refused before anything starts.
+    * Of a stage of a sequence, the values in ``ctx._given`` go there, and what it sent comes back in ``ctx._sent``
+      (see :mod:`stbass._engine.stage_context`).
+    """
+
+    enforces_limit: bool = False
+    """Whether the backend itself keeps to :attr:`concurrency_limit`, so that callers need not wait."""
+
+    deadline_grace: float = 0.0
+    """Seconds after a deadline in which the backend itself answers for what it runs.
+
+    Callers wait that long for its own failure, which knows more (which worker, which phase), before they cancel.
+    """
+
+    @abstractmethod
+    async def execute(self, process: Composable, ctx: ProcessContext) -> ProcessResult:
+        """Run ``process`` to its end and give back its result."""
+
+    @abstractmethod
+    async def health_check(self) -> bool:
+        """Whether processes sent here now would run."""
+
+    @property
+    @abstractmethod
+    def concurrency_limit(self) -> int | None:
+        """How many processes may run here at once; None means any number."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Identifier of the backend, for people."""
+
+    def transport(self) -> Transport | None:
+        """What channels of processes run on that are sent here; None if they stay on the caller's event loop.
+
+        Channels in memory that are bound to such processes are moved there before anything starts.
+        """
+        return None
+
+    async def open_group(self, group_id: str, members: Sequence[tuple[Composable, ProcessContext]]) -> Any:
+        """Told before several processes are run together, with their contexts; gives back the group's handle or None.
+
+        A backend that sends processes away checks here, before any of them starts, that all of them can go.
+        The default knows no groups, and asks :meth:`check` for each.
+
+        Raises:
+            NotTransportable: a process cannot be sent; nothing has been sent then.
+        """
+        for process, ctx in members:
+            self.check(process, ctx)
+
+    def check(self, process: Composable, ctx: ProcessContext) -> None:  # noqa: B027 - a default, not a stub
+        """Refuse a process that cannot be sent here, before anything that comes earlier in its program has run.
+
+        The default refuses none.
+
+        Raises:
+            NotTransportable: it cannot be sent.
+        """
+
+    async def attach_group(self, group_id: str, deadline: float | None = None) -> list[tuple[ProcessResult, bool]]:
+        """Of a group that was opened earlier, also by another Python process, in its order: result, is it optional?
+
+        Args:
+            deadline: seconds to wait; what has no result then is a failure.
+
+        Raises:
+            NotImplementedError: this backend knows no groups.
+            LookupError: it knows no such group.
+        """
+        raise NotImplementedError(f"backend {self.name!r} knows no groups: it forgets its processes when they end")

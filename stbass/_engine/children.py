@@ -1,0 +1,123 @@
+"""The members of a running composition: each with its context, and the backend that its placement stands for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+from stbass._engine.backend import ExecutionBackend
+from stbass._engine.channel_migration import Placed, migrate_all, remote_processes
+from stbass._engine.registry import BackendRegistry, default_registry
+from stbass._engine.stage_context import StageContext
+from stbass._engine.supervise import Child, too_late, until
+from stbass._process.composable import Composable
+from stbass._process.context import ProcessContext
+from stbass._values.endpoint import Placement
+from stbass._values.ids import new_id
+
+__all__ = ["PlacedProcess", "make_children", "migrate_channels", "open_groups", "registry_of"]
+
+T = TypeVar("T")
+PlacedProcess = tuple[Composable, Placement | None]
+"""A process and where it was explicitly placed."""
+
+
+def registry_of(owner: ProcessContext) -> BackendRegistry:
+    """The registry that a composition uses: its own, else that of the composition around it, else the default."""
+    found = owner._registry
+    return default_registry() if found is None else found
+
+
+def make_children(owner: ProcessContext, members: Iterable[PlacedProcess]) -> list[Child]:
+    """Give each member a context inside ``owner``, and find its backend.
+
+    A member's placement is the explicit one, else the process's own. Channels bound to the composition are its
+    members' too; in a sequence each member finds the stage's input, and has an output of its own.
+    """
+    parent = owner.process_name
+    inherited = owner._inherited()
+    channels = owner._own_channels()
+    given = owner._given
+    registry = registry_of(owner)
+    children = []
+    for process, explicit in members:
+        ctx: ProcessContext
+        if given is not None:
+            ctx = StageContext(process.name, given, channels, parent)
+        else:
+            ctx = ProcessContext(process.name, None, channels, parent)
+        if inherited:
+            ctx.__dict__.update(inherited)
+        placement = process.placement if explicit is None else explicit
+        if placement is None:
+            children.append(Child(process, ctx))
+        else:
+            ctx.placement = placement
+            children.append(Child(process, ctx, registry.get(placement)))
+    return children
+
+
+async def migrate_channels(owner: ProcessContext, children: Iterable[Child]) -> None:
+    """Move the channels of processes that run elsewhere to where they are reached; of those inside compositions too.
+
+    Raises:
+        ChannelTopologyError: a channel is in use already, or out of the reach of the backend's workers.
+        BackendUnavailableError: where channels are to be moved to cannot be reached.
+        DeadlineExceeded: it took longer than until the deadline.
+    """
+    remote: list[Placed] = []
+    for child in children:
+        if child.backend is not None or child.process._runs_others:
+            channels = child.ctx._own_channels()
+            remote += remote_processes(child.process, child.backend, registry_of(owner), channels)
+    if not remote:
+        return
+    await _in_time(owner, None, lambda: migrate_all(remote))
+
+
+async def _in_time(owner: ProcessContext, backend: ExecutionBackend | None, start: Callable[[], Awaitable[T]]) -> T:
+    """What ``start`` gives; ``DeadlineExceeded`` once the owner's deadline is over."""
+    if owner._deadline_at is None:
+        return await start()
+    scope: asyncio.Timeout | None = None
+    try:
+        async with until(owner._deadline_at, backend) as scope:
+            return await start()
+    except TimeoutError:
+        # Without a scope the deadline was over before it began.
+        if scope is not None and not scope.expired():
+            raise
+        raise too_late(owner, "queued") from None
+
+
+async def open_groups(owner: ProcessContext, children: Sequence[Child]) -> Any:
+    """Tell every backend which processes it is about to get, so that it can refuse before any of them starts.
+
+    Returns:
+        The first handle that is not None.
+
+    Raises:
+        Exception: whatever a backend refuses with; nothing has started.
+        DeadlineExceeded: the backends did not answer before the deadline.
+    """
+    placed: dict[int, list[Child]] = {}
+    for child in children:
+        if child.backend is not None:
+            placed.setdefault(id(child.backend), []).append(child)
+    await migrate_channels(owner, children)
+    if not placed:
+        return None
+    group_id = new_id()
+    first = None
+    for members in placed.values():
+        backend = members[0].backend
+        assert backend is not None
+        pairs = [(child.process, child.ctx) for child in members]
+        handle = await _in_time(owner, backend, partial(backend.open_group, group_id, pairs))
+        if handle is not None:
+            for child in members:
+                child.ctx._group = group_id
+            first = handle if first is None else first
+    return first

@@ -1,0 +1,309 @@
+"""What compositions have in common: they stand where a process can, travel as the tree of their parts, and run under
+a policy and until a deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from abc import abstractmethod
+from collections.abc import Coroutine, Iterable, Mapping
+from datetime import timedelta
+from numbers import Real
+from time import monotonic
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
+
+from stbass._engine.registry import BackendRegistry
+from stbass._engine.supervise import too_late
+from stbass._process.composable import Composable
+from stbass._process.context import ProcessContext
+from stbass._values.outcome import ProcessResult, RunInfo, outcome_of_run
+from stbass._values.policy import FailurePolicy, OnFailure, RetryPolicy
+from stbass.errors import NotTransportable, ProcessCancelled
+from stbass.observe import events
+
+__all__ = [
+    "Composition",
+    "CompositionResult",
+    "ProcessComposition",
+    "checked_composable",
+    "checked_composables",
+    "checked_count",
+    "checked_deadline",
+    "checked_policy",
+    "composition_kinds",
+    "kind_of",
+    "optional_among",
+    "run_to_end",
+    "timed",
+]
+
+T = TypeVar("T")
+
+composition_kinds: dict[str, type[Composition]] = {}
+"""Every kind of composition whose module is imported, by the name under which it travels."""
+
+
+class Composition(Composable):
+    """A composable that is put together from others and from values, not from a function or a class of the user.
+
+    It travels as ``kind`` (see :func:`kind_of`) and :meth:`_parts`, and is made again by :meth:`_from_parts`; what any
+    composable has (name, optional mark, bound channels, placement) is not among the parts.
+    A kind of ours names itself: ``class PAR(Composition, kind="PAR")``.
+    """
+
+    _kind: ClassVar[str] = ""
+
+    def __init_subclass__(cls, *, kind: str | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if kind is not None:
+            cls._kind = kind
+            composition_kinds[kind] = cls
+
+    @abstractmethod
+    def _parts(self) -> dict[str, Any]:
+        """What it is put together from: composables, at any depth of lists, tuples and dicts, and plain values.
+
+        Raises:
+            NotTransportable: it cannot be taken apart before it runs.
+        """
+
+    @classmethod
+    @abstractmethod
+    def _from_parts(cls, parts: Mapping[str, Any]) -> Self:
+        """The inverse of :meth:`_parts`."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        # There is nothing to give back: `run` leaves nothing behind. The form is for programs that read better with it.
+        return None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}>"
+
+
+def kind_of(composition: Composition) -> str:
+    """The name of its kind, as in :data:`composition_kinds`.
+
+    Raises:
+        NotTransportable: its class is the user's own, which a worker would not know.
+    """
+    kind = composition._kind
+    if composition_kinds.get(kind) is not type(composition):
+        cls = type(composition)
+        raise NotTransportable(
+            f"{cls.__module__}:{cls.__qualname__} cannot travel: it is a subclass of a composition;"
+            f" use {kind or 'a composition of stbass'} itself, or make it a subclass of Process"
+        )
+    return kind
+
+
+def run_to_end(composition: Composition, coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a composition's coroutine on an event loop of its own.
+
+    Raises:
+        RuntimeError: there is an event loop in this thread already.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(coroutine)
+    coroutine.close()
+    what = type(composition).__name__
+    raise RuntimeError(
+        f"{what}.run_sync() was called in a running event loop, which it would block: use `await {what}(...).run(...)`"
+    )
+
+
+def checked_composable(value: object, where: str) -> Composable:
+    """``value``, if it can stand in a composition.
+
+    Raises:
+        TypeError: it cannot; says where it was given, and what to do.
+    """
+    if isinstance(value, Composable):
+        return value
+    if isinstance(value, type) and issubclass(value, Composable):
+        hint = f": that is a class; make an instance, {value.__name__}(...)"
+    elif isinstance(value, tuple):
+        hint = ": pairs of a process and a placement are for PLACED_PAR"
+    elif callable(value):
+        hint = ": decorate the function with @Process"
+    else:
+        hint = ""
+    raise TypeError(f"{where} must be a process or a composition, got {value!r}{hint}")
+
+
+def checked_composables(values: Iterable[object], what: str) -> tuple[Composable, ...]:
+    """``values``, if each can stand in a composition.
+
+    Raises:
+        TypeError: one cannot; says which.
+    """
+    return tuple(
+        [
+            value if isinstance(value, Composable) else checked_composable(value, f"argument {index} of {what}")
+            for index, value in enumerate(values)
+        ]
+    )
+
+
+def checked_policy(value: object) -> OnFailure:
+    """``value``, if it can be an ``on_failure``.
+
+    Raises:
+        TypeError: it cannot.
+    """
+    if isinstance(value, (FailurePolicy, RetryPolicy)):
+        return value
+    raise TypeError(f"on_failure must be FailurePolicy.HALT, FailurePolicy.COLLECT or a RetryPolicy, got {value!r}")
+
+
+def checked_deadline(value: object) -> float | None:
+    """``value`` as seconds.
+
+    Raises:
+        TypeError: it is not a number.
+        ValueError: it is not finite, or not above 0.
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"deadline must be a number of seconds or None, got {value!r}")
+    try:
+        seconds = float(value)
+    except OverflowError:
+        seconds = math.inf
+    if not math.isfinite(seconds) or seconds <= 0:
+        raise ValueError(f"deadline must be a finite number of seconds above 0, or None for no deadline, got {value!r}")
+    return seconds
+
+
+def checked_count(value: object, what: str, least: int) -> int:
+    """``value``, if it is a whole number of at least ``least``.
+
+    Raises:
+        TypeError: it is not a whole number.
+        ValueError: it is less.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{what} must be a whole number, got {value!r}")
+    if value < least:
+        raise ValueError(f"{what} must be at least {least}, got {value!r}")
+    return value
+
+
+class CompositionResult(Protocol):
+    """What every result of a composition can tell."""
+
+    @property
+    def is_ok(self) -> bool: ...
+
+    @property
+    def value(self) -> Any: ...
+
+    @property
+    def results(self) -> list[ProcessResult]: ...
+
+    @property
+    def _optional(self) -> frozenset[int]: ...
+
+
+R = TypeVar("R", bound=CompositionResult)
+
+
+class ProcessComposition(Composition, Generic[R]):
+    """A composition that runs processes, under a policy and until a deadline."""
+
+    _runs_others = True
+
+    def __init__(self, on_failure: OnFailure, deadline: float | None, registry: BackendRegistry | None) -> None:
+        self._on_failure = checked_policy(on_failure)
+        self._deadline = checked_deadline(deadline)
+        self._registry = _checked_registry(registry)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Which backends there are is a matter of the place where it runs.
+        return {**self.__dict__, "_registry": None}
+
+    @abstractmethod
+    async def _run_in(self, ctx: ProcessContext) -> R:
+        """Run its processes inside ``ctx``, whose registry and deadline are set."""
+
+    async def _perform(self, ctx: ProcessContext) -> ProcessResult:
+        around = ctx._deadline_at
+        self._prepare(ctx)
+        return _outcome(ctx, await self._run_in(ctx), around)
+
+    async def _run_at_top(self, ctx: ProcessContext) -> R:
+        self._prepare(ctx)
+        started = ctx._started = monotonic()
+        if not events.subscribers:
+            return await self._run_in(ctx)
+        events.emit(ctx._event("started"))
+        result = await self._run_in(ctx)
+        outcome = _outcome(ctx, result, None)
+        seen = outcome_of_run(outcome._ok, outcome._value, outcome._failure, started, monotonic() - started, ctx)
+        events.emit(ctx._event("ended", result=seen))
+        return result
+
+    def _prepare(self, ctx: ProcessContext) -> None:
+        if self._registry is not None:
+            ctx._registry = self._registry
+        if self._deadline is not None:
+            ctx._limit(monotonic() + self._deadline, self._deadline)
+
+
+class TimedResult:
+    """Tells when and how long a composition ran."""
+
+    _run: ProcessResult | None
+
+    @property
+    def elapsed(self) -> timedelta | None:
+        """How long the whole took."""
+        return None if self._run is None else self._run.elapsed
+
+    @property
+    def run(self) -> RunInfo | None:
+        """When the whole ran, and under which name."""
+        return None if self._run is None else self._run.run
+
+
+def timed(ctx: ProcessContext, started: float) -> ProcessResult:
+    """What :class:`TimedResult` looks at: a run of ``ctx`` that began at ``started`` and ends now."""
+    return outcome_of_run(True, None, None, started, monotonic() - started, ctx)
+
+
+def _checked_registry(value: object) -> BackendRegistry | None:
+    if value is None or isinstance(value, BackendRegistry):
+        return value
+    raise TypeError(f"registry must be a BackendRegistry or None, got {value!r}")
+
+
+def optional_among(processes: Iterable[Composable]) -> frozenset[int]:
+    """Which of them are optional, by index."""
+    return frozenset([index for index, process in enumerate(processes) if process._is_optional])
+
+
+def _outcome(ctx: ProcessContext, result: CompositionResult, around: float | None) -> ProcessResult:
+    """A composition's outcome as a process: its value, or an ``ExceptionGroup`` of the errors of its processes.
+
+    Errors of processes that were only cancelled because another failed are left out of the group.
+
+    Args:
+        around: the deadline around it, if any. If that ended it, the error is the deadline, caused by the group.
+    """
+    if result.is_ok:
+        return ProcessResult.ok(result.value)
+    results, optional = result.results, result._optional
+    failures = [one.failure for index, one in enumerate(results) if not one._ok and index not in optional]
+    errors = [failure.error for failure in failures if not isinstance(failure.error, ProcessCancelled)]
+    errors = errors or [failure.error for failure in failures]
+    group = BaseExceptionGroup(f"{len(failures)} of {len(results)} processes of {ctx.process_name!r} failed", errors)
+    if around is not None and monotonic() >= around and any(isinstance(error, TimeoutError) for error in errors):
+        late = too_late(ctx, "running")
+        late.__cause__ = group
+        return ProcessResult.fail(late)
+    return ProcessResult.fail(group)

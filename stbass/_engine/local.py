@@ -1,0 +1,54 @@
+"""Here: processes run on the event loop of whoever composes them."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from stbass._engine.backend import ExecutionBackend
+
+if TYPE_CHECKING:
+    from stbass._process.composable import Composable
+    from stbass._process.context import ProcessContext
+    from stbass._values.outcome import ProcessResult
+
+__all__ = ["LocalBackend"]
+
+
+class LocalBackend(ExecutionBackend):
+    """Runs processes directly, via asyncio.
+
+    Args:
+        concurrency_limit: how many may run at once; None: any number.
+        name: for people.
+
+    Raises:
+        ValueError: the limit is less than 1.
+    """
+
+    def __init__(self, concurrency_limit: int | None = None, *, name: str = "local") -> None:
+        if concurrency_limit is not None and concurrency_limit < 1:
+            raise ValueError(f"concurrency_limit must be at least 1 or None, got {concurrency_limit!r}")
+        self._concurrency_limit = concurrency_limit
+        self._name = name
+
+    async def execute(self, process: Composable, ctx: ProcessContext) -> ProcessResult:
+        """Run it here."""
+        return await process.execute(ctx)
+
+    async def health_check(self) -> bool:
+        """Always true: if this runs, so would a process."""
+        return True
+
+    @property
+    def concurrency_limit(self) -> int:
+        """As given; without a limit the largest int there is for sizes."""
+        return sys.maxsize if self._concurrency_limit is None else self._concurrency_limit
+
+    @property
+    def name(self) -> str:
+        """As given; ``local`` by default."""
+        return self._name
+
+    def __repr__(self) -> str:
+        return f"LocalBackend(concurrency_limit={self._concurrency_limit!r}, name={self._name!r})"

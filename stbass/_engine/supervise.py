@@ -1,0 +1,379 @@
+"""The one engine under every composition: run these at once, under this policy, until this deadline.
+
+Rules that every composition has from here:
+
+* A process that fails and is not optional halts the others: under HALT, and under a :class:`RetryPolicy` when it has
+  used up its attempts. Those that were cancelled for it fail with :class:`ProcessCancelled`, which says for whom.
+* The deadline belongs to whoever supervises the process itself: a composition inside a composition ends its own
+  processes at the nearest deadline around it, and so knows what each was doing. At the deadline nobody is halted.
+* A backend with a ``deadline_grace`` answers for its processes itself for that long; its own result wins.
+* Cancelling :func:`supervise` cancels and awaits every process. No process is cancelled by an exception that passes
+  through the task group, so that cancellations from outside are never mixed up with our own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import reprlib
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from time import monotonic
+
+from stbass._engine.backend import ExecutionBackend
+from stbass._engine.limiter import Slot, enter
+from stbass._process.composable import Composable, failure_of
+from stbass._process.context import ProcessContext
+from stbass._values.outcome import ProcessResult
+from stbass._values.policy import FailurePolicy, OnFailure, RetryPolicy
+from stbass.errors import DeadlineExceeded, ProcessCancelled, WorkerLostError
+from stbass.observe import events
+
+__all__ = [
+    "Child",
+    "Unobserved",
+    "cancelled_itself",
+    "ended",
+    "leave_slot",
+    "lend",
+    "run_attempts",
+    "run_child",
+    "supervise",
+    "too_late",
+    "until",
+]
+
+# A worker's clock may run ahead of ours a little. A process that it ended at the deadline halts nobody.
+_CLOCK_TOLERANCE = 0.1
+
+
+class Child:
+    """A process that is to run, with its context, and the backend that runs it (None: here)."""
+
+    __slots__ = ("backend", "began", "covered", "ctx", "process")
+
+    def __init__(self, process: Composable, ctx: ProcessContext, backend: ExecutionBackend | None = None) -> None:
+        self.process = process
+        self.ctx = ctx
+        """Of the latest attempt."""
+        self.backend = backend
+        self.began = False
+        """Whether it was handed to whoever runs it; before, it waits for its turn."""
+        self.covered = False
+        """Whether its use of the composition's slot is counted already."""
+
+
+async def supervise(
+    children: Sequence[Child],
+    owner: ProcessContext,
+    on_failure: OnFailure,
+    *,
+    limit: int | None = None,
+    first: Iterable[int] | None = None,
+    then: Callable[[int, ProcessResult], Iterable[int]] | None = None,
+) -> list[ProcessResult]:
+    """Run ``children`` at once and give back their results, in their order.
+
+    Args:
+        owner: the context of the composition that they belong to.
+        limit: how many run at the same time; the rest wait, in order.
+        first: indices of those that can start at once; all, by default.
+        then: called with each result; gives the indices of those that can start now.
+    """
+    if not children:
+        return []
+    return await _Supervision(children, owner, on_failure, limit, first, then).run()
+
+
+class _Supervision:
+    __slots__ = (
+        "_children",
+        "_group",
+        "_halt",
+        "_halted_by",
+        "_limit",
+        "_owner",
+        "_ready",
+        "_reason",
+        "_results",
+        "_retry",
+        "_running",
+        "_tasks",
+        "_then",
+    )
+
+    def __init__(
+        self,
+        children: Sequence[Child],
+        owner: ProcessContext,
+        on_failure: OnFailure,
+        limit: int | None,
+        first: Iterable[int] | None,
+        then: Callable[[int, ProcessResult], Iterable[int]] | None,
+    ) -> None:
+        self._children = children
+        self._owner = owner
+        self._halt = on_failure is not FailurePolicy.COLLECT
+        self._retry = on_failure if isinstance(on_failure, RetryPolicy) else None
+        self._limit = len(children) if limit is None else limit
+        self._then = then
+        self._ready = deque(range(len(children)) if first is None else first)
+        self._running = 0
+        self._tasks: list[asyncio.Task[None] | None] = [None] * len(children)
+        self._results: list[ProcessResult | None] = [None] * len(children)
+        self._halted_by: Child | None = None
+        self._reason = ""
+
+    async def run(self) -> list[ProcessResult]:
+        if events.subscribers:
+            for child in self._children:
+                if not child.process._unseen:
+                    events.emit(child.ctx._event("queued"))
+        try:
+            async with asyncio.TaskGroup() as self._group:
+                self._start()
+                if self._owner._slot is not None:
+                    lend(self._owner, [child for child, task in zip(self._children, self._tasks, strict=True) if task])
+        finally:
+            if self._owner._slot is not None:
+                for child in self._children:
+                    if child.covered:
+                        _uncover(child)
+        return [
+            self._unstarted(child) if result is None else result
+            for child, result in zip(self._children, self._results, strict=True)
+        ]
+
+    def _start(self) -> None:
+        while self._ready and self._running < self._limit:
+            index = self._ready.popleft()
+            self._running += 1
+            self._tasks[index] = self._group.create_task(self._run_one(index, self._children[index]))
+
+    async def _run_one(self, index: int, child: Child) -> None:
+        try:
+            ctx = child.ctx
+            if child.backend is None and self._retry is None and ctx._deadline_at is None and ctx._slot is None:
+                child.began = True
+                result = await child.process.execute(ctx)
+            else:
+                result = await run_child(child, self._retry)
+        except asyncio.CancelledError:
+            if self._halted_by is None and _is_cancelled():
+                raise
+            result = self._cancelled(child)
+        self._results[index] = result
+        self._running -= 1
+        if not result._ok and self._halts(child, result):
+            self._halt_for(child, result.failure.error)
+        if self._then is not None or self._ready:
+            self._go_on(index, result)
+
+    def _go_on(self, index: int, result: ProcessResult) -> None:
+        # After a cancellation from outside nothing is started any more, whatever this process made of it.
+        if self._halted_by is None and not _is_cancelled():
+            if self._then is not None:
+                self._ready.extend(self._then(index, result))
+            self._start()
+
+    def _halts(self, child: Child, result: ProcessResult) -> bool:
+        if not self._halt or self._halted_by is not None or child.process.is_optional:
+            return False
+        deadline_at = self._owner._deadline_at
+        if deadline_at is None:
+            return True
+        tolerance = _CLOCK_TOLERANCE if isinstance(result.failure.error, DeadlineExceeded) else 0.0
+        return monotonic() < deadline_at - tolerance
+
+    def _halt_for(self, culprit: Child, error: BaseException) -> None:
+        self._halted_by = culprit
+        self._reason = (
+            f"process {culprit.ctx.process_name!r} failed ({type(error).__name__}: {error}),"
+            f" and that halts {self._owner.process_name!r}"
+        )
+        self._ready.clear()
+        current = asyncio.current_task()
+        for task in self._tasks:
+            if task is not None and task is not current and not task.done():
+                task.cancel()
+
+    def _cancelled(self, child: Child) -> ProcessResult:
+        name = child.ctx.process_name
+        if self._halted_by is None:
+            return cancelled_itself(child)
+        halted_by = self._halted_by.ctx.process_name
+        return ended(child, ProcessCancelled(f"process {name!r} was cancelled: {self._reason}", halted_by=halted_by))
+
+    def _unstarted(self, child: Child) -> ProcessResult:
+        name = child.ctx.process_name
+        if self._halted_by is None:
+            return ended(child, ProcessCancelled(f"process {name!r} was never started"))
+        halted_by = self._halted_by.ctx.process_name
+        return ended(child, ProcessCancelled(f"process {name!r} was not started: {self._reason}", halted_by=halted_by))
+
+
+def cancelled_itself(child: Child) -> ProcessResult:
+    """The failure of a process that raised ``CancelledError`` of its own accord."""
+    name = child.ctx.process_name
+    return ended(child, ProcessCancelled(f"process {name!r} raised CancelledError, though nobody cancelled it"))
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+async def run_child(child: Child, retry: RetryPolicy | None = None) -> ProcessResult:
+    """Run one process to its end, or to its deadline, in its place."""
+    ctx = child.ctx
+    if ctx._deadline_at is None or (child.backend is None and child.process._runs_others):
+        return await run_attempts(child, retry)
+    try:
+        async with until(ctx._deadline_at, child.backend):
+            return await run_attempts(child, retry)
+    except TimeoutError:
+        return ended(child, too_late(ctx, "running" if child.began else "queued"))
+    finally:
+        if child.covered:
+            _uncover(child)
+
+
+def until(deadline_at: float, backend: ExecutionBackend | None = None) -> asyncio.Timeout:
+    """A scope that ends with ``TimeoutError`` at the deadline, or when a backend's time to answer for it is over."""
+    grace = 0.0 if backend is None else backend.deadline_grace
+    left = deadline_at + grace - monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return asyncio.timeout_at(asyncio.get_running_loop().time() + left)
+
+
+async def run_attempts(child: Child, retry: RetryPolicy | None = None) -> ProcessResult:
+    """Run one process, again and again as the policy says. No wait goes past the deadline.
+
+    Returns:
+        The first success, else the last failure. ``child.ctx`` is the context of that attempt.
+    """
+    result = await _run_once(child)
+    if retry is None:
+        return result
+    for attempt in range(retry.max_attempts - 1):
+        if result._ok:
+            break
+        delay = retry.delay_for(attempt)
+        remaining = child.ctx.remaining
+        if remaining is not None and delay >= remaining:
+            break
+        await asyncio.sleep(delay)
+        child.ctx = child.ctx._next_attempt()
+        if isinstance(result.failure.error, WorkerLostError):
+            child.ctx.resumed_from = result.failure.checkpoint
+        result = await _run_once(child)
+    return result
+
+
+async def _run_once(child: Child) -> ProcessResult:
+    if child.backend is not None:
+        return await _run_on(child.backend, child)
+    process, ctx = child.process, child.ctx
+    slot: Slot | None = ctx._slot
+    if slot is None or process._runs_others:
+        child.began = True
+        return await process.execute(ctx)
+    if child.covered:
+        child.covered = False
+    else:
+        await slot.enter()
+    try:
+        child.began = True
+        return await process.execute(ctx)
+    finally:
+        slot.leave()
+
+
+async def _run_on(backend: ExecutionBackend, child: Child) -> ProcessResult:
+    process, ctx = child.process, child.ctx
+    limiter = slot = None
+    try:
+        limiter = await enter(backend)
+        if limiter is not None and process._runs_others:
+            slot = Slot(limiter)
+        ctx._slot, ctx._in_slot = slot, slot is not None
+        child.began = True
+        result: object = await backend.execute(process, ctx)
+        if not isinstance(result, ProcessResult):
+            raise TypeError(f"execute of backend {backend.name!r} gave back {result!r}, which is not a ProcessResult")
+        return result
+    except Exception as error:
+        return ended(child, error, traceback.format_exc())
+    finally:
+        if slot is not None:
+            leave_slot(ctx)
+        elif limiter is not None:
+            limiter.leave()
+
+
+def lend(owner: ProcessContext, children: Iterable[Child]) -> None:
+    """The composition ``owner`` has started ``children``, and only waits from now on: its slot is theirs.
+
+    Those that run in its place use it in its stead; if there are none, somebody else can have it meanwhile.
+    """
+    slot: Slot | None = owner._slot
+    if slot is None or not owner._in_slot:
+        return
+    for child in children:
+        if child.backend is None and not child.process._runs_others:
+            slot.users += 1
+            child.covered = True
+    leave_slot(owner)
+
+
+def leave_slot(ctx: ProcessContext) -> None:
+    """``ctx`` uses its slot no more, if it still did."""
+    if ctx._in_slot:
+        ctx._in_slot = False
+        ctx._slot.leave()
+
+
+def _uncover(child: Child) -> None:
+    child.covered = False
+    child.ctx._slot.leave()
+
+
+def too_late(ctx: ProcessContext, phase: str) -> DeadlineExceeded:
+    """The error of a process that had not ended at its deadline."""
+    span = ctx._deadline_span
+    what = "was still waiting for its turn" if phase == "queued" else "had not ended"
+    checkpoint = "" if ctx.last_checkpoint is None else f"; its last checkpoint: {reprlib.repr(ctx.last_checkpoint)}"
+    where = "" if ctx.placement is None else f" on {ctx.placement.summary}"
+    if ctx._worker is not None:
+        where += f" (worker {ctx._worker})"
+    return DeadlineExceeded(
+        f"process {ctx.process_name!r}{where} {what} when the deadline of {_seconds(span)} passed{checkpoint}",
+        deadline=span,
+        phase=phase,
+        worker=ctx._worker,
+    )
+
+
+def _seconds(span: float | None) -> str:
+    return "its composition" if span is None else f"{span:g} s"
+
+
+def ended(child: Child, error: BaseException, traceback_str: str = "") -> ProcessResult:
+    """A failure that the process itself could not tell of: it was cancelled, or its backend failed."""
+    result = failure_of(error, child.ctx, traceback_str)
+    if events.subscribers and not child.process._unseen:
+        events.emit(child.ctx._event("ended", result=result))
+    return result
+
+
+class Unobserved(Composable):
+    """Something that the engine runs as it runs a process, and of which observers hear nothing.
+
+    It runs processes of its own, and keeps their deadline. Override :meth:`execute`; it must not raise ``Exception``.
+    """
+
+    _runs_others = True
+
+    async def _perform(self, ctx: ProcessContext) -> ProcessResult:
+        return await self.execute(ctx)

@@ -1,0 +1,1 @@
+"""What a process is given, and a plain function as a process."""

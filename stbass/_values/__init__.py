@@ -1,0 +1,1 @@
+"""What everything is told in: outcomes, policies, reports, placements and ids."""

@@ -1,0 +1,275 @@
+"""What happened: the outcome of one process."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol
+
+from stbass._values.endpoint import Placement
+from stbass._values.ids import new_id
+
+__all__ = ["Failure", "ProcessResult", "RunInfo", "moment_of", "utc_now"]
+
+
+def utc_now() -> datetime:
+    """The current time with its zone (UTC)."""
+    return datetime.now(UTC)
+
+
+def moment_of(clock: float) -> datetime:
+    """When :func:`time.monotonic` showed ``clock``.
+
+    Processes are timed on that clock alone, and dates made from it only when somebody asks: a date costs more than
+    starting a process does.
+    """
+    return datetime.fromtimestamp(time.time() - time.monotonic() + clock, UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """Where and when a process ran; kept with its result for timelines and reports."""
+
+    process_name: str = "unknown"
+    process_id: str = ""
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    queued: timedelta | None = None
+    worker: str | None = None
+    attempt: int = 1
+    placement: Placement | None = None
+
+
+class RunSource(Protocol):
+    """What knows where a process ran, and is asked only when somebody wants to know."""
+
+    def _run_info(self, started_at: datetime | None, ended_at: datetime | None) -> RunInfo: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Everything known about a process that failed.
+
+    Args:
+        error: the exception.
+        process_name: name of the process.
+        process_id: id of this run of it.
+        started_at: when it started, or None if it never did.
+        failed_at: when it failed.
+        placement: where it was placed.
+        parent_process: name of the composition around it.
+        channel_state: per bound channel, what :attr:`stbass.channel.Chan.stats` said at the failure.
+        checkpoint: the last value given to ``ctx.checkpoint``.
+        traceback_str: text of the traceback, of the remote one if it ran elsewhere.
+    """
+
+    error: BaseException
+    process_name: str = "unknown"
+    process_id: str = field(default_factory=new_id)
+    started_at: datetime | None = None
+    failed_at: datetime = field(default_factory=utc_now)
+    placement: Placement | None = None
+    parent_process: str | None = None
+    channel_state: dict[str, Any] = field(default_factory=dict)
+    checkpoint: Any = None
+    traceback_str: str = ""
+
+    @property
+    def elapsed(self) -> timedelta | None:
+        """From start to failure; None if it never started."""
+        if self.started_at is None:
+            return None
+        return _aware(self.failed_at) - _aware(self.started_at)
+
+    @property
+    def summary(self) -> str:
+        """One line: ``[name] ErrorType: message``."""
+        return f"[{self.process_name}] {type(self.error).__name__}: {self.error}"
+
+    @property
+    def detailed(self) -> str:
+        """Many lines: everything that is known."""
+        lines = [
+            f"Process: {self.process_name} ({self.process_id})",
+            f"Error: {type(self.error).__name__}: {self.error}",
+            f"Failed at: {self.failed_at.isoformat()}",
+        ]
+        if self.started_at is not None:
+            lines.append(f"Started at: {self.started_at.isoformat()} (ran {self.elapsed})")
+        if self.parent_process is not None:
+            lines.append(f"Parent: {self.parent_process}")
+        if self.placement is not None:
+            lines.append(f"Placement: {self.placement.summary}")
+        if self.checkpoint is not None:
+            lines.append(f"Checkpoint: {self.checkpoint!r}")
+        for name, state in self.channel_state.items():
+            lines.append(f"Channel {name}: {state}")
+        if self.traceback_str:
+            lines.append("Traceback:")
+            lines.append(self.traceback_str.rstrip())
+        return "\n".join(lines)
+
+
+def _aware(moment: datetime) -> datetime:
+    # A time without a zone is what datetime.now() gives: local time.
+    return moment if moment.tzinfo is not None else moment.astimezone()
+
+
+class _Draft:
+    """A result that is being made: the layout of :class:`ProcessResult`, and not frozen yet."""
+
+    __slots__ = ("_elapsed", "_failure", "_ok", "_run", "_started", "_value")
+
+    def __init__(
+        self,
+        ok: bool,
+        value: Any,
+        failure: Failure | None,
+        started: float | None,
+        elapsed: float | timedelta | None,
+        run: RunSource | RunInfo | None,
+    ) -> None:
+        self._ok = ok
+        self._value = value
+        self._failure = failure
+        self._started = started
+        self._elapsed = elapsed
+        self._run = run
+
+
+@dataclass(frozen=True, repr=False, eq=False, init=False)
+class ProcessResult(_Draft):
+    """The outcome of a process: a value or a :class:`Failure`. Make one with :meth:`ok` or :meth:`fail`."""
+
+    __slots__ = ()
+
+    _ok: bool
+    _value: Any
+    _failure: Failure | None
+    elapsed: timedelta | None
+    run: RunInfo | None
+
+    def __init__(
+        self,
+        _ok: bool,
+        _value: Any = None,
+        _failure: Failure | None = None,
+        elapsed: timedelta | None = None,
+        run: RunInfo | None = None,
+    ) -> None:
+        fill = object.__setattr__
+        fill(self, "_ok", _ok)
+        fill(self, "_value", _value)
+        fill(self, "_failure", _failure)
+        fill(self, "_started", None)
+        fill(self, "_elapsed", elapsed)
+        fill(self, "_run", run)
+
+    @classmethod
+    def ok(cls, value: Any = None) -> ProcessResult:
+        """A success with a value."""
+        made: Any = _Draft(True, value, None, None, None, None)
+        made.__class__ = cls
+        return made  # type: ignore[no-any-return]
+
+    @classmethod
+    def fail(cls, error: BaseException, **failure_fields: Any) -> ProcessResult:
+        """A failure; keyword arguments are the fields of :class:`Failure`.
+
+        Raises:
+            TypeError: ``error`` is not an exception, or a field is unknown.
+        """
+        if not isinstance(error, BaseException):
+            raise TypeError(
+                f"ProcessResult.fail takes an exception, got {error!r}; wrap it, e.g. RuntimeError({error!r})"
+            )
+        return cls(False, None, Failure(error, **failure_fields))
+
+    @property
+    def is_ok(self) -> bool:
+        """Whether it succeeded."""
+        return self._ok
+
+    @property
+    def is_fail(self) -> bool:
+        """Whether it failed."""
+        return not self._ok
+
+    @property
+    def value(self) -> Any:
+        """The value of a success.
+
+        Raises:
+            BaseException: on a failure, the stored error itself.
+        """
+        if self._failure is not None:
+            raise self._failure.error
+        return self._value
+
+    @property
+    def failure(self) -> Failure:
+        """The failure of a failed process.
+
+        Raises:
+            AttributeError: on a success.
+        """
+        if self._failure is None:
+            raise AttributeError("this result is a success: it has no failure; ask is_fail first")
+        return self._failure
+
+    @property  # type: ignore[no-redef]
+    def elapsed(self) -> timedelta | None:
+        """How long it ran; None if it never started, or was not run by :meth:`stbass.Process.execute`."""
+        elapsed = self._elapsed
+        return timedelta(seconds=elapsed) if isinstance(elapsed, float) else elapsed
+
+    @property  # type: ignore[no-redef]
+    def run(self) -> RunInfo | None:
+        """Where and when it ran; None if it was not run by :meth:`stbass.Process.execute`."""
+        source = self._run
+        if source is None or isinstance(source, RunInfo):
+            return source
+        started = ended = None
+        if self._started is not None:
+            started = moment_of(self._started)
+            ended = started if self.elapsed is None else started + self.elapsed
+        made = source._run_info(started, ended)
+        object.__setattr__(self, "_run", made)
+        return made
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ProcessResult):
+            return NotImplemented
+        return (self._ok, self._value, self._failure) == (other._ok, other._value, other._failure)
+
+    def __hash__(self) -> int:
+        return hash((self._ok, self._value, self._failure))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ProcessResult, (self._ok, self._value, self._failure, self.elapsed, self.run)
+
+    def __repr__(self) -> str:
+        if self._failure is None:
+            return f"ProcessResult.ok({self._value!r})"
+        return f"ProcessResult.fail({self._failure!r})"
+
+
+def outcome_of_run(
+    ok: bool,
+    value: Any,
+    failure: Failure | None,
+    started: float | None,
+    elapsed: float | None,
+    source: RunSource | None,
+) -> ProcessResult:
+    """A result of a run, made without the price of a frozen dataclass (a third of starting a task).
+
+    Args:
+        started: when it started, on :func:`time.monotonic`.
+        elapsed: seconds it ran.
+        source: is asked for the :class:`RunInfo` when somebody looks at it.
+    """
+    made: Any = _Draft(ok, value, failure, started, elapsed, source)
+    made.__class__ = ProcessResult
+    return made  # type: ignore[no-any-return]

@@ -1,0 +1,151 @@
+"""What many results have in common."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from itertools import pairwise
+from typing import Any
+
+from stbass._values.outcome import Failure, ProcessResult
+
+__all__ = ["FailureReport"]
+
+_CASCADE = timedelta(milliseconds=100)
+
+
+@dataclass
+class FailureReport:
+    """Counts results as they are added, and finds patterns in the failures among them.
+
+    Args:
+        total_processes: how many results were added.
+        succeeded: how many of them are successes.
+        failed: how many of them are failures.
+        failures: the failures, in the order added.
+    """
+
+    total_processes: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    failures: list[Failure] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, results: Iterable[ProcessResult]) -> FailureReport:
+        """A report over ``results``."""
+        made = cls()
+        for result in results:
+            made.add(result)
+        return made
+
+    def add(self, result: ProcessResult) -> None:
+        """Count one more result."""
+        self.total_processes += 1
+        if result.is_ok:
+            self.succeeded += 1
+        else:
+            self.failed += 1
+            self.failures.append(result.failure)
+
+    @property
+    def failure_rate(self) -> float:
+        """Failed of all, 0 to 1; 0 before the first result."""
+        return self.failed / self.total_processes if self.total_processes else 0.0
+
+    @property
+    def common_failure_types(self) -> dict[str, int]:
+        """How often each type of error occurred, the most frequent first."""
+        return dict(Counter(type(failure.error).__name__ for failure in self.failures).most_common())
+
+    @property
+    def slowest_failure(self) -> Failure | None:
+        """The failure that took longest to come; None if none of them ever started."""
+        timed = [(failure.elapsed, failure) for failure in self.failures if failure.elapsed is not None]
+        return max(timed, key=lambda pair: pair[0])[1] if timed else None
+
+    def pattern_analysis(self) -> dict[str, Any]:
+        """Patterns among the failures.
+
+        Returns:
+            ``repeat_timeouts``: names of the processes that timed out twice or more often;
+            ``repeat_errors``: ``(name, error type)`` seen twice or more often;
+            ``cascade_failures``: whether two failures came less than 100 ms apart.
+        """
+        return {
+            "repeat_timeouts": [name for name, count in self._timeouts().items() if count >= 2],
+            "repeat_errors": [key for key, count in self._errors().items() if count >= 2],
+            "cascade_failures": self._is_cascade(),
+        }
+
+    def recommendations(self) -> list[str]:
+        """What to do about the failures, one sentence each."""
+        found = [
+            f"Process '{name}' timed out in {count}/{self.total_processes} runs: give it more time or less to do"
+            for name, count in self._timeouts().items()
+        ]
+        found += [
+            f"Process '{name}' failed {count} times with {error_type}: check its input,"
+            " or give a retry policy if the cause passes by itself"
+            for (name, error_type), count in self._errors(timeouts=False).items()
+            if count >= 2
+        ]
+        if self._is_cascade():
+            found.append(
+                "Failures came less than 100 ms apart, as when one brings others down:"
+                " FailurePolicy.COLLECT keeps the other processes running"
+            )
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, fit for JSON."""
+        return {
+            "total_processes": self.total_processes,
+            "succeeded": self.succeeded,
+            "failed": self.failed,
+            "failure_rate": self.failure_rate,
+            "failures": [
+                {
+                    "process_name": failure.process_name,
+                    "error_type": type(failure.error).__name__,
+                    "error_message": str(failure.error),
+                }
+                for failure in self.failures
+            ],
+        }
+
+    def summary(self) -> str:
+        """A few lines for people."""
+        lines = [
+            f"Total: {self.total_processes}, succeeded: {self.succeeded}, failed: {self.failed}",
+            f"Failure rate: {self.failure_rate:.1%}",
+        ]
+        if self.failures:
+            kinds = ", ".join(f"{name} ({count})" for name, count in self.common_failure_types.items())
+            lines.append(f"Failure types: {kinds}")
+        return "\n".join(lines)
+
+    def _timeouts(self) -> Counter[str]:
+        return Counter(failure.process_name for failure in self.failures if _is_timeout(failure))
+
+    def _errors(self, *, timeouts: bool = True) -> Counter[tuple[str, str]]:
+        return Counter(
+            (failure.process_name, type(failure.error).__name__)
+            for failure in self.failures
+            if timeouts or not _is_timeout(failure)
+        )
+
+    def _is_cascade(self) -> bool:
+        moments = sorted(_comparable(failure.failed_at) for failure in self.failures)
+        return any(later - earlier < _CASCADE for earlier, later in pairwise(moments))
+
+
+def _is_timeout(failure: Failure) -> bool:
+    # What a timer gives its handler, TimerExpired, is a TimeoutError too.
+    return isinstance(failure.error, TimeoutError)
+
+
+def _comparable(moment: datetime) -> datetime:
+    # Times with and without a zone cannot be compared; without one it is local time.
+    return moment if moment.tzinfo is not None else moment.astimezone()

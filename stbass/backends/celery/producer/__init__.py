@@ -1,0 +1,1 @@
+"""The side that sends processes to the fleet and waits for their results."""

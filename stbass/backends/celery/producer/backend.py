@@ -1,0 +1,378 @@
+"""Processes on a Celery fleet: the queue is the placement's endpoint."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import weakref
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Literal
+
+import msgspec
+import redis
+from celery import Celery
+from celery.result import GroupResult
+
+from stbass import wire
+from stbass._engine.backend import ExecutionBackend
+from stbass._engine.channel_migration import migrate
+from stbass._process.composable import Composable
+from stbass._process.context import ProcessContext
+from stbass.backends.celery import keys
+from stbass.backends.celery.channels import transport_of
+from stbass.backends.celery.connections import unavailable
+from stbass.backends.celery.envelope import ABSENT, Envelope, seal_envelope
+from stbass.backends.celery.producer.client import FleetClient, Ticket
+from stbass.backends.celery.producer.group import IdleGroupResult
+from stbass.backends.celery.producer.members import GroupMember, wired_placement
+from stbass.backends.celery.producer.publish import Message
+from stbass.backends.celery.producer.time_slice import TimeSlice
+from stbass.backends.celery.settings import FleetSettings, settings_of
+from stbass.backends.celery.slots import WorkerSlots, worker_slots
+from stbass.errors import ConfigurationError, StbassError
+from stbass.result import ProcessResult
+from stbass.transports.redis import RedisTransport
+
+__all__ = ["CeleryBackend"]
+
+_HEALTH_SECONDS = 1.5
+
+
+class CeleryBackend(ExecutionBackend):
+    """Sends processes to Celery workers, and waits for their results without blocking the event loop.
+
+    Args:
+        app: a Celery application made with :func:`make_app` or prepared with :func:`install`.
+        queue: send everything here; by default to the queue named after the placement's endpoint.
+        concurrency_limit: how many processes may be on the fleet at once; by default as many as the live workers of the
+            queue announce (they bound it themselves; the rest waits in the queue).
+        on_worker_lost: what becomes of a process whose worker died: ``"redeliver"`` (another worker runs it again, with
+            ``ctx.attempt`` 2 and ``ctx.resumed_from``) or ``"fail"``.
+        lease: seconds after which a worker that is not heard of is lost.
+        grace: seconds beyond a deadline that a worker has to answer.
+
+    Raises:
+        ConfigurationError: an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        app: Celery,
+        *,
+        queue: str | None = None,
+        concurrency_limit: int | None = None,
+        on_worker_lost: Literal["redeliver", "fail"] = "redeliver",
+        lease: float = 10.0,
+        grace: float = 2.0,
+    ) -> None:
+        if not isinstance(app, Celery):
+            raise ConfigurationError(f"CeleryBackend takes a Celery application, got {app!r}; make one with make_app()")
+        _check("queue", queue, queue is None or (type(queue) is str and queue != ""), "a name or None")
+        _check(
+            "concurrency_limit",
+            concurrency_limit,
+            concurrency_limit is None or (type(concurrency_limit) is int and concurrency_limit >= 1),
+            "a whole number of at least 1 or None",
+        )
+        _check("on_worker_lost", on_worker_lost, on_worker_lost in ("redeliver", "fail"), "'redeliver' or 'fail'")
+        for name, value in (("lease", lease), ("grace", grace)):
+            _check(name, value, type(value) in (int, float) and 0 < value < 86400, "a number of seconds above 0")
+        self._app = app
+        self._settings = settings_of(app)
+        self._queue = queue
+        self._limit = concurrency_limit
+        self._announced: int | None = None
+        self._lost = on_worker_lost
+        self._lease = float(lease)
+        self._grace = float(grace)
+        self._encoded: dict[str, bytes] = {}
+        # The workers bound themselves; a limit given here is for the caller to keep.
+        self.enforces_limit = concurrency_limit is None
+        self.deadline_grace = self._grace
+
+    @property
+    def name(self) -> str:
+        """``celery:<queue>``, or ``celery:*`` if the endpoint names the queue."""
+        return f"celery:{self._queue or '*'}"
+
+    @property
+    def concurrency_limit(self) -> int | None:
+        """As given, else what the live workers announced at the last :meth:`health_check`; None if that is unknown."""
+        return self._limit if self._limit is not None else self._announced
+
+    @property
+    def queue(self) -> str | None:
+        """Where everything goes; None: to the queue named after the placement's endpoint."""
+        return self._queue
+
+    @property
+    def default_queue(self) -> str:
+        """The application's own default queue."""
+        return str(self._app.conf.task_default_queue)
+
+    @property
+    def settings(self) -> FleetSettings:
+        """What producers and workers of the fleet agree on."""
+        return self._settings
+
+    async def execute(self, process: Composable, ctx: ProcessContext) -> ProcessResult:
+        """Run a process on the fleet. Cancelling this cancels it there.
+
+        Raises:
+            NotTransportable: the process, or a value in it, cannot travel; nothing was sent.
+            ConfigurationError: neither the placement names an endpoint nor the backend a queue.
+            BackendUnavailableError: Redis cannot be reached.
+        """
+        client = self.client()
+        queue = self._queue_of(process, ctx)
+        if process._channels or process._runs_others or ctx._own_channels():
+            # Done before anything started by the composition around it, unless it did not know this process yet.
+            await migrate(self, process, ctx._own_channels())
+        span = None if ctx._deadline_span is None else round(ctx._deadline_span, 3)
+        ticket = Ticket(
+            ctx.process_id,
+            ctx.process_name,
+            queue,
+            self._grace,
+            self._lease,
+            asyncio.get_running_loop().create_future(),
+            ctx.parent,
+            ctx.placement,
+            partial(self._message, process, ctx, queue, client.reply),
+            span,
+            ctx.remaining,
+        )
+        result = await client.run(ticket)
+        if ticket.output:
+            ctx._sent = ticket.output
+        return result
+
+    def _message(self, process: Composable, ctx: ProcessContext, queue: str, reply: str) -> Message:
+        """What is sent; made when it is sent, so that many processes at once do not hold up the event loop."""
+        body = self._encoded.pop(ctx.process_id, None)
+        if body is None:
+            body = self._encode(process, ctx)
+        remaining = ctx.remaining
+        envelope = Envelope(
+            ctx.process_id,
+            queue,
+            ctx.process_name,
+            msgspec.Raw(body),
+            self._lease,
+            msgspec.Raw(wired_placement(ctx.placement)),
+            ctx.parent,
+            reply,
+            self._lost,
+            remaining is not None,
+            ABSENT if ctx._given is None else msgspec.Raw(self._wired(list(ctx._given), "input")),
+            ctx.attempt,
+            ABSENT if ctx.resumed_from is None else msgspec.Raw(self._wired(ctx.resumed_from, "checkpoint")),
+            round(ctx._deadline_span or 0.0, 3),
+        )
+        text, signature = seal_envelope(envelope, self._settings)
+        return Message(ctx.process_id, queue, text, signature, ctx.process_name, ctx._group, remaining)
+
+    def check(self, process: Composable, ctx: ProcessContext) -> None:
+        """Check that it can travel.
+
+        Raises:
+            NotTransportable: it, or a value in it, cannot.
+            ConfigurationError: neither the placement names an endpoint nor the backend a queue.
+        """
+        self._queue_of(process, ctx)
+        self._encode(process, ctx)
+
+    def transport(self) -> RedisTransport:
+        """Channels are kept where results are; one transport for all backends of an application."""
+        return transport_of(self._app)
+
+    def _wired(self, value: object, what: str) -> bytes:
+        return wire.dumps(value, limit=self._settings.max_message_bytes, what=what)
+
+    def _encode(self, process: Composable, ctx: ProcessContext) -> bytes:
+        # Channels that it has from the compositions around it travel with it.
+        around = {name: one for name, one in ctx._own_channels().items() if name not in process._channels}
+        if around:
+            process = process.with_channels(**around)
+        return wire.dumps(process, limit=self._settings.max_message_bytes, what="process")
+
+    def _queue_of(self, process: Composable, ctx: ProcessContext) -> str:
+        queue = self._queue or (ctx.placement.endpoint if ctx.placement is not None else None)
+        if not queue:
+            raise ConfigurationError(
+                f"process {process.name!r} has no endpoint, and {self.name} no queue: place it with"
+                " Placement(endpoint=...), or make the backend with queue=..."
+            )
+        if "," in queue or not queue.isprintable():
+            raise ConfigurationError(
+                f"process {process.name!r}: {queue!r} cannot be a queue, because no worker could be told to consume it:"
+                " an endpoint on a fleet has neither commas nor control characters"
+            )
+        return queue
+
+    async def health_check(self) -> bool:
+        """Whether a live worker consumes the queue and the broker answers; known in under 2 s.
+
+        If the endpoint names the queue, any queue's worker will do.
+        """
+        try:
+            async with asyncio.timeout(_HEALTH_SECONDS):
+                client = self.client()
+                if not await client.consumers(self._queue):
+                    return False
+                await self._ping_broker(client)
+                self._announced = await self._announced_limit(client)
+                return True
+        except (TimeoutError, OSError, StbassError, redis.RedisError):
+            return False
+
+    async def _ping_broker(self, client: FleetClient) -> None:
+        if client.broker is None:
+            await asyncio.to_thread(self._ping_with_kombu)
+        elif client.broker is not client.redis:
+            await client.broker.ping()
+
+    def _ping_with_kombu(self) -> None:
+        with self._app.connection_for_write(connect_timeout=_HEALTH_SECONDS) as connection:
+            connection.ensure_connection(max_retries=1, timeout=_HEALTH_SECONDS)
+
+    async def _announced_limit(self, client: FleetClient) -> int | None:
+        workers = await worker_slots(client)
+        return sum(one.slots for one in workers if self._queue is None or self._queue in one.queues) or None
+
+    async def workers(self) -> list[WorkerSlots]:
+        """The live workers of the fleet: what each consumes, how much it may run at once, and how much it runs now.
+
+        Raises:
+            BackendUnavailableError: Redis cannot be reached.
+        """
+        try:
+            return await worker_slots(self.client())
+        except (OSError, redis.RedisError) as error:
+            raise unavailable(self._settings.backend, "look for workers", error) from error
+
+    def failing(self) -> CeleryBackend:
+        """The same backend, but that a process whose worker dies fails: for what must not be run again by itself."""
+        if self._lost == "fail":
+            return self
+        return CeleryBackend(
+            self._app,
+            queue=self._queue,
+            concurrency_limit=self._limit,
+            on_worker_lost="fail",
+            lease=self._lease,
+            grace=self._grace,
+        )
+
+    async def open_group(self, group_id: str, members: Sequence[tuple[Composable, ProcessContext]]) -> GroupResult:
+        """Check that all can travel, and keep the group so that another producer can :meth:`attach_group` to it.
+
+        Raises:
+            NotTransportable: a process cannot travel; nothing has been sent.
+            BackendUnavailableError: Redis cannot be reached.
+        """
+        records = []
+        time_slice = TimeSlice()
+        for process, ctx in members:
+            await time_slice.pause()
+            queue = self._queue_of(process, ctx)
+            self._encoded[ctx.process_id] = self._encode(process, ctx)
+            placement = msgspec.Raw(wired_placement(ctx.placement))
+            records.append(
+                GroupMember(
+                    ctx.process_id, ctx.process_name, queue, placement, ctx.parent, process.is_optional, ctx.remaining
+                )
+            )
+        client = self.client()
+        group = IdleGroupResult(group_id, [record.id for record in records], self._app)
+        group_meta = self._app.backend.encode({"result": group.as_tuple()})
+        ttl = self._settings.result_ttl or None
+        try:
+            pipe = client.redis.pipeline(transaction=False)
+            pipe.set(self._app.backend.get_key_for_group(group_id), group_meta, ex=ttl)
+            pipe.set(keys.group_key(group_id), msgspec.json.encode(records), ex=ttl)
+            await pipe.execute()
+        except (OSError, redis.RedisError) as error:
+            for _process, ctx in members:
+                self._encoded.pop(ctx.process_id, None)
+            raise unavailable(self._settings.backend, f"start a group of {len(records)} processes", error) from error
+        return group
+
+    def group_keys(self, group_id: str) -> list[str]:
+        """What :meth:`open_group` has left in Redis."""
+        return [keys.group_key(group_id), self._app.backend.get_key_for_group(group_id).decode()]
+
+    async def attach_group(self, group_id: str, deadline: float | None = None) -> list[tuple[ProcessResult, bool]]:
+        """Wait for a group that another producer has started; per process its result and whether it is optional.
+
+        Raises:
+            LookupError: no such group is known, or it is too long ago.
+            BackendUnavailableError: Redis cannot be reached.
+        """
+        client = self.client()
+        try:
+            raw = await client.redis.get(keys.group_key(group_id))
+        except (OSError, redis.RedisError) as error:
+            raise unavailable(self._settings.backend, f"attach to group {group_id}", error) from error
+        if raw is None:
+            raise LookupError(
+                f"group {group_id} is not known at {self._settings.backend}:"
+                " the id is wrong, or its results have expired"
+            )
+        records = msgspec.json.decode(raw, type=list[GroupMember])
+        loop = asyncio.get_running_loop()
+        tickets = [
+            Ticket(
+                record.id,
+                record.name,
+                record.queue,
+                self._grace,
+                self._lease,
+                loop.create_future(),
+                record.parent,
+                record.read_placement(),
+                deadline=deadline,
+                remaining=deadline,
+            )
+            for record in records
+        ]
+        results = await client.adopt(tickets)
+        return [(result, record.is_optional) for result, record in zip(results, records, strict=True)]
+
+    async def aclose(self) -> None:
+        """Close this event loop's connections. What is in flight goes on on the fleet.
+
+        Raises:
+            StbassError: what was sent over channels with a capacity may be lost; everything is closed.
+        """
+        try:
+            await self.transport().aclose()
+        finally:
+            client = _clients_of(self._app).pop(asyncio.get_running_loop(), None)
+            if client is not None:
+                await client.aclose()
+
+    def client(self) -> FleetClient:
+        """This event loop's part of the fleet, for what is built on it."""
+        clients = _clients_of(self._app)
+        loop = asyncio.get_running_loop()
+        client = clients.get(loop)
+        if client is None:
+            client = clients[loop] = FleetClient(self._app, self._settings)
+        return client
+
+
+def _check(name: str, value: object, right: bool, wanted: str) -> None:
+    if not right:
+        raise ConfigurationError(f"CeleryBackend({name}={value!r}): {name} must be {wanted}")
+
+
+def _clients_of(app: Any) -> weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, FleetClient]:
+    """The clients of an application, one per event loop; a forked child starts without any."""
+    pid, clients = app.__dict__.get("_stbass_clients", (0, None))
+    if clients is None or pid != os.getpid():
+        clients = weakref.WeakKeyDictionary()
+        app.__dict__["_stbass_clients"] = (os.getpid(), clients)
+    found: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, FleetClient] = clients
+    return found

@@ -1,0 +1,458 @@
+"""A producer's side of the fleet: one per event loop and application, for everything that is in flight there."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+import redis
+import redis.asyncio
+
+from stbass import wire
+from stbass._values.endpoint import Placement
+from stbass._values.ids import new_id
+from stbass.backends.celery import keys
+from stbass.backends.celery.connections import unavailable
+from stbass.backends.celery.envelope import Meta, read_meta, result_of
+from stbass.backends.celery.producer.overdue import KnownState, look_up, nobody_consumes, overdue_error
+from stbass.backends.celery.producer.publish import Message, Publisher
+from stbass.backends.celery.producer.results import Replies, Reply
+from stbass.backends.celery.producer.time_slice import TimeSlice
+from stbass.backends.celery.settings import FleetSettings, result_prefix
+from stbass.backends.celery.sweep import Sweeper
+from stbass.errors import StbassError, WireError
+from stbass.observe import events
+from stbass.result import Failure, ProcessResult, RunInfo
+
+__all__ = ["FleetClient", "Ticket"]
+
+_log = logging.getLogger(__name__)
+_SEND_MOST = 250
+"""Messages in one command: the first ones are at work while the next are still being written."""
+_CANCEL_WAIT = 2.0
+_REDIS_ERRORS = (redis.RedisError, OSError)
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """A process that was sent away, and what is known of it."""
+
+    task_id: str
+    name: str
+    queue: str
+    grace: float
+    lease: float
+    future: asyncio.Future[ProcessResult]
+    parent: str | None = None
+    placement: Placement | None = None
+    prepare: Callable[[], Message] | None = None
+    """Makes the message; called right before it is sent."""
+    deadline: float | None = None
+    """Seconds that people know the deadline by."""
+    remaining: float | None = None
+    """Seconds that were left of it when the process was submitted."""
+    submitted_at: float = field(default_factory=time.monotonic)
+    started_at: float | None = None
+    worker: str | None = None
+    attempt: int = 1
+    checkpoint: msgspec.Raw | None = None
+    timer: asyncio.TimerHandle | None = None
+    sent: bool = False
+    output: list[Any] | None = None
+    """Of a stage: what it has sent on its ``output``."""
+
+    def event(self, kind: Any, **details: Any) -> events.Event:
+        """An event of this process, for those who look."""
+        return events.Event(
+            kind, self.name, self.task_id, self.parent, self.placement, self.worker, self.attempt, **details
+        )
+
+
+class FleetClient:
+    """Sends processes, waits for their results, cancels them."""
+
+    def __init__(self, app: Any, settings: FleetSettings) -> None:
+        self.settings = settings
+        self._loop = asyncio.get_running_loop()
+        self._client_id = new_id()
+        self._reply = keys.reply_channel(self._client_id)
+        self.redis = settings.backend.async_client()
+        self.broker = None
+        if settings.broker is not None:
+            self.broker = self.redis if settings.one_server else settings.broker.async_client()
+        self._publisher = Publisher(app, settings, self.redis, self.broker)
+        self.prefix: str = result_prefix(app).decode()
+        self._replies = Replies(
+            settings.backend, self._reply, self._on_reply, self._on_raw, lambda: self._look_up(list(self._tickets))
+        )
+        self._tickets: dict[str, Ticket] = {}
+        self._outbox: list[Ticket] = []
+        self._cancels: list[str] = []
+        self._cancelling: asyncio.Future[None] | None = None
+        self._overdue: list[tuple[Ticket, bool]] = []
+        self._watched: set[str] = set()
+        self._unwatched: set[str] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._sweeper: Sweeper | None = None
+        self._sweep_timer: asyncio.TimerHandle | None = None
+        self._end = self._spawn(self._close_at_the_end())
+
+    @property
+    def reply(self) -> str:
+        """The channel on which this producer is told."""
+        return self._reply
+
+    async def aclose(self) -> None:
+        """Close the connections. What is in flight goes on on the fleet."""
+        self._end.cancel()
+        await asyncio.gather(self._end, return_exceptions=True)
+
+    # Sending -------------------------------------------------------------------------------------
+
+    async def run(self, ticket: Ticket) -> ProcessResult:
+        """Send a process and wait for its result; cancelling this cancels the process."""
+        self._tickets[ticket.task_id] = ticket
+        if self._sweep_timer is None:
+            self._sweep_timer = self._loop.call_later(ticket.lease, self._sweep_soon)
+        try:
+            if not self._outbox:
+                self._spawn(self._flush())
+            self._outbox.append(ticket)
+            if ticket.remaining is not None:
+                ticket.timer = self._loop.call_later(ticket.remaining, self._deadline_passed, ticket, False)
+            if events.active():
+                events.emit(ticket.event("queued"))
+            return await ticket.future
+        except asyncio.CancelledError:
+            await self._cancel(ticket)
+            raise
+        finally:
+            self._forget(ticket)
+
+    async def adopt(self, tickets: list[Ticket]) -> list[ProcessResult]:
+        """Wait for processes that another producer has sent. Cancelling this leaves them as they are."""
+        try:
+            await self._replies.ready()
+        except _REDIS_ERRORS as error:
+            raise unavailable(self.settings.backend, "wait for a group", error) from error
+        for ticket in tickets:
+            ticket.sent = True
+            self._follow(ticket)
+            if ticket.remaining is not None:
+                ticket.timer = self._loop.call_later(ticket.remaining, self._deadline_passed, ticket, False)
+        try:
+            await self._watch(tickets)
+            return [await ticket.future for ticket in tickets]
+        finally:
+            for ticket in tickets:
+                self._forget(ticket)
+
+    def _follow(self, ticket: Ticket) -> None:
+        """Wait for a process that somebody else may wait for on this very event loop."""
+        first = self._tickets.setdefault(ticket.task_id, ticket)
+        if first is ticket:
+            return
+
+        def ended(future: asyncio.Future[ProcessResult]) -> None:
+            if ticket.future.done():
+                return
+            if future.cancelled():
+                self._follow(ticket)
+            else:
+                ticket.future.set_result(future.result())
+
+        first.future.add_done_callback(ended)
+
+    def _forget(self, ticket: Ticket) -> None:
+        if self._tickets.get(ticket.task_id) is ticket:
+            del self._tickets[ticket.task_id]
+        if ticket.timer is not None:
+            ticket.timer.cancel()
+        if ticket.task_id in self._watched:
+            self._watched.discard(ticket.task_id)
+            if not self._unwatched:
+                self._spawn(self._stop_watching())
+            self._unwatched.add(self.prefix + ticket.task_id)
+
+    async def _stop_watching(self) -> None:
+        await asyncio.sleep(0)
+        channels, self._unwatched = self._unwatched, set()
+        try:
+            await self._replies.no_longer(channels)
+        except _REDIS_ERRORS as error:
+            # The connection is gone, and its subscriptions with it.
+            _log.debug("cannot unsubscribe: %s", error)
+
+    async def _flush(self) -> None:
+        # One turn later, so that all that is submitted in this one goes out together.
+        await asyncio.sleep(0)
+        batch, self._outbox = self._outbox, []
+        try:
+            await self._replies.ready()
+            position = 0
+            while position < len(batch):
+                messages, position = self._prepared(batch, position)
+                await self._publisher.send(messages)
+        except Exception as error:
+            address = self.settings.broker or self.settings.backend
+            for ticket in batch:
+                if not ticket.future.done():
+                    ticket.future.set_exception(unavailable(address, f"send process {ticket.name!r}", error))
+                    ticket.future.exception()
+            if not isinstance(error, _REDIS_ERRORS):
+                raise
+            return
+        grace = max((ticket.grace for ticket in batch), default=0.0)
+        self._loop.call_later(grace, self._attend, batch)
+
+    def _prepared(self, batch: list[Ticket], position: int) -> tuple[list[Message], int]:
+        """The next messages, as many as can be made before others on the event loop should have their turn."""
+        messages: list[Message] = []
+        time_slice = TimeSlice()
+        while position < len(batch) and len(messages) < _SEND_MOST and not time_slice.used_up:
+            ticket = batch[position]
+            position += 1
+            if ticket.future.done() or ticket.prepare is None:
+                continue
+            try:
+                messages.append(ticket.prepare())
+            except Exception as error:
+                ticket.future.set_exception(error)
+            else:
+                ticket.sent = True
+            ticket.prepare = None
+        return messages, position
+
+    # What comes back -----------------------------------------------------------------------------
+
+    async def _on_reply(self, reply: Reply) -> None:
+        time_slice = TimeSlice()
+        for raw in reply.results:
+            self._on_raw(raw)
+            # Each result wakes who waits for it: they shall have their turn before the next ones.
+            await time_slice.pause()
+        if reply.ready:
+            self._spawn(self._look_up(reply.ready))
+        for task_id, attempt in reply.started:
+            ticket = self._tickets.get(task_id)
+            if ticket is not None:
+                self._started(ticket, reply.worker, attempt)
+        if reply.checkpoint is not None:
+            ticket = self._tickets.get(reply.checkpoint)
+            if ticket is not None and bytes(reply.value):
+                ticket.checkpoint = msgspec.Raw(bytes(reply.value))
+                if events.active():
+                    events.emit(ticket.event("checkpoint", value=wire.loads(bytes(reply.value))))
+        if reply.progress is not None and events.active():
+            ticket = self._tickets.get(reply.progress)
+            if ticket is not None:
+                events.emit(ticket.event("progress", done=reply.done, total=reply.total, note=reply.note))
+
+    def _started(self, ticket: Ticket, worker: str | None, attempt: int) -> None:
+        ticket.started_at, ticket.worker, ticket.attempt = time.monotonic(), worker, attempt
+        if events.active():
+            events.emit(ticket.event("started"))
+
+    def _on_raw(self, raw: bytes | msgspec.Raw) -> None:
+        try:
+            meta = read_meta(raw)
+        except WireError as error:
+            _log.warning("refused a result: %s", error)
+            return
+        ticket = self._tickets.get(meta.task_id)
+        # Celery also publishes that a task is on its way.
+        if ticket is not None and meta.status in ("SUCCESS", "FAILURE", "REVOKED"):
+            self._settle(ticket, meta)
+
+    def _settle(self, ticket: Ticket, meta: Meta) -> None:
+        if ticket.future.done():
+            return
+        queued = None if ticket.started_at is None else timedelta(seconds=ticket.started_at - ticket.submitted_at)
+        result = result_of(meta, ticket.name, self.settings, ticket.placement, queued)
+        if result.is_ok and meta.stbass is not None and bytes(meta.stbass.sent):
+            # Signed with the result, which was checked.
+            ticket.output = wire.loads(bytes(meta.stbass.sent), limit=self.settings.max_message_bytes)
+        self._end_with(ticket, result)
+
+    def _end_with(self, ticket: Ticket, result: ProcessResult) -> None:
+        if not ticket.future.done():
+            ticket.future.set_result(result)
+            if events.active():
+                events.emit(ticket.event("ended", result=result))
+
+    async def _look_up(self, ids: Iterable[str]) -> None:
+        """Fetch results that were stored while nobody listened."""
+        wanted = [task_id for task_id in ids if task_id in self._tickets]
+        for start in range(0, len(wanted), _SEND_MOST):
+            found: list[Any] = await self.redis.mget(
+                [self.prefix + task_id for task_id in wanted[start : start + _SEND_MOST]]
+            )
+            for raw in found:
+                if raw is not None:
+                    self._on_raw(raw)
+
+    # Those that nobody starts --------------------------------------------------------------------
+
+    def _attend(self, batch: list[Ticket]) -> None:
+        """A while after sending: are there some that no worker has started?"""
+        waiting = [ticket for ticket in batch if not ticket.future.done() and ticket.started_at is None]
+        if waiting:
+            self._spawn(self._watch(waiting, warn=True))
+
+    async def _watch(self, tickets: list[Ticket], warn: bool = False) -> None:
+        """Listen to the processes' own result channels: somebody who knows nothing of us may write there."""
+        ids = [ticket.task_id for ticket in tickets if ticket.task_id in self._tickets]
+        try:
+            self._watched.update(ids)
+            await self._replies.also({self.prefix + task_id for task_id in ids})
+            await self._look_up(ids)
+            if warn:
+                for queue in {ticket.queue for ticket in tickets if not ticket.future.done()}:
+                    if not await self.consumers(queue):
+                        _log.warning("%s", nobody_consumes(queue))
+        except _REDIS_ERRORS as error:
+            _log.warning("cannot look after %d waiting processes: %s", len(ids), error)
+
+    def _sweep_soon(self) -> None:
+        self._sweep_timer = None
+        if self._tickets:
+            self._spawn(self._sweep())
+
+    async def _sweep(self) -> None:
+        """While processes are out: if no worker is left, it falls to us to notice that theirs have died."""
+        if self._sweeper is None:
+            self._sweeper = Sweeper(self.settings, self.prefix.encode())
+        try:
+            await asyncio.to_thread(self._sweeper.sweep)
+        except _REDIS_ERRORS as error:
+            _log.warning("cannot look for lost workers: Redis at %s: %s", self.settings.backend, error)
+        if self._sweep_timer is None and self._tickets:
+            shortest = min(ticket.lease for ticket in self._tickets.values())
+            self._sweep_timer = self._loop.call_later(shortest / 2, self._sweep_soon)
+
+    async def consumers(self, queue: str | None) -> int:
+        """How many live workers consume a queue; with None, how many queues have one."""
+        if queue is None:
+            return len(await self.redis.pubsub_channels(keys.queue_channel("*")))
+        [(_, count)] = await self.redis.pubsub_numsub(keys.queue_channel(queue))
+        return int(count)
+
+    # Deadlines -----------------------------------------------------------------------------------
+
+    def _deadline_passed(self, ticket: Ticket, final: bool) -> None:
+        if not self._overdue:
+            self._spawn(self._judge())
+        self._overdue.append((ticket, final))
+
+    async def _judge(self) -> None:
+        await asyncio.sleep(0)
+        overdue, self._overdue = self._overdue, []
+        overdue = [(ticket, final) for ticket, final in overdue if not ticket.future.done()]
+        if not overdue:
+            return
+        grace = min(ticket.grace for ticket, _ in overdue)
+        try:
+            async with asyncio.timeout(max(0.2, grace / 4)):
+                states = await look_up(self, [ticket for ticket, _ in overdue])
+        except (TimeoutError, *_REDIS_ERRORS) as error:
+            states = [KnownState(unknown=str(error) or "no answer")] * len(overdue)
+        for (ticket, final), state in zip(overdue, states, strict=True):
+            if ticket.future.done():
+                continue
+            if state.meta is not None:
+                self._on_raw(state.meta)
+                continue
+            if state.worker is not None and ticket.worker is None:
+                self._started(ticket, state.worker, state.attempt)
+            if not final and (ticket.worker is not None or state.unknown is not None):
+                # It runs: the worker cancels it and answers, with its traceback and last checkpoint.
+                ticket.timer = self._loop.call_later(ticket.grace / 2, self._deadline_passed, ticket, True)
+                continue
+            self._give_up(ticket, overdue_error(ticket, state), state)
+        gone = [ticket.task_id for ticket, _ in overdue if ticket.future.done()]
+        if gone:
+            self._cancels += gone
+            await self._flush_cancels()
+
+    def _give_up(self, ticket: Ticket, error: StbassError, state: KnownState) -> None:
+        raw = state.checkpoint or (bytes(ticket.checkpoint) if ticket.checkpoint is not None else None)
+        failure = Failure(
+            error,
+            ticket.name,
+            ticket.task_id,
+            placement=ticket.placement,
+            parent_process=ticket.parent,
+            checkpoint=None if raw is None else wire.loads(raw),
+        )
+        info = RunInfo(
+            ticket.name, ticket.task_id, worker=ticket.worker, attempt=ticket.attempt, placement=ticket.placement
+        )
+        self._end_with(ticket, ProcessResult(False, None, failure, None, info))
+
+    # Cancelling ----------------------------------------------------------------------------------
+
+    async def withdraw(self, ids: Iterable[str]) -> None:
+        """Tell the fleet that these are to end, or not to start, whoever has sent them."""
+        self._cancels += ids
+        await self._flush_cancels()
+
+    async def _cancel(self, ticket: Ticket) -> None:
+        """Tell the fleet; all that is cancelled in one turn is told in one message."""
+        ticket.future.cancel()
+        if not ticket.sent:
+            return
+        if self._cancelling is None:
+            self._cancelling = self._loop.create_future()
+            self._spawn(self._cancel_soon(self._cancelling))
+        self._cancels.append(ticket.task_id)
+        await asyncio.wait([self._cancelling], timeout=_CANCEL_WAIT)
+
+    async def _cancel_soon(self, done: asyncio.Future[None]) -> None:
+        await asyncio.sleep(0)
+        self._cancelling = None
+        try:
+            await self._flush_cancels()
+        finally:
+            if not done.done():
+                done.set_result(None)
+
+    async def _flush_cancels(self) -> None:
+        ids, self._cancels = self._cancels, []
+        if not ids:
+            return
+        pipe = self.redis.pipeline(transaction=False)
+        for task_id in ids:
+            pipe.set(keys.cancelled_key(task_id), 1, ex=keys.CANCEL_TTL)
+        pipe.publish(keys.CANCEL_CHANNEL, msgspec.json.encode(ids))
+        try:
+            await pipe.execute()
+        except _REDIS_ERRORS as error:
+            _log.warning("cannot cancel %d processes: Redis at %s: %s", len(ids), self.settings.backend, error)
+
+    # Housekeeping --------------------------------------------------------------------------------
+
+    def _spawn(self, work: Any) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _close_at_the_end(self) -> None:
+        """Wait to be cancelled, which at the latest ``asyncio.run`` does, and close the connections."""
+        try:
+            await self._loop.create_future()
+        finally:
+            if self._sweep_timer is not None:
+                self._sweep_timer.cancel()
+            if self._sweeper is not None:
+                self._sweeper.close()
+            await self._replies.close()
+            await self.redis.aclose()
+            if self.broker is not None and self.broker is not self.redis:
+                await self.broker.aclose()

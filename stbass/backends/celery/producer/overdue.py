@@ -1,0 +1,104 @@
+"""What to say of a process that has not answered when its time was over."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from stbass.backends.celery import keys
+from stbass.errors import DeadlineExceeded, NotConsumedError, StbassError, WorkerLostError
+
+if TYPE_CHECKING:
+    from stbass.backends.celery.producer.client import FleetClient, Ticket
+
+__all__ = ["KnownState", "look_up", "nobody_consumes", "overdue_error"]
+
+
+@dataclass(frozen=True, slots=True)
+class KnownState:
+    """What Redis knows of a process."""
+
+    meta: bytes | None = None
+    worker: str | None = None
+    attempt: int = 1
+    checkpoint: bytes | None = None
+    leased: bool = False
+    consumed: bool = True
+    unknown: str | None = None
+    """Why Redis could not be asked, if it could not."""
+
+
+async def look_up(client: FleetClient, tickets: list[Ticket]) -> list[KnownState]:
+    """Ask Redis about processes whose deadline is over. From here on none of them can start any more."""
+    queues = sorted({ticket.queue for ticket in tickets})
+    pipe = client.redis.pipeline(transaction=True)
+    pipe.time()
+    for ticket in tickets:
+        # A claim needs this key, so one that comes now is too late.
+        pipe.delete(keys.deadline_key(ticket.task_id))
+        pipe.get(client.prefix + ticket.task_id)
+        pipe.hmget(keys.run_key(ticket.task_id), ["worker", "attempt", "checkpoint"])
+        pipe.zscore(keys.LEASES, ticket.task_id)
+    (seconds, micros), *rows = await pipe.execute()
+    now = seconds * 1000 + micros // 1000
+    consumed = {queue: await client.consumers(queue) > 0 for queue in queues}
+    states = []
+    for index, ticket in enumerate(tickets):
+        _, meta, (worker, attempt, checkpoint), lease = rows[index * 4 : index * 4 + 4]
+        states.append(
+            KnownState(
+                meta,
+                None if worker is None else worker.decode(),
+                int(attempt or 1),
+                checkpoint,
+                lease is not None and lease > now,
+                consumed[ticket.queue],
+            )
+        )
+    return states
+
+
+def nobody_consumes(queue: str) -> str:
+    """That a queue has no worker, and how to start one."""
+    command = f"celery -A celery_app worker -Q {shlex.quote(queue)}"
+    return f"no worker consumes the queue {queue!r}; start one: {command}"
+
+
+def overdue_error(ticket: Ticket, state: KnownState) -> StbassError:
+    """The error of a process that has not answered, by what is known of it."""
+    deadline = ticket.deadline or 0.0
+    passed = f"process {ticket.name!r}: its deadline of {deadline:g} s passed"
+    if state.unknown is not None:
+        where = f"while it ran on {ticket.worker}" if ticket.worker else "and nothing is known of it"
+        return DeadlineExceeded(
+            f"{passed} {where}; Redis could not be asked ({state.unknown})",
+            deadline=deadline,
+            phase="running" if ticket.worker else "queued",
+            worker=ticket.worker,
+        )
+    if ticket.worker is None:
+        if not state.consumed:
+            return NotConsumedError(
+                f"{passed} while it was queued: {nobody_consumes(ticket.queue)}",
+                deadline=deadline,
+                phase="queued",
+                queue=ticket.queue,
+            )
+        return DeadlineExceeded(
+            f"{passed} while it was queued for {ticket.queue!r}: its workers were busy",
+            deadline=deadline,
+            phase="queued",
+        )
+    if not state.leased:
+        return WorkerLostError(
+            f"{passed}, and its worker {ticket.worker} is lost (attempt {ticket.attempt})",
+            worker=ticket.worker,
+            attempt=ticket.attempt,
+        )
+    return DeadlineExceeded(
+        f"{passed} while it ran on {ticket.worker}, which has not answered within {ticket.grace:g} s more",
+        deadline=deadline,
+        phase="running",
+        worker=ticket.worker,
+    )

@@ -1,0 +1,1 @@
+"""The side that takes processes from the queues and runs them."""

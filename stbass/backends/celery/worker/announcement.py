@@ -1,0 +1,127 @@
+"""A worker tells which queues it consumes, so that producers know whether anybody will run their processes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from typing import Any
+
+import msgspec
+import redis
+from celery import bootsteps
+
+from stbass.backends.celery import keys
+from stbass.backends.celery.settings import FleetSettings, result_prefix, settings_of
+from stbass.backends.celery.sweep import Sweeper
+
+__all__ = ["Announcement", "WorkerInfo"]
+
+_log = logging.getLogger(__name__)
+_RETRY = 0.5
+_ANNOUNCE_SECONDS = 2.0
+
+
+class WorkerInfo(msgspec.Struct):
+    """What a worker announces."""
+
+    name: str
+    pid: int
+    queues: list[str]
+    concurrency: int
+    include: list[str]
+
+
+class Announcement(bootsteps.StartStopStep):
+    """Celery bootstep: subscribes to a channel per consumed queue for as long as the worker lives.
+
+    The subscription ends with the worker's connection, however the worker ends: nobody has to notice its death.
+    """
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def __init__(self, consumer: Any, **_options: Any) -> None:
+        consumer.stbass_announcement = None
+
+    def start(self, consumer: Any) -> None:
+        """Announce the worker."""
+        consumer.stbass_announcement = _Announcer(consumer, settings_of(consumer.app))
+        consumer.stbass_announcement.start()
+        # Who is told that the worker is ready may ask whether its queue is consumed.
+        consumer.stbass_announcement.announced.wait(_ANNOUNCE_SECONDS)
+
+    def stop(self, consumer: Any) -> None:
+        """Take the announcement back."""
+        if consumer.stbass_announcement is not None:
+            consumer.stbass_announcement.stop()
+            consumer.stbass_announcement = None
+
+    shutdown = stop
+
+
+class _Announcer(threading.Thread):
+    def __init__(self, consumer: Any, settings: FleetSettings) -> None:
+        super().__init__(name="stbass-announcement", daemon=True)
+        self._consumer = consumer
+        self._settings = settings
+        self.announced = threading.Event()
+        """Set once producers can see the worker."""
+        self._stopping = threading.Event()
+        self._client: redis.Redis | None = None
+        self._subscription: Any = None
+        self._sweeper = Sweeper(settings, result_prefix(consumer.app))
+
+    def stop(self) -> None:
+        """End the thread and take the announcement back."""
+        self._stopping.set()
+        subscription = self._subscription
+        if subscription is not None and subscription.connection is not None:
+            # Wakes the thread out of its read.
+            subscription.connection.disconnect()
+        self.join(timeout=5)
+
+    def run(self) -> None:
+        client = self._settings.backend.client()
+        key = keys.worker_key(self._consumer.hostname)
+        while not self._stopping.is_set():
+            try:
+                self._announce(client, key)
+            except (redis.RedisError, OSError, ValueError, AttributeError, TypeError) as error:
+                # The last three: what redis-py raises if the connection goes while it reads.
+                if not self._stopping.is_set():
+                    _log.warning("cannot announce the worker: Redis at %s: %s", self._settings.backend, error)
+                    self._stopping.wait(_RETRY)
+        try:
+            client.delete(key)
+        except redis.RedisError as error:
+            _log.warning("cannot take back the announcement of the worker: %s", error)
+        client.close()
+        self._sweeper.close()
+
+    def _announce(self, client: redis.Redis, key: str) -> None:
+        lease = self._settings.lease
+        subscribed: set[str] = set()
+        with client.pubsub() as subscription:
+            self._subscription = subscription
+            while not self._stopping.is_set():
+                info = self._info()
+                # Its own channel tells it from a worker that died while its announcement still stands.
+                wanted = {keys.alive_channel(info.name), *(keys.queue_channel(queue) for queue in info.queues)}
+                if wanted - subscribed:
+                    subscription.subscribe(*(wanted - subscribed))
+                if subscribed - wanted:
+                    subscription.unsubscribe(*(subscribed - wanted))
+                subscribed = wanted
+                client.set(key, msgspec.json.encode(info), px=int(lease * 2000))
+                self._sweeper.sweep()
+                # Nobody sends anything here: this waits, and learns at once if the connection breaks.
+                message = subscription.get_message(timeout=lease / 2)
+                if message is not None and message["type"] == "subscribe":
+                    self.announced.set()
+
+    def _info(self) -> WorkerInfo:
+        consumer = self._consumer
+        queues = [queue.name for queue in getattr(consumer.task_consumer, "queues", None) or ()]
+        return WorkerInfo(
+            consumer.hostname, os.getpid(), queues, consumer.pool.num_processes or 0, list(self._settings.include)
+        )

@@ -1,0 +1,144 @@
+"""A Celery worker pool that runs processes on one event loop, and ordinary tasks in threads."""
+
+from __future__ import annotations
+
+import gc
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from celery.concurrency.base import BasePool, apply_target
+from celery.utils.log import get_logger
+
+from stbass.backends.celery.settings import settings_of
+from stbass.backends.celery.worker.runtime import Job, Runtime, current_runtime
+from stbass.backends.celery.worker.task import make_runtime
+
+__all__ = ["AsyncioPool"]
+
+_log = get_logger(__name__)
+_THREADS_MOST = 32
+
+
+class AsyncioPool(BasePool):
+    """Name it in ``worker_pool``: ``stbass.backends.celery.worker.pool:AsyncioPool``.
+
+    The worker's concurrency bounds how many processes run at once on the event loop; a process that only waits costs a
+    few KiB, so thousands are fine. Ordinary Celery tasks in the same worker run as under ``-P threads``.
+    """
+
+    runs_processes = True
+    signal_safe = False
+    body_can_be_buffer = True
+    task_join_will_block = True
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        initargs = self.options.get("initargs") or (None, None)
+        self._hostname: str = initargs[1] or "worker"
+        self._hub: Any = None
+        self._calls: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
+        self._runtime: Runtime | None = None
+        self._executor: ThreadPoolExecutor | None = None
+
+    def on_start(self) -> None:
+        _tune_garbage_collection()
+        self._runtime = current_runtime(lambda: make_runtime(self.app, self._hostname, self.limit))
+
+    def register_with_event_loop(self, hub: Any) -> None:
+        self._hub = hub
+
+    @property
+    def runtime(self) -> Runtime:
+        """The event loop's runtime; there is one once the pool has started."""
+        assert self._runtime is not None
+        return self._runtime
+
+    def submit(self, job: Job) -> None:
+        """Run a process."""
+        self.runtime.submit(job)
+
+    def cancel(self, task_id: str) -> None:
+        """Cancel a process, wherever it is between its message and its result."""
+        self.runtime.cancel(task_id)
+
+    def call_worker(self, function: Callable[..., None], *args: Any) -> None:
+        """Call ``function`` in the worker's own thread, with what else is to be called there in one go."""
+        if self._hub is None:
+            function(*args)
+            return
+        self._calls.append((function, args))
+        if len(self._calls) == 1:
+            self._hub.call_soon(self._call_all)
+
+    def _call_all(self) -> None:
+        while self._calls:
+            function, args = self._calls[0]
+            try:
+                function(*args)
+            except Exception:
+                _log.exception("a process's message could not be dealt with")
+            # Last, so that a call that comes meanwhile does not ask for another turn.
+            self._calls.popleft()
+
+    def on_apply(
+        self,
+        target: Callable[..., Any],
+        args: Any = None,
+        kwargs: Any = None,
+        callback: Any = None,
+        accept_callback: Any = None,
+        **_options: Any,
+    ) -> _Applied:
+        """An ordinary task: as Celery's thread pool does it."""
+        if self._executor is None:
+            self._executor = ThreadPoolExecutor(min(self.limit or _THREADS_MOST, _THREADS_MOST), "celery-task")
+        return _Applied(self._executor.submit(apply_target, target, args, kwargs, callback, accept_callback))
+
+    def terminate_job(self, pid: int, signal: Any = None) -> None:
+        """An ordinary task runs in a thread, which cannot be stopped (as under ``-P threads``)."""
+
+    def on_stop(self) -> None:
+        """Warm shutdown: what runs may end within the grace; the rest is handed back."""
+        if self._executor is not None:
+            self._executor.shutdown(cancel_futures=True)
+        if self._runtime is not None:
+            self._runtime.drain(settings_of(self.app).grace)
+            self._runtime.close()
+
+    def on_terminate(self) -> None:
+        """Cold shutdown: everything is handed back."""
+        if self._runtime is not None:
+            self._runtime.close()
+
+    def _get_info(self) -> dict[str, Any]:
+        info: dict[str, Any] = super()._get_info()
+        running = 0 if self._runtime is None else self._runtime.running
+        return {**info, "max-concurrency": self.limit, "running": running}
+
+
+def _tune_garbage_collection() -> None:
+    """Thousands of waiting processes are many live objects: looking through all of them often costs a third of the CPU.
+
+    What is there now, the modules above all, stays as long as the worker; the rest is looked at less often.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 50, 50)
+
+
+class _Applied:
+    """What Celery holds of an applied task."""
+
+    def __init__(self, future: Future[Any]) -> None:
+        self._future = future
+
+    def get(self, timeout: float | None = None) -> Any:
+        return self._future.result(timeout)
+
+    def wait(self, timeout: float | None = None) -> None:
+        self._future.exception(timeout)
+
+    def terminate(self, signal: Any = None) -> None:
+        self._future.cancel()

@@ -1,0 +1,667 @@
+"""Runs processes in a worker: one event loop per Python process, whatever Celery pool is around it.
+
+A job goes through four stages, each for many jobs at once:
+claimed (one script: may it run, with which attempt and how much time left?), run (a task of the event loop),
+stored (one script: result, lease, notice to the producer), done (the message may be acknowledged).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import msgspec
+import redis
+
+from stbass import wire
+from stbass._channels.cancellation import to_the_end
+from stbass._engine.stage_context import StageContext
+from stbass._engine.supervise import Child, cancelled_itself, run_child
+from stbass._process.composable import Composable, failure_of
+from stbass._process.context import ProcessContext
+from stbass.backends.celery import keys
+from stbass.backends.celery.channels import make_transport
+from stbass.backends.celery.envelope import Envelope, open_envelope, write_result
+from stbass.backends.celery.settings import FleetSettings
+from stbass.backends.celery.worker.lease import Keeper, Lease
+from stbass.errors import (
+    DeadlineExceeded,
+    NotTransportable,
+    ProcessCancelled,
+    ProcessFailed,
+    ProcessRefused,
+    SignatureError,
+    StbassError,
+    WireError,
+    WorkerLostError,
+)
+from stbass.result import Failure, ProcessResult, RunInfo
+from stbass.transports.redis.transport import Scope
+
+__all__ = ["Job", "Outcome", "Runtime", "current_runtime", "this_runtime"]
+
+_log = logging.getLogger(__name__)
+_AT_ONCE = 1000
+_RETRY = 0.2
+_pack = msgspec.msgpack.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a job. ``result`` is None if the message was dropped: another one has done the work."""
+
+    status: str
+    result: ProcessResult | None = None
+    elapsed: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A message that asks for a process, and where it stands."""
+
+    task_id: str
+    queue: str
+    text: object
+    signature: object
+    name: str
+    tag: str
+    on_started: Callable[[], None] | None
+    on_done: Callable[[Outcome], None]
+    envelope: Envelope | None = None
+    process: Composable | None = None
+    placement: Any = None
+    attempt: int = 0
+    checkpoint: bytes = b""
+    until: float | None = None
+    lease: Lease | None = None
+    task: asyncio.Task[None] | None = None
+    scope: Scope | None = None
+    """Its channels' ends, which it leaves when it ends."""
+    cancelled: StbassError | None = None
+    result: ProcessResult | None = None
+    ctx: ProcessContext | None = None
+    sent: list[Any] | None = None
+    meta: bytes = field(default=b"", repr=False)
+    twins: list[Job] = field(default_factory=list)
+    """The same message, handed out again while this one was at work."""
+
+
+class _Sink:
+    """What a running process says about itself, on its way to Redis."""
+
+    __slots__ = ("_job", "_made", "_runtime", "_saved")
+
+    def __init__(self, runtime: Runtime, job: Job) -> None:
+        self._runtime = runtime
+        self._job = job
+        self._made = self._saved = 0
+
+    def checkpoint(self, value: Any) -> None:
+        assert self._job.lease is not None
+        # Encoded now: the process may go on to change the value.
+        text = wire.dumps(value, limit=self._runtime.settings.max_message_bytes, what="checkpoint")
+        self._made += 1
+        scope = self._job.scope
+        if scope is not None and self._runtime.runs_here and scope.uncertain:
+            # It tells of what was sent and received before it, and must not be there without that.
+            scope.when_certain(partial(self._save, text, self._made))
+        else:
+            self._save(text, self._made)
+
+    def _save(self, text: bytes, number: int) -> None:
+        if number < self._saved:
+            return  # a later one did not have to wait
+        self._saved = number
+        assert self._job.lease is not None
+        self._runtime.keeper.checkpoint(self._job.lease, text)
+        self._tell({"checkpoint": self._job.task_id, "value": msgspec.Raw(text)})
+
+    def progress(self, done: float, total: float | None, note: str) -> None:
+        self._tell({"progress": self._job.task_id, "done": done, "total": total, "note": note})
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        envelope = self._job.envelope
+        if envelope is not None and envelope.reply:
+            self._runtime.tell(envelope.reply, msgspec.json.encode(message))
+
+
+async def _ended(future: asyncio.Future[None]) -> None:
+    await asyncio.wait((future,))
+
+
+class Runtime:
+    """Takes jobs from any thread and runs them on an event loop of its own.
+
+    Args:
+        settings: of the fleet.
+        worker: name of the worker, for people.
+        result_prefix: what Celery puts before a task id to make the key of its result.
+        limit: how many processes may run at once; None means any number.
+    """
+
+    def __init__(self, settings: FleetSettings, worker: str, result_prefix: bytes, limit: int | None = None) -> None:
+        self.settings = settings
+        self.worker = worker
+        self.limit = limit
+        self._prefix = result_prefix
+        self._incoming: deque[Job] = deque()
+        self._jobs: dict[str, Job] = {}
+        self._running: dict[str, Job] = {}
+        self._finished: list[Job] = []
+        self._messages: list[tuple[str, bytes]] = []
+        self._lock = threading.Lock()
+        self._signalled = False
+        self._closing = False
+        self._loop = asyncio.new_event_loop()
+        self._has_work = asyncio.Event()
+        self._has_finished = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        # Never from a message: where channels are is this worker's own setting.
+        self._transport = make_transport(settings)
+        self.keeper = Keeper(settings, self._leases_lost)
+        self._redis: redis.asyncio.Redis | None = None
+        self._ready = threading.Event()
+        self._main: asyncio.Task[None] | None = None
+        self._thread = threading.Thread(target=self._run_loop, name="stbass-processes", daemon=True)
+        self._thread.start()
+        self._ready.wait()
+
+    # From any thread -----------------------------------------------------------------------------
+
+    @property
+    def running(self) -> int:
+        """How many processes run now."""
+        return len(self._running)
+
+    def submit(self, job: Job) -> None:
+        """Run a job; its callbacks are called in the event loop's thread."""
+        with self._lock:
+            self._jobs.setdefault(job.task_id, job)
+            self._incoming.append(job)
+            signal, self._signalled = not self._signalled, True
+        if signal:
+            self._loop.call_soon_threadsafe(self._wake)
+
+    def run_blocking(self, job: Job) -> Outcome:
+        """Run a job and wait for it; for pools that give each task a thread or a process."""
+        done = threading.Event()
+        outcomes: list[Outcome] = []
+
+        def finished(outcome: Outcome) -> None:
+            outcomes.append(outcome)
+            done.set()
+
+        job.on_done = finished
+        self.submit(job)
+        done.wait()
+        return outcomes[0]
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether this is the thread of the event loop."""
+        return threading.get_ident() == self._thread.ident
+
+    def tell(self, channel: str, message: bytes) -> None:
+        """Publish a message, before any result that is stored later."""
+        if self.runs_here:
+            self._tell(channel, message)
+        else:
+            self._loop.call_soon_threadsafe(self._tell, channel, message)
+
+    def cancel(self, task_id: str, reason: str = "revoked") -> None:
+        """Cancel a job that waits or runs here; nothing happens if there is none."""
+        self._loop.call_soon_threadsafe(self._cancel, [task_id], reason)
+
+    def drain(self, grace: float) -> bool:
+        """Wait until nothing runs and all results are stored, for at most ``grace`` seconds. Gives back whether so."""
+
+        async def idle() -> bool:
+            try:
+                async with asyncio.timeout(grace):
+                    await self._idle.wait()
+            except TimeoutError:
+                return False
+            return True
+
+        return not self._thread.is_alive() or asyncio.run_coroutine_threadsafe(idle(), self._loop).result()
+
+    def close(self) -> None:
+        """Cancel what runs, without results: the messages are not acknowledged and go to another worker."""
+        if self._closing:
+            return
+        self._closing = True
+        with contextlib.suppress(RuntimeError):  # the loop has ended by itself
+            self._loop.call_soon_threadsafe(self._stop)
+        self._thread.join(timeout=10)
+        self.keeper.close()
+
+    # The event loop's thread ---------------------------------------------------------------------
+
+    def _run_loop(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            with asyncio.Runner(loop_factory=lambda: self._loop) as runner, contextlib.suppress(asyncio.CancelledError):
+                self._run_on(runner.get_loop())
+        except Exception:
+            _log.critical("the event loop that runs processes died; stopping the worker", exc_info=True)
+            # A worker that takes messages and cannot run them is worse than none: whoever supervises it starts another.
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            self._ready.set()
+
+    def _run_on(self, loop: asyncio.AbstractEventLoop) -> None:
+        serving = loop.create_task(self._serve())
+        while True:
+            try:
+                loop.run_until_complete(serving)
+                return
+            except (SystemExit, KeyboardInterrupt) as error:
+                # Of a process: asyncio lets it through the loop, and :meth:`_run` makes a failure of it.
+                if serving.done():
+                    raise
+                _log.error("a process raised %r; only the process ends by it", error)
+
+    def _stop(self) -> None:
+        if self._main is not None:
+            self._main.cancel()
+
+    def _wake(self) -> None:
+        with self._lock:
+            self._signalled = False
+        self._has_work.set()
+
+    async def _serve(self) -> None:
+        self._main = asyncio.current_task()
+        self._redis = self.settings.backend.async_client()
+        self._claim_script = self._redis.register_script(keys.CLAIM)
+        self._finish_script = self._redis.register_script(keys.FINISH)
+        self._ready.set()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._claim_loop(), name="stbass-claim")
+                group.create_task(self._store_loop(), name="stbass-store")
+                group.create_task(self._listen(), name="stbass-cancel")
+        finally:
+            held = list(self._running)
+            running = [job.task for job in self._running.values() if job.task is not None]
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+            if held:
+                # Without their leases the next worker need not wait for these.
+                await self._redis.zrem(keys.LEASES, *held)
+            await self._transport.aclose()
+            await self._redis.aclose()
+
+    async def _claim_loop(self) -> None:
+        while True:
+            await self._has_work.wait()
+            room = _AT_ONCE if self.limit is None else min(_AT_ONCE, self.limit - len(self._running))
+            batch: list[Job] = []
+            with self._lock:
+                while self._incoming and len(batch) < room:
+                    batch.append(self._incoming.popleft())
+                if not self._incoming or room <= 0:
+                    self._has_work.clear()
+            jobs = [job for job in batch if self._open(job)]
+            if jobs:
+                await self._retrying("claim processes", partial(self._claim, jobs))
+            if self._finished:
+                self._has_finished.set()
+
+    def _open(self, job: Job) -> bool:
+        if job.process is not None:
+            return True
+        job.scope = self._transport.scope(job.name)
+        try:
+            job.envelope, job.process, job.placement = open_envelope(
+                job.text, job.signature, job.task_id, job.queue, self.settings, self.worker, job.scope
+            )
+        except (WireError, SignatureError, ProcessRefused, NotTransportable) as error:
+            _log.warning("refused a message: %s", error)
+            job.result = ProcessResult(
+                False,
+                None,
+                Failure(error, job.name, job.task_id),
+                None,
+                RunInfo(job.name, job.task_id, worker=self.worker),
+            )
+            job.envelope = job.envelope or _reply_of(job)
+            self._finished.append(job)
+            return False
+        job.text = None
+        return True
+
+    async def _claim(self, jobs: list[Job]) -> None:
+        packed: list[tuple[str, int, int, str, str, str, str]] = []
+        for job in jobs:
+            envelope = job.envelope
+            assert envelope is not None
+            packed.append(
+                (
+                    job.task_id,
+                    int(envelope.lease * 1000),
+                    int(envelope.timed),
+                    envelope.reply,
+                    envelope.queue,
+                    envelope.lost,
+                    job.tag,
+                )
+            )
+        answers = await self._claim_script(args=[self.worker, self._prefix, keys.RUN_TTL, _pack(packed)])
+        now = time.monotonic()
+        for job, (status, attempt, remaining, checkpoint) in zip(jobs, answers, strict=True):
+            if status == b"go":
+                self._start(job, attempt, now + remaining / 1000 if remaining >= 0 else None, checkpoint)
+            elif status == b"done":
+                self._done(job, Outcome("done"))
+            elif status == b"busy":
+                self._busy(job)
+            else:
+                self._not_started(job, status == b"cancelled")
+
+    def _busy(self, job: Job) -> None:
+        """A message that was handed out again while its process runs: it waits for the other one."""
+        other = self._running.get(job.task_id)
+        if other is not None:
+            other.twins.append(job)
+            return
+        # It runs on another worker. Either that one finishes it, or its lease runs out: then it is ours.
+        assert job.envelope is not None
+        self._loop.call_later(job.envelope.lease, self._resubmit, job)
+
+    def _resubmit(self, job: Job) -> None:
+        if not self._closing:
+            self.submit(job)
+
+    def _done(self, job: Job, outcome: Outcome) -> None:
+        if self._jobs.get(job.task_id) is job:
+            del self._jobs[job.task_id]
+        job.on_done(outcome)
+        for twin in job.twins:
+            twin.on_done(Outcome("done"))
+
+    def _not_started(self, job: Job, cancelled: bool) -> None:
+        envelope = job.envelope
+        assert envelope is not None
+        error: StbassError
+        if cancelled:
+            error = ProcessCancelled(f"process {job.name!r} was cancelled while it was queued for {job.queue!r}")
+        else:
+            error = DeadlineExceeded(
+                f"process {job.name!r}: its deadline of {envelope.deadline:g} s passed"
+                f" while it was queued for {job.queue!r}",
+                deadline=envelope.deadline,
+                phase="queued",
+            )
+        failure = Failure(error, job.name, job.task_id, placement=job.placement, parent_process=envelope.parent)
+        job.result = ProcessResult(False, None, failure, None, RunInfo(job.name, job.task_id, placement=job.placement))
+        self._finished.append(job)
+
+    def _start(self, job: Job, attempt: int, until: float | None, checkpoint: bytes) -> None:
+        envelope = job.envelope
+        assert envelope is not None
+        job.attempt, job.until, job.checkpoint = attempt, until, checkpoint
+        job.lease = Lease(job.task_id, attempt, envelope.lease, job.tag)
+        self.keeper.hold(job.lease)
+        if job.cancelled is not None:
+            # Cancelled after the worker took it and before it could start.
+            failure = Failure(
+                job.cancelled, job.name, job.task_id, placement=job.placement, parent_process=envelope.parent
+            )
+            job.result = ProcessResult(
+                False, None, failure, None, RunInfo(job.name, job.task_id, placement=job.placement)
+            )
+            self.keeper.release(job.task_id)
+            self._finished.append(job)
+            return
+        self._running[job.task_id] = job
+        self._idle.clear()
+        job.task = self._loop.create_task(self._run(job), name=job.name)
+        if job.on_started is not None:
+            job.on_started()
+
+    async def _run(self, job: Job) -> None:
+        process, envelope = job.process, job.envelope
+        assert process is not None
+        assert envelope is not None
+        ctx = ProcessContext(job.name, job.task_id, None, envelope.parent, job.placement)
+        if bytes(envelope.given):
+            given = wire.loads(bytes(envelope.given), limit=self.settings.max_message_bytes)
+            ctx = StageContext(job.name, tuple(given), None, envelope.parent)
+            ctx._process_id, ctx.placement = job.task_id, job.placement
+        ctx.attempt = envelope.attempt + job.attempt - 1
+        ctx._worker = self.worker
+        ctx._sink = _Sink(self, job)
+        if job.until is not None:
+            ctx._limit(job.until, envelope.deadline)
+        job.ctx = ctx
+        child = Child(process, ctx)
+        try:
+            # Of an earlier worker of this message, else of what a retry policy ran before.
+            checkpoint = job.checkpoint or bytes(envelope.resumed)
+            if checkpoint:
+                ctx.resumed_from = wire.loads(checkpoint, limit=self.settings.max_message_bytes)
+            job.result = await run_child(child)
+            job.sent = ctx._sent
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if job.cancelled is None and task is not None and not task.cancelling():
+                job.result = cancelled_itself(child)
+            elif job.cancelled is None:
+                # The worker is stopping: no result, so that the message goes to another one.
+                self._forget(job)
+                raise
+            else:
+                job.result = failure_of(job.cancelled, ctx)
+        except (SystemExit, KeyboardInterrupt) as error:
+            # It would end this worker and all that runs here, then the next worker, and so on.
+            failed = ProcessFailed(f"process {job.name!r} raised {error!r}: a process cannot end its worker")
+            failed.__cause__ = error
+            job.result = failure_of(failed, ctx)
+        except Exception as error:
+            job.result = failure_of(error, ctx)
+        finally:
+            if job.scope is not None and job.scope.used:
+                # What it has sent is in Redis before its result is, and its ends are free for others then. It has
+                # ended: a cancellation that comes now has nothing to cancel.
+                await self._leave(job, job.scope, ctx)
+        self._forget(job)
+        if isinstance(job.cancelled, WorkerLostError):
+            # Somebody else runs it by now; what happened here does not count.
+            self._done(job, Outcome("lost"))
+            self._rest()
+            return
+        self._finished.append(job)
+        self._has_finished.set()
+
+    async def _leave(self, job: Job, scope: Scope, ctx: ProcessContext) -> None:
+        # Without a result it runs again elsewhere, and nobody waits for what it did.
+        leaving = asyncio.ensure_future(scope.leave() if job.result is None else scope.aclose())
+        await to_the_end(_ended(leaving))
+        error = None if leaving.cancelled() else leaving.exception()
+        if isinstance(error, StbassError) and job.result is not None and job.result.is_ok:
+            job.result = failure_of(error, ctx)
+        elif error is not None:
+            _log.warning("process %s: %s", job.name, error)
+
+    def _forget(self, job: Job) -> None:
+        self.keeper.release(job.task_id)
+        self._running.pop(job.task_id, None)
+        if self._incoming:
+            self._has_work.set()
+
+    def _tell(self, channel: str, message: bytes) -> None:
+        self._messages.append((channel, message))
+        self._has_finished.set()
+
+    async def _publish(self, messages: list[tuple[str, bytes]]) -> None:
+        assert self._redis is not None
+        pipe = self._redis.pipeline(transaction=False)
+        for channel, message in messages:
+            pipe.publish(channel, message)
+        await pipe.execute()
+
+    def _rest(self) -> None:
+        """Nothing runs, and what has run is stored: then the worker may end."""
+        if not self._running and not self._finished:
+            self._idle.set()
+
+    async def _store_loop(self) -> None:
+        while True:
+            await self._has_finished.wait()
+            self._has_finished.clear()
+            messages, self._messages = self._messages, []
+            if messages:
+                await self._retrying("tell of progress", partial(self._publish, messages))
+            batch, self._finished = self._finished[:_AT_ONCE], self._finished[_AT_ONCE:]
+            if self._finished:
+                self._has_finished.set()
+            if not batch:
+                continue
+            for job in batch:
+                assert job.result is not None
+                job.meta = write_result(job.task_id, job.result, self.settings, job.sent, job.ctx)
+            await self._retrying("store results", partial(self._store, batch))
+            self._rest()
+
+    async def _store(self, batch: list[Job]) -> None:
+        packed: list[tuple[str, int, str, str]] = []
+        for job in batch:
+            reply = job.envelope.reply if job.envelope is not None else ""
+            packed.append((job.task_id, job.attempt, job.meta.decode(), reply))
+        stored = await self._finish_script(args=[self._prefix, self.settings.result_ttl, _pack(packed)])
+        for job, mine in zip(batch, stored, strict=True):
+            result = job.result
+            assert result is not None
+            elapsed = 0.0 if result.elapsed is None else result.elapsed.total_seconds()
+            self._done(job, Outcome("stored" if mine else "lost", result, elapsed))
+
+    async def _retrying(self, doing: str, step: Callable[[], Any]) -> None:
+        """Do ``step`` until the server has answered: what it does may be done twice, but must not be left out."""
+        while True:
+            try:
+                await step()
+                return
+            except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+                _log.warning("cannot %s: Redis at %s: %s; trying again", doing, self.settings.backend, error)
+                await asyncio.sleep(_RETRY)
+
+    async def _listen(self) -> None:
+        """Hear of cancellations."""
+        away = False
+        while True:
+            client = self.settings.backend.async_client()
+            try:
+                async with client.pubsub() as subscription:
+                    await subscription.subscribe(keys.CANCEL_CHANNEL)
+                    away = False
+                    # What was cancelled while nobody listened here.
+                    await self._check_cancelled()
+                    async for message in subscription.listen():
+                        if message["type"] == "message":
+                            self._hear(message["data"])
+            except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+                if not away:
+                    _log.warning(
+                        "cannot hear of cancellations: Redis at %s: %s; trying again", self.settings.backend, error
+                    )
+                away = True
+                await asyncio.sleep(_RETRY)
+            finally:
+                await client.aclose()
+
+    async def _check_cancelled(self) -> None:
+        ids = list(self._running)
+        if ids:
+            assert self._redis is not None
+            known = await self._redis.mget([keys.cancelled_key(task_id) for task_id in ids])
+            self._cancel([task_id for task_id, told in zip(ids, known, strict=True) if told], "cancelled")
+
+    def _hear(self, data: bytes) -> None:
+        try:
+            ids = msgspec.json.decode(data, type=list[str])
+        except msgspec.DecodeError as error:
+            _log.warning("refused a message on %s: %s", keys.CANCEL_CHANNEL, error)
+        else:
+            self._cancel(ids, "cancelled")
+
+    def _cancel(self, ids: list[str], how: str) -> None:
+        for task_id in ids:
+            job = self._jobs.get(task_id)
+            if job is None or job.cancelled is not None or job.result is not None:
+                continue
+            doing = "waited" if job.task is None else "ran"
+            job.cancelled = ProcessCancelled(f"process {job.name!r} was {how} while it {doing} on {self.worker}")
+            if job.task is not None:
+                job.task.cancel()
+
+    def _leases_lost(self, ids: list[str]) -> None:
+        self._loop.call_soon_threadsafe(self._fence, ids)
+
+    def _fence(self, ids: list[str]) -> None:
+        for task_id in ids:
+            job = self._running.get(task_id)
+            if job is not None and job.task is not None:
+                _log.error(
+                    "process %s (%s): the lease ran out and another worker has it; stopping it here", job.name, task_id
+                )
+                job.cancelled = WorkerLostError(
+                    f"process {job.name!r}: {self.worker} lost its lease", worker=self.worker, attempt=job.attempt
+                )
+                job.task.cancel()
+
+
+class _ReplyOnly(msgspec.Struct):
+    reply: str = ""
+
+
+def _reply_of(job: Job) -> Envelope | None:
+    """Who to tell that a message was refused, if the message says so at all."""
+    try:
+        assert isinstance(job.text, str)
+        reply = msgspec.json.decode(job.text.encode(), type=_ReplyOnly).reply
+    except (AssertionError, msgspec.DecodeError, RecursionError):
+        return None
+    if not reply.startswith(keys.reply_channel("")):
+        return None
+    return Envelope(job.task_id, job.queue, job.name, msgspec.Raw(b"null"), 0.0, reply=reply)
+
+
+_current: Runtime | None = None
+_current_pid = 0
+_current_lock = threading.Lock()
+
+
+def current_runtime(make: Callable[[], Runtime]) -> Runtime:
+    """The runtime of this Python process, made on first use; a forked child makes its own."""
+    global _current, _current_pid
+    with _current_lock:
+        if _current is None or _current_pid != os.getpid():
+            _current, _current_pid = make(), os.getpid()
+        return _current
+
+
+def this_runtime() -> Runtime | None:
+    """The runtime of this Python process, if it has one."""
+    return _current if _current_pid == os.getpid() else None
+
+
+def close_current_runtime() -> None:
+    """Close the runtime of this Python process, if it has one."""
+    global _current
+    with _current_lock:
+        runtime, _current = (_current, None) if _current_pid == os.getpid() else (None, None)
+    if runtime is not None:
+        runtime.close()

@@ -1,0 +1,235 @@
+"""The Celery task that runs a process, its strategy and its request."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from celery import Task, signals
+from celery.exceptions import TaskRevokedError
+from celery.utils.log import get_logger
+from celery.worker import state
+from celery.worker.request import Request
+from celery.worker.strategy import default as default_strategy
+
+# A composition travels as its kind and parts: a worker must know all kinds.
+from stbass import par, placement, replicator, seq, topology  # noqa: F401
+from stbass.backends.celery.settings import EXECUTE, included, result_prefix, settings_of
+from stbass.backends.celery.worker.runtime import Job, Outcome, Runtime, current_runtime
+from stbass.errors import ProcessCancelled
+
+if TYPE_CHECKING:
+    from stbass.backends.celery.worker.pool import AsyncioPool
+
+__all__ = ["ExecuteTask", "ProcessRequest", "make_runtime"]
+
+_log = get_logger(__name__)
+ENVELOPE_HEADER = "stbass"
+"""Header of a message that says what to run (see :mod:`stbass.backends.celery.envelope`)."""
+SIGNATURE_HEADER = "stbass_signature"
+
+
+def make_runtime(app: Any, worker: str, limit: int | None = None) -> Runtime:
+    """A runtime for this Python process."""
+    # The command line may have added modules to those that the application names.
+    settings = replace(settings_of(app), include=included(app.conf))
+    return Runtime(settings, worker, result_prefix(app), limit)
+
+
+def _job(
+    task_id: str, headers: Mapping[str, Any], delivery_info: Any, name: str, properties: Any, **callbacks: Any
+) -> Job:
+    queue = (delivery_info or {}).get("routing_key") or ""
+    tag = str((properties or {}).get("delivery_tag") or "")
+    return Job(task_id, queue, headers.get(ENVELOPE_HEADER), headers.get(SIGNATURE_HEADER), name, tag, **callbacks)
+
+
+def _listening(eventer: Any) -> bool:
+    """Whether the worker sends events of tasks (``-E``): otherwise it sends those of workers only."""
+    return bool(eventer and eventer.enabled and (not eventer.groups or "task" in eventer.groups))
+
+
+class _StoredBackend:
+    """The application's result backend, but for results that the runtime has stored already."""
+
+    def __init__(self, backend: Any) -> None:
+        self._backend = backend
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def mark_as_done(self, task_id: str, result: Any, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the runtime stored the result, in the same form and with more in it."""
+
+    def mark_as_failure(self, task_id: str, exc: BaseException, *args: Any, **kwargs: Any) -> Any:
+        """Store a failure that the runtime knows nothing of, such as Celery's own time limit."""
+        if not getattr(exc, "_stbass_stored", False):
+            return self._backend.mark_as_failure(task_id, exc, *args, **kwargs)
+        return None
+
+
+class ExecuteTask(Task):
+    """Runs one process.
+
+    On :class:`AsyncioPool` the strategy below hands it to the event loop; on Celery's own pools the body runs it on the
+    event loop of its Python process and waits.
+    """
+
+    name = EXECUTE
+    acks_late = True
+    acks_on_failure_or_timeout = True
+    reject_on_worker_lost = True
+    ignore_result = False
+    track_started = False
+    Strategy = "stbass.backends.celery.worker.task:strategy"
+    Request = "stbass.backends.celery.worker.task:ProcessRequest"
+
+    @property
+    def backend(self) -> Any:
+        """Where results go."""
+        return _StoredBackend(self.app.backend)
+
+    def run(self) -> Any:
+        """Run a process and give back its value; for pools that give each task a thread or a process."""
+        request = self.request
+        runtime = current_runtime(lambda: make_runtime(self.app, request.hostname or f"worker@{os.getpid()}"))
+        job = _job(
+            request.id,
+            {**vars(request), **(request.headers or {})},
+            request.delivery_info,
+            request.shadow or EXECUTE,
+            request.properties,
+            on_started=None,
+            on_done=lambda _outcome: None,
+        )
+        outcome = runtime.run_blocking(job)
+        if outcome.result is None or outcome.result.is_ok:
+            return None
+        error = outcome.result.failure.error
+        error.__dict__["_stbass_stored"] = True
+        raise error
+
+
+class ProcessRequest(Request):
+    """A request whose process runs on the pool's event loop."""
+
+    _job: Job | None = None
+    acknowledged: bool
+
+    def execute_using_pool(self, pool: AsyncioPool, **_kwargs: Any) -> None:
+        """Hand the process to the event loop.
+
+        Raises:
+            TaskRevokedError: it was revoked meanwhile.
+        """
+        if self.revoked():
+            raise TaskRevokedError(self.id)
+        self._job = _job(
+            self.id,
+            self.request_dict,
+            self.delivery_info,
+            self.name,
+            self._message.properties,
+            on_started=lambda: pool.call_worker(self.started),
+            on_done=lambda outcome: pool.call_worker(self.finished, outcome),
+        )
+        pool.submit(self._job)
+
+    def terminate(self, pool: AsyncioPool, signal: Any = None) -> None:
+        """``revoke(terminate=True)``: cancel the coroutine; what follows comes through :meth:`finished`."""
+        pool.cancel(self.id)
+
+    def cancel(self, pool: AsyncioPool, signal: Any = None, emit_retry: bool = True) -> None:
+        """Celery cancels what runs, on a cold shutdown: without a result, so that it goes to another worker."""
+        pool.cancel(self.id)
+
+    def _somebody_listens(self) -> bool:
+        return _listening(self._eventer)
+
+    def started(self) -> None:
+        """The process runs. Called in the worker's thread."""
+        self.worker_pid = os.getpid()
+        self.time_start = time.monotonic()
+        state.task_accepted(self)
+        if self._somebody_listens():
+            self.send_event("task-started")
+
+    def finished(self, outcome: Outcome) -> None:
+        """The result is stored, or somebody else has the process. Called in the worker's thread."""
+        result = outcome.result
+        state.task_ready(self, successful=result is not None and result.is_ok)
+        if outcome.status != "busy":
+            self.acknowledge()
+        if result is None or not self._somebody_listens():
+            return
+        if result.is_ok:
+            self.send_event("task-succeeded", result=repr(result.value)[:1024], runtime=outcome.elapsed)
+        elif isinstance(result.failure.error, ProcessCancelled):
+            self.send_event("task-revoked", terminated=True, signum=None, expired=False)
+        else:
+            error = result.failure.error
+            self.send_event("task-failed", exception=repr(error), traceback=result.failure.traceback_str)
+
+    def acknowledge(self) -> None:
+        """Acknowledge at once: the transport does it in batches, so Celery's detour by a promise is not needed."""
+        if not self.acknowledged:
+            self.acknowledged = True
+            self._message.ack_log_error(_log, self._connection_errors)
+
+
+# What to run stands in a header; the task has no arguments.
+_NOTHING: tuple[tuple[()], dict[str, Any], dict[str, Any]] = ((), {}, {})
+
+
+def strategy(task: Any, app: Any, consumer: Any) -> Any:
+    """How the worker treats a message of the task; Celery calls it once when it starts."""
+    fallback = default_strategy(task, app, consumer)
+    if not getattr(consumer.pool, "runs_processes", False):
+        return fallback
+    eventer = consumer.event_dispatcher
+    revoked = consumer.controller.state.revoked
+    handle = consumer.on_task_request
+
+    def received(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any) -> Any:
+        headers = message.headers
+        if body is not None or headers.get("eta") or headers.get("expires"):
+            return fallback(message, body, ack, reject, callbacks)
+        request = ProcessRequest(
+            message,
+            on_ack=ack,
+            on_reject=reject,
+            app=app,
+            hostname=consumer.hostname,
+            eventer=eventer,
+            task=task,
+            connection_errors=consumer.connection_errors,
+            body=_NOTHING,
+            headers=headers,
+            decoded=True,
+        )
+        if request.id in revoked and request.revoked():
+            return None
+        signals.task_received.send(sender=consumer, request=request)
+        if _listening(eventer) and task.send_events:
+            eventer.send(
+                "task-received",
+                uuid=request.id,
+                name=request.name,
+                args=request.argsrepr,
+                kwargs=request.kwargsrepr,
+                root_id=request.root_id,
+                parent_id=request.parent_id,
+                retries=0,
+                eta=None,
+                expires=None,
+            )
+        state.task_reserved(request)
+        for callback in callbacks or ():
+            callback(request)
+        handle(request)
+        return None
+
+    return received

@@ -1,0 +1,318 @@
+"""Processes whose components run in groups, each group elsewhere: what they have in common, whatever carries them.
+
+What is ours alone: all groups are there before anything of the user's runs; one that fails ends the others; a
+checkpoint is complete when every group's part has come; a round is over, or a run stuck, when all groups are quiet and
+nothing is on its way between them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import abstractmethod
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from stbass.dataflow.distributed.groups import Group, GroupHandle, GroupListener, GroupView, Quiescence, groups_of, show
+from stbass.dataflow.engine.edge import edges_of
+from stbass.dataflow.engine.host import stalled
+from stbass.dataflow.model.components import Component
+from stbass.dataflow.model.connector import Connector
+from stbass.dataflow.model.status import Status
+from stbass.dataflow.process import Process
+from stbass.dataflow.state.base import StateBackend
+from stbass.errors import DataflowError, ProcessCancelled
+
+__all__ = ["DistributedProcess", "Group", "GroupHandle", "GroupListener", "GroupView", "Quiescence", "groups_of"]
+
+T = TypeVar("T")
+
+
+class DistributedProcess(Process):
+    """A process whose components run in groups elsewhere. Use one of its kinds.
+
+    Args:
+        components: see :class:`Process`. They travel as the class and the arguments that they were made with.
+        connectors: see :class:`Process`.
+        name: see :class:`Process`.
+        parameters: see :class:`Process`.
+        state: see :class:`Process`.
+        placement: components that run together, each with the name of its group: what goes between them stays on one
+            event loop. A component that is not named runs by itself.
+        checkpoint_every: see :class:`Process`.
+
+    Raises:
+        InvalidProcessError: see :class:`Process`; or ``placement`` names something that is not there.
+    """
+
+    grace = 5.0
+    """Seconds that groups have to end in order, when another one has failed or the process is cancelled."""
+
+    def __init__(
+        self,
+        components: Iterable[Component],
+        connectors: Iterable[Connector],
+        name: str | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        state: StateBackend | None = None,
+        *,
+        placement: Mapping[str, str] | None = None,
+        checkpoint_every: float | None = 1.0,
+    ) -> None:
+        super().__init__(components, connectors, name, parameters, state, checkpoint_every=checkpoint_every)
+        if placement is not None and not isinstance(placement, Mapping):
+            raise TypeError(f"{type(self).__name__}(placement=…) takes a mapping, got {placement!r}")
+        self.placement: dict[str, str] = dict(placement or {})
+        """The group of each component that was given one."""
+        groups_of(self.components.values(), (), self.placement)
+        self._groups: dict[str, GroupHandle] = {}
+        self._crossing: list[tuple[str, str, str]] = []
+        self._forget_run()
+
+    def _forget_run(self) -> None:
+        self._round = self._cut = 0
+        self._stepping = self._stopping = self._is_cancelled = self._ended = False
+        self._quiet: dict[str, Quiescence] = {}
+        self._lost: dict[str, Exception] = {}
+
+    # What a kind of process does ----------------------------------------------------------------
+
+    @abstractmethod
+    async def _place(self, groups: Sequence[Group]) -> Sequence[GroupHandle]:
+        """A handle for each group, which tells ``self`` what it hears; nothing has to be there yet.
+
+        ``_unplace`` is called afterwards even if this raised.
+        """
+
+    async def _unplace(self) -> None:
+        """Give back what ``_place`` took, once all groups are destroyed."""
+
+    # What Process asks for ----------------------------------------------------------------------
+
+    async def _start(self, parts: Mapping[str, bytes] | None) -> None:
+        self._forget_run()
+        edges = edges_of(self.components.values(), self.connectors.values())
+        groups = groups_of(self.components.values(), edges, self.placement)
+        home = {one.name: group.name for group in groups for one in group.components}
+        self._crossing = [
+            (edge.id, home[edge.source], home[edge.target]) for edge in edges if home[edge.source] != home[edge.target]
+        ]
+        self._groups = {one.name: one for one in await self._place(groups)}
+        for group in self._groups.values():
+            for name in group.components:
+                self.components[name]._stbass_runner = _Elsewhere(self.components[name], group)
+        # A barrier: what has no room everywhere has done nothing anywhere.
+        await self._all("prepare", lambda group: group.prepare())
+
+        def init(group: GroupHandle) -> Awaitable[None]:
+            return group.init(None if parts is None else {name: parts[name] for name in group.components})
+
+        await self._all("init", init)
+
+    async def _step_all(self) -> None:
+        await self._go("step", lambda group: group.step(self._round))
+
+    async def _run_all(self) -> None:
+        await self._go("run", lambda group: group.run(self._round))
+
+    async def _go(self, what: str, work: Callable[[GroupHandle], Awaitable[bool]]) -> None:
+        if self._stopping:
+            return
+        self._round += 1
+        self._stepping = what == "step"
+        self._quiet.clear()
+        try:
+            self._ended = all(await self._all(what, work))
+        except BaseException:
+            await self._look_at_components(self.grace)
+            raise
+        await self._look_at_components(None)
+
+    def _cancel_all(self) -> None:
+        self._is_cancelled = True
+        for group in self._groups.values():
+            group.cancel()
+
+    async def _end(self) -> None:
+        groups, self._groups = self._groups, {}
+        try:
+            done = await asyncio.gather(*(group.destroy() for group in groups.values()), return_exceptions=True)
+        finally:
+            for component in self.components.values():
+                component._stbass_runner = None
+            await self._unplace()
+        for views in done:
+            if not isinstance(views, BaseException):
+                self._show(views)
+        errors = [error for one in done if isinstance(one, BaseException) for error in _members(one)]
+        if errors:
+            raise BaseExceptionGroup("components failed to end in order", errors)
+
+    def _is_over(self) -> Status | None:
+        if self._ended:
+            return Status.COMPLETED
+        return Status.STOPPED if self._stopping else None
+
+    def _request_cut(self, n: int) -> None:
+        self._cut = n
+        for error in self._lost.values():
+            self._checkpoints.failed(n, error)
+        for group in self._groups.values():
+            group.request_cut(n)
+
+    async def _committed(self, n: int) -> None:
+        await self._all("committed", lambda group: group.committed(n))
+
+    # All groups at once -------------------------------------------------------------------------
+
+    async def _all(self, what: str, work: Callable[[GroupHandle], Awaitable[T]]) -> list[T]:
+        """Do this with every group; one that fails ends the others.
+
+        Raises:
+            ExceptionGroup: what components raised, and the errors of groups that were lost.
+            ProcessCancelled: the process was cancelled.
+            Exception: of ``prepare``, as it is.
+        """
+        if self._is_cancelled:
+            raise self._cancelled()
+        tasks = [asyncio.ensure_future(_awaited(work(group))) for group in self._groups.values()]
+        try:
+            _, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            if pending:
+                await self._halt(pending)
+        except asyncio.CancelledError:
+            await self._halt([task for task in tasks if not task.done()])
+            for task in tasks:
+                if not task.cancelled():
+                    task.exception()  # nobody asks for it any more
+            raise
+        raised = [error for task in tasks if not task.cancelled() and (error := task.exception()) is not None]
+        raised += [error for error in self._lost.values() if error not in raised]
+        errors = [error for one in raised for error in _members(one) if not isinstance(error, ProcessCancelled)]
+        if errors:
+            if what == "prepare":
+                raise errors[0]
+            raise BaseExceptionGroup("components failed", errors)
+        if raised or any(task.cancelled() for task in tasks):
+            raise self._cancelled()
+        return [task.result() for task in tasks]
+
+    async def _halt(self, tasks: Collection[asyncio.Future[Any]]) -> None:
+        for group in self._groups.values():
+            group.cancel()
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=self.grace)
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late)
+
+    def _cancelled(self) -> ProcessCancelled:
+        return ProcessCancelled(f"process {self.name!r} was cancelled")
+
+    async def _look_at_components(self, patience: float | None) -> None:
+        looks = [asyncio.ensure_future(group.views()) for name, group in self._groups.items() if name not in self._lost]
+        if not looks:
+            return
+        done, late = await asyncio.wait(looks, timeout=patience)
+        for look in late:
+            look.cancel()
+        for look in done:
+            # Whoever was lost meanwhile has said so, and that is what the caller hears of.
+            if not look.cancelled() and look.exception() is None:
+                self._show(look.result())
+
+    def _show(self, views: Mapping[str, GroupView]) -> None:
+        for name, view in views.items():
+            show(self.components[name], view)
+
+    # What groups tell ---------------------------------------------------------------------------
+
+    def cut_done(self, group: str, n: int, parts: Mapping[str, bytes]) -> None:
+        """See :class:`GroupListener`."""
+        self._checkpoints.add(n, parts)
+
+    def cut_failed(self, group: str, n: int, error: Exception) -> None:
+        """See :class:`GroupListener`."""
+        self._checkpoints.failed(n, error)
+
+    def status_changed(self, group: str, component: str, status: Status) -> None:
+        """See :class:`GroupListener`."""
+        self.components[component]._stbass_status = status
+
+    def stop_requested(self, group: str) -> None:
+        """See :class:`GroupListener`."""
+        if not self._stopping:
+            self._stopping = True
+            for one in self._groups.values():
+                one.stop()
+
+    def lost(self, group: str, error: Exception) -> None:
+        """See :class:`GroupListener`."""
+        self._lost[group] = error
+        for name in self._groups[group].components if group in self._groups else ():
+            self.components[name]._stbass_status = Status.FAILED
+        self._checkpoints.failed(self._cut, error)
+        # Also where nobody waits for that group: what it held is lost.
+        for one in self._groups.values():
+            one.cancel()
+
+    def quiet(self, group: str, state: Quiescence) -> None:
+        """See :class:`GroupListener`.
+
+        What each group says was true at a time of its own. If nevertheless every message that one says it sent is one
+        that the other says it received, nothing has happened since: the first to do something would have received a
+        message after it spoke, which was sent before the sender spoke, and counted by that one only.
+        """
+        if state.round != self._round:
+            return
+        self._quiet[group] = state
+        if len(self._quiet) < len(self._groups):
+            return
+        for edge, source, target in self._crossing:
+            sender, receiver = self._quiet[source], self._quiet[target]
+            if sender.forth[edge] != receiver.forth[edge] or sender.back[edge] != receiver.back[edge]:
+                return
+        states = [self._quiet[name] for name in self._groups]
+        if self._stepping:
+            for one in self._groups.values():
+                one.end_round(self._round)
+        elif not any(state.patient for state in states):
+            waits = [text for state in states for text in state.waiting]
+            stuck = next((name for name, state in self._quiet.items() if state.waiting), None)
+            if stuck is not None:
+                self._groups[stuck].stall(self._round, str(stalled(waits)))
+
+
+class _Elsewhere:
+    """What a component knows of whoever runs it, here, where it does not run."""
+
+    is_waiting = False
+
+    def __init__(self, component: Component, group: GroupHandle) -> None:
+        self._component = component
+        self._group = group
+
+    @property
+    def steps(self) -> int:
+        """How many steps it had made when it was last looked at."""
+        return self._component._stbass_steps
+
+    async def run(self) -> None:
+        """It has a runner where it runs."""
+        raise DataflowError(f"component {self._component.name!r} runs elsewhere: run its process")
+
+    def poke(self) -> None:
+        """It was cancelled or closed from outside."""
+        component = self._component
+        if component._stbass_events:
+            component._stbass_events.clear()
+            raise DataflowError(f"component {component.name!r} runs elsewhere: events cannot be queued from here")
+        self._group.end(component.name, "cancel" if component._stbass_cancelled else "close")
+
+
+async def _awaited(work: Awaitable[T]) -> T:
+    return await work
+
+
+def _members(error: BaseException) -> Sequence[BaseException]:
+    return error.exceptions if isinstance(error, BaseExceptionGroup) else [error]

@@ -1,0 +1,104 @@
+"""What runs in a Ray actor: a group of components.
+
+Everything that goes to and from it beside names and numbers is bytes that :mod:`stbass.wire` wrote; nothing of the
+user's is ever pickled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ray.exceptions import RayActorError
+
+from stbass.dataflow.distributed.group_side import RemoteGroup
+from stbass.dataflow.engine.edge import Edge
+from stbass.wire import dump_error, dumps
+
+__all__ = ["GroupActor"]
+
+
+class _Peers:
+    """Carries messages to other actors: see :class:`~stbass.dataflow.distributed.group_side.Carrier`."""
+
+    def __init__(self, actors: Mapping[str, Any], homes: Mapping[str, str]) -> None:
+        self._actors = actors
+        self._homes = homes
+
+    async def forth(self, edge: Edge, message: bytes) -> bytes:
+        try:
+            answer: bytes = await self._actors[self._homes[edge.target]].deliver.remote(edge.id, message)
+        except RayActorError:
+            await asyncio.Future[None]()  # whoever runs the process hears of it too, and ends this group
+            raise
+        return answer
+
+    async def back(self, edge: Edge) -> None:
+        try:
+            await self._actors[self._homes[edge.source]].gone.remote(edge.id)
+        except RayActorError:
+            return  # then there is nobody who sends, either
+
+
+class GroupActor:
+    """The class of the actors. All methods are coroutines, so that they run on the actor's event loop.
+
+    Args:
+        path: where Python looks for modules in the program that runs the process.
+    """
+
+    def __init__(self, path: Sequence[str]) -> None:
+        sys.path += [place for place in path if place not in sys.path]
+        self._reports: list[bytes] = []
+        self._has_news = asyncio.Event()
+        self._group: RemoteGroup | None = None
+
+    @property
+    def group(self) -> RemoteGroup:
+        """The group, which is there once ``prepare`` has answered."""
+        assert self._group is not None, "nothing is asked of an actor before it has answered to prepare"
+        return self._group
+
+    async def prepare(self, plan: bytes, actors: Mapping[str, Any], homes: Mapping[str, str]) -> bytes:
+        """Make the components.
+
+        Args:
+            plan: of the group.
+            actors: all actors, by group.
+            homes: the group of each component.
+        """
+        try:
+            self._group = RemoteGroup(plan, _Peers(actors, homes), self._tell)
+        except Exception as error:
+            return b'["error",' + dump_error(error) + b"]"
+        return dumps(["ok", None])
+
+    def _tell(self, report: bytes) -> None:
+        self._reports.append(report)
+        self._has_news.set()
+
+    async def reports(self) -> list[bytes]:
+        """What there is to report, as soon as there is something."""
+        await self._has_news.wait()
+        self._has_news.clear()
+        found, self._reports = self._reports, []
+        return found
+
+    async def call(self, name: str, argument: bytes) -> bytes:
+        """See :meth:`RemoteGroup.call`."""
+        return await self.group.call(name, argument)
+
+    async def order(self, name: str, *arguments: Any) -> None:
+        """See :meth:`RemoteGroup.order`."""
+        if self._group is not None:
+            self._group.order(name, *arguments)
+
+    async def deliver(self, edge: str, message: bytes) -> bytes:
+        """See :meth:`RemoteGroup.deliver`."""
+        return await self.group.deliver(edge, message)
+
+    async def gone(self, edge: str) -> None:
+        """See :meth:`RemoteGroup.gone`."""
+        self.group.gone(edge)

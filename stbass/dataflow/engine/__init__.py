@@ -1,0 +1,1 @@
+"""Running the components of one group on one event loop."""

@@ -1,0 +1,98 @@
+"""From the name of a class in a model file to the class."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import Any
+
+from stbass.dataflow.model.export import module_of
+from stbass.dataflow.spec.model import near
+from stbass.errors import DataflowError, MissingDependencyError
+
+__all__ = ["NotThere", "find"]
+
+_OTHER_TOOL = "plugboard"
+_OURS = {
+    name: f"stbass.dataflow.{name}"
+    for name in (
+        "AsyncioConnector",
+        "DictStateBackend",
+        "LocalProcess",
+        "PostgresStateBackend",
+        "RayConnector",
+        "RayProcess",
+        "RedisConnector",
+        "SqliteStateBackend",
+    )
+} | {
+    name: f"stbass.dataflow.library.{name}"
+    for name in ("DataReader", "DataWriter", "FileReader", "FileWriter", "SQLReader", "SQLWriter")
+}
+# Its actor holds a state for processes on Ray; ours is held by whoever runs the process, wherever its components are.
+_OURS["RayStateBackend"] = _OURS["DictStateBackend"]
+_INSTEAD = {
+    "ZMQConnector": "on one machine use stbass.dataflow.AsyncioConnector, else RayConnector or RedisConnector",
+    "RabbitMQConnector": "use stbass.dataflow.RedisConnector",
+}
+
+
+class NotThere(DataflowError, LookupError):
+    """There is nothing of that name that could be had."""
+
+
+def find(path: str) -> Any:
+    """What goes by the name ``module.Class``. The module is imported; names of the other tool's mean ours.
+
+    Raises:
+        NotThere: there is no such module or no such name in it, or importing it failed; says which.
+        MissingDependencyError: it needs a package that is not installed; says which.
+    """
+    parts = path.split(".")
+    if len(parts) < 2 or not all(part.isidentifier() for part in parts):
+        raise NotThere(f"{path!r} is not of the form 'module.Class'")
+    if parts[0] == _OTHER_TOOL:
+        return _counterpart(path, parts[-1])
+    module, rest = _module(parts)
+    found: Any = module
+    for index, part in enumerate(rest):
+        try:
+            found = getattr(found, part)
+        except MissingDependencyError:
+            raise
+        except AttributeError:
+            names = [name for name in dir(found) if not name.startswith("_")]
+            holder = ".".join([module.__name__, *rest[:index]])
+            raise NotThere(f"there is no {part!r} in {holder}{near(part, names)}") from None
+    return found
+
+
+def _counterpart(path: str, name: str) -> Any:
+    if name in _OURS:
+        return find(_OURS[name])
+    instead = _INSTEAD.get(name, f"there is nothing that corresponds to it{near(name, _OURS)}")
+    raise NotThere(f"{path} is the other tool's, and has no counterpart here: {instead}")
+
+
+def _module(parts: list[str]) -> tuple[ModuleType, list[str]]:
+    """The module that the name begins with, and the rest of the name."""
+    missing = ""
+    for count in range(len(parts) - 1, 0, -1):
+        name = ".".join(parts[:count])
+        main = sys.modules.get("__main__")
+        if main is not None and name in ("__main__", module_of("__main__")):
+            # Imported by its name it would be there twice, and its classes would be others.
+            return main, parts[count:]
+        try:
+            return importlib.import_module(name), parts[count:]
+        except MissingDependencyError:
+            raise
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+                raise NotThere(f"importing {name} failed: {error}") from error
+            missing = error.name
+        except (Exception, SystemExit) as error:
+            # Importing runs the module, and that may raise anything; a script that exits is no module.
+            raise NotThere(f"importing {name} failed: {type(error).__name__}: {error}") from error
+    raise NotThere(f"there is no module {missing!r}")
