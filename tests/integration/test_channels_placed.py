@@ -19,7 +19,7 @@ from stbass.result import FailurePolicy
 from stbass.seq import SEQ
 from stbass.topology import ChanArray, Collector, Distributor
 from tests.integration.conftest import Fleet
-from tests.support.talkers import Add, Meet, Produce, Shift, collect
+from tests.support.talkers import Add, Meet, Produce, Shift, Take, collect
 from tests.support.waiting import until
 
 ANTHROPIC = Placement(endpoint="anthropic")
@@ -52,6 +52,29 @@ async def test_a_pipeline_over_two_workers_and_the_producer(fleet: Fleet, regist
     assert result.results[3].value == [number + 11 for number in range(50)]
     assert numbers.transport.scheme == sink.transport.scheme == "redis"
     assert channel_keys(fleet) == set()
+
+
+@pytest.mark.parametrize("runs", [40, pytest.param(2000, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
+async def test_a_reader_that_ends_when_it_has_all_values_has_not_lost_its_place(
+    fleet: Fleet, registry: BackendRegistry, runs: int
+) -> None:
+    # given a writer that leaves the channel open, so that the reader still fetches ahead when it ends
+    failed: list[str] = []
+    for _ in range(runs):
+        numbers: Chan[int] = Chan(int, capacity=64)
+        result = await PLACED_PAR(
+            (Produce(500, closes=False).with_channels(out=numbers), ANTHROPIC),
+            (Take(500).with_channels(inp=numbers), LOCAL),
+            registry=registry,
+            deadline=30,
+            on_failure=FailurePolicy.COLLECT,
+        ).run()
+        failed += [str(failure.error) for failure in result.failures]
+        if not result.failures:
+            assert result.results[1].value == list(range(500))
+    # then nobody says that another has taken its place: there is none
+    print(f"{len(failed)} failures in {runs} runs")
+    assert failed == []
 
 
 async def test_a_placed_process_inside_a_composition_beside_a_local_one(

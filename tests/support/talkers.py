@@ -15,15 +15,17 @@ from stbass.timer import TIMER, TimerExpired
 class Produce(Process):
     """Send the numbers below a count on ``out``, and close it."""
 
-    def __init__(self, count: int, start: int = 0) -> None:
+    def __init__(self, count: int, start: int = 0, closes: bool = True) -> None:
         self.count = count
         self.start = start
+        self.closes = closes
 
     async def run(self, ctx: ProcessContext) -> int:
         """Send."""
         for number in range(self.start, self.start + self.count):
             await ctx.send("out", number)
-        await ctx.get_channel("out").aclose()
+        if self.closes:
+            await ctx.get_channel("out").aclose()
         return os.getpid()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from stbass.errors import SignatureError, StbassError, WireError
@@ -53,6 +54,7 @@ class Intake(ABC):
         # Fetches under way, and what a blocking move has brought meanwhile.
         self._fetching = 0
         self._overtaking: list[bytes] = []
+        self._when_fetched: list[Callable[[], None]] = []
 
     @abstractmethod
     def _advance(self) -> None:
@@ -148,6 +150,19 @@ class Intake(ABC):
 
     # The end -------------------------------------------------------------------------------------
 
+    def when_fetched(self, then: Callable[[], None]) -> None:
+        """Call a function when no fetch is under way."""
+        self._when_fetched.append(then)
+        if not self._fetching:
+            self._end_fetch()
+
+    def _end_fetch(self) -> None:
+        self._fetching = max(0, self._fetching - 1)
+        if not self._fetching:
+            waiting, self._when_fetched = self._when_fetched, []
+            for then in waiting:
+                then()
+
     def _forget(self) -> None:
         """What was moved here comes again, or is another's."""
         self._taken.clear()
@@ -162,5 +177,8 @@ class Intake(ABC):
         if pipe is not None:
             if blocked or pipe.closed:
                 pipe.drop()
+                # What was under way there is never answered.
+                self._fetching = 0
+                self._end_fetch()
             else:
                 self._link.here.give_back(pipe)

@@ -21,7 +21,9 @@ __all__ = ["Place", "Places"]
 
 Place: TypeAlias = Literal["w", "r"]
 PLACES: tuple[Place, Place] = ("w", "r")
-FREE, ASKING, HELD = range(3)
+FREE, ASKING, HELD, LEAVING = range(4)
+LOST = (b"taken", b"free")
+"""What the server answers to an end that does not hold a place."""
 
 
 class Places:
@@ -36,6 +38,8 @@ class Places:
         self._retries: dict[Place, asyncio.TimerHandle] = {}
         self._changed: list[Future[None]] = []
         self._freeing = 0
+        # What is being given back, and is to be held again.
+        self._wanted: set[Place] = set()
 
     def holds(self, place: Place) -> bool:
         """Whether this end holds the side."""
@@ -48,6 +52,7 @@ class Places:
     def forget(self) -> None:
         """Neither is held any more."""
         self._states = {"w": FREE, "r": FREE}
+        self._wanted.clear()
         for handle in self._retries.values():
             handle.cancel()
         self._retries.clear()
@@ -56,7 +61,9 @@ class Places:
     def bind(self, place: Place, *, changed: bool, now: bool) -> None:
         """A process was bound to a side: ask for it, ``now`` or when it is first used."""
         self._problems.pop(place, None)
-        if changed or self._states[place] == FREE:
+        if self._states[place] == LEAVING:
+            self._wanted.add(place)
+        elif changed or self._states[place] == FREE:
             self._states[place] = FREE
             if now:
                 self._hold(place)
@@ -65,22 +72,35 @@ class Places:
         """Give a side back."""
         link = self._link
         self._problems.pop(place, None)
-        if self._states[place] == FREE:
+        if self._states[place] in (FREE, LEAVING):
+            self._wanted.discard(place)
             return
         if not link.left:
             link.incoming.tell_received()
         self._states[place] = FREE
         if link.left:
             return
-        if place == "r":
-            link.incoming.given_back()
         self._freeing += 1
 
         def answered(reply: Any) -> None:
             self._freeing -= 1
             self.tell_changed()
 
-        link.post(scripts.FREE, place.encode(), answer=answered)
+        def give_back() -> None:
+            self._states[place] = FREE
+            link.post(scripts.FREE, place.encode(), answer=answered)
+            if place == "r":
+                link.incoming.given_back()
+            if place in self._wanted:
+                self._wanted.discard(place)
+                self._hold(place)
+
+        # What is under way on another connection must not come after it.
+        self._states[place] = LEAVING
+        if place == "r":
+            link.incoming.when_fetched(give_back)
+        else:
+            give_back()
 
     def held(self, place: Place) -> bool:
         """Whether this end holds the place; asks for it if not, and the reader or writer is told."""
@@ -89,6 +109,8 @@ class Places:
             return True
         if state == FREE:
             self._hold(place)
+        elif state == LEAVING:
+            self._wanted.add(place)
         return False
 
     async def placed(self, place: Place) -> None:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from stbass._channels.transport import NOTHING, Happened
 from stbass.errors import StbassError
 from stbass.transports.redis import scripts
+from stbass.transports.redis.places import LOST
 from stbass.transports.redis.window import Window
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ class Reader(Window):
     def _waits(self, reply: Any) -> None:
         if not isinstance(reply, list):
             self.fail(self._link.problem(reply))
-        elif reply[0] == b"lost":
+        elif reply[0] in LOST:
             self._link.places.told_lost("r")
         elif reply[0] == b"gone":
             self._link.vanished()
@@ -205,7 +206,7 @@ class Reader(Window):
                     settled(error)
                 return
             settled(None)
-            if reply[0] == b"lost":
+            if reply[0] in LOST:
                 link.places.told_lost("r")
             elif reply[0] == b"gone":
                 link.vanished()
@@ -236,7 +237,7 @@ class Reader(Window):
                 try:
                     reply = await link.ask(scripts.ACK, b"%d" % number, b"%d" % max(1, link.capacity), b"1", b"1")
                 finally:
-                    self._fetching = max(0, self._fetching - 1)
+                    self._end_fetch()
                 if reply[0] != b"ok":
                     link.vanished() if reply[0] == b"gone" else link.places.told_lost("r")
                     return None
@@ -385,5 +386,6 @@ class Reader(Window):
         # What else was moved here goes back to the front, and comes again.
         self._forget()
         self._fetching = 0
+        self._end_fetch()
         self._told_wait = False
         link.places.renew()

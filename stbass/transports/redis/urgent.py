@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from stbass.errors import BackendUnavailableError
 from stbass.transports.redis import scripts
+from stbass.transports.redis.places import LOST
 
 if TYPE_CHECKING:
     from stbass.transports.redis.link import RedisLink
@@ -58,7 +59,7 @@ class Urgent(ABC):
                     link.told_closed()
                 elif reply[0] == b"gone":
                     link.vanished()
-                elif reply[0] == b"lost":
+                elif reply[0] in LOST:
                     link.places.told_lost("w")
                     return False
                 else:

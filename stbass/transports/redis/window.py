@@ -18,6 +18,7 @@ from stbass.errors import ChannelTopologyError, StbassError
 from stbass.transports.redis import scripts
 from stbass.transports.redis.client import Call
 from stbass.transports.redis.intake import Intake
+from stbass.transports.redis.places import LOST
 
 if TYPE_CHECKING:
     from stbass.transports.redis.link import RedisLink
@@ -155,7 +156,7 @@ class Window(Intake):
     def _acknowledged(self, number: int, reply: Any) -> None:
         if not isinstance(reply, list):
             self.fail(self._link.problem(reply))
-        elif reply[0] == b"lost":
+        elif reply[0] in LOST:
             self._link.places.told_lost("r")
         elif reply[0] != b"ok":
             self._link.vanished()
@@ -166,7 +167,7 @@ class Window(Intake):
             self._link.settle()
 
     def _fetched(self, number: int, reply: Any) -> None:
-        self._fetching = max(0, self._fetching - 1)
+        self._end_fetch()
         if not isinstance(reply, list):
             self.fail(self._link.problem(reply))
         elif reply[0] == b"ok":
@@ -180,7 +181,7 @@ class Window(Intake):
             self._advance()
             self._link.arms.heat("reader")
             self._link.settle()
-        elif reply[0] == b"lost":
+        elif reply[0] in LOST:
             self._link.places.told_lost("r")
         else:
             self._link.vanished()
@@ -208,7 +209,7 @@ class Window(Intake):
             reply = await self._link.ask(scripts.ACK, b"%d" % number, b"0", b"1", b"0")
             if reply[0] == b"ok":
                 self._confirm(number)
-            elif reply[0] == b"lost":
+            elif reply[0] in LOST:
                 self._link.places.told_lost("r")
             else:
                 # The channel is gone, and with it whatever another reader could have got: the next operation says so.

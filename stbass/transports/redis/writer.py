@@ -18,6 +18,7 @@ from stbass._channels.transport import Happened
 from stbass.errors import StateLostError, StbassError
 from stbass.transports.redis import scripts
 from stbass.transports.redis.client import Call
+from stbass.transports.redis.places import LOST
 from stbass.transports.redis.urgent import Urgent
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ class Writer(Urgent):
         payloads, self._outbox = self._outbox, []
 
         def answered(reply: Any) -> None:
-            if isinstance(reply, list) and reply[0] == b"lost":
+            if isinstance(reply, list) and reply[0] in LOST:
                 # Another end took the place while we thought that it is ours: they are written when it is again.
                 self._returned += payloads
             else:
@@ -234,7 +235,7 @@ class Writer(Urgent):
     def _offered(self, reply: Any) -> None:
         if not isinstance(reply, list):
             self.fail(self._link.problem(reply))
-        elif reply[0] == b"lost":
+        elif reply[0] in LOST:
             self._link.places.told_lost("w")
         elif reply[0] == b"gone":
             self._link.vanished()

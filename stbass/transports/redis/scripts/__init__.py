@@ -7,7 +7,8 @@ first element of an answer is a word:
 ``ok``      done; what follows depends on the script
 ``gone``    there is no such channel (any more), or no such value
 ``closed``  the channel is closed, and nothing was done
-``lost``    another party holds the side by now, and nothing was done
+``taken``   another party holds the side by now, and nothing was done
+``free``    nobody holds the side, and nothing was done
 ``none``    there is nobody to do it with
 """
 

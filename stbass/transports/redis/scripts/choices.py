@@ -44,7 +44,7 @@ ASK = Script(
 -- ok: to whom
 local holder, closed, epoch = unpack(call('HMGET', S, 'r', 'closed', 'epoch'))
 if not epoch then return {'gone'} end
-if holder ~= me then return {'lost'} end
+if holder ~= me then return {holder and 'taken' or 'free'} end
 if closed then return {'closed'} end
 for _, arm in ipairs(facing('r', ARGV[3])) do
   local tried = false

@@ -14,7 +14,7 @@ OFFER = Script(
 local holder, closed, epoch, offered, acked, sent = unpack(call('HMGET', S, 'w', 'closed', 'epoch', 'offered', 'acked',
   'sent'))
 if not epoch then return {'gone'} end
-if holder ~= me then return {'lost'} end
+if holder ~= me then return {holder and 'taken' or 'free'} end
 offered, acked, sent = tonumber(offered or 0), tonumber(acked or 0), tonumber(sent or 0)
 local offers = S .. ':offers:' .. epoch
 local refused, accepted, fresh = false, 0, {}
@@ -71,7 +71,7 @@ RECEIVE = Script(
 local holder, closed, epoch, writer, acked, got, sent, offered = unpack(call('HMGET', S, 'r', 'closed', 'epoch', 'w',
   'acked', 'got', 'sent', 'offered'))
 if not epoch then return {'gone'} end
-if holder ~= me then return {'lost'} end
+if holder ~= me then return {holder and 'taken' or 'free'} end
 local number, kind = string.match(ARGV[2], '^(%d+)(%a)')
 number, acked, got, sent = tonumber(number), tonumber(acked or 0), tonumber(got or 0), tonumber(sent or 0)
 if call('LREM', S .. ':taken:' .. epoch, 1, ARGV[2]) == 0 then
@@ -108,7 +108,7 @@ local number, most = tonumber(ARGV[2]), tonumber(ARGV[3])
 local holder, closed, epoch, writer, acked, got, sent, offered = unpack(call('HMGET', S, 'r', 'closed', 'epoch', 'w',
   'acked', 'got', 'sent', 'offered'))
 if not epoch then return {'gone'} end
-if holder ~= me then return {'lost'} end
+if holder ~= me then return {holder and 'taken' or 'free'} end
 local offers, taken = S .. ':offers:' .. epoch, S .. ':taken:' .. epoch
 acked, got = tonumber(acked or 0), tonumber(got or 0)
 local answer = {'ok', got, closed and 1 or 0, 0, 0}
@@ -170,7 +170,7 @@ WAIT = Script(
 -- ok: whether it is closed
 local holder, closed, epoch = unpack(call('HMGET', S, 'r', 'closed', 'epoch'))
 if not epoch then return {'gone'} end
-if holder ~= me then return {'lost'} end
+if holder ~= me then return {holder and 'taken' or 'free'} end
 if ARGV[2] == '1' then
   call('HSET', S, 'wait', 1)
   look('w')
@@ -211,7 +211,7 @@ NOW = Script(
 -- ok: to whom ('' : a plain receive)
 local holder, closed, epoch, offered, waits = unpack(call('HMGET', S, 'w', 'closed', 'epoch', 'offered', 'wait'))
 if not epoch then return {'gone'} end
-if holder ~= me then return {'lost'} end
+if holder ~= me then return {holder and 'taken' or 'free'} end
 local number = number_of(ARGV[2])
 if number <= tonumber(offered or 0) then return {'ok', ''} end
 if closed then return {'closed'} end
