@@ -19,7 +19,7 @@ from stbass.errors import ConfigurationError
 __all__ = ["Settings", "page"]
 
 _POOLS = {
-    "asyncio": "stbass.backends.celery.worker.pool:AsyncioPool",
+    "asyncio": "stbass.backends.celery.pool:AsyncioPool",
     "prefork": "prefork",
     "threads": "threads",
     "solo": "solo",

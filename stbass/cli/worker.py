@@ -8,7 +8,7 @@ from typing import Any
 
 from celery.app.utils import find_app
 
-from stbass.backends.celery.settings import included, settings_of
+from stbass.backends.celery.settings import fleet_of, included
 from stbass.errors import ConfigurationError
 from stbass.process import known_processes
 
@@ -42,7 +42,7 @@ def run_worker(
     if grace is not None:
         os.environ["STBASS_GRACE"] = str(grace)
     application = _load(app)
-    settings = settings_of(application)
+    settings = fleet_of(application).settings
     if grace is not None and settings.grace != grace:
         raise ConfigurationError(f"--grace: the application {app!r} does not read STBASS_GRACE; set stbass_grace in it")
     arguments = ["--quiet", "worker", "-Q", ",".join(endpoints), "-l", log_level.upper()]

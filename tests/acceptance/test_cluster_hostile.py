@@ -20,9 +20,8 @@ from stbass._process.context import ProcessContext
 from stbass._values.endpoint import Placement
 from stbass._values.ids import new_id
 from stbass.backends.celery import CeleryBackend
-from stbass.backends.celery.envelope import Envelope
+from stbass.backends.celery.envelope import ENVELOPE_HEADER, Envelope
 from stbass.backends.celery.settings import EXECUTE
-from stbass.backends.celery.worker.task import ENVELOPE_HEADER
 from stbass.errors import ProcessRefused, RemoteError, WireError
 from tests.support.agents import Give
 from tests.support.puppets import Puppet, Puppeteer, imported
@@ -77,7 +76,7 @@ async def test_what_nobody_registered_is_never_imported_or_run(
     harmless = {"error", "enum", "unheard-of error"}
     for name, form in _forms(touched).items():
         task_id = new_id()
-        envelope = Envelope(task_id, "anthropic", name, msgspec.Raw(json.dumps(form).encode()), 10.0)
+        envelope = Envelope(task_id, "anthropic", name, 10.0, msgspec.Raw(json.dumps(form).encode()))
         text = msgspec.json.encode(envelope).decode()
         answer = app.send_task(EXECUTE, task_id=task_id, queue="anthropic", headers={ENVELOPE_HEADER: text})
         if name in harmless:

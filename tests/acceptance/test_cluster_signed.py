@@ -13,7 +13,7 @@ from pytest_celery import CeleryTestSetup
 from stbass._process.context import ProcessContext
 from stbass._values.endpoint import Placement
 from stbass.backends.celery import CeleryBackend, make_app
-from stbass.backends.celery.worker.task import ENVELOPE_HEADER, SIGNATURE_HEADER
+from stbass.backends.celery.envelope import ENVELOPE_HEADER, SIGNATURE_HEADER
 from stbass.errors import SignatureError
 from stbass.placement import PLACED_PAR, BackendRegistry
 from stbass.result import FailurePolicy

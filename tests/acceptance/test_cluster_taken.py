@@ -12,9 +12,8 @@ from pytest_celery import CeleryTestSetup
 
 from stbass import wire
 from stbass._values.ids import new_id
-from stbass.backends.celery.envelope import Envelope
+from stbass.backends.celery.envelope import ENVELOPE_HEADER, Envelope
 from stbass.backends.celery.settings import EXECUTE
-from stbass.backends.celery.worker.task import ENVELOPE_HEADER
 from tests.acceptance.conftest import ClusterWorker
 from tests.support.agents import Give
 
@@ -35,7 +34,7 @@ def default_worker_container_cls() -> type[ClusterWorker]:
 def _send(celery_setup: CeleryTestSetup, value: str) -> Any:
     """Send a process, and return when its message is in Redis."""
     task_id = new_id()
-    envelope = Envelope(task_id, "anthropic", "give", msgspec.Raw(wire.dumps(Give(value))), LEASE)
+    envelope = Envelope(task_id, "anthropic", "give", LEASE, msgspec.Raw(wire.dumps(Give(value))))
     text = msgspec.json.encode(envelope).decode()
     return celery_setup.app.send_task(EXECUTE, task_id=task_id, queue="anthropic", headers={ENVELOPE_HEADER: text})
 

@@ -13,10 +13,10 @@ import pytest
 
 from stbass._process.context import ProcessContext
 from stbass.backends.celery import CeleryBackend, make_app
-from stbass.backends.celery.connections import RedisAddress, hide_password
 from stbass.errors import BackendUnavailableError, ConfigurationError
 from stbass.testing import RedisServer, Worker
 from stbass.testing.redis_server import find_redis_server, free_port
+from stbass.transports.redis.address import RedisAddress, hide_password
 from tests.integration.conftest import APP
 from tests.support.agents import Give
 from tests.support.sentinel import answers

@@ -18,6 +18,7 @@ import pytest
 from stbass._process.context import ProcessContext
 from stbass._values.endpoint import Placement
 from stbass.backends.celery import CeleryBackend, install, make_app
+from stbass.backends.celery.settings import fleet_of
 from stbass.errors import ConfigurationError, DeadlineExceeded, NotTransportable
 from stbass.placement import PLACED_PAR, BackendRegistry
 from stbass.result import FailurePolicy
@@ -264,7 +265,7 @@ def test_an_application_without_results_is_refused() -> None:
 def test_passwords_never_show() -> None:
     app = make_app("tests", broker_url="redis://user:hush@localhost:1/0", stbass_signing_key="k" * 40)
     backend = CeleryBackend(app, queue="q")
-    for shown in (repr(backend), repr(app.__dict__["_stbass_settings"]), str(app.__dict__["_stbass_settings"].backend)):
+    for shown in (repr(backend), repr(fleet_of(app).settings), str(fleet_of(app).settings.backend)):
         assert "hush" not in shown
         assert "kkkk" not in shown
 

@@ -12,7 +12,6 @@ import numpy
 import pytest
 
 import stbass.dataflow
-from stbass.backends.celery.connections import RedisAddress
 from stbass.backends.celery.settings import FleetSettings
 from stbass.channel import Chan
 from stbass.dataflow import (
@@ -32,6 +31,7 @@ from stbass.dataflow.library import FileReader
 from stbass.dataflow.spec.model import load
 from stbass.dataflow.state import SqliteStateBackend
 from stbass.errors import ProcessRefused, WireError
+from stbass.transports.redis.address import RedisAddress
 from stbass.wire import dumps
 from tests.support import dataflow, dataflow_fleet
 

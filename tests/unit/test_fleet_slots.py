@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from stbass.backends.celery.slots import WorkerSlots, free_slots, lacking
+from stbass.backends.celery.producer.slots import WorkerSlots, free_slots, lacking
 from stbass.dataflow.distributed.fleet_admission import check_room, not_admitted
 from stbass.errors import AdmissionError
 

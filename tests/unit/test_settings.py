@@ -25,7 +25,7 @@ def test_with_nothing_set_everything_has_its_default() -> None:
         "broker_url": "redis://localhost:6379/0",
         "result_backend": "redis://localhost:6379/0",
         "include": ("celery_app.agents",),
-        "worker_pool": "stbass.backends.celery.worker.pool:AsyncioPool",
+        "worker_pool": "stbass.backends.celery.pool:AsyncioPool",
         "worker_concurrency": 1000,
         "result_expires": 86400.0,
         "stbass_lease": 10.0,

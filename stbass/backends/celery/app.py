@@ -8,7 +8,7 @@ from typing import Any
 from celery import Celery
 from celery.signals import import_modules, worker_process_shutdown, worker_shutdown
 
-from stbass.backends.celery.settings import EXECUTE, OWN_PROCESSES, included, settings_of
+from stbass.backends.celery.settings import EXECUTE, OWN_PROCESSES, fleet_of, included
 from stbass.backends.celery.worker.announcement import Announcement
 from stbass.backends.celery.worker.runtime import close_current_runtime
 from stbass.backends.celery.worker.task import ExecuteTask
@@ -16,7 +16,7 @@ from stbass.errors import ConfigurationError
 
 __all__ = ["install", "make_app"]
 
-POOL = "stbass.backends.celery.worker.pool:AsyncioPool"
+POOL = "stbass.backends.celery.pool:AsyncioPool"
 TRANSPORT = "stbass.backends.celery.transport:Transport"
 LOCAL_REDIS = "redis://localhost:6379/0"
 
@@ -78,7 +78,7 @@ def install(app: Celery) -> Celery:
     Raises:
         ConfigurationError: the application's results are not kept in Redis.
     """
-    settings = settings_of(app)
+    settings = fleet_of(app).settings
     if settings.broker is not None and not app.conf.broker_transport and settings.broker.master_name is None:
         app.conf.broker_transport = TRANSPORT
     if EXECUTE not in app.tasks:

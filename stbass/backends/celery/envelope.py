@@ -1,8 +1,19 @@
-"""What travels between a producer and a worker: the message that asks for a process, and the result that comes back."""
+"""What travels between a producer and a worker: the process that is to run, what is heard of it, and its result.
+
+One record goes the whole way, the :class:`Envelope`:
+
+1. checked: the producer makes it, with the process encoded, and so knows that it can travel;
+2. kept, if it belongs to a group: without what is to be run, for another producer that attaches;
+3. sent: it is given what is known only now, signed, and put into a message's headers;
+4. waited for: the producer's ticket holds it, without what is to be run;
+5. run: the worker's job holds it, first with no more than Celery says of the message, then as it was sent.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -12,6 +23,7 @@ from stbass._channels.transport import Transport
 from stbass._process.composable import Composable, failure_of
 from stbass._process.context import ProcessContext
 from stbass._values.endpoint import Placement
+from stbass.backends.celery import keys
 from stbass.backends.celery.settings import FleetSettings
 from stbass.errors import (
     DeadlineExceeded,
@@ -22,48 +34,82 @@ from stbass.errors import (
     SignatureError,
     WireError,
 )
-from stbass.result import Failure, ProcessResult, RunInfo, utc_now
+from stbass.result import ProcessResult, RunInfo, utc_now
 
 __all__ = [
     "ABSENT",
+    "ENVELOPE_HEADER",
+    "SIGNATURE_HEADER",
     "Envelope",
     "Meta",
     "Ran",
+    "Reply",
+    "failed",
     "open_envelope",
     "read_meta",
+    "read_reply",
+    "reply_to",
     "result_of",
+    "routing_in_message",
     "seal_envelope",
+    "wired_placement",
     "write_result",
 ]
 
-_NULL = msgspec.Raw(b"null")
+ENVELOPE_HEADER = "stbass"
+"""Header of a message that holds the envelope: among the arguments it would be text within text within text."""
+SIGNATURE_HEADER = "stbass_signature"
+
 ABSENT = msgspec.Raw()
 """Stands for a part that is not there: msgspec leaves a part out if it is this very object."""
 
 
 class Envelope(msgspec.Struct, omit_defaults=True):
-    """The message that asks a worker to run a process."""
+    """A process on its way to a worker and back: what the producer and the worker both know of it."""
 
     id: str
     queue: str
     name: str
-    process: msgspec.Raw
     lease: float
-    placement: msgspec.Raw = _NULL
+    process: msgspec.Raw = ABSENT
+    placement: msgspec.Raw = ABSENT
     parent: str | None = None
     reply: str = ""
+    """Channel on which the producer is told."""
     lost: str = "redeliver"
-    timed: bool = False
-    """Whether there is a deadline: then ``stbass:deadline:<id>`` lives as long as the process may."""
+    is_optional: bool = False
+    deadline: float | None = None
+    """Seconds that it had when it was submitted, for messages; ``stbass:deadline:<id>`` lives as long as it may."""
     given: msgspec.Raw = ABSENT
     """Of a stage: the values on its ``input``."""
     attempt: int = 1
     """Above 1 if a retry policy runs it again."""
     resumed: msgspec.Raw = ABSENT
     """The last checkpoint of an earlier attempt, if a retry policy runs it again."""
-    deadline: float = 0.0
-    """Seconds that it had when it was sent, for messages."""
-    v: int = 1
+
+    def read_placement(self) -> Placement | None:
+        """Where it was placed."""
+        found = wire.loads(bytes(self.placement)) if bytes(self.placement) else None
+        return found if isinstance(found, Placement) else None
+
+    def emptied(self) -> Envelope:
+        """A copy without what is to be run."""
+        return msgspec.structs.replace(self, process=ABSENT, given=ABSENT, resumed=ABSENT)
+
+
+class Reply(msgspec.Struct, omit_defaults=True):
+    """What a worker says on a producer's channel."""
+
+    results: list[msgspec.Raw] = []
+    ready: list[str] = []
+    started: list[tuple[str, int]] = []
+    worker: str | None = None
+    checkpoint: str | None = None
+    value: msgspec.Raw = ABSENT
+    progress: str | None = None
+    done: float = 0.0
+    total: float | None = None
+    note: str = ""
 
 
 class Ran(msgspec.Struct, omit_defaults=True):
@@ -93,34 +139,58 @@ class Meta(msgspec.Struct, omit_defaults=False):
 
 _encode = msgspec.json.Encoder().encode
 _envelope_decoder = msgspec.json.Decoder(Envelope)
+_reply_decoder = msgspec.json.Decoder(Reply)
 _meta_decoder = msgspec.json.Decoder(Meta)
 
 
-def seal_envelope(envelope: Envelope, settings: FleetSettings) -> tuple[str, str | None]:
-    """The envelope as text, and its signature if the fleet signs."""
+# The process -------------------------------------------------------------------------------------
+
+
+def wired_placement(placement: Placement | None) -> msgspec.Raw:
+    """A placement as it travels."""
+    # With a configuration equal placements may still differ: 1 == True.
+    if placement is None or placement.config is None:
+        return _wired_plain_placement(placement)
+    return msgspec.Raw(wire.dumps(placement, what="placement"))
+
+
+@lru_cache(maxsize=1024)
+def _wired_plain_placement(placement: Placement | None) -> msgspec.Raw:
+    return ABSENT if placement is None else msgspec.Raw(wire.dumps(placement, what="placement"))
+
+
+def seal_envelope(envelope: Envelope, settings: FleetSettings) -> dict[str, str]:
+    """The headers that carry it: the envelope as text, and its signature if the fleet signs."""
     text = _encode(envelope)
-    signature = None
+    headers = {ENVELOPE_HEADER: text.decode()}
     if settings.signer is not None:
-        signature = settings.signer.sign("message", envelope.id, envelope.queue, text)
-    return text.decode(), signature
+        headers[SIGNATURE_HEADER] = settings.signer.sign("message", envelope.id, envelope.queue, text)
+    return headers
 
 
 def open_envelope(
-    text: object,
-    signature: object,
-    task_id: str,
-    queue: str,
+    headers: Mapping[str, Any],
+    addressed: Envelope,
     settings: FleetSettings,
     worker: str,
     transport: Transport | None = None,
-) -> tuple[Envelope, Composable, Any]:
-    """The envelope, its process and its placement, checked. Its channels are opened on ``transport``.
+) -> tuple[Envelope, Composable, Placement | None]:
+    """The envelope without what is to be run, its process and its placement, checked.
+
+    Args:
+        headers: of the message.
+        addressed: what Celery says of the message.
+        settings: of the worker.
+        worker: its name, for errors.
+        transport: where the process's channels are opened.
 
     Raises:
         SignatureError: the fleet signs, and this was not signed with its key for this id and queue.
         WireError: it is not an envelope.
         ProcessRefused: the worker does not know the process.
     """
+    text, signature = headers.get(ENVELOPE_HEADER), headers.get(SIGNATURE_HEADER)
+    task_id, queue = addressed.id, addressed.queue
     if not isinstance(text, str):
         raise WireError(f"the message {task_id} is not one of stbass: its body is {type(text).__name__}, not text")
     raw = text.encode()
@@ -148,8 +218,70 @@ def open_envelope(
         transport=transport,
         limit=settings.max_message_bytes,
     )
-    placement = wire.loads(bytes(envelope.placement))
+    placement = envelope.read_placement()
+    # They are views of the whole message, which would stay for as long as the process runs.
+    envelope.process = envelope.placement = ABSENT
     return envelope, process, placement
+
+
+class _ReplyOnly(msgspec.Struct):
+    reply: str = ""
+
+
+def reply_to(headers: Mapping[str, Any]) -> str:
+    """Who to tell that a message was refused; empty if it does not say so."""
+    text = headers.get(ENVELOPE_HEADER)
+    try:
+        reply = msgspec.json.decode(text, type=_ReplyOnly).reply if isinstance(text, str) else ""
+    except (msgspec.DecodeError, RecursionError):
+        return ""
+    return reply if reply.startswith(keys.reply_channel("")) else ""
+
+
+def routing_in_message(queue: str) -> bytes:
+    """How the routing stands in a producer's messages, right before the delivery tag, which is the last member.
+
+    The transport's script knows a message by it and need not parse it.
+    """
+    info = _encode({"exchange": "", "routing_key": queue})
+    return b'"delivery_info":' + info + b',"priority":0,"body_encoding":"utf-8",'
+
+
+def read_reply(raw: bytes) -> Reply:
+    """What a worker, or a script on its behalf, has said.
+
+    Raises:
+        WireError: it is no such thing.
+    """
+    try:
+        return _reply_decoder.decode(raw)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise WireError(str(error)) from error
+
+
+# The result --------------------------------------------------------------------------------------
+
+
+def failed(
+    error: BaseException,
+    envelope: Envelope,
+    placement: Placement | None = None,
+    *,
+    worker: str | None = None,
+    attempt: int = 1,
+    checkpoint: bytes | None = None,
+    traceback_str: str = "",
+) -> ProcessResult:
+    """The result of a process that cannot tell itself why it failed.
+
+    Args:
+        checkpoint: its last one, as it travels.
+    """
+    ctx = ProcessContext(envelope.name, envelope.id, None, envelope.parent, placement)
+    ctx.attempt, ctx._worker = attempt, worker
+    if checkpoint:
+        ctx.resumed_from = wire.loads(checkpoint)
+    return failure_of(error, ctx, traceback_str)
 
 
 def _signed(settings: FleetSettings, task_id: str, status: str, result: bytes, ran: Ran) -> None:
@@ -159,17 +291,12 @@ def _signed(settings: FleetSettings, task_id: str, status: str, result: bytes, r
 
 
 def write_result(
-    task_id: str,
-    result: ProcessResult,
-    settings: FleetSettings,
-    sent: list[Any] | None = None,
-    ctx: ProcessContext | None = None,
+    task_id: str, result: ProcessResult, settings: FleetSettings, ctx: ProcessContext | None = None
 ) -> bytes:
     """A result as Celery keeps it. One whose value cannot travel is written as a failure that says so.
 
     Args:
-        sent: of a stage: what it has sent on its ``output``.
-        ctx: of the process, for what such a failure says of it.
+        ctx: of the process, if it has run.
     """
     info = result.run or RunInfo()
     ran = Ran(
@@ -180,16 +307,13 @@ def write_result(
     )
     body = b""
     if result.is_ok:
+        assert ctx is not None
         try:
             body = wire.dumps(result.value, limit=settings.max_message_bytes, what="result", processes=False)
-            if sent:
-                ran.sent = msgspec.Raw(wire.dumps(sent, limit=settings.max_message_bytes, what="output"))
+            if ctx._sent:
+                ran.sent = msgspec.Raw(wire.dumps(ctx._sent, limit=settings.max_message_bytes, what="output"))
         except NotTransportable as error:
-            if ctx is None:
-                failure = Failure(error, info.process_name, task_id, info.started_at, placement=info.placement)
-            else:
-                failure = failure_of(error, ctx).failure
-            result = ProcessResult(False, None, failure, result.elapsed, result.run)
+            result = ProcessResult(False, None, failure_of(error, ctx).failure, result.elapsed, result.run)
     status, traceback = "SUCCESS", None
     if result.is_fail:
         failure = result.failure
@@ -221,15 +345,19 @@ def read_meta(raw: bytes | msgspec.Raw) -> Meta:
 
 
 def result_of(
-    meta: Meta, name: str, settings: FleetSettings, placement: Placement | None = None, queued: timedelta | None = None
+    meta: Meta,
+    envelope: Envelope,
+    settings: FleetSettings,
+    placement: Placement | None = None,
+    queued: timedelta | None = None,
 ) -> ProcessResult:
     """The result in it; one that cannot be trusted or read is a failure that says so."""
-    ran = meta.stbass
+    ran, name = meta.stbass, envelope.name
     try:
         if settings.signer is not None:
             _check_signature(meta, name, settings)
         if ran is None:
-            return _foreign(meta, name, placement)
+            return _foreign(meta, envelope, placement)
         elapsed = None if ran.elapsed is None else timedelta(seconds=ran.elapsed)
         ended = None if ran.started is None or elapsed is None else ran.started + elapsed
         info = RunInfo(name, meta.task_id, ran.started, ended, queued, ran.worker, ran.attempt, placement)
@@ -238,11 +366,11 @@ def result_of(
                 True, wire.loads(bytes(meta.result), limit=settings.max_message_bytes), None, elapsed, info
             )
         if not bytes(ran.failure):
-            return _foreign(meta, name, placement)
-        failed = wire.load_result(bytes(ran.failure), limit=settings.max_message_bytes)
-        return ProcessResult(False, None, failed.failure, elapsed, info)
+            return _foreign(meta, envelope, placement)
+        failure = wire.load_result(bytes(ran.failure), limit=settings.max_message_bytes).failure
+        return ProcessResult(False, None, failure, elapsed, info)
     except (WireError, SignatureError) as error:
-        return ProcessResult(False, None, Failure(error, name, meta.task_id, placement=placement))
+        return failed(error, envelope, placement)
 
 
 def _check_signature(meta: Meta, name: str, settings: FleetSettings) -> None:
@@ -257,8 +385,9 @@ def _check_signature(meta: Meta, name: str, settings: FleetSettings) -> None:
     settings.signer.verify(signature, "result", meta.task_id, meta.status, bytes(meta.result), _encode(ran))
 
 
-def _foreign(meta: Meta, name: str, placement: Placement | None) -> ProcessResult:
+def _foreign(meta: Meta, envelope: Envelope, placement: Placement | None) -> ProcessResult:
     """A result that Celery wrote itself: the process was revoked, or the worker does not have the task."""
+    name = envelope.name
     try:
         body = msgspec.json.decode(meta.result)
     except msgspec.DecodeError:
@@ -279,6 +408,4 @@ def _foreign(meta: Meta, name: str, placement: Placement | None) -> ProcessResul
         module = details.get("exc_module")
         type_name = f"{module}:{kind}" if module else kind
         error = RemoteError(f"{type_name}: {message}", type_name=type_name, remote_args=(str(message),))
-    return ProcessResult(
-        False, None, Failure(error, name, meta.task_id, placement=placement, traceback_str=meta.traceback or "")
-    )
+    return failed(error, envelope, placement, traceback_str=meta.traceback or "")

@@ -17,9 +17,10 @@ Keys (type; written by; read by; time to live):
 ``stbass:cancelled:<id>``
     string; the producer; the worker (claim); ``CANCEL_TTL``.
 ``stbass:worker:<name>``
-    string (JSON); the worker; producers; two leases, renewed.
+    string (JSON of :class:`WorkerInfo`); the worker; producers; two leases, renewed.
 ``stbass:group:<id>``
-    string (JSON); the producer; ``PLACED_PAR.attach``; as results.
+    string (JSON: the envelopes of its processes without what is to be run); the producer; ``PLACED_PAR.attach``; as
+    results.
 ``celery-task-meta-<id>``
     string (Celery's JSON); the worker; producer and Celery; Celery's ``result_expires``.
 ``celery-taskset-meta-<id>``
@@ -40,6 +41,8 @@ Channels of publish/subscribe:
 
 from __future__ import annotations
 
+import msgspec
+
 __all__ = [
     "CANCEL_CHANNEL",
     "CANCEL_TTL",
@@ -54,6 +57,7 @@ __all__ = [
     "RUN_TTL",
     "SWEEP",
     "TOUCH",
+    "WorkerInfo",
     "alive_channel",
     "cancelled_key",
     "deadline_key",
@@ -70,6 +74,16 @@ CANCEL_TTL = 3600
 """Seconds that a cancelled process is remembered, so that its message is not run when it is taken late."""
 RUN_TTL = 7 * 86400
 """Seconds after which the record of a process that nobody finished is forgotten."""
+
+
+class WorkerInfo(msgspec.Struct):
+    """What a worker announces."""
+
+    name: str
+    pid: int
+    queues: list[str]
+    concurrency: int
+    include: list[str]
 
 
 def run_key(process_id: str) -> str:

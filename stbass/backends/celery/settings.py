@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
-from stbass.backends.celery.connections import RedisAddress
 from stbass.errors import ConfigurationError
+from stbass.transports.redis import RedisTransport
+from stbass.transports.redis.address import RedisAddress
+from stbass.transports.redis.loops import PerLoop
 from stbass.wire import Signer
 
-__all__ = ["EXECUTE", "OWN_PROCESSES", "FleetSettings", "included", "result_prefix", "settings_of"]
+__all__ = ["EXECUTE", "OWN_PROCESSES", "FleetSettings", "FleetState", "fleet_of", "included"]
 
 EXECUTE = "stbass.execute"
 """Name of the Celery task that runs a process."""
@@ -64,21 +66,55 @@ class FleetSettings:
         """Whether ``include`` names the module itself: only of such a module may plain functions be called."""
         return module in self.include
 
+    def make_transport(self) -> RedisTransport:
+        """Channels in the Redis that holds the results."""
+        return RedisTransport(
+            self.backend, lease=self.lease, signing_key=self.signer, max_message_bytes=self.max_message_bytes
+        )
+
 
 @lru_cache(maxsize=4096)
 def _is_included(module: str, include: tuple[str, ...]) -> bool:
     return any(module == name or module.startswith(f"{name}.") for name in include)
 
 
-def settings_of(app: Any) -> FleetSettings:
-    """The settings of a Celery application.
+class FleetState:
+    """All that stbass remembers of a Celery application.
 
     Raises:
         ConfigurationError: the application's settings do not make a fleet; the message names the setting.
     """
-    known: FleetSettings | None = app.__dict__.get("_stbass_settings")
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+        self.settings = _read(app)
+        self.clients: PerLoop[Any] = PerLoop()
+        """The producer's connections."""
+
+    @cached_property
+    def transport(self) -> RedisTransport:
+        """What channels run on, for all backends of the application."""
+        return self.settings.make_transport()
+
+    @cached_property
+    def result_prefix(self) -> bytes:
+        """What Celery puts before a task id to make the key of its result."""
+        key: bytes = self.app.backend.get_key_for_task("x")
+        return key[:-1]
+
+
+_KEPT_AS = "stbass_fleet"
+
+
+def fleet_of(app: Any) -> FleetState:
+    """What stbass remembers of a Celery application, kept with it under one name.
+
+    Raises:
+        ConfigurationError: the application's settings do not make a fleet; the message names the setting.
+    """
+    known: FleetState | None = app.__dict__.get(_KEPT_AS)
     if known is None:
-        known = app.__dict__["_stbass_settings"] = _read(app)
+        known = app.__dict__[_KEPT_AS] = FleetState(app)
     return known
 
 
@@ -118,12 +154,6 @@ def _read(app: Any) -> FleetSettings:
 def included(conf: Any) -> tuple[str, ...]:
     """The modules that a worker with this configuration imports."""
     return tuple(dict.fromkeys([*(conf.include or ()), *(conf.imports or ())]))
-
-
-def result_prefix(app: Any) -> bytes:
-    """What Celery puts before a task id to make the key of its result."""
-    key: bytes = app.backend.get_key_for_task("x")
-    return key[:-1]
 
 
 def _number(conf: Any, name: str, default: Any, least: float) -> Any:

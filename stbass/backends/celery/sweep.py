@@ -12,12 +12,10 @@ from typing import Any
 
 import msgspec
 
-from stbass import wire
 from stbass.backends.celery import keys
-from stbass.backends.celery.envelope import write_result
+from stbass.backends.celery.envelope import Envelope, failed, write_result
 from stbass.backends.celery.settings import EXECUTE, FleetSettings
 from stbass.errors import WorkerLostError
-from stbass.result import Failure, ProcessResult, RunInfo
 
 __all__ = ["Sweeper"]
 
@@ -83,9 +81,10 @@ class Sweeper:
             worker=worker,
             attempt=attempt,
         )
-        failure = Failure(error, process_id=task_id, checkpoint=wire.loads(checkpoint) if checkpoint else None)
-        info = RunInfo(process_id=task_id, worker=worker, attempt=attempt)
-        meta = write_result(task_id, ProcessResult(False, None, failure, None, info), self._settings)
+        # Its name is known to whoever waits for it.
+        lost = Envelope(task_id, queue, "unknown", 0.0)
+        result = failed(error, lost, worker=worker, attempt=attempt, checkpoint=checkpoint)
+        meta = write_result(task_id, result, self._settings)
         packed = msgspec.msgpack.encode([(task_id, attempt, meta.decode(), reply)])
         self._finish(args=[self._prefix, self._settings.result_ttl, packed])
         _log.warning("%s", error)

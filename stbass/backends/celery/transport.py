@@ -23,7 +23,7 @@ from kombu.transport import redis as stock
 from kombu.transport import virtual
 from kombu.utils.json import loads
 
-from stbass.backends.celery.producer.publish import routing_in_message
+from stbass.backends.celery.envelope import routing_in_message
 
 __all__ = ["Channel", "Transport"]
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from stbass.backends.celery.producer.overdue import nobody_consumes
-from stbass.backends.celery.slots import WorkerSlots, free_slots, lacking
+from stbass.backends.celery.producer.slots import WorkerSlots, free_slots, lacking
 from stbass.errors import AdmissionError
 
 __all__ = ["check_room", "not_admitted"]

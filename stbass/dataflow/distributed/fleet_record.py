@@ -11,13 +11,14 @@ each has ended or its lease has.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
 import msgspec
 
 from stbass.backends.celery import keys
-from stbass.backends.celery.producer.client import FleetClient, Ticket
+from stbass.backends.celery.envelope import Envelope
+from stbass.backends.celery.producer.client import FleetClient
+from stbass.backends.celery.producer.ticket import Ticket
 from stbass.errors import JobInUseError, StateError, WorkerLostError
 from stbass.transports.redis import RedisTransport
 
@@ -74,20 +75,19 @@ async def end_former(client: FleetClient, transport: RedisTransport, job_id: str
 
 
 async def _ended(client: FleetClient, job_id: str, groups: Sequence[tuple[str, str, str]], lease: float) -> None:
-    loop = asyncio.get_running_loop()
     span = 2 * lease + 1.0
     tickets = [
-        Ticket(process_id, name, queue, 1.0, lease, loop.create_future(), deadline=span, remaining=span)
+        Ticket(Envelope(process_id, queue, name, lease, deadline=span), grace=1.0, remaining=span)
         for process_id, name, queue in groups
     ]
     for ticket, result in zip(tickets, await client.adopt(tickets), strict=True):
-        if not await client.redis.exists(keys.run_key(ticket.task_id)):
+        if not await client.redis.exists(keys.run_key(ticket.id)):
             continue
         error = None if result.is_ok else result.failure.error
         if not isinstance(error, WorkerLostError):
             raise JobInUseError(
-                f"{job_id} cannot go on yet: {ticket.name} of the run before still runs on {ticket.worker}, although "
-                f"it was told to end {span:g} s ago; a step that does not let others run may hold it up",
+                f"{job_id} cannot go on yet: {ticket.envelope.name} of the run before still runs on {ticket.worker}, "
+                f"although it was told to end {span:g} s ago; a step that does not let others run may hold it up",
                 job_id=job_id,
                 holder=ticket.worker,
             )

@@ -17,7 +17,6 @@ from stbass._values.endpoint import Placement
 from stbass._values.outcome import ProcessResult
 from stbass._values.policy import FailurePolicy
 from stbass.backends.celery import CeleryBackend
-from stbass.backends.celery.connections import unavailable
 from stbass.channel import Chan
 from stbass.dataflow.distributed.fleet_admission import check_room, not_admitted
 from stbass.dataflow.distributed.fleet_group import FleetGroup
@@ -27,6 +26,7 @@ from stbass.dataflow.distributed.fleet_record import Record, end_former, forget,
 from stbass.dataflow.distributed.groups import Group, GroupListener
 from stbass.errors import BackendUnavailableError, DataflowError
 from stbass.placement import PLACED_PAR
+from stbass.transports.redis.address import unavailable
 
 __all__ = ["FleetRun"]
 

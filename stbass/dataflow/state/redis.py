@@ -26,6 +26,7 @@ as durable as the server's own persistence (``appendonly yes``; ``appendfsync al
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -47,13 +48,14 @@ try:
     import redis
     import redis.asyncio
 
-    from stbass.dataflow.state._lease import LeaseKeeper
     from stbass.transports.redis.address import RedisAddress
+    from stbass.transports.redis.leases import LeaseKeeper
 except ImportError as error:
     raise MissingDependencyError("RedisStateBackend needs redis-py: pip install 'stbass[celery]'") from error
 
 __all__ = ["RedisStateBackend"]
 
+_log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 _SCHEMA_KEY = "stbass:state:schema"
@@ -69,6 +71,14 @@ if held and string.sub(held, 1, #ARGV[3]) ~= ARGV[3] then return {0, held} end
 if redis.call('HEXISTS', KEYS[1], 'created_at') == 0 then return {-1} end
 redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
 return {1, redis.call('HINCRBY', KEYS[1], 'fence', 1)}
+"""
+
+_RENEW = """
+-- Renew the lease of a job; one that has run out is taken again if nobody has had the job meanwhile.
+-- KEYS: job, lease. ARGV: token, value, milliseconds. Gives 1; 0: the job is no longer that run's.
+if redis.call('HGET', KEYS[1], 'fence') ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3])
+return 1
 """
 
 _RELEASE = """
@@ -155,7 +165,7 @@ class RedisStateBackend(StateBackend):
         self._timeout = timeout
         self._nonce = secrets.token_hex(8)
         self._lease_value = ""
-        self._keeper: LeaseKeeper | None = None
+        self._keeper: LeaseKeeper[tuple[int, str]] | None = None
         self._client: redis.asyncio.Redis | None = None
 
     def _where(self) -> str:
@@ -176,11 +186,9 @@ class RedisStateBackend(StateBackend):
             raise wrong_version(self._where(), found)
 
     async def _close(self) -> None:
-        keeper, self._keeper = self._keeper, None
         client, self._client = self._client, None
         try:
-            if keeper is not None:
-                await keeper.stop()
+            await self._renew_no_more()
         finally:
             if client is not None:
                 await client.aclose()
@@ -247,13 +255,28 @@ class RedisStateBackend(StateBackend):
             raise self._in_use(_text(answer[1])[len(self._nonce) :])
         token: int = answer[1]
         self._lease_value = value
-        self._keeper = LeaseKeeper(self._address, (self._key(), self._key("lease")), token, value, self._lease)
+        # A renewal that is not answered for as long as the lease is of no use any more.
+        self._keeper = LeaseKeeper(
+            self._address, f"the lease of {self._job_id}", self._renew, self._renewal_refused, timeout=self._lease
+        )
+        self._keeper.hold(self._key("lease"), self._lease, (token, value))
         return token
 
-    async def _unlock(self, token: int) -> None:
+    def _renew(self, client: redis.Redis, held: Sequence[tuple[int, str]]) -> list[str]:
+        job, lease, renew = self._key(), self._key("lease"), client.register_script(_RENEW)
+        milliseconds = int(self._lease * 1000)
+        return [lease for token, value in held if not renew([job, lease], [token, value, milliseconds])]
+
+    def _renewal_refused(self, keys: list[str]) -> None:
+        _log.error("%s at %s was lost: another run has the job, or it is gone", keys[0], self._address)
+
+    async def _renew_no_more(self) -> None:
         keeper, self._keeper = self._keeper, None
         if keeper is not None:
-            await keeper.stop()
+            await asyncio.to_thread(keeper.close, 2 * self._lease)
+
+    async def _unlock(self, token: int) -> None:
+        await self._renew_no_more()
         await self._script(_RELEASE, token)
 
     async def _holder(self) -> str | None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
@@ -16,6 +14,7 @@ from stbass.transports.redis.address import RedisAddress, hide_password
 from stbass.transports.redis.client import Client, Options
 from stbass.transports.redis.keys import base_key
 from stbass.transports.redis.link import RedisLink
+from stbass.transports.redis.loops import PerLoop
 from stbass.wire import LIMIT, Signer
 
 __all__ = ["RedisTransport", "Scope"]
@@ -75,8 +74,7 @@ class RedisTransport(Transport):
             raise ConfigurationError(f"RedisTransport(namespace={namespace!r}): a text that is not empty, or None")
         signer = Signer(signing_key) if isinstance(signing_key, (str, bytes)) else signing_key
         self._options = Options(address, float(lease), float(ttl), float(give_up), namespace, signer, max_message_bytes)
-        self._clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Client] = weakref.WeakKeyDictionary()
-        self._pid = os.getpid()
+        self._clients: PerLoop[Client] = PerLoop()
 
     def link(self, spec: LinkSpec) -> RedisLink:
         """A new channel; with a namespace, the channel of that name."""
@@ -112,15 +110,7 @@ class RedisTransport(Transport):
         Raises:
             RuntimeError: there is no running event loop.
         """
-        loop = asyncio.get_running_loop()
-        if self._pid != os.getpid():
-            # A forked child must not write into its parent's connections.
-            self._clients = weakref.WeakKeyDictionary()
-            self._pid = os.getpid()
-        found = self._clients.get(loop)
-        if found is None or found.closing:
-            found = self._clients[loop] = Client(self._options)
-        return found
+        return self._clients.get(lambda: Client(self._options))
 
     async def aclose(self) -> None:
         """Leave the channels that this event loop has open, and close its connections.
@@ -131,7 +121,7 @@ class RedisTransport(Transport):
         Raises:
             StbassError: as :meth:`stbass.Chan.flush`; everything was left.
         """
-        client = self._clients.pop(asyncio.get_running_loop(), None)
+        client = self._clients.pop()
         if client is not None:
             try:
                 await client.flush()

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import weakref
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 import redis
@@ -20,19 +19,17 @@ from stbass._engine.channel_migration import migrate
 from stbass._process.composable import Composable
 from stbass._process.context import ProcessContext
 from stbass.backends.celery import keys
-from stbass.backends.celery.channels import transport_of
-from stbass.backends.celery.connections import unavailable
-from stbass.backends.celery.envelope import ABSENT, Envelope, seal_envelope
-from stbass.backends.celery.producer.client import FleetClient, Ticket
+from stbass.backends.celery.envelope import ABSENT, Envelope, wired_placement
+from stbass.backends.celery.producer.client import FleetClient
 from stbass.backends.celery.producer.group import IdleGroupResult
-from stbass.backends.celery.producer.members import GroupMember, wired_placement
-from stbass.backends.celery.producer.publish import Message
+from stbass.backends.celery.producer.slots import WorkerSlots, consumers, worker_slots
+from stbass.backends.celery.producer.ticket import Ticket
 from stbass.backends.celery.producer.time_slice import TimeSlice
-from stbass.backends.celery.settings import FleetSettings, settings_of
-from stbass.backends.celery.slots import WorkerSlots, worker_slots
+from stbass.backends.celery.settings import FleetSettings, fleet_of
 from stbass.errors import ConfigurationError, StbassError
 from stbass.result import ProcessResult
 from stbass.transports.redis import RedisTransport
+from stbass.transports.redis.address import unavailable
 
 __all__ = ["CeleryBackend"]
 
@@ -79,14 +76,16 @@ class CeleryBackend(ExecutionBackend):
         for name, value in (("lease", lease), ("grace", grace)):
             _check(name, value, type(value) in (int, float) and 0 < value < 86400, "a number of seconds above 0")
         self._app = app
-        self._settings = settings_of(app)
+        self._fleet = fleet_of(app)
+        self._settings = self._fleet.settings
         self._queue = queue
         self._limit = concurrency_limit
         self._announced: int | None = None
         self._lost = on_worker_lost
         self._lease = float(lease)
         self._grace = float(grace)
-        self._encoded: dict[str, bytes] = {}
+        # Of processes that were checked and have not been sent. One that is never sent goes with its context.
+        self._checked: weakref.WeakKeyDictionary[ProcessContext, Envelope] = weakref.WeakKeyDictionary()
         # The workers bound themselves; a limit given here is for the caller to keep.
         self.enforces_limit = concurrency_limit is None
         self.deadline_grace = self._grace
@@ -125,53 +124,43 @@ class CeleryBackend(ExecutionBackend):
             BackendUnavailableError: Redis cannot be reached.
         """
         client = self.client()
-        queue = self._queue_of(process, ctx)
-        if process._channels or process._runs_others or ctx._own_channels():
-            # Done before anything started by the composition around it, unless it did not know this process yet.
-            await migrate(self, process, ctx._own_channels())
-        span = None if ctx._deadline_span is None else round(ctx._deadline_span, 3)
-        ticket = Ticket(
-            ctx.process_id,
-            ctx.process_name,
-            queue,
-            self._grace,
-            self._lease,
-            asyncio.get_running_loop().create_future(),
-            ctx.parent,
-            ctx.placement,
-            partial(self._message, process, ctx, queue, client.reply),
-            span,
-            ctx.remaining,
-        )
+        envelope = self._checked.pop(ctx, None)
+        if envelope is None:
+            envelope = self._envelope(process, ctx)
+            if process._channels or process._runs_others or ctx._own_channels():
+                # The composition around it did not know this process yet.
+                await migrate(self, process, ctx._own_channels())
+        if ctx._deadline_span is not None:
+            envelope.deadline = round(ctx._deadline_span, 3)
+        envelope.reply, envelope.attempt = client.reply, ctx.attempt
+        complete = partial(self._complete, envelope, process, ctx)
+        ticket = Ticket(envelope, self._grace, ctx.remaining, ctx.placement, ctx._group, complete)
         result = await client.run(ticket)
         if ticket.output:
             ctx._sent = ticket.output
         return result
 
-    def _message(self, process: Composable, ctx: ProcessContext, queue: str, reply: str) -> Message:
-        """What is sent; made when it is sent, so that many processes at once do not hold up the event loop."""
-        body = self._encoded.pop(ctx.process_id, None)
-        if body is None:
-            body = self._encode(process, ctx)
-        remaining = ctx.remaining
-        envelope = Envelope(
+    def _envelope(self, process: Composable, ctx: ProcessContext) -> Envelope:
+        """What is known before the process is encoded."""
+        return Envelope(
             ctx.process_id,
-            queue,
+            self._queue_of(process, ctx),
             ctx.process_name,
-            msgspec.Raw(body),
             self._lease,
-            msgspec.Raw(wired_placement(ctx.placement)),
-            ctx.parent,
-            reply,
-            self._lost,
-            remaining is not None,
-            ABSENT if ctx._given is None else msgspec.Raw(self._wired(list(ctx._given), "input")),
-            ctx.attempt,
-            ABSENT if ctx.resumed_from is None else msgspec.Raw(self._wired(ctx.resumed_from, "checkpoint")),
-            round(ctx._deadline_span or 0.0, 3),
+            placement=wired_placement(ctx.placement),
+            parent=ctx.parent,
+            lost=self._lost,
+            is_optional=process.is_optional,
         )
-        text, signature = seal_envelope(envelope, self._settings)
-        return Message(ctx.process_id, queue, text, signature, ctx.process_name, ctx._group, remaining)
+
+    def _complete(self, envelope: Envelope, process: Composable, ctx: ProcessContext) -> None:
+        """Encode what is not encoded yet: when it is sent, so that many at once do not hold up the event loop."""
+        if envelope.process is ABSENT:
+            envelope.process = self._encode(process, ctx)
+        if ctx._given is not None:
+            envelope.given = self._wired(list(ctx._given), "input")
+        if ctx.resumed_from is not None:
+            envelope.resumed = self._wired(ctx.resumed_from, "checkpoint")
 
     def check(self, process: Composable, ctx: ProcessContext) -> None:
         """Check that it can travel.
@@ -185,17 +174,17 @@ class CeleryBackend(ExecutionBackend):
 
     def transport(self) -> RedisTransport:
         """Channels are kept where results are; one transport for all backends of an application."""
-        return transport_of(self._app)
+        return self._fleet.transport
 
-    def _wired(self, value: object, what: str) -> bytes:
-        return wire.dumps(value, limit=self._settings.max_message_bytes, what=what)
+    def _wired(self, value: object, what: str) -> msgspec.Raw:
+        return msgspec.Raw(wire.dumps(value, limit=self._settings.max_message_bytes, what=what))
 
-    def _encode(self, process: Composable, ctx: ProcessContext) -> bytes:
+    def _encode(self, process: Composable, ctx: ProcessContext) -> msgspec.Raw:
         # Channels that it has from the compositions around it travel with it.
         around = {name: one for name, one in ctx._own_channels().items() if name not in process._channels}
         if around:
             process = process.with_channels(**around)
-        return wire.dumps(process, limit=self._settings.max_message_bytes, what="process")
+        return self._wired(process, "process")
 
     def _queue_of(self, process: Composable, ctx: ProcessContext) -> str:
         queue = self._queue or (ctx.placement.endpoint if ctx.placement is not None else None)
@@ -219,7 +208,7 @@ class CeleryBackend(ExecutionBackend):
         try:
             async with asyncio.timeout(_HEALTH_SECONDS):
                 client = self.client()
-                if not await client.consumers(self._queue):
+                if not await consumers(client.redis, self._queue):
                     return False
                 await self._ping_broker(client)
                 self._announced = await self._announced_limit(client)
@@ -238,7 +227,7 @@ class CeleryBackend(ExecutionBackend):
             connection.ensure_connection(max_retries=1, timeout=_HEALTH_SECONDS)
 
     async def _announced_limit(self, client: FleetClient) -> int | None:
-        workers = await worker_slots(client)
+        workers = await worker_slots(client.redis)
         return sum(one.slots for one in workers if self._queue is None or self._queue in one.queues) or None
 
     async def workers(self) -> list[WorkerSlots]:
@@ -248,7 +237,7 @@ class CeleryBackend(ExecutionBackend):
             BackendUnavailableError: Redis cannot be reached.
         """
         try:
-            return await worker_slots(self.client())
+            return await worker_slots(self.client().redis)
         except (OSError, redis.RedisError) as error:
             raise unavailable(self._settings.backend, "look for workers", error) from error
 
@@ -272,31 +261,24 @@ class CeleryBackend(ExecutionBackend):
             NotTransportable: a process cannot travel; nothing has been sent.
             BackendUnavailableError: Redis cannot be reached.
         """
-        records = []
+        checked = []
         time_slice = TimeSlice()
         for process, ctx in members:
             await time_slice.pause()
-            queue = self._queue_of(process, ctx)
-            self._encoded[ctx.process_id] = self._encode(process, ctx)
-            placement = msgspec.Raw(wired_placement(ctx.placement))
-            records.append(
-                GroupMember(
-                    ctx.process_id, ctx.process_name, queue, placement, ctx.parent, process.is_optional, ctx.remaining
-                )
-            )
+            envelope = self._checked[ctx] = self._envelope(process, ctx)
+            envelope.process = self._encode(process, ctx)
+            checked.append(envelope.emptied())
         client = self.client()
-        group = IdleGroupResult(group_id, [record.id for record in records], self._app)
+        group = IdleGroupResult(group_id, [envelope.id for envelope in checked], self._app)
         group_meta = self._app.backend.encode({"result": group.as_tuple()})
         ttl = self._settings.result_ttl or None
         try:
             pipe = client.redis.pipeline(transaction=False)
             pipe.set(self._app.backend.get_key_for_group(group_id), group_meta, ex=ttl)
-            pipe.set(keys.group_key(group_id), msgspec.json.encode(records), ex=ttl)
+            pipe.set(keys.group_key(group_id), msgspec.json.encode(checked), ex=ttl)
             await pipe.execute()
         except (OSError, redis.RedisError) as error:
-            for _process, ctx in members:
-                self._encoded.pop(ctx.process_id, None)
-            raise unavailable(self._settings.backend, f"start a group of {len(records)} processes", error) from error
+            raise unavailable(self._settings.backend, f"start a group of {len(checked)} processes", error) from error
         return group
 
     def group_keys(self, group_id: str) -> list[str]:
@@ -320,25 +302,12 @@ class CeleryBackend(ExecutionBackend):
                 f"group {group_id} is not known at {self._settings.backend}:"
                 " the id is wrong, or its results have expired"
             )
-        records = msgspec.json.decode(raw, type=list[GroupMember])
-        loop = asyncio.get_running_loop()
-        tickets = [
-            Ticket(
-                record.id,
-                record.name,
-                record.queue,
-                self._grace,
-                self._lease,
-                loop.create_future(),
-                record.parent,
-                record.read_placement(),
-                deadline=deadline,
-                remaining=deadline,
-            )
-            for record in records
-        ]
+        tickets = []
+        for envelope in msgspec.json.decode(raw, type=list[Envelope]):
+            envelope.deadline = deadline
+            tickets.append(Ticket(envelope, self._grace, deadline, envelope.read_placement()))
         results = await client.adopt(tickets)
-        return [(result, record.is_optional) for result, record in zip(results, records, strict=True)]
+        return [(result, ticket.envelope.is_optional) for result, ticket in zip(results, tickets, strict=True)]
 
     async def aclose(self) -> None:
         """Close this event loop's connections. What is in flight goes on on the fleet.
@@ -349,30 +318,16 @@ class CeleryBackend(ExecutionBackend):
         try:
             await self.transport().aclose()
         finally:
-            client = _clients_of(self._app).pop(asyncio.get_running_loop(), None)
+            client: FleetClient | None = self._fleet.clients.pop()
             if client is not None:
                 await client.aclose()
 
     def client(self) -> FleetClient:
         """This event loop's part of the fleet, for what is built on it."""
-        clients = _clients_of(self._app)
-        loop = asyncio.get_running_loop()
-        client = clients.get(loop)
-        if client is None:
-            client = clients[loop] = FleetClient(self._app, self._settings)
+        client: FleetClient = self._fleet.clients.get(lambda: FleetClient(self._fleet))
         return client
 
 
 def _check(name: str, value: object, right: bool, wanted: str) -> None:
     if not right:
         raise ConfigurationError(f"CeleryBackend({name}={value!r}): {name} must be {wanted}")
-
-
-def _clients_of(app: Any) -> weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, FleetClient]:
-    """The clients of an application, one per event loop; a forked child starts without any."""
-    pid, clients = app.__dict__.get("_stbass_clients", (0, None))
-    if clients is None or pid != os.getpid():
-        clients = weakref.WeakKeyDictionary()
-        app.__dict__["_stbass_clients"] = (os.getpid(), clients)
-    found: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, FleetClient] = clients
-    return found

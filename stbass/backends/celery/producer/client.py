@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
@@ -15,22 +14,23 @@ import redis
 import redis.asyncio
 
 from stbass import wire
-from stbass._values.endpoint import Placement
 from stbass._values.ids import new_id
+from stbass._values.outcome import ProcessResult
 from stbass.backends.celery import keys
-from stbass.backends.celery.connections import unavailable
-from stbass.backends.celery.envelope import Meta, read_meta, result_of
+from stbass.backends.celery.envelope import Meta, failed, read_meta, read_reply, result_of, seal_envelope
 from stbass.backends.celery.producer.overdue import KnownState, look_up, nobody_consumes, overdue_error
-from stbass.backends.celery.producer.publish import Message, Publisher
-from stbass.backends.celery.producer.results import Replies, Reply
+from stbass.backends.celery.producer.publish import Publisher
+from stbass.backends.celery.producer.slots import consumers
+from stbass.backends.celery.producer.ticket import Ticket
 from stbass.backends.celery.producer.time_slice import TimeSlice
-from stbass.backends.celery.settings import FleetSettings, result_prefix
+from stbass.backends.celery.settings import FleetState
 from stbass.backends.celery.sweep import Sweeper
 from stbass.errors import StbassError, WireError
 from stbass.observe import events
-from stbass.result import Failure, ProcessResult, RunInfo
+from stbass.transports.redis.address import unavailable
+from stbass.transports.redis.subscription import Subscription
 
-__all__ = ["FleetClient", "Ticket"]
+__all__ = ["FleetClient"]
 
 _log = logging.getLogger(__name__)
 _SEND_MOST = 250
@@ -39,58 +39,22 @@ _CANCEL_WAIT = 2.0
 _REDIS_ERRORS = (redis.RedisError, OSError)
 
 
-@dataclass(slots=True, eq=False)
-class Ticket:
-    """A process that was sent away, and what is known of it."""
-
-    task_id: str
-    name: str
-    queue: str
-    grace: float
-    lease: float
-    future: asyncio.Future[ProcessResult]
-    parent: str | None = None
-    placement: Placement | None = None
-    prepare: Callable[[], Message] | None = None
-    """Makes the message; called right before it is sent."""
-    deadline: float | None = None
-    """Seconds that people know the deadline by."""
-    remaining: float | None = None
-    """Seconds that were left of it when the process was submitted."""
-    submitted_at: float = field(default_factory=time.monotonic)
-    started_at: float | None = None
-    worker: str | None = None
-    attempt: int = 1
-    checkpoint: msgspec.Raw | None = None
-    timer: asyncio.TimerHandle | None = None
-    sent: bool = False
-    output: list[Any] | None = None
-    """Of a stage: what it has sent on its ``output``."""
-
-    def event(self, kind: Any, **details: Any) -> events.Event:
-        """An event of this process, for those who look."""
-        return events.Event(
-            kind, self.name, self.task_id, self.parent, self.placement, self.worker, self.attempt, **details
-        )
-
-
 class FleetClient:
     """Sends processes, waits for their results, cancels them."""
 
-    def __init__(self, app: Any, settings: FleetSettings) -> None:
-        self.settings = settings
+    def __init__(self, fleet: FleetState) -> None:
+        self.settings = settings = fleet.settings
+        self.closing = False
         self._loop = asyncio.get_running_loop()
-        self._client_id = new_id()
-        self._reply = keys.reply_channel(self._client_id)
+        self.reply = keys.reply_channel(new_id())
+        """The channel on which this producer is told."""
         self.redis = settings.backend.async_client()
         self.broker = None
         if settings.broker is not None:
             self.broker = self.redis if settings.one_server else settings.broker.async_client()
-        self._publisher = Publisher(app, settings, self.redis, self.broker)
-        self.prefix: str = result_prefix(app).decode()
-        self._replies = Replies(
-            settings.backend, self._reply, self._on_reply, self._on_raw, lambda: self._look_up(list(self._tickets))
-        )
+        self._publisher = Publisher(fleet.app, settings, self.redis, self.broker)
+        self.prefix = fleet.result_prefix.decode()
+        self._replies = Subscription(settings.backend, self.reply, self._on_message, self._on_gap)
         self._tickets: dict[str, Ticket] = {}
         self._outbox: list[Ticket] = []
         self._cancels: list[str] = []
@@ -103,11 +67,6 @@ class FleetClient:
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._end = self._spawn(self._close_at_the_end())
 
-    @property
-    def reply(self) -> str:
-        """The channel on which this producer is told."""
-        return self._reply
-
     async def aclose(self) -> None:
         """Close the connections. What is in flight goes on on the fleet."""
         self._end.cancel()
@@ -117,9 +76,9 @@ class FleetClient:
 
     async def run(self, ticket: Ticket) -> ProcessResult:
         """Send a process and wait for its result; cancelling this cancels the process."""
-        self._tickets[ticket.task_id] = ticket
+        self._tickets[ticket.id] = ticket
         if self._sweep_timer is None:
-            self._sweep_timer = self._loop.call_later(ticket.lease, self._sweep_soon)
+            self._sweep_timer = self._loop.call_later(ticket.envelope.lease, self._sweep_soon)
         try:
             if not self._outbox:
                 self._spawn(self._flush())
@@ -155,7 +114,7 @@ class FleetClient:
 
     def _follow(self, ticket: Ticket) -> None:
         """Wait for a process that somebody else may wait for on this very event loop."""
-        first = self._tickets.setdefault(ticket.task_id, ticket)
+        first = self._tickets.setdefault(ticket.id, ticket)
         if first is ticket:
             return
 
@@ -170,15 +129,15 @@ class FleetClient:
         first.future.add_done_callback(ended)
 
     def _forget(self, ticket: Ticket) -> None:
-        if self._tickets.get(ticket.task_id) is ticket:
-            del self._tickets[ticket.task_id]
+        if self._tickets.get(ticket.id) is ticket:
+            del self._tickets[ticket.id]
         if ticket.timer is not None:
             ticket.timer.cancel()
-        if ticket.task_id in self._watched:
-            self._watched.discard(ticket.task_id)
+        if ticket.id in self._watched:
+            self._watched.discard(ticket.id)
             if not self._unwatched:
                 self._spawn(self._stop_watching())
-            self._unwatched.add(self.prefix + ticket.task_id)
+            self._unwatched.add(self.prefix + ticket.id)
 
     async def _stop_watching(self) -> None:
         await asyncio.sleep(0)
@@ -197,13 +156,15 @@ class FleetClient:
             await self._replies.ready()
             position = 0
             while position < len(batch):
-                messages, position = self._prepared(batch, position)
-                await self._publisher.send(messages)
+                ready, position = self._prepared(batch, position)
+                await self._publisher.send(ready)
+                for ticket in ready:
+                    ticket.headers = {}
         except Exception as error:
             address = self.settings.broker or self.settings.backend
             for ticket in batch:
                 if not ticket.future.done():
-                    ticket.future.set_exception(unavailable(address, f"send process {ticket.name!r}", error))
+                    ticket.future.set_exception(unavailable(address, f"send process {ticket.envelope.name!r}", error))
                     ticket.future.exception()
             if not isinstance(error, _REDIS_ERRORS):
                 raise
@@ -211,27 +172,39 @@ class FleetClient:
         grace = max((ticket.grace for ticket in batch), default=0.0)
         self._loop.call_later(grace, self._attend, batch)
 
-    def _prepared(self, batch: list[Ticket], position: int) -> tuple[list[Message], int]:
-        """The next messages, as many as can be made before others on the event loop should have their turn."""
-        messages: list[Message] = []
+    def _prepared(self, batch: list[Ticket], position: int) -> tuple[list[Ticket], int]:
+        """The next to send, as many as can be made ready before others on the event loop should have their turn."""
+        ready: list[Ticket] = []
         time_slice = TimeSlice()
-        while position < len(batch) and len(messages) < _SEND_MOST and not time_slice.used_up:
+        while position < len(batch) and len(ready) < _SEND_MOST and not time_slice.used_up:
             ticket = batch[position]
             position += 1
-            if ticket.future.done() or ticket.prepare is None:
+            complete, ticket.complete = ticket.complete, None
+            if ticket.future.done() or complete is None:
                 continue
             try:
-                messages.append(ticket.prepare())
+                complete()
+                ticket.headers = seal_envelope(ticket.envelope, self.settings)
             except Exception as error:
                 ticket.future.set_exception(error)
             else:
+                # What is to be run goes with the message; whoever waits has no more need of it.
+                ticket.envelope = ticket.envelope.emptied()
                 ticket.sent = True
-            ticket.prepare = None
-        return messages, position
+                ready.append(ticket)
+        return ready, position
 
     # What comes back -----------------------------------------------------------------------------
 
-    async def _on_reply(self, reply: Reply) -> None:
+    async def _on_message(self, channel: str, data: bytes) -> None:
+        if channel != self.reply:
+            self._on_raw(data)
+            return
+        try:
+            reply = read_reply(data)
+        except WireError as error:
+            _log.warning("refused a message on %s: %s", channel, error)
+            return
         time_slice = TimeSlice()
         for raw in reply.results:
             self._on_raw(raw)
@@ -254,6 +227,10 @@ class FleetClient:
             if ticket is not None:
                 events.emit(ticket.event("progress", done=reply.done, total=reply.total, note=reply.note))
 
+    async def _on_gap(self, first: bool) -> None:
+        if not first:
+            await self._look_up(list(self._tickets))
+
     def _started(self, ticket: Ticket, worker: str | None, attempt: int) -> None:
         ticket.started_at, ticket.worker, ticket.attempt = time.monotonic(), worker, attempt
         if events.active():
@@ -274,7 +251,7 @@ class FleetClient:
         if ticket.future.done():
             return
         queued = None if ticket.started_at is None else timedelta(seconds=ticket.started_at - ticket.submitted_at)
-        result = result_of(meta, ticket.name, self.settings, ticket.placement, queued)
+        result = result_of(meta, ticket.envelope, self.settings, ticket.placement, queued)
         if result.is_ok and meta.stbass is not None and bytes(meta.stbass.sent):
             # Signed with the result, which was checked.
             ticket.output = wire.loads(bytes(meta.stbass.sent), limit=self.settings.max_message_bytes)
@@ -307,14 +284,14 @@ class FleetClient:
 
     async def _watch(self, tickets: list[Ticket], warn: bool = False) -> None:
         """Listen to the processes' own result channels: somebody who knows nothing of us may write there."""
-        ids = [ticket.task_id for ticket in tickets if ticket.task_id in self._tickets]
+        ids = [ticket.id for ticket in tickets if ticket.id in self._tickets]
         try:
             self._watched.update(ids)
             await self._replies.also({self.prefix + task_id for task_id in ids})
             await self._look_up(ids)
             if warn:
-                for queue in {ticket.queue for ticket in tickets if not ticket.future.done()}:
-                    if not await self.consumers(queue):
+                for queue in {ticket.envelope.queue for ticket in tickets if not ticket.future.done()}:
+                    if not await consumers(self.redis, queue):
                         _log.warning("%s", nobody_consumes(queue))
         except _REDIS_ERRORS as error:
             _log.warning("cannot look after %d waiting processes: %s", len(ids), error)
@@ -333,15 +310,8 @@ class FleetClient:
         except _REDIS_ERRORS as error:
             _log.warning("cannot look for lost workers: Redis at %s: %s", self.settings.backend, error)
         if self._sweep_timer is None and self._tickets:
-            shortest = min(ticket.lease for ticket in self._tickets.values())
+            shortest = min(ticket.envelope.lease for ticket in self._tickets.values())
             self._sweep_timer = self._loop.call_later(shortest / 2, self._sweep_soon)
-
-    async def consumers(self, queue: str | None) -> int:
-        """How many live workers consume a queue; with None, how many queues have one."""
-        if queue is None:
-            return len(await self.redis.pubsub_channels(keys.queue_channel("*")))
-        [(_, count)] = await self.redis.pubsub_numsub(keys.queue_channel(queue))
-        return int(count)
 
     # Deadlines -----------------------------------------------------------------------------------
 
@@ -359,7 +329,7 @@ class FleetClient:
         grace = min(ticket.grace for ticket, _ in overdue)
         try:
             async with asyncio.timeout(max(0.2, grace / 4)):
-                states = await look_up(self, [ticket for ticket, _ in overdue])
+                states = await look_up(self.redis, self.prefix, [ticket for ticket, _ in overdue])
         except (TimeoutError, *_REDIS_ERRORS) as error:
             states = [KnownState(unknown=str(error) or "no answer")] * len(overdue)
         for (ticket, final), state in zip(overdue, states, strict=True):
@@ -375,25 +345,17 @@ class FleetClient:
                 ticket.timer = self._loop.call_later(ticket.grace / 2, self._deadline_passed, ticket, True)
                 continue
             self._give_up(ticket, overdue_error(ticket, state), state)
-        gone = [ticket.task_id for ticket, _ in overdue if ticket.future.done()]
+        gone = [ticket.id for ticket, _ in overdue if ticket.future.done()]
         if gone:
             self._cancels += gone
             await self._flush_cancels()
 
     def _give_up(self, ticket: Ticket, error: StbassError, state: KnownState) -> None:
         raw = state.checkpoint or (bytes(ticket.checkpoint) if ticket.checkpoint is not None else None)
-        failure = Failure(
-            error,
-            ticket.name,
-            ticket.task_id,
-            placement=ticket.placement,
-            parent_process=ticket.parent,
-            checkpoint=None if raw is None else wire.loads(raw),
+        result = failed(
+            error, ticket.envelope, ticket.placement, worker=ticket.worker, attempt=ticket.attempt, checkpoint=raw
         )
-        info = RunInfo(
-            ticket.name, ticket.task_id, worker=ticket.worker, attempt=ticket.attempt, placement=ticket.placement
-        )
-        self._end_with(ticket, ProcessResult(False, None, failure, None, info))
+        self._end_with(ticket, result)
 
     # Cancelling ----------------------------------------------------------------------------------
 
@@ -410,7 +372,7 @@ class FleetClient:
         if self._cancelling is None:
             self._cancelling = self._loop.create_future()
             self._spawn(self._cancel_soon(self._cancelling))
-        self._cancels.append(ticket.task_id)
+        self._cancels.append(ticket.id)
         await asyncio.wait([self._cancelling], timeout=_CANCEL_WAIT)
 
     async def _cancel_soon(self, done: asyncio.Future[None]) -> None:
@@ -448,6 +410,7 @@ class FleetClient:
         try:
             await self._loop.create_future()
         finally:
+            self.closing = True
             if self._sweep_timer is not None:
                 self._sweep_timer.cancel()
             if self._sweeper is not None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import redis.asyncio
 
 from stbass.backends.celery import keys
+from stbass.backends.celery.producer.slots import consumers
+from stbass.backends.celery.producer.ticket import Ticket
 from stbass.errors import DeadlineExceeded, NotConsumedError, StbassError, WorkerLostError
-
-if TYPE_CHECKING:
-    from stbass.backends.celery.producer.client import FleetClient, Ticket
 
 __all__ = ["KnownState", "look_up", "nobody_consumes", "overdue_error"]
 
@@ -29,20 +29,20 @@ class KnownState:
     """Why Redis could not be asked, if it could not."""
 
 
-async def look_up(client: FleetClient, tickets: list[Ticket]) -> list[KnownState]:
+async def look_up(client: redis.asyncio.Redis, prefix: str, tickets: list[Ticket]) -> list[KnownState]:
     """Ask Redis about processes whose deadline is over. From here on none of them can start any more."""
-    queues = sorted({ticket.queue for ticket in tickets})
-    pipe = client.redis.pipeline(transaction=True)
+    queues = sorted({ticket.envelope.queue for ticket in tickets})
+    pipe = client.pipeline(transaction=True)
     pipe.time()
     for ticket in tickets:
         # A claim needs this key, so one that comes now is too late.
-        pipe.delete(keys.deadline_key(ticket.task_id))
-        pipe.get(client.prefix + ticket.task_id)
-        pipe.hmget(keys.run_key(ticket.task_id), ["worker", "attempt", "checkpoint"])
-        pipe.zscore(keys.LEASES, ticket.task_id)
+        pipe.delete(keys.deadline_key(ticket.id))
+        pipe.get(prefix + ticket.id)
+        pipe.hmget(keys.run_key(ticket.id), ["worker", "attempt", "checkpoint"])
+        pipe.zscore(keys.LEASES, ticket.id)
     (seconds, micros), *rows = await pipe.execute()
     now = seconds * 1000 + micros // 1000
-    consumed = {queue: await client.consumers(queue) > 0 for queue in queues}
+    consumed = {queue: await consumers(client, queue) > 0 for queue in queues}
     states = []
     for index, ticket in enumerate(tickets):
         _, meta, (worker, attempt, checkpoint), lease = rows[index * 4 : index * 4 + 4]
@@ -53,7 +53,7 @@ async def look_up(client: FleetClient, tickets: list[Ticket]) -> list[KnownState
                 int(attempt or 1),
                 checkpoint,
                 lease is not None and lease > now,
-                consumed[ticket.queue],
+                consumed[ticket.envelope.queue],
             )
         )
     return states
@@ -67,8 +67,8 @@ def nobody_consumes(queue: str) -> str:
 
 def overdue_error(ticket: Ticket, state: KnownState) -> StbassError:
     """The error of a process that has not answered, by what is known of it."""
-    deadline = ticket.deadline or 0.0
-    passed = f"process {ticket.name!r}: its deadline of {deadline:g} s passed"
+    deadline = ticket.envelope.deadline or 0.0
+    passed = f"process {ticket.envelope.name!r}: its deadline of {deadline:g} s passed"
     if state.unknown is not None:
         where = f"while it ran on {ticket.worker}" if ticket.worker else "and nothing is known of it"
         return DeadlineExceeded(
@@ -80,13 +80,13 @@ def overdue_error(ticket: Ticket, state: KnownState) -> StbassError:
     if ticket.worker is None:
         if not state.consumed:
             return NotConsumedError(
-                f"{passed} while it was queued: {nobody_consumes(ticket.queue)}",
+                f"{passed} while it was queued: {nobody_consumes(ticket.envelope.queue)}",
                 deadline=deadline,
                 phase="queued",
-                queue=ticket.queue,
+                queue=ticket.envelope.queue,
             )
         return DeadlineExceeded(
-            f"{passed} while it was queued for {ticket.queue!r}: its workers were busy",
+            f"{passed} while it was queued for {ticket.envelope.queue!r}: its workers were busy",
             deadline=deadline,
             phase="queued",
         )

@@ -12,24 +12,14 @@ import redis
 from celery import bootsteps
 
 from stbass.backends.celery import keys
-from stbass.backends.celery.settings import FleetSettings, result_prefix, settings_of
+from stbass.backends.celery.settings import fleet_of
 from stbass.backends.celery.sweep import Sweeper
 
-__all__ = ["Announcement", "WorkerInfo"]
+__all__ = ["Announcement"]
 
 _log = logging.getLogger(__name__)
 _RETRY = 0.5
 _ANNOUNCE_SECONDS = 2.0
-
-
-class WorkerInfo(msgspec.Struct):
-    """What a worker announces."""
-
-    name: str
-    pid: int
-    queues: list[str]
-    concurrency: int
-    include: list[str]
 
 
 class Announcement(bootsteps.StartStopStep):
@@ -40,36 +30,36 @@ class Announcement(bootsteps.StartStopStep):
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
-    def __init__(self, consumer: Any, **_options: Any) -> None:
-        consumer.stbass_announcement = None
+    _announcer: _Announcer | None = None
 
     def start(self, consumer: Any) -> None:
         """Announce the worker."""
-        consumer.stbass_announcement = _Announcer(consumer, settings_of(consumer.app))
-        consumer.stbass_announcement.start()
+        self._announcer = _Announcer(consumer)
+        self._announcer.start()
         # Who is told that the worker is ready may ask whether its queue is consumed.
-        consumer.stbass_announcement.announced.wait(_ANNOUNCE_SECONDS)
+        self._announcer.announced.wait(_ANNOUNCE_SECONDS)
 
     def stop(self, consumer: Any) -> None:
         """Take the announcement back."""
-        if consumer.stbass_announcement is not None:
-            consumer.stbass_announcement.stop()
-            consumer.stbass_announcement = None
+        announcer, self._announcer = self._announcer, None
+        if announcer is not None:
+            announcer.stop()
 
     shutdown = stop
 
 
 class _Announcer(threading.Thread):
-    def __init__(self, consumer: Any, settings: FleetSettings) -> None:
+    def __init__(self, consumer: Any) -> None:
         super().__init__(name="stbass-announcement", daemon=True)
         self._consumer = consumer
-        self._settings = settings
+        fleet = fleet_of(consumer.app)
+        self._settings = fleet.settings
         self.announced = threading.Event()
         """Set once producers can see the worker."""
         self._stopping = threading.Event()
         self._client: redis.Redis | None = None
         self._subscription: Any = None
-        self._sweeper = Sweeper(settings, result_prefix(consumer.app))
+        self._sweeper = Sweeper(fleet.settings, fleet.result_prefix)
 
     def stop(self) -> None:
         """End the thread and take the announcement back."""
@@ -119,9 +109,9 @@ class _Announcer(threading.Thread):
                 if message is not None and message["type"] == "subscribe":
                     self.announced.set()
 
-    def _info(self) -> WorkerInfo:
+    def _info(self) -> keys.WorkerInfo:
         consumer = self._consumer
         queues = [queue.name for queue in getattr(consumer.task_consumer, "queues", None) or ()]
-        return WorkerInfo(
+        return keys.WorkerInfo(
             consumer.hostname, os.getpid(), queues, consumer.pool.num_processes or 0, list(self._settings.include)
         )

@@ -11,9 +11,8 @@ from typing import Any
 from celery.concurrency.base import BasePool, apply_target
 from celery.utils.log import get_logger
 
-from stbass.backends.celery.settings import settings_of
+from stbass.backends.celery.settings import fleet_of
 from stbass.backends.celery.worker.runtime import Job, Runtime, current_runtime
-from stbass.backends.celery.worker.task import make_runtime
 
 __all__ = ["AsyncioPool"]
 
@@ -22,7 +21,7 @@ _THREADS_MOST = 32
 
 
 class AsyncioPool(BasePool):
-    """Name it in ``worker_pool``: ``stbass.backends.celery.worker.pool:AsyncioPool``.
+    """Name it in ``worker_pool``: ``stbass.backends.celery.pool:AsyncioPool``.
 
     The worker's concurrency bounds how many processes run at once on the event loop; a process that only waits costs a
     few KiB, so thousands are fine. Ordinary Celery tasks in the same worker run as under ``-P threads``.
@@ -44,7 +43,7 @@ class AsyncioPool(BasePool):
 
     def on_start(self) -> None:
         _tune_garbage_collection()
-        self._runtime = current_runtime(lambda: make_runtime(self.app, self._hostname, self.limit))
+        self._runtime = current_runtime(self.app, self._hostname, self.limit)
 
     def register_with_event_loop(self, hub: Any) -> None:
         self._hub = hub
@@ -104,7 +103,7 @@ class AsyncioPool(BasePool):
         if self._executor is not None:
             self._executor.shutdown(cancel_futures=True)
         if self._runtime is not None:
-            self._runtime.drain(settings_of(self.app).grace)
+            self._runtime.drain(fleet_of(self.app).settings.grace)
             self._runtime.close()
 
     def on_terminate(self) -> None:

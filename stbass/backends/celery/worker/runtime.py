@@ -15,8 +15,8 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -29,11 +29,11 @@ from stbass._engine.stage_context import StageContext
 from stbass._engine.supervise import Child, cancelled_itself, run_child
 from stbass._process.composable import Composable, failure_of
 from stbass._process.context import ProcessContext
+from stbass._values.endpoint import Placement
+from stbass._values.outcome import ProcessResult
 from stbass.backends.celery import keys
-from stbass.backends.celery.channels import make_transport
-from stbass.backends.celery.envelope import Envelope, open_envelope, write_result
-from stbass.backends.celery.settings import FleetSettings
-from stbass.backends.celery.worker.lease import Keeper, Lease
+from stbass.backends.celery.envelope import ABSENT, Envelope, Reply, failed, open_envelope, reply_to, write_result
+from stbass.backends.celery.settings import FleetSettings, fleet_of, included
 from stbass.errors import (
     DeadlineExceeded,
     NotTransportable,
@@ -45,13 +45,15 @@ from stbass.errors import (
     WireError,
     WorkerLostError,
 )
-from stbass.result import Failure, ProcessResult, RunInfo
+from stbass.transports.redis.leases import LeaseKeeper
+from stbass.transports.redis.subscription import Subscription
 from stbass.transports.redis.transport import Scope
 
 __all__ = ["Job", "Outcome", "Runtime", "current_runtime", "this_runtime"]
 
 _log = logging.getLogger(__name__)
 _AT_ONCE = 1000
+_TOUCH_MOST = 5000
 _RETRY = 0.2
 _pack = msgspec.msgpack.Encoder().encode
 
@@ -62,38 +64,51 @@ class Outcome:
 
     status: str
     result: ProcessResult | None = None
-    elapsed: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """A message that asks for a process, and where it stands."""
+    """A process that this worker was asked to run, with what only the worker knows of it.
 
-    task_id: str
-    queue: str
-    text: object
-    signature: object
-    name: str
+    Args:
+        envelope: the process; no more than Celery says of its message until that is opened.
+        headers: of the message, until it is opened.
+        tag: kombu's delivery tag of the message.
+        on_started: called when the process runs.
+        on_done: called when the message may be acknowledged.
+    """
+
+    envelope: Envelope
+    headers: Mapping[str, Any]
     tag: str
     on_started: Callable[[], None] | None
     on_done: Callable[[Outcome], None]
-    envelope: Envelope | None = None
     process: Composable | None = None
-    placement: Any = None
+    placement: Placement | None = None
     attempt: int = 0
-    checkpoint: bytes = b""
-    until: float | None = None
-    lease: Lease | None = None
+    """Of this message, known once it may run; it tells this job's lease from an earlier one's."""
     task: asyncio.Task[None] | None = None
     scope: Scope | None = None
     """Its channels' ends, which it leaves when it ends."""
+    ctx: ProcessContext | None = None
     cancelled: StbassError | None = None
     result: ProcessResult | None = None
-    ctx: ProcessContext | None = None
-    sent: list[Any] | None = None
-    meta: bytes = field(default=b"", repr=False)
     twins: list[Job] = field(default_factory=list)
     """The same message, handed out again while this one was at work."""
+
+    @property
+    def id(self) -> str:
+        """Id of the process, and of Celery's task."""
+        return self.envelope.id
+
+    @property
+    def name(self) -> str:
+        """Of the process."""
+        return self.envelope.name
+
+    def failed(self, error: BaseException, worker: str | None = None) -> ProcessResult:
+        """Its result if it did not run."""
+        return failed(error, self.envelope, self.placement, worker=worker)
 
 
 class _Sink:
@@ -107,7 +122,6 @@ class _Sink:
         self._made = self._saved = 0
 
     def checkpoint(self, value: Any) -> None:
-        assert self._job.lease is not None
         # Encoded now: the process may go on to change the value.
         text = wire.dumps(value, limit=self._runtime.settings.max_message_bytes, what="checkpoint")
         self._made += 1
@@ -122,17 +136,15 @@ class _Sink:
         if number < self._saved:
             return  # a later one did not have to wait
         self._saved = number
-        assert self._job.lease is not None
-        self._runtime.keeper.checkpoint(self._job.lease, text)
-        self._tell({"checkpoint": self._job.task_id, "value": msgspec.Raw(text)})
+        self._runtime.keeper.write(self._job.id, (self._job.attempt, text))
+        self._tell(Reply(checkpoint=self._job.id, value=msgspec.Raw(text)))
 
     def progress(self, done: float, total: float | None, note: str) -> None:
-        self._tell({"progress": self._job.task_id, "done": done, "total": total, "note": note})
+        self._tell(Reply(progress=self._job.id, done=done, total=total, note=note))
 
-    def _tell(self, message: dict[str, Any]) -> None:
-        envelope = self._job.envelope
-        if envelope is not None and envelope.reply:
-            self._runtime.tell(envelope.reply, msgspec.json.encode(message))
+    def _tell(self, reply: Reply) -> None:
+        if self._job.envelope.reply:
+            self._runtime.tell(self._job.envelope.reply, msgspec.json.encode(reply))
 
 
 async def _ended(future: asyncio.Future[None]) -> None:
@@ -168,8 +180,22 @@ class Runtime:
         self._idle = asyncio.Event()
         self._idle.set()
         # Never from a message: where channels are is this worker's own setting.
-        self._transport = make_transport(settings)
-        self.keeper = Keeper(settings, self._leases_lost)
+        self._transport = settings.make_transport()
+        self._cancellations = Subscription(
+            settings.backend, keys.CANCEL_CHANNEL, self._hear, self._check_cancelled, patient=True
+        )
+        self.keeper: LeaseKeeper[Job] = LeaseKeeper(
+            settings.backend,
+            "leases and checkpoints",
+            self._renew_leases,
+            self._leases_lost,
+            write=_write_checkpoints,
+            timeout=settings.lease,
+        )
+        self._broker: redis.Redis | None = None
+        """For the keeper's thread, if the queues are on another server than the leases."""
+        if settings.broker is not None and not settings.one_server:
+            self._broker = settings.broker.client()
         self._redis: redis.asyncio.Redis | None = None
         self._ready = threading.Event()
         self._main: asyncio.Task[None] | None = None
@@ -187,7 +213,7 @@ class Runtime:
     def submit(self, job: Job) -> None:
         """Run a job; its callbacks are called in the event loop's thread."""
         with self._lock:
-            self._jobs.setdefault(job.task_id, job)
+            self._jobs.setdefault(job.id, job)
             self._incoming.append(job)
             signal, self._signalled = not self._signalled, True
         if signal:
@@ -245,6 +271,8 @@ class Runtime:
             self._loop.call_soon_threadsafe(self._stop)
         self._thread.join(timeout=10)
         self.keeper.close()
+        if self._broker is not None:
+            self._broker.close()
 
     # The event loop's thread ---------------------------------------------------------------------
 
@@ -291,7 +319,7 @@ class Runtime:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._claim_loop(), name="stbass-claim")
                 group.create_task(self._store_loop(), name="stbass-store")
-                group.create_task(self._listen(), name="stbass-cancel")
+                group.create_task(self._cancellations.run(), name="stbass-cancel")
         finally:
             held = list(self._running)
             running = [job.task for job in self._running.values() if job.task is not None]
@@ -326,39 +354,30 @@ class Runtime:
         job.scope = self._transport.scope(job.name)
         try:
             job.envelope, job.process, job.placement = open_envelope(
-                job.text, job.signature, job.task_id, job.queue, self.settings, self.worker, job.scope
+                job.headers, job.envelope, self.settings, self.worker, job.scope
             )
         except (WireError, SignatureError, ProcessRefused, NotTransportable) as error:
             _log.warning("refused a message: %s", error)
-            job.result = ProcessResult(
-                False,
-                None,
-                Failure(error, job.name, job.task_id),
-                None,
-                RunInfo(job.name, job.task_id, worker=self.worker),
-            )
-            job.envelope = job.envelope or _reply_of(job)
+            job.result = job.failed(error, self.worker)
+            job.envelope.reply = reply_to(job.headers)
             self._finished.append(job)
             return False
-        job.text = None
+        job.headers = {}
         return True
 
     async def _claim(self, jobs: list[Job]) -> None:
-        packed: list[tuple[str, int, int, str, str, str, str]] = []
-        for job in jobs:
-            envelope = job.envelope
-            assert envelope is not None
-            packed.append(
-                (
-                    job.task_id,
-                    int(envelope.lease * 1000),
-                    int(envelope.timed),
-                    envelope.reply,
-                    envelope.queue,
-                    envelope.lost,
-                    job.tag,
-                )
+        packed = [
+            (
+                job.id,
+                int(job.envelope.lease * 1000),
+                int(job.envelope.deadline is not None),
+                job.envelope.reply,
+                job.envelope.queue,
+                job.envelope.lost,
+                job.tag,
             )
+            for job in jobs
+        ]
         answers = await self._claim_script(args=[self.worker, self._prefix, keys.RUN_TTL, _pack(packed)])
         now = time.monotonic()
         for job, (status, attempt, remaining, checkpoint) in zip(jobs, answers, strict=True):
@@ -373,12 +392,11 @@ class Runtime:
 
     def _busy(self, job: Job) -> None:
         """A message that was handed out again while its process runs: it waits for the other one."""
-        other = self._running.get(job.task_id)
+        other = self._running.get(job.id)
         if other is not None:
             other.twins.append(job)
             return
         # It runs on another worker. Either that one finishes it, or its lease runs out: then it is ours.
-        assert job.envelope is not None
         self._loop.call_later(job.envelope.lease, self._resubmit, job)
 
     def _resubmit(self, job: Job) -> None:
@@ -386,75 +404,66 @@ class Runtime:
             self.submit(job)
 
     def _done(self, job: Job, outcome: Outcome) -> None:
-        if self._jobs.get(job.task_id) is job:
-            del self._jobs[job.task_id]
+        if self._jobs.get(job.id) is job:
+            del self._jobs[job.id]
         job.on_done(outcome)
         for twin in job.twins:
             twin.on_done(Outcome("done"))
 
     def _not_started(self, job: Job, cancelled: bool) -> None:
         envelope = job.envelope
-        assert envelope is not None
+        where = f"while it was queued for {envelope.queue!r}"
         error: StbassError
         if cancelled:
-            error = ProcessCancelled(f"process {job.name!r} was cancelled while it was queued for {job.queue!r}")
+            error = ProcessCancelled(f"process {job.name!r} was cancelled {where}")
         else:
+            deadline = envelope.deadline or 0.0
             error = DeadlineExceeded(
-                f"process {job.name!r}: its deadline of {envelope.deadline:g} s passed"
-                f" while it was queued for {job.queue!r}",
-                deadline=envelope.deadline,
+                f"process {job.name!r}: its deadline of {deadline:g} s passed {where}",
+                deadline=deadline,
                 phase="queued",
             )
-        failure = Failure(error, job.name, job.task_id, placement=job.placement, parent_process=envelope.parent)
-        job.result = ProcessResult(False, None, failure, None, RunInfo(job.name, job.task_id, placement=job.placement))
+        job.result = job.failed(error)
         self._finished.append(job)
 
     def _start(self, job: Job, attempt: int, until: float | None, checkpoint: bytes) -> None:
-        envelope = job.envelope
-        assert envelope is not None
-        job.attempt, job.until, job.checkpoint = attempt, until, checkpoint
-        job.lease = Lease(job.task_id, attempt, envelope.lease, job.tag)
-        self.keeper.hold(job.lease)
+        job.attempt = attempt
+        self.keeper.hold(job.id, job.envelope.lease, job)
         if job.cancelled is not None:
             # Cancelled after the worker took it and before it could start.
-            failure = Failure(
-                job.cancelled, job.name, job.task_id, placement=job.placement, parent_process=envelope.parent
-            )
-            job.result = ProcessResult(
-                False, None, failure, None, RunInfo(job.name, job.task_id, placement=job.placement)
-            )
-            self.keeper.release(job.task_id)
+            job.result = job.failed(job.cancelled)
+            self.keeper.release(job.id)
             self._finished.append(job)
             return
-        self._running[job.task_id] = job
+        self._running[job.id] = job
         self._idle.clear()
-        job.task = self._loop.create_task(self._run(job), name=job.name)
+        job.task = self._loop.create_task(self._run(job, until, checkpoint), name=job.name)
         if job.on_started is not None:
             job.on_started()
 
-    async def _run(self, job: Job) -> None:
+    async def _run(self, job: Job, until: float | None, checkpoint: bytes) -> None:
         process, envelope = job.process, job.envelope
         assert process is not None
-        assert envelope is not None
-        ctx = ProcessContext(job.name, job.task_id, None, envelope.parent, job.placement)
+        ctx = ProcessContext(job.name, job.id, None, envelope.parent)
         if bytes(envelope.given):
             given = wire.loads(bytes(envelope.given), limit=self.settings.max_message_bytes)
             ctx = StageContext(job.name, tuple(given), None, envelope.parent)
-            ctx._process_id, ctx.placement = job.task_id, job.placement
+            ctx._process_id = job.id
+        ctx.placement = job.placement
         ctx.attempt = envelope.attempt + job.attempt - 1
         ctx._worker = self.worker
         ctx._sink = _Sink(self, job)
-        if job.until is not None:
-            ctx._limit(job.until, envelope.deadline)
+        if until is not None:
+            ctx._limit(until, envelope.deadline)
         job.ctx = ctx
         child = Child(process, ctx)
         try:
             # Of an earlier worker of this message, else of what a retry policy ran before.
-            checkpoint = job.checkpoint or bytes(envelope.resumed)
+            checkpoint = checkpoint or bytes(envelope.resumed)
+            envelope.given = envelope.resumed = ABSENT
             if checkpoint:
                 ctx.resumed_from = wire.loads(checkpoint, limit=self.settings.max_message_bytes)
             job.result = await run_child(child)
-            job.sent = ctx._sent
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if job.cancelled is None and task is not None and not task.cancelling():
@@ -497,8 +506,8 @@ class Runtime:
             _log.warning("process %s: %s", job.name, error)
 
     def _forget(self, job: Job) -> None:
-        self.keeper.release(job.task_id)
-        self._running.pop(job.task_id, None)
+        self.keeper.release(job.id)
+        self._running.pop(job.id, None)
         if self._incoming:
             self._has_work.set()
 
@@ -530,23 +539,18 @@ class Runtime:
                 self._has_finished.set()
             if not batch:
                 continue
+            written = []
             for job in batch:
                 assert job.result is not None
-                job.meta = write_result(job.task_id, job.result, self.settings, job.sent, job.ctx)
-            await self._retrying("store results", partial(self._store, batch))
+                meta = write_result(job.id, job.result, self.settings, job.ctx)
+                written.append((job.id, job.attempt, meta.decode(), job.envelope.reply))
+            await self._retrying("store results", partial(self._store, batch, _pack(written)))
             self._rest()
 
-    async def _store(self, batch: list[Job]) -> None:
-        packed: list[tuple[str, int, str, str]] = []
-        for job in batch:
-            reply = job.envelope.reply if job.envelope is not None else ""
-            packed.append((job.task_id, job.attempt, job.meta.decode(), reply))
-        stored = await self._finish_script(args=[self._prefix, self.settings.result_ttl, _pack(packed)])
+    async def _store(self, batch: list[Job], written: bytes) -> None:
+        stored = await self._finish_script(args=[self._prefix, self.settings.result_ttl, written])
         for job, mine in zip(batch, stored, strict=True):
-            result = job.result
-            assert result is not None
-            elapsed = 0.0 if result.elapsed is None else result.elapsed.total_seconds()
-            self._done(job, Outcome("stored" if mine else "lost", result, elapsed))
+            self._done(job, Outcome("stored" if mine else "lost", job.result))
 
     async def _retrying(self, doing: str, step: Callable[[], Any]) -> None:
         """Do ``step`` until the server has answered: what it does may be done twice, but must not be left out."""
@@ -558,42 +562,19 @@ class Runtime:
                 _log.warning("cannot %s: Redis at %s: %s; trying again", doing, self.settings.backend, error)
                 await asyncio.sleep(_RETRY)
 
-    async def _listen(self) -> None:
-        """Hear of cancellations."""
-        away = False
-        while True:
-            client = self.settings.backend.async_client()
-            try:
-                async with client.pubsub() as subscription:
-                    await subscription.subscribe(keys.CANCEL_CHANNEL)
-                    away = False
-                    # What was cancelled while nobody listened here.
-                    await self._check_cancelled()
-                    async for message in subscription.listen():
-                        if message["type"] == "message":
-                            self._hear(message["data"])
-            except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
-                if not away:
-                    _log.warning(
-                        "cannot hear of cancellations: Redis at %s: %s; trying again", self.settings.backend, error
-                    )
-                away = True
-                await asyncio.sleep(_RETRY)
-            finally:
-                await client.aclose()
-
-    async def _check_cancelled(self) -> None:
+    async def _check_cancelled(self, _first: bool) -> None:
+        """What was cancelled while nobody listened here."""
         ids = list(self._running)
         if ids:
             assert self._redis is not None
             known = await self._redis.mget([keys.cancelled_key(task_id) for task_id in ids])
             self._cancel([task_id for task_id, told in zip(ids, known, strict=True) if told], "cancelled")
 
-    def _hear(self, data: bytes) -> None:
+    async def _hear(self, channel: str, data: bytes) -> None:
         try:
             ids = msgspec.json.decode(data, type=list[str])
         except msgspec.DecodeError as error:
-            _log.warning("refused a message on %s: %s", keys.CANCEL_CHANNEL, error)
+            _log.warning("refused a message on %s: %s", channel, error)
         else:
             self._cancel(ids, "cancelled")
 
@@ -606,6 +587,19 @@ class Runtime:
             job.cancelled = ProcessCancelled(f"process {job.name!r} was {how} while it {doing} on {self.worker}")
             if job.task is not None:
                 job.task.cancel()
+
+    # The keeper's thread -------------------------------------------------------------------------
+
+    def _renew_leases(self, client: redis.Redis, jobs: Sequence[Job]) -> list[str]:
+        args = [part for job in jobs for part in (job.id, job.attempt, int(job.envelope.lease * 1000))]
+        lost: Any = client.register_script(keys.RENEW)(args=args)
+        if self.settings.broker is not None:
+            touch = (self._broker or client).register_script(keys.TOUCH)
+            index = f"{self.settings.broker_prefix}{self.settings.unacked[1]}"
+            tags = [job.tag for job in jobs if job.tag]
+            for start in range(0, len(tags), _TOUCH_MOST):
+                touch(keys=[index], args=tags[start : start + _TOUCH_MOST])
+        return [raw.decode() for raw in lost]
 
     def _leases_lost(self, ids: list[str]) -> None:
         self._loop.call_soon_threadsafe(self._fence, ids)
@@ -623,20 +617,9 @@ class Runtime:
                 job.task.cancel()
 
 
-class _ReplyOnly(msgspec.Struct):
-    reply: str = ""
-
-
-def _reply_of(job: Job) -> Envelope | None:
-    """Who to tell that a message was refused, if the message says so at all."""
-    try:
-        assert isinstance(job.text, str)
-        reply = msgspec.json.decode(job.text.encode(), type=_ReplyOnly).reply
-    except (AssertionError, msgspec.DecodeError, RecursionError):
-        return None
-    if not reply.startswith(keys.reply_channel("")):
-        return None
-    return Envelope(job.task_id, job.queue, job.name, msgspec.Raw(b"null"), 0.0, reply=reply)
+def _write_checkpoints(client: redis.Redis, checkpoints: Mapping[str, tuple[int, bytes]]) -> None:
+    args = [part for task_id, (attempt, value) in checkpoints.items() for part in (task_id, attempt, value)]
+    client.register_script(keys.CHECKPOINT)(args=args)
 
 
 _current: Runtime | None = None
@@ -644,12 +627,15 @@ _current_pid = 0
 _current_lock = threading.Lock()
 
 
-def current_runtime(make: Callable[[], Runtime]) -> Runtime:
+def current_runtime(app: Any, worker: str, limit: int | None = None) -> Runtime:
     """The runtime of this Python process, made on first use; a forked child makes its own."""
     global _current, _current_pid
     with _current_lock:
         if _current is None or _current_pid != os.getpid():
-            _current, _current_pid = make(), os.getpid()
+            fleet = fleet_of(app)
+            # The command line may have added modules to those that the application names.
+            settings = replace(fleet.settings, include=included(app.conf))
+            _current, _current_pid = Runtime(settings, worker, fleet.result_prefix, limit), os.getpid()
         return _current
 
 

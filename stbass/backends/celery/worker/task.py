@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from celery import Task, signals
 from celery.exceptions import TaskRevokedError
@@ -17,39 +17,37 @@ from celery.worker.strategy import default as default_strategy
 
 # A composition travels as its kind and parts: a worker must know all kinds.
 from stbass import par, placement, replicator, seq, topology  # noqa: F401
-from stbass.backends.celery.settings import EXECUTE, included, result_prefix, settings_of
-from stbass.backends.celery.worker.runtime import Job, Outcome, Runtime, current_runtime
+from stbass.backends.celery.envelope import ENVELOPE_HEADER, SIGNATURE_HEADER, Envelope
+from stbass.backends.celery.settings import EXECUTE
+from stbass.backends.celery.worker.pool import AsyncioPool
+from stbass.backends.celery.worker.runtime import Job, Outcome, current_runtime
 from stbass.errors import ProcessCancelled
 
-if TYPE_CHECKING:
-    from stbass.backends.celery.worker.pool import AsyncioPool
-
-__all__ = ["ExecuteTask", "ProcessRequest", "make_runtime"]
+__all__ = ["ExecuteTask", "ProcessRequest"]
 
 _log = get_logger(__name__)
-ENVELOPE_HEADER = "stbass"
-"""Header of a message that says what to run (see :mod:`stbass.backends.celery.envelope`)."""
-SIGNATURE_HEADER = "stbass_signature"
-
-
-def make_runtime(app: Any, worker: str, limit: int | None = None) -> Runtime:
-    """A runtime for this Python process."""
-    # The command line may have added modules to those that the application names.
-    settings = replace(settings_of(app), include=included(app.conf))
-    return Runtime(settings, worker, result_prefix(app), limit)
 
 
 def _job(
     task_id: str, headers: Mapping[str, Any], delivery_info: Any, name: str, properties: Any, **callbacks: Any
 ) -> Job:
-    queue = (delivery_info or {}).get("routing_key") or ""
-    tag = str((properties or {}).get("delivery_tag") or "")
-    return Job(task_id, queue, headers.get(ENVELOPE_HEADER), headers.get(SIGNATURE_HEADER), name, tag, **callbacks)
+    addressed = Envelope(task_id, (delivery_info or {}).get("routing_key") or "", name, 0.0)
+    carried = {name: headers.get(name) for name in (ENVELOPE_HEADER, SIGNATURE_HEADER)}
+    return Job(addressed, carried, str((properties or {}).get("delivery_tag") or ""), **callbacks)
 
 
 def _listening(eventer: Any) -> bool:
     """Whether the worker sends events of tasks (``-E``): otherwise it sends those of workers only."""
     return bool(eventer and eventer.enabled and (not eventer.groups or "task" in eventer.groups))
+
+
+class _Stored(threading.local):
+    """The task of this thread whose failure the runtime has stored already."""
+
+    task_id: str | None = None
+
+
+_stored = _Stored()
 
 
 class _StoredBackend:
@@ -66,7 +64,7 @@ class _StoredBackend:
 
     def mark_as_failure(self, task_id: str, exc: BaseException, *args: Any, **kwargs: Any) -> Any:
         """Store a failure that the runtime knows nothing of, such as Celery's own time limit."""
-        if not getattr(exc, "_stbass_stored", False):
+        if task_id != _stored.task_id:
             return self._backend.mark_as_failure(task_id, exc, *args, **kwargs)
         return None
 
@@ -95,7 +93,8 @@ class ExecuteTask(Task):
     def run(self) -> Any:
         """Run a process and give back its value; for pools that give each task a thread or a process."""
         request = self.request
-        runtime = current_runtime(lambda: make_runtime(self.app, request.hostname or f"worker@{os.getpid()}"))
+        _stored.task_id = None
+        runtime = current_runtime(self.app, request.hostname or f"worker@{os.getpid()}")
         job = _job(
             request.id,
             {**vars(request), **(request.headers or {})},
@@ -108,9 +107,8 @@ class ExecuteTask(Task):
         outcome = runtime.run_blocking(job)
         if outcome.result is None or outcome.result.is_ok:
             return None
-        error = outcome.result.failure.error
-        error.__dict__["_stbass_stored"] = True
-        raise error
+        _stored.task_id = request.id
+        raise outcome.result.failure.error
 
 
 class ProcessRequest(Request):
@@ -166,7 +164,8 @@ class ProcessRequest(Request):
         if result is None or not self._somebody_listens():
             return
         if result.is_ok:
-            self.send_event("task-succeeded", result=repr(result.value)[:1024], runtime=outcome.elapsed)
+            elapsed = 0.0 if result.elapsed is None else result.elapsed.total_seconds()
+            self.send_event("task-succeeded", result=repr(result.value)[:1024], runtime=elapsed)
         elif isinstance(result.failure.error, ProcessCancelled):
             self.send_event("task-revoked", terminated=True, signum=None, expired=False)
         else:

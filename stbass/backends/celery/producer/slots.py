@@ -8,17 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
+import redis.asyncio
 
 from stbass.backends.celery import keys
-from stbass.backends.celery.worker.announcement import WorkerInfo
 
-if TYPE_CHECKING:
-    from stbass.backends.celery.producer.client import FleetClient
-
-__all__ = ["WorkerSlots", "free_slots", "lacking", "worker_slots"]
+__all__ = ["WorkerSlots", "consumers", "free_slots", "lacking", "worker_slots"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,19 +40,27 @@ class WorkerSlots:
         return max(0, self.slots - self.running)
 
 
-async def worker_slots(client: FleetClient) -> list[WorkerSlots]:
+async def consumers(client: redis.asyncio.Redis, queue: str | None) -> int:
+    """How many live workers consume a queue; with None, how many queues have one."""
+    if queue is None:
+        return len(await client.pubsub_channels(keys.queue_channel("*")))
+    [(_, count)] = await client.pubsub_numsub(keys.queue_channel(queue))
+    return int(count)
+
+
+async def worker_slots(client: redis.asyncio.Redis) -> list[WorkerSlots]:
     """Every live worker of the fleet.
 
     Raises:
         redis.RedisError: the server cannot be reached.
     """
-    names = [key async for key in client.redis.scan_iter(match=keys.worker_key("*"), count=1000)]
+    names = [key async for key in client.scan_iter(match=keys.worker_key("*"), count=1000)]
     if not names:
         return []
-    infos = [msgspec.json.decode(raw, type=WorkerInfo) for raw in await client.redis.mget(names) if raw]
+    infos = [msgspec.json.decode(raw, type=keys.WorkerInfo) for raw in await client.mget(names) if raw]
     # An announcement outlives a worker that was killed; its subscription does not.
-    alive = dict(await client.redis.pubsub_numsub(*(keys.alive_channel(info.name) for info in infos))) if infos else {}
-    raw: Any = await client.redis.register_script(keys.RUNNING)()
+    alive = dict(await client.pubsub_numsub(*(keys.alive_channel(info.name) for info in infos))) if infos else {}
+    raw: Any = await client.register_script(keys.RUNNING)()
     running = {name.decode(): int(number) for name, number in zip(raw[::2], raw[1::2], strict=True)}
     return [
         # A pool that does not say how much it runs at once runs one after the other.

@@ -1,0 +1,118 @@
+"""Listening to channels of publish/subscribe for as long as a program runs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import redis
+import redis.asyncio
+
+from stbass.transports.redis.address import RedisAddress
+
+__all__ = ["Subscription"]
+
+_log = logging.getLogger(__name__)
+_RETRY = 0.2
+
+
+class Subscription:
+    """Listens to a channel, and to more channels while they are wanted; connects again if the connection is lost.
+
+    Args:
+        address: of the server.
+        channel: that is always listened to.
+        on_message: awaited with the channel and the data of each message, one after the other.
+        on_gap: awaited once the subscription stands again, because messages may have been missed; True: for the first
+            time.
+        patient: connect again also if the first attempt fails; otherwise :meth:`ready` raises its error.
+    """
+
+    def __init__(
+        self,
+        address: RedisAddress,
+        channel: str,
+        on_message: Callable[[str, bytes], Awaitable[None]],
+        on_gap: Callable[[bool], Awaitable[None]],
+        *,
+        patient: bool = False,
+    ) -> None:
+        self._address = address
+        self._channel = channel
+        self._on_message = on_message
+        self._on_gap = on_gap
+        self._patient = patient
+        self._extra: set[str] = set()
+        self._pubsub: Any = None
+        self._stands: asyncio.Future[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def ready(self) -> None:
+        """Return when the subscription stands; the first call starts it.
+
+        Raises:
+            redis.RedisError: the server cannot be reached, or refuses.
+            OSError: the server cannot be reached.
+        """
+        if self._task is None or self._task.done():
+            self._stands = asyncio.get_running_loop().create_future()
+            self._task = asyncio.create_task(self.run(), name=f"stbass-listen-{self._channel}")
+        assert self._stands is not None
+        if not self._stands.done() or self._stands.exception() is not None:
+            await asyncio.shield(self._stands)
+
+    async def also(self, channels: set[str]) -> None:
+        """Listen to these channels too."""
+        fresh = channels - self._extra
+        self._extra |= fresh
+        if fresh and self._pubsub is not None:
+            await self._pubsub.subscribe(*fresh)
+
+    async def no_longer(self, channels: set[str]) -> None:
+        """Undo :meth:`also`."""
+        known = channels & self._extra
+        self._extra -= known
+        if known and self._pubsub is not None:
+            await self._pubsub.unsubscribe(*known)
+
+    async def close(self) -> None:
+        """End the subscription."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def run(self) -> None:
+        """Listen until cancelled; what :meth:`ready` does beside."""
+        stands = self._stands or asyncio.get_running_loop().create_future()
+        away = False
+        while True:
+            client = self._address.async_client()
+            try:
+                async with client.pubsub() as self._pubsub:
+                    await self._pubsub.subscribe(self._channel, *self._extra)
+                    async for message in self._pubsub.listen():
+                        if message["type"] == "message":
+                            await self._on_message(message["channel"].decode(), message["data"])
+                        elif message["type"] == "subscribe" and message["channel"].decode() == self._channel:
+                            away, first = False, not stands.done()
+                            if first:
+                                stands.set_result(None)
+                            await self._on_gap(first)
+            except (redis.RedisError, OSError) as error:
+                if not stands.done() and not self._patient:
+                    stands.set_exception(error)
+                    return
+                if not away:
+                    _log.warning(
+                        "cannot hear what is said on %s: Redis at %s: %s; trying again",
+                        self._channel,
+                        self._address,
+                        error,
+                    )
+                away = True
+                await asyncio.sleep(_RETRY)
+            finally:
+                self._pubsub = None
+                await client.aclose()
