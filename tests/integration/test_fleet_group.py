@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+import tracemalloc
+
 from celery.result import GroupResult
 
 from stbass._values.endpoint import Placement
 from stbass.backends.celery import CeleryBackend
 from stbass.placement import PLACED_PAR, BackendRegistry
 from tests.integration.conftest import Fleet
-from tests.support.agents import Give
+from tests.support.agents import Fail, Give
 
 
 async def test_a_group_subscribes_to_nothing_by_itself_and_can_be_waited_for(fleet: Fleet) -> None:
@@ -28,3 +31,28 @@ async def test_a_group_subscribes_to_nothing_by_itself_and_can_be_waited_for(fle
 
     # and foreign code can wait for it all the same
     assert result.group.get(timeout=10) == [0, 1, 2]
+
+
+async def test_what_never_starts_is_not_kept(backend: CeleryBackend, registry: BackendRegistry) -> None:
+    # given three groups of which only the first process starts: it fails, and that halts the others
+    size, where = 50_000, Placement(endpoint="anthropic")
+    big = "x" * size
+
+    async def halt() -> int:
+        members = [(Give(big), where) for _ in range(99)]
+        result = await PLACED_PAR((Fail(), where), *members, limit=1, registry=registry).run()
+        return sum("not started" in one.failure.summary for one in result.results)
+
+    assert await halt() == 99
+    gc.collect()
+    tracemalloc.start()
+    try:
+        # when two more of them have ended
+        assert [await halt() for _ in range(2)] == [99, 99]
+        gc.collect()
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    # then what was encoded for the others is gone
+    assert kept < 10 * size
