@@ -99,6 +99,10 @@ dev: $(VENV)/.installed-demo  ## Redis and one worker per endpoint in ENDPOINTS,
 test: install  ## the tests (TESTS=path picks some)
 	@$(BIN)/python $(PYTEST) -m "not slow" $(TESTS)
 
+.PHONY: test-unit
+test-unit: install  ## the unit tests alone: no server, no subprocess, under a minute
+	@$(BIN)/python -m pytest -q -n 0 -m "not slow" tests/unit
+
 .PHONY: test-slow
 test-slow: install  ## the tests that take long
 	@$(BIN)/python $(PYTEST) -m slow $(TESTS)

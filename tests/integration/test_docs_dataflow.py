@@ -1,4 +1,4 @@
-"""The page on dataflow, on Ray and on a fleet: with a Ray, a Redis and workers of our own."""
+"""The code of the page on dataflow: every program and command does what the page says, here, on Ray and on a fleet."""
 
 from __future__ import annotations
 
@@ -15,8 +15,27 @@ import pytest
 from tests.support.pages import Command, Page, Trial, environment, fits, run_trial
 
 PAGE = Page.read("docs/dataflow.md")
+ELSEWHERE = ("On Ray", "On the fleet")
+HERE = [trial for trial in PAGE.trials if trial.section not in ELSEWHERE]
 ON_RAY = [trial for trial in PAGE.trials if trial.section == "On Ray"]
 FLEET, *ON_FLEET = [trial for trial in PAGE.trials if trial.section == "On the fleet"]
+
+
+@pytest.mark.parametrize("trial", HERE, ids=lambda trial: trial.place)
+def test_a_block_does_what_the_page_says(trial: Trial, tmp_path: Path) -> None:
+    run_trial(PAGE, trial, tmp_path)
+
+
+def test_the_page_has_blocks_in_every_section_that_shows_something() -> None:
+    sections = {trial.section for trial in PAGE.trials}
+    assert {"A first model", "State, and going on after a crash", *ELSEWHERE} <= sections
+    assert all(command.output for trial in HERE if trial.code for command in trial.commands)
+
+
+def test_what_a_block_may_print() -> None:
+    assert fits("job Job_1a\n3 steps\n", "job Job_…\n3 steps\n")
+    assert not fits("job Job_1a\n4 steps\n", "job Job_…\n3 steps\n")
+    assert not fits("job\nJob_1a", "job…Job_1a")  # … is part of one line
 
 
 @pytest.mark.parametrize("trial", ON_RAY, ids=lambda trial: trial.place)

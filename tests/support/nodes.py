@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from stbass.workflow import BaseProcess, ProcessConfig, ProcessResult, ProcessType, RetryStrategy
+from stbass.workflow import BaseProcess, ProcessConfig, ProcessMetadata, ProcessResult, ProcessType, RetryStrategy
 from stbass.workflow.code import current_context
 
 
@@ -162,3 +162,16 @@ class Who(Node):
             "pid": os.getpid(),
             "given": sorted(input_data or {}),
         }
+
+
+class Recorded(ProcessMetadata):
+    """Metadata that remember what they were."""
+
+    def __init__(self, process_id: Any) -> None:
+        self.seen: list[tuple[str, Any]] = []
+        super().__init__(process_id)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name != "seen":
+            self.seen.append((name, value))

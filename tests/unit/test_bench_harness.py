@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import select
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,7 +10,7 @@ import pytest
 
 from benchmarks import harness
 from benchmarks.fleet import steepest
-from benchmarks.harness import Journal, Row, Sample, SubjectFailed, median_alternating, run_driver
+from benchmarks.harness import Journal, Row, Sample, SubjectFailed, median_alternating
 from benchmarks.peers.driver import percentile
 from benchmarks.quiet import CpuTimes, busy_limit, foreign_share, process_tree, read_cpu
 from benchmarks.report import plain_table, section_of, write_markdown
@@ -318,44 +315,3 @@ def test_the_page_escapes_what_would_break_its_table(tmp_path: Path) -> None:
 
 
 # Drivers -----------------------------------------------------------------------------------------
-
-
-def _run(code: str, timeout: float = 20) -> dict[str, object]:
-    return run_driver([sys.executable, "-c", code], timeout=timeout, environment=os.environ)
-
-
-def test_a_driver_answers_with_its_last_line() -> None:
-    answer = {"values": {"total": 1.5}, "versions": {"one": "1.0"}}
-    assert _run(f"print('by the way'); print({json.dumps(answer)!r})") == answer
-    assert harness.versions.pop("one") == "1.0"
-
-
-@pytest.mark.parametrize(
-    ("code", "message"),
-    [
-        ("raise RuntimeError('no worker')", "exit code 1: RuntimeError: no worker"),
-        ("pass", "printed nothing"),
-    ],
-)
-def test_a_driver_that_fails_says_why(code: str, message: str) -> None:
-    with pytest.raises(SubjectFailed, match=message):
-        _run(code)
-
-
-def test_what_a_driver_started_ends_with_it(tmp_path: Path) -> None:
-    # given a driver that leaves behind a process with a named pipe open
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
-    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    code = (
-        "import subprocess, sys;"
-        "sleep = [sys.executable, '-c', 'import time; time.sleep(600)'];"
-        f"subprocess.Popen(sleep, stdout=open({str(pipe)!r}, 'w'));"
-        "print('{}')"
-    )
-    # when it has answered
-    assert _run(code) == {}
-    # then nobody holds the pipe any more: its reader sees the end
-    assert select.select([reader], [], [], 10)[0]
-    assert os.read(reader, 1) == b""
-    os.close(reader)

@@ -17,7 +17,6 @@ from stbass._process.call import Call, find_function
 from stbass._process.context import ProcessContext
 from stbass._values.endpoint import Placement
 from stbass.backends.celery.settings import FleetSettings
-from stbass.backends.processes import ProcessPoolBackend
 from stbass.errors import NotTransportable, ProcessRefused, WireError
 from stbass.par import PAR
 from tests.support import tasks, tasks_listed
@@ -52,12 +51,6 @@ async def test_it_stands_where_a_process_can() -> None:
 async def test_its_name_is_the_functions() -> None:
     names = [Call(target).name for target in (tasks.add, functools.partial(tasks.add, 1), tasks.Adder(), print)]
     assert names == ["add", "add", "Adder", "print"]
-
-
-async def test_it_goes_to_a_pool_of_processes() -> None:
-    async with ProcessPoolBackend(1) as backend:
-        pid, _ = (await backend.execute(Call(tasks.where), ProcessContext("call"))).value
-    assert pid != os.getpid()
 
 
 # Travelling ---------------------------------------------------------------------------------------

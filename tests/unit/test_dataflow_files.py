@@ -5,10 +5,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import gzip
-import os
 import re
-import subprocess
-import sys
 import threading
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
@@ -307,30 +304,6 @@ async def test_a_place_that_cannot_be_written_shows_before_any_step(
     assert path.split("/")[0] in str(only(caught.value))
 
 
-def test_a_full_disk_leaves_whole_rows(tmp_path: Path) -> None:
-    # given a program that may not write files of more than 1,000 bytes
-    program = f"""
-import resource
-from pathlib import Path
-from stbass.dataflow.library.csv_files import CsvSink
-resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-sink = CsvSink(Path({str(tmp_path / "out.csv")!r}), ["a"])
-sink.open(None)
-try:
-    for number in range(1000):
-        sink.write([(f"{{number:08}}",)] * 10)
-except OSError as error:
-    print(error.strerror)
-"""
-    # when it writes more
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30)
-    # then it is told, and the file ends with what was written whole
-    assert done.stdout == "File too large\n"
-    lines = (tmp_path / "out.csv").read_text().splitlines(keepends=True)
-    assert len(lines) == 1 + 110
-    assert lines[-1] == "00000010\n"
-
-
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rows=st.lists(
@@ -527,17 +500,6 @@ async def test_a_slow_writer_holds_up_its_source() -> None:
     # then there is never more under way than the connector holds, two chunks and what the source has in its hands
     assert writer.written == list(range(300))
     assert max(writer.ahead) <= 64 + 2 * 3 + 2
-
-
-def test_nothing_heavy_is_imported_for_csv() -> None:
-    program = (
-        "import sys; import stbass.dataflow.library as library; library.FileReader, library.FileWriter\n"
-        "print([name for name in ('pyarrow', 'sqlalchemy', 'numpy', 'pandas', 'yaml') if name in sys.modules])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=dict(os.environ), timeout=30
-    )
-    assert done.stdout == "[]\n"
 
 
 def test_a_csv_file_is_read_by_pythons_own_module_too(tmp_path: Path) -> None:

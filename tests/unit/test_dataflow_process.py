@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 import time
 from typing import Any
 
@@ -780,16 +778,6 @@ async def test_fields_of_an_instance() -> None:
 
 
 # What it costs -----------------------------------------------------------------------------------
-
-
-def test_importing_loads_nothing_heavy() -> None:
-    code = (
-        "import sys\nfrom stbass.dataflow import Component, Event, LocalProcess, Resource, component\n"
-        "print(*sorted({name.split('.')[0] for name in sys.modules}))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    heavy = {"pydantic", "yaml", "sqlalchemy", "redis", "celery", "kombu", "ray", "pyarrow", "numpy", "pandas"}
-    assert not set(done.stdout.split()) & heavy
 
 
 async def test_no_task_is_made_per_value(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
-import os
 import re
-import subprocess
-import sys
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -486,20 +483,6 @@ async def test_it_starts_at_once() -> None:
             taken.append(time.perf_counter() - began)
             await process.run()
     assert min(taken) < 0.02
-
-
-def test_it_is_imported_at_once(tmp_path: Path) -> None:
-    code = (
-        "import time; began = time.process_time(); import stbass.dataflow; stbass.dataflow.LocalProcess;"
-        "print(time.process_time() - began)"
-    )
-    # Compiled beforehand, as it is wherever it was installed or used once.
-    env = {**os.environ, "PYTHONPYCACHEPREFIX": str(tmp_path), "PYTHONDONTWRITEBYTECODE": ""}
-    taken = [
-        float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=60, env=env).stdout)
-        for _ in range(4)
-    ]
-    assert min(taken) < 0.5
 
 
 def test_nothing_is_pickled() -> None:

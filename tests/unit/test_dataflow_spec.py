@@ -6,7 +6,6 @@ import copy
 import datetime
 import math
 import random
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -661,44 +660,6 @@ def test_any_network_comes_back_as_it_was(tmp_path_factory: pytest.TempPathFacto
     assert dumped(again, folder) == first
     assert again.export() == process.export()
     assert list(again.connectors) == list(process.connectors)
-
-
-def test_a_script_gives_its_classes_names_that_others_can_import(tmp_path: Path) -> None:
-    # Given a script that dumps a process of its own classes, and builds it again,
-    (tmp_path / "my_script.py").write_text("""
-from stbass.dataflow import Component, IOController, LocalProcess
-from stbass.dataflow.builder import ProcessBuilder
-from stbass.dataflow.spec.model import load
-
-class A(Component):
-    io = IOController(outputs=["x"])
-    async def step(self):
-        await self.io.close()
-
-if __name__ == "__main__":
-    LocalProcess([A(name="a")], [], name="p").dump("m.yaml")
-    again = ProcessBuilder.build(load("m.yaml"))
-    assert type(again.components["a"]) is A
-""")
-    subprocess.run([sys.executable, "my_script.py"], cwd=tmp_path, check=True, timeout=60)
-    # then the file names the module, and not __main__.
-    data = yaml.safe_load((tmp_path / "m.yaml").read_text())
-    assert data["stbass"]["process"]["args"]["components"][0]["type"] == "my_script.A"
-
-
-def test_without_pyyaml_the_error_says_what_to_install() -> None:
-    code = """
-import sys
-sys.modules["yaml"] = None
-from stbass.dataflow.spec.model import loads
-from stbass.errors import MissingDependencyError
-try:
-    loads("a: 1")
-except MissingDependencyError as error:
-    print(error)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout == "models in YAML need PyYAML: pip install 'stbass[dataflow]'\n"
 
 
 def test_class_paths_of_ours_are_the_public_ones() -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -115,31 +113,3 @@ def test_what_is_in_all_exists(module: str) -> None:
 
 
 # What an import costs ----------------------------------------------------------------------------
-
-
-def in_a_fresh_interpreter(code: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    return done.stdout.strip()
-
-
-@pytest.mark.parametrize("what", ["import stbass", "from stbass import *"])
-def test_importing_loads_nothing_heavy(what: str) -> None:
-    code = f"{what}\nimport sys\nprint(*sorted({{name.split('.')[0] for name in sys.modules}}))"
-    loaded = set(in_a_fresh_interpreter(code).split())
-    assert not loaded & {
-        "celery",
-        "redis",
-        "kombu",
-        "pydantic",
-        "numpy",
-        "rich",
-        "typer",
-        "mcp",
-        "ray",
-        "opentelemetry",
-    }
-
-
-def test_importing_loads_only_what_is_asked_for() -> None:
-    code = "import stbass, sys\nprint(*sorted(name for name in sys.modules if name.startswith('stbass.')))"
-    assert in_a_fresh_interpreter(code) == ""

@@ -25,35 +25,18 @@ from stbass._process.context import ProcessContext
 from stbass._values.endpoint import Placement
 from stbass._values.outcome import ProcessResult
 from stbass._values.policy import FailurePolicy, RetryPolicy
-from stbass.backends.processes import ProcessPoolBackend
 from stbass.errors import DeadlineExceeded, NotTransportable, ProcessCancelled
 from stbass.process import Process as CoreProcess
 from stbass.tasklist import Process, Task
 from stbass.tasklist.bar import Bar
 from tests.support import tasks
+from tests.support.task_lists import WAYS, Run
 
 STRATEGIES = ["sequential", "parallel", "hybrid"]
 FAST = Placement(endpoint="fast")
 
-Run = Callable[..., Any]
 
-
-def sync(process: Process, **options: Any) -> Any:
-    return process.execute(**options)
-
-
-def on_a_loop(process: Process, **options: Any) -> Any:
-    return asyncio.run(process.execute_async(**options))
-
-
-def inside_a_loop(process: Process, **options: Any) -> Any:
-    async def program() -> Any:
-        return process.execute(**options)
-
-    return asyncio.run(program())
-
-
-@pytest.fixture(params=[sync, on_a_loop, inside_a_loop])
+@pytest.fixture(params=WAYS)
 def run(request: pytest.FixtureRequest) -> Run:
     """Every way to execute a list."""
     way: Run = request.param
@@ -686,15 +669,6 @@ def test_a_placement_nobody_registered_is_here(run: Run, registry: BackendRegist
     process = Process("here", registry=registry)
     process.add_task(os.getpid, placement=Placement(endpoint="nowhere"))
     assert run(process) == [os.getpid()]
-
-
-def test_a_task_can_be_placed_on_a_pool_of_processes(run: Run) -> None:
-    registry = BackendRegistry()
-    registry.register("fast", ProcessPoolBackend(1))
-    process = Process("pool", "parallel", registry=registry)
-    process.add_task(tasks.where, placement=FAST)
-    [(pid, _)] = run(process)
-    assert pid != os.getpid()
 
 
 def test_a_list_uses_the_default_registry() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -247,23 +246,6 @@ def test_a_local_subclass_is_refused() -> None:
 
     with pytest.raises(NotTransportable, match=r"move it to the top level of a module.*STBASS_INCLUDE"):
         dumps(Local())
-
-
-def test_a_process_of_a_script_is_refused() -> None:
-    script = (
-        "from stbass.process import Process\nfrom stbass.wire import dumps\n"
-        "from stbass.errors import NotTransportable\n"
-        "@Process\nasync def mine(ctx): ...\n"
-        "class Mine(Process): ...\n"
-        "for process in (mine, Mine()):\n"
-        "    try:\n        dumps(process)\n    except NotTransportable as error:\n        print(error)\n"
-    )
-
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
-
-    for line in done.stdout.splitlines():
-        assert "defined in the script itself, which a worker does not import; move it to the top level" in line
-    assert len(done.stdout.splitlines()) == 2
 
 
 # Refused -----------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import threading
 from typing import Any
 
 import pytest
@@ -17,7 +16,6 @@ from stbass._process.composable import Composable
 from stbass._process.context import ProcessContext
 from stbass._values.endpoint import Placement
 from stbass._values.outcome import ProcessResult as CoreResult
-from stbass.backends.processes import ProcessPoolBackend
 from stbass.workflow import (
     BaseProcess,
     ProcessConfig,
@@ -287,44 +285,7 @@ async def test_cancelling_execute_cancels_all_and_says_where_each_stands() -> No
     assert WorkflowPoolManager.get_instance().open_pools == []
 
 
-@pytest.mark.parametrize("kind", list(ProcessType))
-async def test_a_deadline_ends_what_runs_and_what_has_not_started(kind: ProcessType) -> None:
-    workflow = create_workflow(Waits("waits", 30.0, kind, fail_fast=False), (Give("after"), ["waits"]))
-    async with asyncio.timeout(10):
-        results = await workflow.execute(deadline=0.2)
-    assert isinstance(results["waits"].exception, TimeoutError)
-    assert states(workflow) == {"waits": "failed", "after": "skipped"}
-    with pytest.raises(WorkflowError, match="deadline"):
-        await create_workflow(Waits("waits", 30.0)).execute(deadline=0.1)
-
-
 # Pools --------------------------------------------------------------------------------------------
-
-
-async def test_threads_and_processes_are_bounded_and_shared_by_the_nodes() -> None:
-    lock, now, most = threading.Lock(), 0, 0
-    together = threading.Barrier(2)
-
-    class Busy(BaseProcess):
-        def process(self, input_data: Any) -> int:
-            nonlocal now, most
-            with lock:
-                now += 1
-                most = max(most, now)
-            together.wait(10)
-            with lock:
-                now -= 1
-            return threading.get_ident()
-
-    workflow = Workflow(max_threads=2, max_processes=1)
-    for n in range(8):
-        Busy(ProcessConfig(ProcessType.THREAD, f"thread{n}")).register_to(workflow)
-    for n in range(4):
-        Node(f"process{n}", ProcessType.PROCESS).register_to(workflow)
-    results = await workflow.execute()
-    assert most == 2
-    assert len({results[f"thread{n}"].data for n in range(8)}) == 2
-    assert len({results[f"process{n}"].data["pid"] for n in range(4)}) == 1
 
 
 async def test_the_pools_are_there_while_it_runs_and_gone_when_it_ends() -> None:
@@ -458,15 +419,6 @@ async def test_a_placement_nobody_registered_is_here(registry: BackendRegistry) 
     workflow = Workflow(registry=registry)
     Node("there").register_to(workflow, placement=Placement(endpoint="nowhere"))
     assert (await workflow.execute())["there"].data["pid"] == os.getpid()
-
-
-async def test_a_node_can_be_placed_on_a_pool_of_processes() -> None:
-    registry = BackendRegistry()
-    async with ProcessPoolBackend(1) as backend:
-        registry.register("fast", backend)
-        workflow = Workflow(registry=registry)
-        Node("there").register_to(workflow, placement=FAST)
-        assert (await workflow.execute())["there"].data["pid"] != os.getpid()
 
 
 async def test_the_limit_of_a_backend_holds_for_placed_nodes() -> None:

@@ -5,14 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import os
 import threading
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from stbass.workflow import (
@@ -27,7 +24,7 @@ from stbass.workflow import (
     Workflow,
     WorkflowPoolManager,
 )
-from tests.support.nodes import Blocks, Failing, FailsFirst, Give, Node, Steps, Unpicklable, Waits
+from tests.support.nodes import FailsFirst, Give, Node, Recorded, Unpicklable
 
 KINDS = list(ProcessType)
 
@@ -123,34 +120,6 @@ def test_a_result_that_is_not_to_be_had_is_a_value_error(given: Any, message: st
 # Running it by itself -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", KINDS)
-async def test_run_packs_what_it_gives_back(kind: ProcessType) -> None:
-    before = datetime.now(UTC)
-    process = Give("give", {"a": 1}, kind)
-    result = await process.run(None)
-    assert (result.success, result.data) == (True, {"a": 1})
-    assert (result.error, result.error_type, result.error_message) == (None, None, None)
-    assert result.start_time is not None
-    assert result.end_time is not None
-    assert before <= result.start_time <= result.end_time
-    assert result.execution_time == pytest.approx((result.end_time - result.start_time).total_seconds(), abs=1e-5)
-    metadata = process.metadata
-    assert (metadata.state, metadata.progress, metadata.result) == (ProcessState.COMPLETED, 1.0, result)
-    assert (metadata.start_time, metadata.end_time) == (result.start_time, result.end_time)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-async def test_run_never_raises_for_a_process_that_fails(kind: ProcessType) -> None:
-    process = Failing("fails", kind)
-    result = await process.run(None)
-    assert (result.success, result.data) == (False, None)
-    assert (result.error, result.error_type, result.error_message) == ("not there", "LookupError", "not there")
-    assert isinstance(result.exception, LookupError)
-    assert "nodes.py" in result.traceback
-    assert process.metadata.state is ProcessState.FAILED
-    assert process.metadata.last_error == "LookupError: not there"
-
-
 async def test_the_state_is_running_while_it_runs() -> None:
     seen: list[Any] = []
 
@@ -162,22 +131,6 @@ async def test_the_state_is_running_while_it_runs() -> None:
     [(state, start, result)] = seen
     assert (state, result) == (ProcessState.RUNNING, None)
     assert start is not None
-
-
-@pytest.mark.parametrize(
-    ("kind", "other_thread", "other_process"),
-    [
-        (ProcessType.ASYNC, False, False),
-        (ProcessType.THREAD, True, False),
-        (ProcessType.PROCESS, True, True),
-    ],
-)
-async def test_it_runs_where_its_type_says(kind: ProcessType, other_thread: bool, other_process: bool) -> None:
-    for process in (Node("sync", kind), Waits("async", 0.0, kind)):
-        data = (await process.run({})).data
-        assert (data["pid"] != os.getpid()) is other_process
-        if not other_process:
-            assert (not data["main"]) is other_thread
 
 
 async def test_execute_may_be_overridden_and_give_back_plain_data_or_a_result() -> None:
@@ -210,14 +163,6 @@ async def test_process_may_be_a_coroutine_function_too() -> None:
 
     for kind in (ProcessType.ASYNC, ProcessType.THREAD):
         assert (await Async(ProcessConfig(kind, timeout=5)).run(1)).data == 2
-
-
-@pytest.mark.parametrize("kind", KINDS)
-async def test_execute_gives_back_a_result_and_runs_where_the_type_says(kind: ProcessType) -> None:
-    result = await Node("node", kind).execute({"a": ProcessResult(True, 1)})
-    assert isinstance(result, ProcessResult)
-    assert result.data["given"] == {"a": 1}
-    assert (result.data["pid"] != os.getpid()) is (kind is ProcessType.PROCESS)
 
 
 async def test_an_override_can_call_the_one_it_overrides() -> None:
@@ -287,44 +232,7 @@ async def test_one_that_cannot_be_pickled_fails_with_the_reason() -> None:
     assert "lock" in (result.error or "")
 
 
-class _Recorded(ProcessMetadata):
-    """Metadata that remember what they were."""
-
-    def __init__(self, process_id: Any) -> None:
-        self.seen: list[tuple[str, Any]] = []
-        super().__init__(process_id)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        super().__setattr__(name, value)
-        if name != "seen":
-            self.seen.append((name, value))
-
-
 # Time ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", KINDS)
-async def test_a_timeout_holds_for_every_kind_and_frees_the_caller(kind: ProcessType, tmp_path: Path) -> None:
-    path = tmp_path / "pid"
-    process = Blocks("blocks", str(path), 30.0, kind, timeout=4.0 if kind is ProcessType.PROCESS else 0.2)
-    ticks = asyncio.create_task(asyncio.sleep(0.05))
-    started = time.monotonic()
-    result = await process.run()
-    assert time.monotonic() - started < 20
-    assert ticks.done(), "the event loop was held up"
-    assert isinstance(result.exception, TimeoutError)
-    assert "blocks" in (result.error or "")
-    assert process.metadata.state is ProcessState.FAILED
-    if kind is ProcessType.PROCESS:
-        assert not psutil.pid_exists(int(path.read_text())), "the Python process lives on"
-
-
-@pytest.mark.parametrize("kind", KINDS)
-async def test_a_timeout_ends_a_coroutine_too(kind: ProcessType) -> None:
-    started = time.monotonic()
-    result = await Waits("waits", 30.0, kind, timeout=0.2).run()
-    assert time.monotonic() - started < 10
-    assert isinstance(result.exception, TimeoutError)
 
 
 async def test_a_thread_that_is_abandoned_is_counted_until_it_ends() -> None:
@@ -367,16 +275,6 @@ async def test_abandoned_threads_take_nobodys_place() -> None:
 # Trying again -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", KINDS)
-async def test_retries_happen_and_are_counted(kind: ProcessType, tmp_path: Path) -> None:
-    process = FailsFirst("flaky", str(tmp_path / "tries"), 2, 3, kind)
-    result = await process.run()
-    assert (result.success, result.data) == (True, 3)
-    assert process.metadata.retries == 2
-    assert process.metadata.last_error == "ConnectionError: try 2"
-    assert process.metadata.state is ProcessState.COMPLETED
-
-
 async def test_after_the_last_retry_it_has_failed(tmp_path: Path) -> None:
     process = FailsFirst("flaky", str(tmp_path / "tries"), 10, 2)
     result = await process.run()
@@ -394,7 +292,7 @@ async def test_between_attempts_its_state_is_retrying_for_as_long_as_the_backoff
 
     process = Flaky(ProcessConfig(retry_strategy=RetryStrategy(2, delay_seconds=0.05, backoff_factor=3.0)))
     process.started = []
-    process.metadata = metadata = _Recorded(process.config.process_id)
+    process.metadata = metadata = Recorded(process.config.process_id)
     metadata.seen.clear()
     await process.run()
     first, second, third = process.started
@@ -455,15 +353,6 @@ async def test_a_rule_that_gives_back_nothing_is_fulfilled() -> None:
 
 
 # Progress -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", KINDS)
-async def test_progress_is_in_the_metadata_wherever_it_runs(kind: ProcessType) -> None:
-    process = Steps("steps", kind)
-    process.metadata = metadata = _Recorded("steps")
-    assert (await process.run()).success
-    seen = [value for name, value in metadata.seen if name == "progress"]
-    assert [value for value, _ in itertools.groupby(seen)] == [0.0, 0.25, 0.5, 0.75, 1.0]
 
 
 def test_progress_is_a_fraction() -> None:

@@ -168,14 +168,3 @@ def test_it_ends_with_a_program_that_forgets_it() -> None:
     code = "from stbass.testing import RedisServer; server = RedisServer().start(); print(server.pid)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
     assert wait_until_gone(int(done.stdout))
-
-
-def test_importing_the_package_needs_neither_redis_nor_celery() -> None:
-    code = """
-import sys
-import stbass.testing
-stbass.testing.RedisServer, stbass.testing.Worker
-print(sorted({'redis', 'celery', 'kombu'} & set(sys.modules)))
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
-    assert done.stdout.strip() == "[]"
