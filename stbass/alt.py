@@ -19,9 +19,9 @@ from types import TracebackType
 from typing import Any, ClassVar, Final, TypeAlias
 
 from stbass._channels.cancellation import defer, owed, raise_owed, to_the_end
-from stbass._channels.choice import CLAIMED, DECIDING, IDLE, WAITING, Arm, Choice
+from stbass._channels.choice import CLAIMED, DECIDING, IDLE, WAITING, Choice
 from stbass._channels.ready_list import FairList, ListedChoice, PriorityList, ReadyList, attempt, pick
-from stbass._channels.transport import NOTHING
+from stbass._channels.transport import NOTHING, Arm
 from stbass.channel import Chan
 from stbass.errors import AllGuardsDisabledError, ChannelClosedError
 from stbass.timer import DEADLINE, TIMER, Countdown
@@ -195,7 +195,7 @@ class _Alternation(Coroutine[Any, Any, Any]):
                 continue
             enabled = True
             if isinstance(guard.channel, Chan):
-                self._arms.append(Arm(choice, index, guard.channel._link, guard.send is NOTHING))
+                self._arms.append(Arm(choice, index, guard.channel.link, guard.send is NOTHING))
             elif guard.channel is not SKIP:
                 self._timers.append(index)
             else:
@@ -217,10 +217,10 @@ class _Alternation(Coroutine[Any, Any, Any]):
         try:
             for arm in self._arms:
                 channel: Chan[Any] = self._guards[arm.index].channel  # type: ignore[assignment]
-                arm.link = channel._link
+                arm.link = channel.link
                 arm.open = True
                 if not arm.reader:
-                    arm.value = await channel._begin_offer(self._guards[arm.index].send)
+                    arm.value = await channel.begin_offer(self._guards[arm.index].send)
                     self._offering.append(channel)
                 if not arm.link.local:
                     remote = True
@@ -248,7 +248,7 @@ class _Alternation(Coroutine[Any, Any, Any]):
         finally:
             self._detach()
             while self._offering:
-                self._offering.pop()._end_offer()
+                self._offering.pop().end_offer()
 
     async def _ask_links(self) -> None:
         """Ask links that only know what they were told. They are attached first, so that nothing is missed after."""
@@ -362,7 +362,7 @@ class _Alternation(Coroutine[Any, Any, Any]):
         """Whether it can stay attached: links that say at once what is ready, and nothing that has to be asked."""
         channels = [self._guards[arm.index].channel for arm in self._arms]
         return not self._dynamic and all(
-            isinstance(one, Chan) and one._link.local and (arm.reader or one._turn is None)
+            isinstance(one, Chan) and one.link.local and (arm.reader or not one.is_sequence)
             for arm, one in zip(self._arms, channels, strict=True)
         )
 
@@ -375,7 +375,7 @@ class _Alternation(Coroutine[Any, Any, Any]):
         for old in self._arms:
             guard = self._guards[old.index]
             assert isinstance(guard.channel, Chan)
-            by_index[old.index] = Arm(choice, old.index, guard.channel._link, old.reader, old.value)
+            by_index[old.index] = Arm(choice, old.index, guard.channel.link, old.reader, old.value)
         self._arms = [arm for arm in by_index if arm is not None]
         choice.ready = self._ready_list(by_index)
         self._choice = choice

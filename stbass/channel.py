@@ -64,7 +64,7 @@ class Chan(Generic[T]):
         ValueError: the capacity is not 0 or a positive integer.
     """
 
-    __slots__ = ("__weakref__", "_capacity", "_exact", "_link", "_name", "_transport", "_turn", "_type")
+    __slots__ = ("__weakref__", "_capacity", "_exact", "_name", "_transport", "_turn", "_type", "link")
 
     @overload
     def __init__(
@@ -111,7 +111,8 @@ class Chan(Generic[T]):
         transport: Transport | None = None,
     ) -> None:
         self._set_up(type_spec, name, capacity, MEMORY if transport is None else transport)
-        self._link: Link = self._transport.link(self._link_spec())
+        self.link: Link = self._transport.link(self._link_spec())
+        """Where its two sides meet: for what is built on channels (choices, placing, dataflow), not for programs."""
 
     def _set_up(self, type_spec: Any, name: str | None, capacity: int, transport: Transport) -> None:
         if type_spec is NOTHING:
@@ -150,7 +151,7 @@ class Chan(Generic[T]):
                 await self._send_in_turn(value, self._turn)
                 return
             value = self._type.fit(value)
-        link = self._link
+        link = self.link
         waiter = link.offer(value)
         if waiter is not None:
             try:
@@ -171,7 +172,7 @@ class Chan(Generic[T]):
             ChannelTypeError: a value came from another Python process and does not fit.
             ChannelTopologyError: another process is the reader (only then known, if the channel is remote).
         """
-        link = self._link
+        link = self.link
         value: T = link.try_take()
         if value is NOTHING:
             waiter = link.take()
@@ -188,7 +189,7 @@ class Chan(Generic[T]):
 
     async def _send_in_turn(self, value: Any, turn: asyncio.Lock) -> None:
         async with turn:
-            link = self._link
+            link = self.link
             await link.bound()
             if not link.closed:
                 value = self._type.fit(value, link.sent)
@@ -204,8 +205,20 @@ class Chan(Generic[T]):
                     abandon(waiter)
                     raise
 
-    async def _begin_offer(self, value: Any) -> Any:
-        """A choice is going to offer a value: gives it back as it goes over the channel. :meth:`_end_offer` follows."""
+    @property
+    def is_sequence(self) -> bool:
+        """Whether what a value has to be depends on what was sent before it."""
+        return self._turn is not None
+
+    async def begin_offer(self, value: Any) -> Any:
+        """For a choice that is going to offer a value: the value as it goes over the channel.
+
+        :meth:`end_offer` must follow.
+
+        Raises:
+            ChannelTypeError, ChannelProtocolError: as :meth:`send`.
+            ChannelTopologyError: another value of a sequence is being sent already.
+        """
         if self._turn is None:
             return value if type(value) is self._exact else self._type.fit(value)
         if self._turn.locked():
@@ -216,23 +229,24 @@ class Chan(Generic[T]):
             )
         await self._turn.acquire()
         try:
-            await self._link.bound()
-            return value if self._link.closed else self._type.fit(value, self._link.sent)
+            await self.link.bound()
+            return value if self.link.closed else self._type.fit(value, self.link.sent)
         except BaseException:
             self._turn.release()
             raise
 
-    def _end_offer(self) -> None:
+    def end_offer(self) -> None:
+        """The choice no longer offers the value."""
         if self._turn is not None:
             self._turn.release()
 
     async def readable(self) -> None:
         """Return when a receive would complete at once: a value is there, or the channel is closed."""
-        await until_ready(self._link, reader=True)
+        await until_ready(self.link, reader=True)
 
     async def writable(self) -> None:
         """Return when a send would complete at once: a receiver waits, there is room, or the channel is closed."""
-        await until_ready(self._link, reader=False)
+        await until_ready(self.link, reader=False)
 
     async def flush(self) -> None:
         """Return when nothing that was sent or received here would be undone by the end of this Python process.
@@ -244,7 +258,7 @@ class Chan(Generic[T]):
             StbassError: the server does not answer, or has lost the channel; what becomes of the values is not known.
             ChannelTopologyError: the end's place was lost; what it received goes to the new reader too.
         """
-        await self._link.flush()
+        await self.link.flush()
 
     # The end ------------------------------------------------------------------------------------
 
@@ -254,16 +268,16 @@ class Chan(Generic[T]):
         Every waiting sender and receiver gets ``ChannelClosedError``; an offered value that nobody took is withdrawn.
         Values that a channel with a capacity has accepted can still be received.
         """
-        self._link.close()
+        self.link.close()
 
     async def aclose(self) -> None:
         """Close the channel, and return when its other end knows (or can be told no more)."""
-        await self._link.aclose()
+        await self.link.aclose()
 
     @property
     def closed(self) -> bool:
         """Whether it is closed, as far as is known here."""
-        return self._link.closed
+        return self.link.closed
 
     async def __aenter__(self) -> Self:
         """The channel, which is closed at the end of the block."""
@@ -307,17 +321,17 @@ class Chan(Generic[T]):
     @property
     def stats(self) -> ChannelStats:
         """What it has done so far, as far as is known here."""
-        return self._link.stats()
+        return self.link.stats()
 
     @property
     def accepted(self) -> tuple[T, ...]:
         """Values that it has accepted and that nobody has received yet, first to last: only of a channel in memory."""
-        return self._link.accepted()
+        return self.link.accepted()
 
     @property
     def used(self) -> bool:
         """Whether a value was ever sent, or anybody waits: then it cannot be promoted any more."""
-        return self._link.used
+        return self.link.used
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "open"
@@ -332,7 +346,7 @@ class Chan(Generic[T]):
             ChannelTopologyError: another process is; names both. For a remote channel perhaps only from
                 :meth:`bound` or the first operation.
         """
-        self._link.bind("writer", process_id)
+        self.link.bind("writer", process_id)
 
     def bind_reader(self, process_id: str) -> None:
         """Make a process the reader. Again by the same does nothing.
@@ -340,15 +354,15 @@ class Chan(Generic[T]):
         Raises:
             ChannelTopologyError: as :meth:`bind_writer`.
         """
-        self._link.bind("reader", process_id)
+        self.link.bind("reader", process_id)
 
     def unbind_writer(self) -> None:
         """Let the channel have no writer."""
-        self._link.unbind("writer")
+        self.link.unbind("writer")
 
     def unbind_reader(self) -> None:
         """Let the channel have no reader."""
-        self._link.unbind("reader")
+        self.link.unbind("reader")
 
     async def bound(self) -> None:
         """Return when the sides bound here are held everywhere.
@@ -356,17 +370,17 @@ class Chan(Generic[T]):
         Raises:
             ChannelTopologyError: another process holds one, or the two ends' types differ.
         """
-        await self._link.bound()
+        await self.link.bound()
 
     @property
     def writer_attached(self) -> bool:
         """Whether it has a writer, as far as is known here."""
-        return self._link.writer is not None
+        return self.link.writer is not None
 
     @property
     def reader_attached(self) -> bool:
         """Whether it has a reader, as far as is known here."""
-        return self._link.reader is not None
+        return self.link.reader is not None
 
     @property
     def is_bound(self) -> bool:
@@ -385,7 +399,7 @@ class Chan(Generic[T]):
         """
         if transport is self._transport:
             return
-        link = self._link
+        link = self.link
         if not link.local:
             reason = f"it already runs on {self._transport!r}"
         elif link.closed:
@@ -404,7 +418,7 @@ class Chan(Generic[T]):
                 moved.bind("writer", link.writer)
             if link.reader is not None:
                 moved.bind("reader", link.reader)
-            self._link, self._transport = moved, transport
+            self.link, self._transport = moved, transport
             return
         raise ChannelTopologyError(
             f"channel {self._name!r} cannot be moved to {transport!r}: {reason}. "
@@ -423,7 +437,7 @@ class Chan(Generic[T]):
             "name": self._name,
             "capacity": self._capacity,
             "type": to_wire(self._type.spec),
-            "link": self._link.share(),
+            "link": self.link.share(),
         }
 
     @classmethod
@@ -458,7 +472,7 @@ class Chan(Generic[T]):
             )
         made: Chan[Any] = cls.__new__(cls)
         made._set_up(type_spec, name, capacity, transport)
-        made._link = transport.open(made._link_spec(), link)
+        made.link = transport.open(made._link_spec(), link)
         return made
 
     def __reduce__(self) -> NoReturn:

@@ -1,22 +1,18 @@
-"""One decision that several channels compete for: the part of a choice that a transport sees.
+"""The state of one decision that several channels compete for.
 
-An :class:`ALT <stbass.alt.ALT>` has one :class:`Choice`, and one :class:`Arm` per channel guard. A link that has an arm
-attached tells it when its side may be ready (:meth:`Arm.notify`), or completes the choice itself when the other side
-comes (:meth:`Arm.claim`, then :meth:`Arm.complete` or :meth:`Arm.release`). A claim is exclusive, so that however many
-channels become ready at once, exactly one moves.
+An :class:`ALT <stbass.alt.ALT>` has one :class:`Choice`, and one :class:`~stbass._channels.transport.Arm` per channel
+guard, through which links reach the choice. A claim is exclusive: however many channels become ready at once, exactly
+one moves a value.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from stbass._values.ids import new_id
 
-if TYPE_CHECKING:
-    from stbass._channels.transport import Link
-
-__all__ = ["CLAIMED", "DECIDING", "IDLE", "WAITING", "Arm", "Choice"]
+__all__ = ["CLAIMED", "DECIDING", "IDLE", "WAITING", "Choice"]
 
 IDLE, WAITING, CLAIMED, DECIDING = range(4)
 
@@ -59,73 +55,13 @@ class Choice:
         """Let whoever waits look again at what is ready. A claimed choice looks when the claim is released."""
         if self.state == WAITING:
             self.state = IDLE
-            self._resolve()
+            self.resolve()
 
     def mark(self, index: int) -> None:
         """Arm ``index`` may have become ready. A choice that keeps a list of such arms adds it."""
 
-    def _resolve(self) -> None:
+    def resolve(self) -> None:
+        """Let the task that waits run again."""
         waiter = self.waiter
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
-
-
-class Arm:
-    """One guard of a choice, attached to one side of a link.
-
-    Args:
-        choice: the decision that it belongs to.
-        index: which guard of it this is.
-        link: the channel's link.
-        reader: whether it takes a value; else it offers ``value``.
-        value: what it offers, already checked.
-
-    ``open`` is false while the guard's precondition is: it must not win then, but wants to hear of a partner, for
-    which the precondition is asked anew.
-    """
-
-    __slots__ = ("choice", "index", "link", "open", "reader", "value")
-
-    def __init__(self, choice: Choice, index: int, link: Link, reader: bool, value: Any = None) -> None:
-        self.choice = choice
-        self.index = index
-        self.link = link
-        self.reader = reader
-        self.value = value
-        self.open = True
-
-    @property
-    def claimable(self) -> bool:
-        """Whether :meth:`claim` would succeed now."""
-        choice = self.choice
-        # A waiter that is done while the choice still waits is a task that has been cancelled and did not run yet.
-        return choice.state == WAITING and self.open and choice.waiter is not None and not choice.waiter.done()
-
-    def claim(self) -> bool:
-        """Take the exclusive right to complete the choice. False if it is not waiting (any more), or is claimed.
-
-        The claim must end in :meth:`complete` or :meth:`release` in bounded time: the choice waits for that even if
-        its task is cancelled.
-        """
-        if self.claimable:
-            self.choice.state = CLAIMED
-            return True
-        return False
-
-    def complete(self, value: Any = None) -> None:
-        """This arm wins: a reader with the value that it got, a writer with the one that it offered. Needs a claim."""
-        choice = self.choice
-        choice.state = IDLE
-        choice.outcome = self.index, value if self.reader else self.value
-        choice._resolve()
-
-    def release(self) -> None:
-        """Give the claim back: nothing moved, and the choice looks again at what is ready."""
-        choice = self.choice
-        choice.state = IDLE
-        choice._resolve()
-
-    def notify(self) -> None:
-        """This side of the link may be ready now: a partner came, a buffer changed, or the channel was closed."""
-        self.choice.mark(self.index)
-        self.choice.wake()

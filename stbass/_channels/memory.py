@@ -15,8 +15,8 @@ from datetime import UTC, datetime
 from time import time
 from typing import Any, ClassVar, Literal, NoReturn
 
-from stbass._channels.choice import IDLE, Arm
-from stbass._channels.transport import NOTHING, ChannelStats, Happened, Link, LinkSpec, Transport
+from stbass._channels.choice import IDLE
+from stbass._channels.transport import NOTHING, Arm, ChannelStats, Happened, Link, LinkSpec, Transport
 from stbass.errors import ChannelTopologyError, NotTransportable
 
 __all__ = ["MEMORY", "MemoryLink", "MemoryTransport"]

@@ -13,8 +13,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
-from stbass._channels.choice import Arm, Choice
-from stbass._channels.transport import NOTHING
+from stbass._channels.choice import Choice
+from stbass._channels.transport import NOTHING, Arm
 
 __all__ = ["FairList", "ListedChoice", "PriorityList", "ReadyList", "attempt", "pick"]
 

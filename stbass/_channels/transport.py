@@ -16,7 +16,7 @@ What a link promises
 
 Links in memory answer at once (``local``): :meth:`Link.try_take` and :meth:`Link.try_offer` are their whole truth.
 A remote link knows only what it was told; it is asked by :meth:`Link.probe`, tells arms by
-:meth:`~stbass._channels.choice.Arm.notify`, and commits in :meth:`Link.meet`.
+:meth:`Arm.notify`, and commits in :meth:`Link.meet`.
 
 Two choices that face each other over a remote link
 ---------------------------------------------------
@@ -39,10 +39,10 @@ from datetime import datetime
 from enum import Enum
 from typing import Any, ClassVar, Final, Literal, TypeAlias
 
-from stbass._channels.choice import Arm
+from stbass._channels.choice import CLAIMED, IDLE, WAITING, Choice
 from stbass.errors import ChannelClosedError, ChannelTopologyError
 
-__all__ = ["NOTHING", "ChannelStats", "Happened", "Link", "LinkSpec", "Side", "Transport"]
+__all__ = ["NOTHING", "Arm", "ChannelStats", "Happened", "Link", "LinkSpec", "Side", "Transport"]
 
 Side: TypeAlias = Literal["writer", "reader"]
 
@@ -108,6 +108,67 @@ class LinkSpec:
     capacity: int
     type_name: str
     accept: Callable[[Any, int], Any]
+
+
+class Arm:
+    """One guard of a choice, attached to one side of a link.
+
+    Args:
+        choice: the decision that it belongs to.
+        index: which guard of it this is.
+        link: the channel's link.
+        reader: whether it takes a value; else it offers ``value``.
+        value: what it offers, already checked.
+
+    ``open`` is false while the guard's precondition is: it must not win then, but wants to hear of a partner, for
+    which the precondition is asked anew.
+    """
+
+    __slots__ = ("choice", "index", "link", "open", "reader", "value")
+
+    def __init__(self, choice: Choice, index: int, link: Link, reader: bool, value: Any = None) -> None:
+        self.choice = choice
+        self.index = index
+        self.link = link
+        self.reader = reader
+        self.value = value
+        self.open = True
+
+    @property
+    def claimable(self) -> bool:
+        """Whether :meth:`claim` would succeed now."""
+        choice = self.choice
+        # A waiter that is done while the choice still waits is a task that has been cancelled and did not run yet.
+        return choice.state == WAITING and self.open and choice.waiter is not None and not choice.waiter.done()
+
+    def claim(self) -> bool:
+        """Take the exclusive right to complete the choice. False if it is not waiting (any more), or is claimed.
+
+        The claim must end in :meth:`complete` or :meth:`release` in bounded time: the choice waits for that even if
+        its task is cancelled.
+        """
+        if self.claimable:
+            self.choice.state = CLAIMED
+            return True
+        return False
+
+    def complete(self, value: Any = None) -> None:
+        """This arm wins: a reader with the value that it got, a writer with the one that it offered. Needs a claim."""
+        choice = self.choice
+        choice.state = IDLE
+        choice.outcome = self.index, value if self.reader else self.value
+        choice.resolve()
+
+    def release(self) -> None:
+        """Give the claim back: nothing moved, and the choice looks again at what is ready."""
+        choice = self.choice
+        choice.state = IDLE
+        choice.resolve()
+
+    def notify(self) -> None:
+        """This side of the link may be ready now: a partner came, a buffer changed, or the channel was closed."""
+        self.choice.mark(self.index)
+        self.choice.wake()
 
 
 class Transport(ABC):

@@ -7,8 +7,8 @@ from asyncio import CancelledError
 from typing import Any, ClassVar
 
 from stbass._channels.cancellation import defer, to_the_end
-from stbass._channels.choice import Arm, Choice
-from stbass._channels.transport import Link
+from stbass._channels.choice import Choice
+from stbass._channels.transport import Arm, Link
 
 __all__ = ["abandon", "interrupted", "until_ready"]
 
@@ -25,7 +25,7 @@ class _Watch(Choice):
         return self.waiter
 
     def wake(self) -> None:
-        self._resolve()
+        self.resolve()
 
 
 async def until_ready(link: Link, *, reader: bool) -> None:

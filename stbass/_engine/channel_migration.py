@@ -82,7 +82,7 @@ async def migrate(backend: ExecutionBackend, process: Composable, channels: Mapp
         return
     found = channels_in(process) | {id(channel): channel for channel in channels.values()}
     for channel in found.values():
-        if channel._link.local:
+        if channel.link.local:
             channel.promote(transport)
         elif not transport.reaches(channel.transport):
             raise ChannelTopologyError(

@@ -65,12 +65,12 @@ class StageContext(ProcessContext):
             self._output = Chan(object, name=f"{name}.output", capacity=_ANY_NUMBER)
             self._made = {**self._outer, "input": stage_input, "output": self._output, **self._bound}
             for value in given:
-                stage_input._link.try_offer(value)
+                stage_input.link.try_offer(value)
             for _ in range(self._taken):
-                stage_input._link.try_take()
+                stage_input.link.try_take()
             stage_input.close()
             for value in self._put or ():
-                self._output._link.try_offer(value)
+                self._output.link.try_offer(value)
             self._put = None
         return self._made
 
@@ -101,7 +101,7 @@ class StageContext(ProcessContext):
     def _sent(self) -> list[Any] | None:
         if self._output is not None:
             sent = [] if self._put is None else self._put
-            while (value := self._output._link.try_take()) is not NOTHING:
+            while (value := self._output.link.try_take()) is not NOTHING:
                 sent.append(value)
             self._put = sent
         return self._put

@@ -1,8 +1,8 @@
 """What channels run on: the contract of a transport, and the transport in memory."""
 
-from stbass._channels.choice import Arm, Choice
+from stbass._channels.choice import Choice
 from stbass._channels.memory import MEMORY, MemoryLink, MemoryTransport
-from stbass._channels.transport import NOTHING, ChannelStats, Happened, Link, LinkSpec, Side, Transport
+from stbass._channels.transport import NOTHING, Arm, ChannelStats, Happened, Link, LinkSpec, Side, Transport
 
 __all__ = [
     "MEMORY",

@@ -5,6 +5,7 @@ class is used only if its module is already imported (else the value is an :clas
 among those that the imported modules define and the worker admits.
 """
 
+from stbass.wire.admission import Admission
 from stbass.wire.codec import (
     LIMIT,
     Decoder,
@@ -20,7 +21,6 @@ from stbass.wire.codec import (
 from stbass.wire.core import MAX_DEPTH
 from stbass.wire.exceptions import REMOTE_TRACEBACK
 from stbass.wire.opaque import Opaque
-from stbass.wire.processes import Admission
 from stbass.wire.signing import MIN_KEY_BYTES, Signer
 
 __all__ = [

@@ -15,9 +15,9 @@ from stbass.channel import Chan
 from stbass.errors import NotTransportable, ProcessRefused, RemoteError, WireError
 from stbass.result import Failure, ProcessResult
 from stbass.wire import arrays, classes, exceptions, processes, results, times, values
+from stbass.wire.admission import Admission
 from stbass.wire.core import MAX_DEPTH, Oversized, Unsendable, WireReader, WireWriter
 from stbass.wire.opaque import shortened, text_of, type_name_of
-from stbass.wire.processes import Admission
 
 __all__ = [
     "LIMIT",
@@ -185,18 +185,6 @@ def dump_result(result: ProcessResult, *, limit: int = LIMIT) -> bytes:
     Raises:
         NotTransportable: the value cannot travel, or the result is too large.
     """
-    if result._failure is None:
-        value, elapsed, run = result._value, result.elapsed, result.run
-        form: dict[str, Any] = {"ok": True, "v": value}
-        if elapsed is not None:
-            form["t"] = elapsed // results.MICROSECOND
-        if run is not None:
-            form["run"] = results.plain_run(run)
-        try:
-            if form.get("run", ()) is not None and is_plain(value, [limit], 0):
-                return _sized(_encode(form), limit, "value")
-        except UnicodeEncodeError:
-            pass
     return _written(lambda writer: results.write_result(writer, result), limit, "value")
 
 

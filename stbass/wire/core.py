@@ -11,15 +11,13 @@ how to read which tag. :mod:`stbass.wire.codec` joins them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
+from stbass._channels.transport import Transport
+from stbass.channel import Chan
 from stbass.errors import NotTransportable, WireError
+from stbass.wire.admission import Admission
 from stbass.wire.opaque import text_of, type_name_of
-
-if TYPE_CHECKING:
-    from stbass._channels.transport import Transport
-    from stbass.channel import Chan
-    from stbass.wire.processes import Admission
 
 __all__ = ["MAX_DEPTH", "Oversized", "Unsendable", "WireReader", "WireWriter", "form_of_text"]
 

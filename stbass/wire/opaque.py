@@ -22,17 +22,18 @@ class Opaque:
         type_name: the ``module:qualname`` of its class.
         data: its fields by name; of an Enum member its name (of combined flags, the number); of an array its type,
             shape and bytes; or a text.
+        kind: the tag of the form in which it came and is sent on; ``"opaque"`` for a text.
+        rest: the other parts of that form.
     """
 
     type_name: str
     data: Any = None
-    # The form in which it came and must go on; "opaque" is the text of something that could not travel.
-    _kind: str = field(default="opaque", repr=False)
-    _rest: Any = field(default=None, repr=False)
+    kind: str = field(default="opaque", repr=False)
+    rest: Any = field(default=None, repr=False)
 
     def __hash__(self) -> int:
         # Not by its data, which may be a dict: a frozen dataclass that was a key must be able to stay one.
-        return hash((self.type_name, self._kind))
+        return hash((self.type_name, self.kind))
 
 
 def type_name_of(cls: type[Any]) -> str:

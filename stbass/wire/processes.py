@@ -10,28 +10,26 @@
 Beside these, where it differs from the original's: `n`: name, `o`: 1 if optional, `p`: placement, `ch`: bound channels.
 
 A reference is looked up among the processes that the imported modules define (:func:`stbass.process.known_processes`);
-nothing else is looked at, and nothing is imported. Only where an :class:`Admission` was given are processes read at
-all; and plain functions, which nobody has registered, only where it says which modules they may be of (see
-:class:`stbass._process.call.Call`).
+nothing else is looked at, and nothing is imported. Processes are read only where an :class:`Admission` was given, and
+plain functions, which nobody registers, only if it allows their module (see :class:`stbass._process.call.Call`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from types import FunctionType
 from typing import Any
 
 from stbass._engine.composition import Composition, composition_kinds, kind_of
-from stbass._process.call import Call, find_function, reference_of_function
+from stbass._process.call import Call, reference_of_function
 from stbass._process.composable import Composable
 from stbass._values.endpoint import Placement
 from stbass.channel import Chan
-from stbass.errors import NotTransportable, ProcessRefused, WireError
+from stbass.errors import NotTransportable, WireError
 from stbass.process import FunctionProcess, Process, known_processes, reference_of
+from stbass.wire.admission import Admission
 from stbass.wire.core import Form, ReadFunction, Unsendable, WireReader, WireWriter, WriteFunction, part
 from stbass.wire.opaque import text_of
 
-__all__ = ["BY_BASE", "READ", "Admission", "check_reference"]
+__all__ = ["BY_BASE", "READ", "check_reference"]
 
 _MAIN = ("__main__", "__mp_main__")
 _TO_A_MODULE = "move it to the top level of a module, and add that module to the worker's include (STBASS_INCLUDE)"
@@ -145,70 +143,6 @@ def _write_channel(writer: WireWriter, value: Chan[Any]) -> Any:
 
 
 # Reading -----------------------------------------------------------------------------------------
-
-
-class Admission:
-    """Which processes may be made from a message, and by what means. A worker has one; nothing else reads processes.
-
-    Args:
-        allowed: asked with each reference; None allows all that the imported modules define.
-        functions: asked with the module of each plain function; None allows none.
-        queue: where the message came from, for the error of one that is refused.
-        worker: who refuses it.
-    """
-
-    __slots__ = ("allowed", "functions", "queue", "worker")
-
-    def __init__(
-        self,
-        allowed: Callable[[str], bool] | None,
-        queue: str | None = None,
-        worker: str | None = None,
-        functions: Callable[[str], bool] | None = None,
-    ) -> None:
-        self.allowed = allowed
-        self.functions = functions
-        self.queue = queue
-        self.worker = worker
-
-    def admit(self, reference: str) -> FunctionProcess | type[Process]:
-        """The process of that reference.
-
-        Raises:
-            ProcessRefused: it is not known here, or not allowed.
-        """
-        found = known_processes().get(reference)
-        if found is not None and (self.allowed is None or self.allowed(reference)):
-            return found
-        module = reference.partition(":")[0]
-        reason = "does not know" if found is None else "was not told to run"
-        raise self.refusal(
-            reference, f"{reason} the process {reference!r}; add its module, {module!r}, to include (STBASS_INCLUDE)"
-        )
-
-    def admit_function(self, reference: str) -> FunctionType:
-        """The plain function of that reference.
-
-        Raises:
-            ProcessRefused: there is none here, or its module is not one that it may be of.
-        """
-        module = reference.partition(":")[0]
-        if self.functions is None or not self.functions(module):
-            raise self.refusal(
-                reference,
-                f"was not told to run plain functions such as {reference!r};"
-                f" name their module itself, {module!r}, in include (STBASS_INCLUDE)",
-            )
-        try:
-            return find_function(reference)
-        except LookupError as error:
-            raise self.refusal(reference, f"cannot run the function {reference!r}: {error}") from None
-
-    def refusal(self, reference: str, reason: str) -> ProcessRefused:
-        """The error for a process that is not run."""
-        who = f"worker {self.worker!r}" if self.worker else "this worker"
-        where = f" on queue {self.queue!r}" if self.queue else ""
-        return ProcessRefused(f"{who}{where} {reason}", reference=reference, queue=self.queue, worker=self.worker)
 
 
 def _read_process(reader: WireReader, form: Form) -> Any:

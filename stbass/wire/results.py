@@ -25,9 +25,9 @@ from stbass.wire.core import Form, ReadFunction, Unsendable, WireReader, WireWri
 from stbass.wire.exceptions import REMOTE_TRACEBACK, write_error
 from stbass.wire.opaque import text_of
 
-__all__ = ["MICROSECOND", "READ", "WRITE", "plain_run", "read_result", "write_failure", "write_result"]
+__all__ = ["READ", "WRITE", "read_result", "write_failure", "write_result"]
 
-MICROSECOND = timedelta(microseconds=1)
+_MICROSECOND = timedelta(microseconds=1)
 
 
 # Results -----------------------------------------------------------------------------------------
@@ -48,7 +48,7 @@ def write_result(writer: WireWriter, result: ProcessResult) -> Form:
         form = {"ok": False, "f": write_failure(writer, failure)}
     elapsed, run = result.elapsed, result.run
     if elapsed is not None:
-        form["t"] = elapsed // MICROSECOND
+        form["t"] = elapsed // _MICROSECOND
     if run is not None:
         form["run"] = _run_list(writer, run)
     writer.leave()
@@ -139,36 +139,16 @@ def _read_failure(reader: WireReader, form: Form) -> Failure:
 
 
 def _run_list(writer: WireWriter, run: RunInfo) -> list[Any]:
-    """A :class:`RunInfo` as a list."""
+    """A :class:`RunInfo` as a list; without a placement it is one item shorter."""
     return [
         writer.write(run.process_name),
         writer.write(run.process_id),
         None if run.started_at is None else _write_moment(writer, run.started_at),
         None if run.ended_at is None else _write_moment(writer, run.ended_at),
-        None if run.queued is None else run.queued // MICROSECOND,
+        None if run.queued is None else run.queued // _MICROSECOND,
         writer.write(run.worker),
         writer.write(run.attempt),
-        None if run.placement is None else writer.soft(run.placement),
-    ]
-
-
-def plain_run(run: RunInfo) -> list[Any] | None:
-    """The same list without a writer, for the usual run; None if it needs one."""
-    started, ended = run.started_at, run.ended_at
-    if (
-        run.placement is not None
-        or (started is not None and not _is_usual(started))
-        or (ended is not None and not _is_usual(ended))
-    ):
-        return None
-    return [
-        run.process_name,
-        run.process_id,
-        None if started is None else started.isoformat(),
-        None if ended is None else ended.isoformat(),
-        None if run.queued is None else run.queued // MICROSECOND,
-        run.worker,
-        run.attempt,
+        *(() if run.placement is None else (writer.soft(run.placement),)),
     ]
 
 

@@ -78,7 +78,7 @@ def _read_zone(reader: WireReader, form: Form) -> Any:
         return Opaque("zoneinfo:ZoneInfo", form["v"], "zone")
 
 
-def _write_moment(writer: WireWriter, value: datetime | time) -> Any:
+def _write_datetime(writer: WireWriter, value: datetime | time) -> Any:
     writer.spend(30)
     form: Form = {"~": type(value).__name__, "v": value.replace(tzinfo=None).isoformat()}
     if value.tzinfo is not None:
@@ -88,7 +88,7 @@ def _write_moment(writer: WireWriter, value: datetime | time) -> Any:
     return form
 
 
-def _read_moment(reader: WireReader, form: Form) -> Any:
+def _read_datetime(reader: WireReader, form: Form) -> Any:
     cls: Any = datetime if form["~"] == "datetime" else time
     moment = cls.fromisoformat(part(form, "v", str))
     if moment.tzinfo is not None or form.get("f", 0) not in (0, 1):
@@ -125,16 +125,16 @@ def _read_delta(reader: WireReader, form: Form) -> Any:
 WRITE: dict[type[Any], WriteFunction] = {
     timezone: _write_zone,
     ZoneInfo: _write_zone,
-    datetime: _write_moment,
-    time: _write_moment,
+    datetime: _write_datetime,
+    time: _write_datetime,
     date: _write_date,
     timedelta: _write_delta,
 }
 
 READ: dict[str, ReadFunction] = {
     "zone": _read_zone,
-    "datetime": _read_moment,
-    "time": _read_moment,
+    "datetime": _read_datetime,
+    "time": _read_datetime,
     "date": _read_date,
     "delta": _read_delta,
 }

@@ -258,15 +258,15 @@ def _read_dict(reader: WireReader, form: Form) -> Any:
 
 
 def _write_opaque(writer: WireWriter, value: Opaque) -> Any:
-    if value._kind in ("zone", "date", "time", "datetime"):
+    if value.kind in ("zone", "date", "time", "datetime"):
         # Its data is the inside of a form, which means nothing outside of it.
-        return {"~": value._kind, "v": value.data, **(value._rest or {})}
-    is_object = value._kind in ("data", "named", "model")
+        return {"~": value.kind, "v": value.data, **(value.rest or {})}
+    is_object = value.kind in ("data", "named", "model")
     writer.enter(value)
     data = writer.fields(value.data, value.data) if is_object else writer.write(value.data)
-    form: Form = {"~": value._kind, "c": value.type_name, "v": data}
-    if value._rest is not None:
-        form["x"] = writer.write(value._rest)
+    form: Form = {"~": value.kind, "c": value.type_name, "v": data}
+    if value.rest is not None:
+        form["x"] = writer.write(value.rest)
     writer.leave()
     return form
 

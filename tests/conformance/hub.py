@@ -17,9 +17,9 @@ from datetime import UTC, datetime
 from queue import Queue
 from typing import Any, ClassVar, Literal
 
-from stbass._channels.choice import DECIDING, Arm, Choice
+from stbass._channels.choice import DECIDING, Choice
 from stbass._channels.memory import MemoryLink
-from stbass._channels.transport import NOTHING, ChannelStats, Happened, Link, LinkSpec, Side, Transport
+from stbass._channels.transport import NOTHING, Arm, ChannelStats, Happened, Link, LinkSpec, Side, Transport
 from stbass._values.ids import new_id
 from stbass.errors import ChannelClosedError, ChannelTopologyError, StbassError
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from stbass._channels.choice import Arm
 from stbass._channels.memory import MemoryLink
+from stbass._channels.transport import Arm
 from stbass.alt import ALT, PRI_ALT, SKIP, Guard
 from stbass.channel import Chan
 from stbass.timer import TIMER, TimerExpired
@@ -64,8 +64,8 @@ class CountingTransport(MemoryTransport):
 def asked(channels: list[Chan[int]]) -> int:
     total = 0
     for channel in channels:
-        assert isinstance(channel._link, CountingLink)
-        total += channel._link.asked
+        assert isinstance(channel.link, CountingLink)
+        total += channel.link.asked
     return total
 
 

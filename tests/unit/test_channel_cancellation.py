@@ -151,7 +151,7 @@ async def test_a_busy_channel_does_not_hold_a_cancellation_off() -> None:
     def offer() -> None:
         nonlocal turns
         turns += 1
-        channel._link.try_offer(turns)
+        channel.link.try_offer(turns)
         if turns == 10:
             # When it is cancelled with a value in its hand
             reading.cancel()

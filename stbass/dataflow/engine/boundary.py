@@ -11,7 +11,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from stbass._channels.choice import Arm, Choice
+from stbass._channels.choice import Choice
+from stbass._channels.transport import Arm
 from stbass.dataflow.engine.edge import Edge, Inbox, fitted
 from stbass.errors import ChannelClosedError
 
@@ -290,7 +291,7 @@ class _Room(Choice):
         self.arm = Arm(self, 0, inbox.link, reader=False)
 
     def wake(self) -> None:
-        self._resolve()
+        self.resolve()
 
     async def wait(self) -> None:
         self.waiter = asyncio.get_running_loop().create_future()

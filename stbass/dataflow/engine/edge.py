@@ -12,8 +12,8 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from stbass._channels.choice import Arm, Choice
-from stbass._channels.transport import NOTHING
+from stbass._channels.choice import Choice
+from stbass._channels.transport import NOTHING, Arm
 from stbass._channels.typespec import ChannelType
 from stbass.channel import Chan
 from stbass.dataflow.model.components import Component, field_types
@@ -169,7 +169,7 @@ class Inbox:
         self.capacity = capacity
         self.checker = checker
         self.chan: Chan[Any] = Chan(object, name=f"{owner.name}.{name or 'events'}", capacity=capacity)
-        self.link = self.chan._link
+        self.link = self.chan.link
         self.take: Callable[[], Any] = self.link.try_take
         self.arm = Arm(waker, 0, self.link, reader=True)
         # Initial values, and what a checkpoint brought: they come before what lies in the channel.

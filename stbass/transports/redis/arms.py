@@ -12,8 +12,8 @@ import asyncio
 from asyncio import Future
 from typing import TYPE_CHECKING, Any, Literal
 
-from stbass._channels.choice import DECIDING, Arm
-from stbass._channels.transport import Happened
+from stbass._channels.choice import DECIDING
+from stbass._channels.transport import Arm, Happened
 from stbass._values.ids import new_id
 from stbass.errors import StbassError
 from stbass.transports.redis import scripts

@@ -7,8 +7,7 @@ from asyncio import Future
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from stbass._channels.choice import Arm
-from stbass._channels.transport import ChannelStats, Happened, LinkSpec, Side
+from stbass._channels.transport import Arm, ChannelStats, Happened, LinkSpec, Side
 from stbass.errors import StbassError
 from stbass.transports.redis import scripts
 from stbass.transports.redis.arms import Arms
