@@ -14,7 +14,6 @@ from stbass._engine.composition import (
     ProcessComposition,
     TimedResult,
     checked_composables,
-    checked_count,
     optional_among,
     run_to_end,
     timed,
@@ -23,6 +22,7 @@ from stbass._engine.registry import BackendRegistry
 from stbass._engine.supervise import Child, ended, supervise, too_late
 from stbass._process.composable import Composable
 from stbass._process.context import ProcessContext
+from stbass._values.checks import checked_limit
 from stbass._values.outcome import Failure, ProcessResult
 from stbass._values.policy import FailurePolicy, OnFailure
 from stbass.errors import DeadlineExceeded
@@ -73,7 +73,7 @@ class Parallel(ProcessComposition[PARResult]):
         self, on_failure: OnFailure, deadline: float | None, limit: int | None, registry: BackendRegistry | None
     ) -> None:
         super().__init__(on_failure, deadline, registry)
-        self._limit = None if limit is None else checked_count(limit, "limit", 1)
+        self._limit = checked_limit(limit, "limit")
 
     async def run(self, *, progress: bool = False) -> PARResult:
         """Run all at once; returns when every process has ended, one way or another.

@@ -7,11 +7,12 @@ from typing import Any, Self
 
 from stbass._engine.backend import ExecutionBackend
 from stbass._engine.children import PlacedProcess, make_children
-from stbass._engine.composition import checked_composable, checked_deadline
+from stbass._engine.composition import checked_composable
 from stbass._engine.local import LocalBackend
 from stbass._engine.registry import BackendRegistry, backend_class, default_registry
 from stbass._process.composable import Composable
 from stbass._process.context import ProcessContext
+from stbass._values.checks import checked_deadline
 from stbass._values.endpoint import Placement
 from stbass._values.policy import FailurePolicy, OnFailure
 from stbass.par import Parallel, PARResult

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 from stbass._engine.children import PlacedProcess, make_children
-from stbass._engine.composition import checked_count
 from stbass._engine.registry import BackendRegistry
 from stbass._engine.supervise import Child
 from stbass._process.composable import Composable
 from stbass._process.context import ProcessContext
+from stbass._values.checks import checked_count
 from stbass._values.policy import FailurePolicy, OnFailure
 from stbass.errors import NotTransportable
 from stbass.par import Parallel, PARResult

@@ -7,8 +7,9 @@ from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Literal, Self, get_args
 
-from stbass._engine.composition import Composition, checked_count
+from stbass._engine.composition import Composition
 from stbass._process.context import ProcessContext
+from stbass._values.checks import checked_count
 from stbass._values.ids import new_id
 from stbass.alt import ALT, Guard
 from stbass.channel import Chan

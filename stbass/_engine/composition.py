@@ -4,18 +4,17 @@ a policy and until a deadline."""
 from __future__ import annotations
 
 import asyncio
-import math
 from abc import abstractmethod
 from collections.abc import Coroutine, Iterable, Mapping
 from datetime import timedelta
-from numbers import Real
 from time import monotonic
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
-from stbass._engine.registry import BackendRegistry
+from stbass._engine.registry import BackendRegistry, checked_registry
 from stbass._engine.supervise import too_late
 from stbass._process.composable import Composable
 from stbass._process.context import ProcessContext
+from stbass._values.checks import checked_deadline
 from stbass._values.outcome import ProcessResult, RunInfo, outcome_of_run
 from stbass._values.policy import FailurePolicy, OnFailure, RetryPolicy
 from stbass.errors import NotTransportable, ProcessCancelled
@@ -27,8 +26,6 @@ __all__ = [
     "ProcessComposition",
     "checked_composable",
     "checked_composables",
-    "checked_count",
-    "checked_deadline",
     "checked_policy",
     "composition_kinds",
     "kind_of",
@@ -160,40 +157,6 @@ def checked_policy(value: object) -> OnFailure:
     raise TypeError(f"on_failure must be FailurePolicy.HALT, FailurePolicy.COLLECT or a RetryPolicy, got {value!r}")
 
 
-def checked_deadline(value: object) -> float | None:
-    """``value`` as seconds.
-
-    Raises:
-        TypeError: it is not a number.
-        ValueError: it is not finite, or not above 0.
-    """
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"deadline must be a number of seconds or None, got {value!r}")
-    try:
-        seconds = float(value)
-    except OverflowError:
-        seconds = math.inf
-    if not math.isfinite(seconds) or seconds <= 0:
-        raise ValueError(f"deadline must be a finite number of seconds above 0, or None for no deadline, got {value!r}")
-    return seconds
-
-
-def checked_count(value: object, what: str, least: int) -> int:
-    """``value``, if it is a whole number of at least ``least``.
-
-    Raises:
-        TypeError: it is not a whole number.
-        ValueError: it is less.
-    """
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{what} must be a whole number, got {value!r}")
-    if value < least:
-        raise ValueError(f"{what} must be at least {least}, got {value!r}")
-    return value
-
-
 class CompositionResult(Protocol):
     """What every result of a composition can tell."""
 
@@ -221,7 +184,7 @@ class ProcessComposition(Composition, Generic[R]):
     def __init__(self, on_failure: OnFailure, deadline: float | None, registry: BackendRegistry | None) -> None:
         self._on_failure = checked_policy(on_failure)
         self._deadline = checked_deadline(deadline)
-        self._registry = _checked_registry(registry)
+        self._registry = checked_registry(registry)
 
     def __getstate__(self) -> dict[str, Any]:
         # Which backends there are is a matter of the place where it runs.
@@ -274,12 +237,6 @@ class TimedResult:
 def timed(ctx: ProcessContext, started: float) -> ProcessResult:
     """What :class:`TimedResult` looks at: a run of ``ctx`` that began at ``started`` and ends now."""
     return outcome_of_run(True, None, None, started, monotonic() - started, ctx)
-
-
-def _checked_registry(value: object) -> BackendRegistry | None:
-    if value is None or isinstance(value, BackendRegistry):
-        return value
-    raise TypeError(f"registry must be a BackendRegistry or None, got {value!r}")
 
 
 def optional_among(processes: Iterable[Composable]) -> frozenset[int]:

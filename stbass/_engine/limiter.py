@@ -14,6 +14,7 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from stbass._values.checks import is_whole
 from stbass.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ async def enter(backend: ExecutionBackend) -> Limiter | None:
     limit: Any = None if backend.enforces_limit else backend.concurrency_limit
     if limit is None or limit == sys.maxsize:
         return None
-    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+    if not is_whole(limit) or limit < 1:
         raise ConfigurationError(
             f"backend {backend.name!r}: concurrency_limit is None or a whole number of at least 1, not {limit!r}"
         )

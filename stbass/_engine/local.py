@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from stbass._engine.backend import ExecutionBackend
+from stbass._values.checks import checked_limit
 
 if TYPE_CHECKING:
     from stbass._process.composable import Composable
@@ -23,13 +24,12 @@ class LocalBackend(ExecutionBackend):
         name: for people.
 
     Raises:
-        ValueError: the limit is less than 1.
+        TypeError: the limit is not a whole number.
+        ValueError: it is less than 1.
     """
 
     def __init__(self, concurrency_limit: int | None = None, *, name: str = "local") -> None:
-        if concurrency_limit is not None and concurrency_limit < 1:
-            raise ValueError(f"concurrency_limit must be at least 1 or None, got {concurrency_limit!r}")
-        self._concurrency_limit = concurrency_limit
+        self._concurrency_limit = checked_limit(concurrency_limit, "concurrency_limit")
         self._name = name
 
     async def execute(self, process: Composable, ctx: ProcessContext) -> ProcessResult:

@@ -10,7 +10,7 @@ from stbass._engine.local import LocalBackend
 from stbass._values.endpoint import Placement
 from stbass.errors import ConfigurationError, MissingDependencyError
 
-__all__ = ["BackendRegistry", "backend_class", "default_registry"]
+__all__ = ["BackendRegistry", "backend_class", "checked_registry", "default_registry"]
 
 _ENTRY_POINTS = "stbass.backends"
 _WILD = "*?["
@@ -101,6 +101,17 @@ def _check(name: object, backend: object) -> None:
     if not isinstance(backend, ExecutionBackend):
         hint = "; make an instance of it" if isinstance(backend, type) else ""
         raise TypeError(f"register({name!r}, …) takes an ExecutionBackend, got {backend!r}{hint}")
+
+
+def checked_registry(value: object) -> BackendRegistry | None:
+    """``value``, if it can be the registry of a composition.
+
+    Raises:
+        TypeError: it is neither a BackendRegistry nor None.
+    """
+    if value is None or isinstance(value, BackendRegistry):
+        return value
+    raise TypeError(f"registry must be a BackendRegistry or None, got {value!r}")
 
 
 _default_registry = BackendRegistry()

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
 
+from stbass._values.checks import checked_wait, is_whole
+
 __all__ = ["FailurePolicy", "OnFailure", "RetryPolicy"]
 
 _BACKOFFS = ("exponential", "linear", "constant")
@@ -36,13 +38,11 @@ class RetryPolicy:
     def __post_init__(self) -> None:
         if self.backoff not in _BACKOFFS:
             raise ValueError(f"unknown backoff {self.backoff!r}; use one of {', '.join(_BACKOFFS)}")
-        attempts: object = self.max_attempts
-        if isinstance(attempts, bool) or not isinstance(attempts, int) or attempts < 1:
+        if not is_whole(self.max_attempts) or self.max_attempts < 1:
             raise ValueError(f"max_attempts must be a whole number of at least 1, got {self.max_attempts!r}")
-        if not self.base_delay >= 0:
-            raise ValueError(f"base_delay must be at least 0 seconds, got {self.base_delay!r}")
-        if self.max_delay is not None and not self.max_delay >= 0:
-            raise ValueError(f"max_delay must be at least 0 seconds or None, got {self.max_delay!r}")
+        checked_wait(self.base_delay, "base_delay")
+        if self.max_delay is not None:
+            checked_wait(self.max_delay, "max_delay")
         if not 0 <= self.jitter <= 1:
             raise ValueError(f"jitter must be from 0 to 1, got {self.jitter!r}")
 

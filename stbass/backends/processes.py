@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Self
 
 from stbass._engine.backend import ExecutionBackend
-from stbass._engine.composition import checked_count
 from stbass._engine.limiter import take_slot
 from stbass._process.composable import failure_of
+from stbass._values.checks import checked_count, checked_wait
 from stbass.backends._loop_end import LoopEnd
 from stbass.backends._pool_protocol import pickled
 from stbass.backends._pool_spawn import PoolWorker
@@ -57,9 +57,7 @@ class ProcessPoolBackend(ExecutionBackend):
 
     def __init__(self, max_workers: int | None = None, *, patience: float = 0.5, name: str = "processes") -> None:
         self._limit = (os.cpu_count() or 1) if max_workers is None else checked_count(max_workers, "max_workers", 1)
-        if not patience >= 0:
-            raise ValueError(f"patience must be at least 0 seconds, got {patience!r}")
-        self._patience = patience
+        self._patience = checked_wait(patience, "patience")
         self._name = name
         self._lock = threading.Lock()
         self._workers: set[PoolWorker] = set()

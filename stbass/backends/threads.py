@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from stbass._channels.memory import MEMORY
 from stbass._engine.backend import ExecutionBackend
-from stbass._engine.composition import checked_count
+from stbass._values.checks import checked_count, checked_limit
 from stbass.backends._loop_end import LoopEnd
 from stbass.backends._sync_threads import SyncThreads
 from stbass.channel import Chan
@@ -52,7 +52,7 @@ class ThreadBackend(ExecutionBackend):
         self, threads: int | None = None, *, concurrency_limit: int | None = None, name: str = "threads"
     ) -> None:
         self._count = (os.cpu_count() or 1) if threads is None else checked_count(threads, "threads", 1)
-        self._limit = None if concurrency_limit is None else checked_count(concurrency_limit, "concurrency_limit", 1)
+        self._limit = checked_limit(concurrency_limit, "concurrency_limit")
         self._name = name
         self._lock = threading.Lock()
         self._threads: list[_LoopThread] = []

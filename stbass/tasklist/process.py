@@ -15,10 +15,11 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from stbass._engine.composition import checked_count, checked_deadline, checked_policy
-from stbass._engine.registry import BackendRegistry
+from stbass._engine.composition import checked_policy
+from stbass._engine.registry import BackendRegistry, checked_registry
 from stbass._process.composable import Composable, checked_name
 from stbass._process.context import ProcessContext
+from stbass._values.checks import checked_count, checked_deadline
 from stbass._values.endpoint import Placement
 from stbass._values.outcome import ProcessResult
 from stbass._values.policy import FailurePolicy, OnFailure, RetryPolicy
@@ -119,9 +120,7 @@ class Process:
         self.max_workers = default_workers() if max_workers is None else checked_count(max_workers, "max_workers", 1)
         self._on_failure = checked_policy(on_failure)
         self._deadline = checked_deadline(deadline)
-        if not isinstance(registry, (BackendRegistry, type(None))):
-            raise TypeError(f"registry must be a BackendRegistry or None, got {registry!r}")
-        self._registry = registry
+        self._registry = checked_registry(registry)
         self.tasks: list[Task] = []
         self.status = Status.INITIALIZED
         self.results: list[ProcessResult] = []

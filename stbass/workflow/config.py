@@ -10,7 +10,7 @@ from enum import Enum
 from numbers import Real
 from typing import Any, NamedTuple
 
-from stbass._engine.composition import checked_count
+from stbass._values.checks import checked_count
 from stbass._values.ids import new_id
 from stbass._values.policy import RetryPolicy
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
-from stbass._engine.composition import checked_count, checked_deadline
-from stbass._engine.registry import BackendRegistry
+from stbass._engine.registry import BackendRegistry, checked_registry
+from stbass._values.checks import checked_deadline, checked_limit
 from stbass._values.ids import new_id
 from stbass.workflow import saved
 from stbass.workflow.code import overrides_execute
@@ -49,12 +49,10 @@ class Workflow:
         *,
         registry: BackendRegistry | None = None,
     ) -> None:
-        self.max_processes = None if max_processes is None else checked_count(max_processes, "max_processes", 1)
-        self.max_threads = None if max_threads is None else checked_count(max_threads, "max_threads", 1)
+        self.max_processes = checked_limit(max_processes, "max_processes")
+        self.max_threads = checked_limit(max_threads, "max_threads")
         self.process_id = f"workflow_{new_id()}" if process_id is None else checked_id(process_id)
-        if not isinstance(registry, (BackendRegistry, type(None))):
-            raise TypeError(f"registry must be a BackendRegistry or None, got {registry!r}")
-        self.registry = registry
+        self.registry = checked_registry(registry)
         self.nodes: dict[str, WorkflowNode] = {}
         self.results: dict[str, ProcessResult] = {}
         self.pool_manager = WorkflowPoolManager.get_instance()

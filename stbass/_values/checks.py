@@ -1,0 +1,97 @@
+"""Checks of numbers that a user gives: their type, their range, and the message when they are wrong."""
+
+from __future__ import annotations
+
+import math
+from numbers import Real
+from typing import TypeGuard
+
+__all__ = [
+    "checked_count",
+    "checked_deadline",
+    "checked_limit",
+    "checked_number",
+    "checked_wait",
+    "is_number",
+    "is_whole",
+]
+
+
+def is_whole(value: object) -> TypeGuard[int]:
+    """Whether it is an int, and not a bool."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether it is a real number, and not a bool. It may be infinite, or not a number at all (NaN)."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def checked_count(value: object, what: str, least: int) -> int:
+    """``value``, if it is a whole number of at least ``least``.
+
+    Raises:
+        TypeError: it is not a whole number.
+        ValueError: it is less.
+    """
+    if not is_whole(value):
+        raise TypeError(f"{what} must be a whole number, got {value!r}")
+    if value < least:
+        raise ValueError(f"{what} must be at least {least}, got {value!r}")
+    return value
+
+
+def checked_limit(value: object, what: str) -> int | None:
+    """``value``, if it can say how many may run at once: None (any number) or a whole number of at least 1.
+
+    Raises:
+        TypeError: it is neither None nor a whole number.
+        ValueError: it is less than 1.
+    """
+    return None if value is None else checked_count(value, what, 1)
+
+
+def checked_number(value: object, what: str, *, zero: bool = False) -> float:
+    """``value`` as a float, if it is a finite number above 0; with ``zero`` it may also be 0.
+
+    Raises:
+        TypeError: it is not a number.
+        ValueError: it is out of range.
+    """
+    if not is_number(value):
+        raise TypeError(f"{what} must be a number, got {value!r}")
+    number = float(value)
+    if not math.isfinite(number) or number < 0 or (number == 0 and not zero):
+        raise ValueError(f"{what} must be finite and {'at least' if zero else 'above'} 0, got {value!r}")
+    return number
+
+
+def checked_wait(value: float, what: str) -> float:
+    """``value``, if it is a number of seconds to wait; it may be infinite.
+
+    Raises:
+        ValueError: it is less than 0, or NaN.
+    """
+    if not value >= 0:
+        raise ValueError(f"{what} must be at least 0 seconds, got {value!r}")
+    return value
+
+
+def checked_deadline(value: object) -> float | None:
+    """``value`` as seconds.
+
+    Raises:
+        TypeError: it is neither None nor a number.
+        ValueError: it is not finite, or not above 0.
+    """
+    if value is None:
+        return None
+    if not is_number(value):
+        raise TypeError(f"deadline must be a number of seconds or None, got {value!r}")
+    try:
+        seconds = float(value)
+    except OverflowError:
+        seconds = math.inf
+    if not math.isfinite(seconds) or seconds <= 0:
+        raise ValueError(f"deadline must be a finite number of seconds above 0, or None for no deadline, got {value!r}")
+    return seconds
