@@ -14,6 +14,7 @@ from typing import Any, Self, overload
 from stbass._process.call import is_async
 from stbass._process.composable import Composable, checked_name
 from stbass._process.context import ProcessContext
+from stbass._values.arguments import remember
 from stbass._values.endpoint import Placement
 from stbass.errors import NotTransportable
 
@@ -39,8 +40,6 @@ class Process(Composable):
     changed to later does not travel.
     """
 
-    _arguments: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
-
     @overload
     def __new__(cls, function: ProcessFunction, /) -> FunctionProcess: ...
 
@@ -52,7 +51,7 @@ class Process(Composable):
             return _decorate(*args, **kwargs)
         made = super().__new__(cls)
         if args or kwargs:
-            made._arguments = (args, kwargs)
+            remember(made, args, kwargs)
         return made
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Self
 from stbass._engine.backend import ExecutionBackend
 from stbass._engine.limiter import take_slot
 from stbass._process.composable import failure_of
+from stbass._process.sync_threads import SyncThreads
 from stbass._values.checks import checked_count, checked_wait
 from stbass.backends._loop_end import LoopEnd
 from stbass.backends._pool_protocol import pickled
 from stbass.backends._pool_spawn import PoolWorker
-from stbass.backends._sync_threads import SyncThreads
 from stbass.errors import NotTransportable, WorkerLostError
 from stbass.observe import events
 

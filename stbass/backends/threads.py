@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from stbass._channels.memory import MEMORY
 from stbass._engine.backend import ExecutionBackend
+from stbass._process.sync_threads import SyncThreads
 from stbass._values.checks import checked_count, checked_limit
 from stbass.backends._loop_end import LoopEnd
-from stbass.backends._sync_threads import SyncThreads
 from stbass.channel import Chan
 from stbass.errors import BackendUnavailableError, NotTransportable
 

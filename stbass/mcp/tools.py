@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from stbass._process.composable import checked_name
 from stbass._process.context import ProcessContext
+from stbass._values.arguments import made_with, remember
 from stbass.errors import (
     MCPArgumentError,
     MCPConnectionError,
@@ -190,8 +191,8 @@ class MCPProcess(Process):
         """A copy with these arguments of the tool bound, beside those bound before."""
         made = self._copy()
         made._bound = {**self._bound, **arguments}
-        positional, named = self._arguments
-        made._arguments = (positional, {**named, "arguments": made._bound})
+        positional, named = made_with(self) or ((), {})
+        remember(made, positional, {**named, "arguments": made._bound})
         return made
 
     def _at(self, server_url: str, headers: Mapping[str, str]) -> Self:
@@ -261,7 +262,7 @@ class MCPProcess(Process):
     def _refuse_foreign_command(self, ctx: ProcessContext) -> None:
         if self._address.kind != "stdio" or ctx._worker is None or self.server_url in _allowed_commands:
             return
-        positional, named = self._arguments
+        positional, named = made_with(self) or ((), {})
         if self.server_url not in (*positional, *named.values()):
             return  # The class itself, which the worker knows, names the command.
         raise ProcessRefused(

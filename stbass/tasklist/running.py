@@ -13,16 +13,17 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import nullcontext
 from time import monotonic
 from typing import Any
 
 from stbass._engine.children import open_groups, registry_of
-from stbass._engine.supervise import Child, Unobserved, cancelled_itself, run_child, supervise, too_late
+from stbass._engine.supervise import Child, Unobserved, cancelled_itself, run_child, supervise, too_late, until
 from stbass._process.composable import failure_of
 from stbass._process.context import ProcessContext
+from stbass._process.sync_threads import SyncThreads
 from stbass._values.outcome import ProcessResult
 from stbass._values.policy import FailurePolicy, OnFailure, RetryPolicy
-from stbass.backends.threads import ThreadBackend
 from stbass.errors import ProcessCancelled
 from stbass.observe import events
 from stbass.tasklist.task import TaskCall
@@ -130,7 +131,7 @@ class Work:
         if self.here:
             await lane.execute(self.owner)
             return
-        async with ThreadBackend(1, name="tasks") as lane.threads:
+        with SyncThreads("tasks") as lane.threads:
             await lane.execute(self.owner)
 
     async def at_the_same_time(self, indices: Sequence[int]) -> None:
@@ -144,7 +145,7 @@ class Work:
             children.append(Child(call, ctx, registry.get(ctx.placement)))
         await open_groups(self.owner, children)
         left = deque(index for index in indices if self.calls[index].placement is None)
-        async with ThreadBackend(1, name="tasks") as threads:
+        with SyncThreads("tasks") as threads:
             for _ in range(min(self._workers, len(left))):
                 lane = Lane(self, left, threads)
                 self._lanes.append(lane)
@@ -192,7 +193,7 @@ class Lane(Unobserved):
 
     _unseen = True
 
-    def __init__(self, work: Work, left: deque[int], threads: ThreadBackend | None = None) -> None:
+    def __init__(self, work: Work, left: deque[int], threads: SyncThreads | None = None) -> None:
         self.work = work
         self.left = left
         self.threads = threads
@@ -216,7 +217,7 @@ class Lane(Unobserved):
         index = self.take()
         while index is not None:
             if self.threads is not None and work.retry is None and work.calls[index].is_plain:
-                index = await self._run_plain(index, ctx)
+                index = await self._run_plain(index, self.threads, ctx._deadline_at)
                 continue
             result = await self._run_one(index)
             work.record(index, result)
@@ -234,7 +235,7 @@ class Lane(Unobserved):
         if call.placement is not None:
             backend = registry_of(ctx).get(call.placement)
         elif call.is_plain:
-            backend = self.threads
+            call.threads = self.threads
         child = Child(call, ctx, backend)
         task = asyncio.current_task()
         cancellations = 0 if task is None else task.cancelling()
@@ -245,15 +246,31 @@ class Lane(Unobserved):
                 raise
             return cancelled_itself(child)
 
-    async def _run_plain(self, index: int, ctx: ProcessContext) -> int | None:
-        """This sync task and those after it, up to one that is none, which is given back."""
-        stay = Child(InThread(self, index), ctx.child(ctx.process_name), self.threads)
-        result = await run_child(stay)
-        following: int | None = result._value
-        return following
+    async def _run_plain(self, index: int, threads: SyncThreads, deadline_at: float | None) -> int | None:
+        """This sync task and those after it, in a thread, up to one that is not sync, which is given back.
+
+        When this is cancelled, it waits for the task that it is at, since a thread cannot be stopped; but not when it
+        is cancelled again. At the deadline it waits no longer.
+        """
+        try:
+            async with nullcontext() if deadline_at is None else until(deadline_at):
+                stay = asyncio.ensure_future(threads.call(self.run_plain, index))
+                try:
+                    following: int | None = await asyncio.shield(stay)
+                except asyncio.CancelledError:
+                    self.work.stopped = True
+                    if deadline_at is None or monotonic() < deadline_at:
+                        await asyncio.wait((stay,))
+                    raise
+                finally:
+                    stay.cancel()
+                return following
+        except TimeoutError:
+            self.work.stopped = True
+            return None
 
     def run_plain(self, index: int) -> int | None:
-        """The same, in the thread that this is called in."""
+        """As :meth:`_run_plain`, in the thread that this is called in."""
         work = self.work
         following: int | None = index
         while following is not None and work.calls[following].is_plain:
@@ -263,37 +280,11 @@ class Lane(Unobserved):
             except BaseException as error:
                 if self.threads is None:
                     raise
-                # It ends the list, but not the thread: the event loop in which that runs would go with it.
+                # It ends the list, but not the event loop to which the thread would hand it.
                 result = failure_of(error, ctx, traceback.format_exc())
             work.record(following, result)
             following = self.take()
         return following
-
-
-class InThread(Unobserved):
-    """A lane's stay in a thread."""
-
-    _unseen = True
-
-    def __init__(self, lane: Lane, index: int) -> None:
-        self.lane = lane
-        self.index = index
-
-    async def execute(self, ctx: ProcessContext) -> ProcessResult:
-        """Run sync tasks; gives back the task after them.
-
-        When it is cancelled, it waits for the task that it is at, since a thread cannot be stopped; but not when that
-        is because its time is over, nor when it is cancelled again.
-        """
-        stay = asyncio.ensure_future(asyncio.to_thread(self.lane.run_plain, self.index))
-        try:
-            return ProcessResult.ok(await asyncio.shield(stay))
-        except asyncio.CancelledError:
-            self.lane.work.stopped = True
-            at = ctx._deadline_at
-            if at is None or monotonic() < at:
-                await asyncio.wait((stay,))
-            raise
 
 
 def at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:

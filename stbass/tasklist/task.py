@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 from stbass._process.call import Call, is_async
 from stbass._process.context import ProcessContext
+from stbass._process.sync_threads import SyncThreads
 from stbass._values.endpoint import Placement
 
 __all__ = ["Task", "TaskCall"]
@@ -35,8 +37,12 @@ class TaskCall(Call):
         self.is_plain = task.placement is None and not is_async(task.function)
         """Whether it is a sync function, and not placed."""
         self._direct = direct and self.is_plain
+        self.threads: SyncThreads | None = None
+        """Where a sync function is called that is not called directly."""
 
     async def _perform(self, ctx: ProcessContext) -> Any:
+        if self.threads is not None:
+            return await self.threads.call(partial(self.function, *self.args, **self.kwargs))
         if not self._direct:
             return await super()._perform(ctx)
         value = self.function(*self.args, **self.kwargs)

@@ -10,7 +10,7 @@ how to read which tag. :mod:`stbass.wire.codec` joins them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, TypeAlias, TypeVar
 
 from stbass._channels.transport import Transport
@@ -189,7 +189,7 @@ class WireWriter:
         self.leave()
         return made
 
-    def fields(self, container: Any, fields: dict[str, Any]) -> Form:
+    def fields(self, container: Any, fields: Mapping[str, Any]) -> Form:
         """The named parts of an object, as a plain dict: the names are identifiers, so ``"~"`` is not among them."""
         self.enter(container, len(fields))
         made: Form = {}

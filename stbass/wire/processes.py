@@ -21,6 +21,7 @@ from typing import Any
 from stbass._engine.composition import Composition, composition_kinds, kind_of
 from stbass._process.call import Call, reference_of_function
 from stbass._process.composable import Composable
+from stbass._values.arguments import made_with
 from stbass._values.endpoint import Placement
 from stbass.channel import Chan
 from stbass.errors import NotTransportable, WireError
@@ -86,7 +87,7 @@ def _write_composable(writer: WireWriter, value: Composable) -> Any:
         form = {"~": "process", "r": reference}
         original = known_processes()[reference]
         if not isinstance(value, FunctionProcess):
-            args, kwargs = value._arguments
+            args, kwargs = made_with(value) or ((), {})
             if args:
                 form["a"] = writer.items(args, args, len(args), lambda index, _: f".args[{index}]")
             if kwargs:

@@ -14,9 +14,8 @@ from __future__ import annotations
 from stbass.errors import ProcessSkipped, ValidationFailed, WorkflowError
 from stbass.workflow.config import ProcessConfig, ProcessId, ProcessType, RetryStrategy
 from stbass.workflow.flow import Workflow, create_workflow
-from stbass.workflow.node import WorkflowNode
 from stbass.workflow.pools import WorkflowPoolManager
-from stbass.workflow.process import BaseProcess
+from stbass.workflow.process import BaseProcess, WorkflowNode
 from stbass.workflow.state import ProcessMetadata, ProcessResult, ProcessState
 
 __all__ = [

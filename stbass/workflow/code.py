@@ -4,31 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import Any, Final
 
 from stbass._process.context import ProcessContext
+from stbass._process.sync_threads import SyncThreads
 from stbass.errors import ProcessFailed
+from stbass.workflow.protocols import ProcessLike
 from stbass.workflow.state import ProcessResult
 
-if TYPE_CHECKING:
-    from stbass.workflow.process import BaseProcess
-
 __all__ = [
+    "OF_BASE_CLASS",
     "current_context",
     "fraction",
     "is_coroutine",
     "overrides_execute",
     "own_process",
     "run_code",
-    "running",
     "runs_here",
-    "unwrapped",
 ]
 
-_running: ContextVar[tuple[BaseProcess, ProcessContext] | None] = ContextVar("stbass_workflow_running", default=None)
+OF_BASE_CLASS: Final = "__stbass_of_base_class__"
+"""The mark on the base class's own ``execute``, by which this module knows it without knowing the base class."""
+
+_running: ContextVar[tuple[ProcessLike, ProcessContext] | None] = ContextVar("stbass_workflow_running", default=None)
 """The process whose own code this is part of, and the core's context in which it runs."""
 
 
@@ -38,43 +37,44 @@ def current_context() -> ProcessContext | None:
     return None if running is None else running[1]
 
 
-def runs_here(process: BaseProcess) -> bool:
+def runs_here(process: ProcessLike) -> bool:
     """Whether this is called by the own code of ``process``."""
     running = _running.get()
     return running is not None and running[0] is process
 
 
-@contextmanager
-def running(process: BaseProcess, ctx: ProcessContext) -> Iterator[None]:
-    """What is called here is the own code of ``process``."""
-    token = _running.set((process, ctx))
-    try:
-        yield
-    finally:
-        _running.reset(token)
-
-
-async def run_code(process: BaseProcess, input_data: Any, ctx: ProcessContext, *, thread: bool = False) -> Any:
+async def run_code(
+    process: ProcessLike,
+    input_data: Any,
+    ctx: ProcessContext,
+    *,
+    thread: bool = False,
+    threads: SyncThreads | None = None,
+) -> Any:
     """Run what its class overrides, and give back its data.
 
     Args:
         thread: whether to run a sync ``process`` in a thread, so that it holds up nobody.
+        threads: where to run it, async or not; it is left behind there when this is cancelled.
 
     Raises:
         Exception: whatever it raises, or the error in the failed result that it gave back.
     """
     token = _running.set((process, ctx))
     try:
+        if threads is not None:
+            code = process.execute if overrides_execute(process) else process.process
+            return _unwrapped(await threads.call(code, input_data), process)
         if overrides_execute(process):
-            return unwrapped(await process.execute(input_data), process)
+            return _unwrapped(await process.execute(input_data), process)
         if thread and not is_coroutine(process):
-            return unwrapped(await asyncio.to_thread(process.process, input_data), process)
+            return _unwrapped(await asyncio.to_thread(process.process, input_data), process)
         return await own_process(process, input_data)
     finally:
         _running.reset(token)
 
 
-async def own_process(process: BaseProcess, input_data: Any) -> Any:
+async def own_process(process: ProcessLike, input_data: Any) -> Any:
     """Call ``process(input_data)``, which may be ``async def``, and give back its data.
 
     Raises:
@@ -83,21 +83,20 @@ async def own_process(process: BaseProcess, input_data: Any) -> Any:
     value = process.process(input_data)
     if inspect.isawaitable(value):
         value = await value
-    return unwrapped(value, process)
+    return _unwrapped(value, process)
 
 
-def overrides_execute(process: BaseProcess) -> bool:
+def overrides_execute(process: ProcessLike) -> bool:
     """Whether its code is ``async def execute(input_data)``."""
-    # A mark that the base class's own method bears, so that this module need not know the base class.
-    return not getattr(type(process).execute, "_of_base_class", False)
+    return not getattr(type(process).execute, OF_BASE_CLASS, False)
 
 
-def is_coroutine(process: BaseProcess) -> bool:
+def is_coroutine(process: ProcessLike) -> bool:
     """Whether its code can be cancelled where it waits."""
     return overrides_execute(process) or inspect.iscoroutinefunction(process.process)
 
 
-def unwrapped(value: Any, process: BaseProcess) -> Any:
+def _unwrapped(value: Any, process: ProcessLike) -> Any:
     """The data of a result; any other value as it is.
 
     Raises:

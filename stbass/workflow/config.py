@@ -7,14 +7,13 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
-from numbers import Real
 from typing import Any, NamedTuple
 
-from stbass._values.checks import checked_count
+from stbass._values.checks import checked_count, checked_number
 from stbass._values.ids import new_id
 from stbass._values.policy import RetryPolicy
 
-__all__ = ["ProcessConfig", "ProcessId", "ProcessType", "RetryStrategy", "ValidationRule", "checked_id"]
+__all__ = ["ProcessConfig", "ProcessId", "ProcessType", "RetryStrategy", "ValidationRule", "checked_id", "id_of"]
 
 ValidationRule = Callable[[Any], object]
 """Looks at a process's input. The input is wrong if it gives back a false value that is not None, or raises."""
@@ -56,15 +55,6 @@ def checked_id(value: object, what: str = "process_id") -> str:
     return text
 
 
-def _number(value: object, what: str, *, zero: bool) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{what} must be a number, got {value!r}")
-    number = float(value)
-    if not math.isfinite(number) or number < 0 or (number == 0 and not zero):
-        raise ValueError(f"{what} must be finite and {'at least' if zero else 'above'} 0, got {value!r}")
-    return number
-
-
 @dataclass(frozen=True, slots=True)
 class RetryStrategy:
     """How often a process that failed is tried again, and after how long.
@@ -84,8 +74,8 @@ class RetryStrategy:
 
     def __post_init__(self) -> None:
         checked_count(self.max_retries, "max_retries", 0)
-        _number(self.delay_seconds, "delay_seconds", zero=True)
-        _number(self.backoff_factor, "backoff_factor", zero=False)
+        checked_number(self.delay_seconds, "delay_seconds", zero=True)
+        checked_number(self.backoff_factor, "backoff_factor")
 
     def delay_for(self, retry: int) -> float:
         """Seconds to wait before retry number ``retry`` (the first is 0)."""
@@ -143,7 +133,7 @@ class ProcessConfig:
         object.__setattr__(self, "process_type", _checked_type(self.process_type))
         checked_id(self.process_id)
         if self.timeout is not None:
-            _number(self.timeout, "timeout", zero=False)
+            checked_number(self.timeout, "timeout")
         if not isinstance(self.retry_strategy, (RetryStrategy, type(None))):
             raise TypeError(f"retry_strategy must be a RetryStrategy or None, got {self.retry_strategy!r}")
         if not isinstance(self.fail_fast, bool):
@@ -170,3 +160,14 @@ def _checked_rules(rules: object) -> tuple[ValidationRule, ...]:
         if inspect.iscoroutinefunction(rule):
             raise TypeError(f"validation_rules[{index}] must not be a coroutine function: {rule!r}")
     return found
+
+
+def id_of(value: object, what: str = "a process id") -> str:
+    """The text of the id of a process, or of an id.
+
+    Raises:
+        TypeError: it is neither a process nor an id.
+        ValueError: it is empty.
+    """
+    config = getattr(value, "config", None)
+    return str(config.process_id) if isinstance(config, ProcessConfig) else checked_id(value, what)

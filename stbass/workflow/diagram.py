@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from stbass.workflow.config import ProcessType
-from stbass.workflow.node import WorkflowNode
+from stbass.workflow.process import WorkflowNode
 from stbass.workflow.state import ProcessState
 
 __all__ = ["workflow_mermaid"]

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Self
 
 from stbass._engine.registry import BackendRegistry, checked_registry
 from stbass._values.checks import checked_deadline, checked_limit
 from stbass._values.ids import new_id
-from stbass.workflow import saved
 from stbass.workflow.code import overrides_execute
-from stbass.workflow.config import ProcessId, checked_id
+from stbass.workflow.config import ProcessId, checked_id, id_of
 from stbass.workflow.diagram import workflow_mermaid
 from stbass.workflow.graph import Graph
-from stbass.workflow.node import WorkflowNode, id_of
 from stbass.workflow.pools import WorkflowPoolManager
-from stbass.workflow.process import BaseProcess
+from stbass.workflow.process import BaseProcess, WorkflowNode
 from stbass.workflow.run import Run
+from stbass.workflow.saved import read_saved, write_saved
 from stbass.workflow.state import ProcessResult
 
 __all__ = ["Workflow", "create_workflow"]
@@ -122,17 +122,22 @@ class Workflow:
         Of these, all but the first come before anything has run.
         """
         self._check_idle("execute")
-        run = Run(self, Graph(self.nodes), _checked_data(initial_data), checked_deadline(deadline), self._resumed)
+        run = Run(
+            self.process_id,
+            Graph(self.nodes),
+            _checked_data(initial_data),
+            checked_deadline(deadline),
+            self._resumed,
+            self.registry,
+        )
         self._running = True
+        self.results = run.results
         try:
-            if not progress:
-                return await run.to_end()
-            # Not at the top: what it shows with takes longer to import than most workflows take to run.
-            from stbass.observe.display import progress as shown
-
-            with shown():
-                return await run.to_end()
+            with _shown() if progress else nullcontext():
+                lease = self.pool_manager.lease(self.process_id, self.max_threads, self.max_processes)
+                return await run.to_end(lease)
         finally:
+            self.results = run.ordered()
             self._running = False
             self._resumed = {}
 
@@ -145,7 +150,7 @@ class Workflow:
         Args:
             indent: spaces per level; 0 for one line.
         """
-        return saved.write_saved(self, indent)
+        return write_saved(self.process_id, self.nodes, self.results, indent)
 
     def resume(self, text: str | bytes) -> Self:
         """Take over the completed nodes of an earlier run, so that the next :meth:`execute` runs only the rest.
@@ -158,7 +163,7 @@ class Workflow:
             RuntimeError: the workflow is running.
         """
         self._check_idle("resume")
-        self._resumed = saved.read_saved(self, text)
+        self._resumed = read_saved(self.process_id, self.nodes, text)
         self.results = dict(self._resumed)
         return self
 
@@ -179,6 +184,13 @@ class Workflow:
 
     def __repr__(self) -> str:
         return f"<Workflow {self.process_id} of {len(self.nodes)} nodes>"
+
+
+def _shown() -> AbstractContextManager[object]:
+    # Not at the top: what it shows with takes longer to import than most workflows take to run.
+    from stbass.observe.display import progress
+
+    return progress()
 
 
 def _checked_data(value: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import graphlib
 from collections.abc import Iterable, Mapping
 
-from stbass.workflow.node import WorkflowNode
+from stbass.workflow.process import WorkflowNode
 
 __all__ = ["Graph", "Progression"]
 

@@ -1,4 +1,4 @@
-"""Threads and Python processes for workflows: backends of the core, shared by the nodes of one, gone with it."""
+"""Threads and Python processes for workflows: shared by the nodes of one, and gone when it ends."""
 
 from __future__ import annotations
 
@@ -10,28 +10,16 @@ from typing import ClassVar
 
 from stbass._channels.cancellation import to_the_end
 from stbass._engine.backend import ExecutionBackend
+from stbass._engine.local import LocalBackend
+from stbass._process.sync_threads import Counter, SyncThreads
 from stbass.backends.processes import ProcessPoolBackend
-from stbass.backends.threads import ThreadBackend
 from stbass.workflow.config import ProcessType
 
-__all__ = ["Counter", "Pools", "WorkflowPoolManager"]
-
-
-class Counter:
-    """A number that several threads change."""
-
-    def __init__(self) -> None:
-        self.value = 0
-        self._lock = threading.Lock()
-
-    def add(self, amount: int) -> None:
-        """Change it."""
-        with self._lock:
-            self.value += amount
+__all__ = ["Pools", "WorkflowPoolManager"]
 
 
 class Pools:
-    """The pools of one workflow. Each is made when it is first needed.
+    """The pools of one workflow.
 
     Args:
         max_threads: how many threads may work at once; ``min(32, number of CPUs + 4)`` by default.
@@ -43,26 +31,13 @@ class Pools:
         self, max_threads: int | None = None, max_processes: int | None = None, abandoned: Counter | None = None
     ) -> None:
         self.users = 0
-        self.abandoned = Counter() if abandoned is None else abandoned
-        self._max_threads = min(32, (os.cpu_count() or 1) + 4) if max_threads is None else max_threads
+        self.threads = SyncThreads("stbass-workflow", abandoned)
+        """Where sync code runs."""
+        # Its processes run on this event loop, and only wait for those threads: what it has is the limit.
+        limit = min(32, (os.cpu_count() or 1) + 4) if max_threads is None else max_threads
+        self._threads = LocalBackend(limit, name="workflow")
         self._max_processes = max_processes
-        self._threads: ThreadBackend | None = None
         self._processes: ProcessPoolBackend | None = None
-
-    @property
-    def threads(self) -> ThreadBackend:
-        """For nodes of kind THREAD."""
-        if self._threads is None:
-            # One event loop waits for all of them: what blocks is in threads beside it, which can be abandoned.
-            self._threads = ThreadBackend(1, concurrency_limit=self._max_threads, name="workflow")
-        return self._threads
-
-    @property
-    def processes(self) -> ProcessPoolBackend:
-        """For nodes of kind PROCESS."""
-        if self._processes is None:
-            self._processes = ProcessPoolBackend(self._max_processes, name="workflow")
-        return self._processes
 
     def __getitem__(self, kind: ProcessType) -> ExecutionBackend:
         """The pool for a kind of process.
@@ -71,21 +46,19 @@ class Pools:
             KeyError: such processes need none: they run on the event loop.
         """
         if kind is ProcessType.THREAD:
-            return self.threads
-        if kind is ProcessType.PROCESS:
-            return self.processes
-        raise KeyError(kind)
+            return self._threads
+        if kind is not ProcessType.PROCESS:
+            raise KeyError(kind)
+        if self._processes is None:
+            self._processes = ProcessPoolBackend(self._max_processes, name="workflow")
+        return self._processes
 
     async def aclose(self) -> None:
         """End the threads, except those that were abandoned, and kill the Python processes."""
-        threads, self._threads = self._threads, None
+        self.threads.shutdown()
         processes, self._processes = self._processes, None
-        try:
-            if threads is not None:
-                await threads.aclose()
-        finally:
-            if processes is not None:
-                await processes.aclose()
+        if processes is not None:
+            await processes.aclose()
 
 
 class WorkflowPoolManager:

@@ -1,24 +1,22 @@
-"""A process of a workflow: what users subclass."""
+"""A process of a workflow, which users subclass, and its place in the workflow."""
 
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
+from stbass._values.arguments import MADE_WITH, remember
 from stbass._values.endpoint import Placement
-from stbass.workflow.alone import run_alone
-from stbass.workflow.code import current_context, fraction, own_process, runs_here
-from stbass.workflow.config import ProcessConfig, ProcessId
-from stbass.workflow.node import WorkflowNode, id_of
+from stbass.workflow.code import OF_BASE_CLASS, current_context, fraction, own_process, runs_here
+from stbass.workflow.config import ProcessConfig, ProcessId, id_of
+from stbass.workflow.protocols import WorkflowLike
 from stbass.workflow.remote import define_remote
+from stbass.workflow.running import run_alone
 from stbass.workflow.state import ProcessMetadata, ProcessResult
 
-if TYPE_CHECKING:
-    from stbass.workflow.flow import Workflow
-
-__all__ = ["BaseProcess"]
+__all__ = ["BaseProcess", "WorkflowNode"]
 
 
 class BaseProcess(ABC):
@@ -51,14 +49,13 @@ class BaseProcess(ABC):
 
     config: ProcessConfig
     metadata: ProcessMetadata
-    _workflow: Workflow | None = None
-    _arguments: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+    _workflow: WorkflowLike | None = None
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         if cls is BaseProcess:
             raise TypeError("BaseProcess is abstract: subclass it, and override process() or execute()")
         made = super().__new__(cls)
-        made._arguments = (args, kwargs)
+        remember(made, args, kwargs)
         return made
 
     def __init__(self, config: ProcessConfig) -> None:
@@ -92,7 +89,7 @@ class BaseProcess(ABC):
             return ProcessResult(True, await own_process(self, input_data))
         return await self.run(input_data)
 
-    execute._of_base_class = True  # type: ignore[attr-defined]
+    setattr(execute, OF_BASE_CLASS, True)
 
     # To be called --------------------------------------------------------------------------------
 
@@ -102,11 +99,11 @@ class BaseProcess(ABC):
         It uses the pools of the workflow that it is registered to, else pools that are closed at the end. What it
         raises never passes through: it is in the result. Cancelling this cancels the process.
         """
-        return await run_alone(self, input_data)
+        return await run_alone(self, input_data, self._workflow)
 
     def register_to(
         self,
-        workflow: Workflow,
+        workflow: WorkflowLike,
         dependencies: Iterable[str | ProcessId | BaseProcess] | None = None,
         required: bool = True,
         *,
@@ -125,7 +122,7 @@ class BaseProcess(ABC):
         workflow.add_node(WorkflowNode(self, _listed(dependencies), required, placement))
         return self
 
-    def set_workflow(self, workflow: Workflow) -> None:
+    def set_workflow(self, workflow: WorkflowLike) -> None:
         """Set the workflow whose pools it uses. Called when it is added to one."""
         self._workflow = workflow
 
@@ -165,7 +162,7 @@ class BaseProcess(ABC):
         config = replace(self.config, validation_rules=None)
         fresh = {"config": config, "metadata": ProcessMetadata(config.process_id), "_workflow": None}
         # Its constructor's arguments need not be picklable; without them, it cannot go to a worker.
-        return {**self.__dict__, **fresh, "_arguments": None}
+        return {**self.__dict__, **fresh, MADE_WITH: None}
 
     def __repr__(self) -> str:
         config = self.__dict__.get("config")
@@ -177,3 +174,59 @@ def _listed(dependencies: Any) -> Any:
     if dependencies is None:
         return []
     return dependencies if isinstance(dependencies, (str, ProcessId)) else list(dependencies)
+
+
+@dataclass(frozen=True, eq=False)
+class WorkflowNode:
+    """A process's place in a workflow.
+
+    Args:
+        process: the process.
+        dependencies: what must have ended before it starts: ids of processes, or these processes themselves.
+        required: whether the workflow needs it to complete. What depends on a process that is not required and did not
+            complete runs without its result; what depends on a required one is skipped.
+        placement: where to run it, instead of here: the registry's backend for it does, as in ``PLACED_PAR``.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: it depends on itself, or twice on the same process.
+    """
+
+    process: BaseProcess
+    dependencies: Sequence[str | ProcessId | BaseProcess] = ()
+    required: bool = True
+    placement: Placement | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(getattr(self.process, "config", None), ProcessConfig):
+            given: Any = self.process
+            hint = "; its __init__ must call super().__init__(ProcessConfig(...))" if hasattr(given, "process") else ""
+            raise TypeError(f"WorkflowNode takes a BaseProcess that has a config, got {given!r}{hint}")
+        if isinstance(self.dependencies, (str, ProcessId)) or not isinstance(self.dependencies, Iterable):
+            raise TypeError(f"the dependencies of {self.process_id!r} must be a list, got {self.dependencies!r}")
+        if not isinstance(self.required, bool):
+            raise TypeError(f"{self.process_id!r}: required must be True or False, got {self.required!r}")
+        if not isinstance(self.placement, (Placement, type(None))):
+            raise TypeError(f"{self.process_id!r}: placement must be a Placement or None, got {self.placement!r}")
+        found: dict[str, None] = {}
+        for dependency in self.dependencies:
+            name = id_of(dependency, f"a dependency of {self.process_id!r}")
+            if name == self.process_id:
+                raise ValueError(f"node {name!r} depends on itself")
+            if name in found:
+                raise ValueError(f"node {self.process_id!r} depends on {name!r} twice")
+            found[name] = None
+        object.__setattr__(self, "dependencies", list(self.dependencies))
+        object.__setattr__(self, "_depends_on", tuple(found))
+
+    _depends_on = ()
+
+    @property
+    def process_id(self) -> str:
+        """The id of its process, as a text."""
+        return str(self.process.config.process_id)
+
+    @property
+    def depends_on(self) -> tuple[str, ...]:
+        """The ids of its dependencies, as texts."""
+        return self._depends_on

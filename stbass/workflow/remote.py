@@ -9,16 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from stbass._process.context import ProcessContext
+from stbass._values.arguments import made_with
 from stbass.errors import NotTransportable
 from stbass.process import Process
 from stbass.workflow.code import run_code
 from stbass.workflow.config import ProcessConfig
-
-if TYPE_CHECKING:
-    from stbass.workflow.process import BaseProcess
+from stbass.workflow.protocols import ProcessLike
 
 __all__ = ["Remote", "define_remote", "remote_of"]
 
@@ -35,8 +34,8 @@ class Remote(Process):
         input_data: its input.
     """
 
-    target: type[BaseProcess]
-    _local: BaseProcess | None = None
+    target: type[ProcessLike]
+    _local: ProcessLike | None = None
 
     def __init__(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], input_data: Any = None) -> None:
         self.args = args
@@ -53,24 +52,25 @@ class Remote(Process):
         return _remade, (self.target, self.args, self.kwargs, self.input_data, self._name)
 
 
-def define_remote(target: type[BaseProcess]) -> None:
+def define_remote(target: type[ProcessLike]) -> None:
     """Make the class by which the processes of ``target`` travel."""
     names = {"__module__": target.__module__, "__qualname__": target.__qualname__, "target": target}
     _remotes[target] = type(target.__name__, (Remote,), names)
 
 
-def remote_of(process: BaseProcess, input_data: Any = None) -> Remote:
+def remote_of(process: ProcessLike, input_data: Any = None) -> Remote:
     """``process`` as one of the core's that can travel. Where it does not, it is ``process`` itself that runs.
 
     Raises:
         NotTransportable: it is a copy, of which nobody knows what its constructor was given.
     """
-    if process._arguments is None:
+    noted = made_with(process)
+    if noted is None:
         raise NotTransportable(
             f"process {process.config.process_id!s} is a copy: it cannot travel, because it was not made by its"
             " constructor; make one that was"
         )
-    args, kwargs = process._arguments
+    args, kwargs = noted
     made = _remotes[type(process)](
         tuple(_without_rules(value) for value in args),
         {name: _without_rules(value) for name, value in kwargs.items()},
@@ -89,7 +89,7 @@ def _without_rules(value: Any) -> Any:
 
 
 def _remade(
-    target: type[BaseProcess], args: tuple[Any, ...], kwargs: Mapping[str, Any], input_data: Any, name: str | None
+    target: type[ProcessLike], args: tuple[Any, ...], kwargs: Mapping[str, Any], input_data: Any, name: str | None
 ) -> Remote:
     made = _remotes[target](args, kwargs, input_data)
     made._name = name

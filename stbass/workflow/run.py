@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import AbstractAsyncContextManager, ExitStack
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from stbass._engine.children import registry_of
+from stbass._engine.registry import BackendRegistry
 from stbass._engine.supervise import Child, supervise
 from stbass._process.composable import failure_of
 from stbass._process.context import ProcessContext
@@ -19,15 +20,11 @@ from stbass.observe import events
 from stbass.workflow.code import fraction
 from stbass.workflow.config import ProcessType
 from stbass.workflow.graph import Graph, Progression
-from stbass.workflow.node import WorkflowNode
 from stbass.workflow.pools import Pools
+from stbass.workflow.process import WorkflowNode
 from stbass.workflow.remote import remote_of
-from stbass.workflow.running import NodeRun, Verdict, check_picklable, described, look_at_input, reset, settle
+from stbass.workflow.running import NodeRun, Verdict, Watch, check_picklable, described, look_at_input, reset, settle
 from stbass.workflow.state import ProcessResult, ProcessState
-
-if TYPE_CHECKING:
-    from stbass.workflow.flow import Workflow
-    from stbass.workflow.process import BaseProcess
 
 __all__ = ["Run"]
 
@@ -36,10 +33,12 @@ class Run:
     """One run of a workflow.
 
     Args:
+        name: of the workflow.
         graph: its nodes and their dependencies.
         data: the input of nodes without dependencies, by id.
         deadline: seconds, or None.
         before: results of nodes that completed in an earlier run.
+        registry: where placements are looked up, or None.
 
     Raises:
         ValueError: there is data for what is no node, or has dependencies.
@@ -49,21 +48,22 @@ class Run:
 
     def __init__(
         self,
-        workflow: Workflow,
+        name: str,
         graph: Graph,
         data: Mapping[str, Any],
         deadline: float | None,
         before: Mapping[str, ProcessResult],
+        registry: BackendRegistry | None,
     ) -> None:
-        self._workflow = workflow
+        self.results: dict[str, ProcessResult] = dict(before)
+        """Of the nodes that have ended, in the order in which they did."""
         self._graph = graph
         self._data = data
         self._deadline = deadline
-        self._results: dict[str, ProcessResult] = dict(before)
         self._progression = Progression(graph, [graph.index[name] for name in before])
-        self._watch: dict[str, BaseProcess] | None = None
-        self._owner = ProcessContext(workflow.process_id)
-        self._owner._registry = workflow.registry
+        self._watch: Watch | None = None
+        self._owner = ProcessContext(name)
+        self._owner._registry = registry
         self._verdicts: dict[int, Verdict] = {}
         # In the order of the graph; None for nodes that completed in an earlier run.
         self._runs: list[NodeRun | None] = []
@@ -94,23 +94,24 @@ class Run:
         elif process.config.process_type is ProcessType.PROCESS:
             check_picklable(process)
 
-    async def to_end(self) -> dict[str, ProcessResult]:
-        """Run it. Whatever happens, the workflow and its processes say where they stand.
+    async def to_end(self, lease: AbstractAsyncContextManager[Pools]) -> dict[str, ProcessResult]:
+        """Run it. However it ends, :attr:`results` and its processes say where each node stands.
+
+        Args:
+            lease: gives the pools while it runs.
 
         Raises:
             WorkflowError: a required node failed whose configuration says ``fail_fast``.
         """
-        self._workflow.results = self._results
         for name, node in self._graph_nodes():
-            reset(node.process, self._results.get(name))
+            reset(node.process, self.results.get(name))
         self._check_inputs()
         if self._deadline is not None:
             self._owner._limit(monotonic() + self._deadline, self._deadline)
         if events.subscribers:
             events.emit(self._owner._event("started"))
-        limits = (self._workflow.max_threads, self._workflow.max_processes)
         try:
-            async with self._workflow.pool_manager.lease(self._workflow.process_id, *limits) as pools:
+            async with lease as pools:
                 results = await self._run_all(pools)
         except BaseException:
             self._settle_rest(lambda index: self._cancelled(index, "the workflow was cancelled"))
@@ -131,7 +132,7 @@ class Run:
         """
         for index in self._graph.roots:
             process = self._graph.nodes[index].process
-            if self._graph.ids[index] not in self._results and process.config.validation_rules is not None:
+            if self._graph.ids[index] not in self.results and process.config.validation_rules is not None:
                 self._verdicts[index] = look_at_input(process, self._input(index))
         for index, verdict in self._verdicts.items():
             if isinstance(verdict, ValidationFailed) and _halts(self._graph.nodes[index]):
@@ -152,7 +153,7 @@ class Run:
             if inherited:
                 ctx.__dict__.update(inherited)
             self._contexts.append(ctx)
-            if name in self._results:
+            if name in self.results:
                 self._runs.append(None)
                 continue
             run = NodeRun(
@@ -173,7 +174,7 @@ class Run:
         names = self._graph.nodes[index].depends_on
         if not names:
             return self._data.get(self._graph.ids[index])
-        results = self._results
+        results = self.results
         return {name: result for name in names if (result := results[name]).success}
 
     # While it runs -------------------------------------------------------------------------------
@@ -222,18 +223,21 @@ class Run:
     def _settle(self, index: int, result: CoreResult) -> None:
         run = self._runs[index] if self._runs else None
         began = None if run is None else run.began
-        self._results[self._graph.ids[index]] = settle(self._graph.nodes[index].process, result, began)
+        self.results[self._graph.ids[index]] = settle(self._graph.nodes[index].process, result, began)
 
     # After it ------------------------------------------------------------------------------------
 
     def _settle_rest(self, result_of: Any) -> None:
         for index, name in enumerate(self._graph.ids):
-            if name not in self._results:
+            if name not in self.results:
                 self._settle(index, result_of(index))
 
+    def ordered(self) -> dict[str, ProcessResult]:
+        """The results that there are, in the order in which the nodes were added."""
+        return {name: self.results[name] for name in self._graph.ids if name in self.results}
+
     def _outcome(self) -> dict[str, ProcessResult]:
-        ordered = {name: self._results[name] for name in self._graph.ids}
-        self._workflow.results = ordered
+        ordered = self.ordered()
         culprit = self._culprit(ordered)
         if events.subscribers:
             error = None if culprit is None else ordered[culprit].exception
@@ -249,7 +253,7 @@ class Run:
         cause = ordered[culprit].exception
         assert cause is not None
         raise WorkflowError(
-            f"workflow {self._workflow.process_id!r}: node {culprit!r} failed: {described(cause)} (nodes: {counts})",
+            f"workflow {self._owner.process_name!r}: node {culprit!r} failed: {described(cause)} (nodes: {counts})",
             failed=culprit,
             results=dict(ordered),
         ) from cause

@@ -5,74 +5,64 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from datetime import timedelta
-from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from stbass._engine.backend import ExecutionBackend
 from stbass._engine.children import registry_of
-from stbass._engine.supervise import Child, Unobserved, ended, run_attempts, run_child
-from stbass._process.composable import Composable
+from stbass._engine.supervise import Child, Unobserved, ended, run_attempts, run_child, supervise
+from stbass._process.composable import Composable, failure_of
 from stbass._process.context import ProcessContext
+from stbass._process.sync_threads import SyncThreads
 from stbass._values.endpoint import Placement
 from stbass._values.outcome import ProcessResult as CoreResult
 from stbass._values.outcome import utc_now
+from stbass._values.policy import FailurePolicy
 from stbass.backends._pool_protocol import pickled
-from stbass.errors import ProcessCancelled, ProcessSkipped, ValidationFailed
-from stbass.workflow.code import fraction, is_coroutine, overrides_execute, run_code, running, unwrapped
+from stbass.errors import NotTransportable, ProcessCancelled, ProcessSkipped, ValidationFailed
+from stbass.workflow.code import current_context, fraction, is_coroutine, run_code
 from stbass.workflow.config import BackoffPolicy, ProcessType
-from stbass.workflow.pools import Counter, Pools
+from stbass.workflow.pools import Pools, WorkflowPoolManager
+from stbass.workflow.protocols import ProcessLike, WorkflowLike
 from stbass.workflow.remote import remote_of
 from stbass.workflow.state import ProcessResult, ProcessState
-from stbass.workflow.threads import ThreadCall
 
-if TYPE_CHECKING:
-    from stbass._engine.backend import ExecutionBackend
-    from stbass.workflow.process import BaseProcess
+__all__ = [
+    "NodeRun",
+    "Verdict",
+    "Watch",
+    "check_picklable",
+    "described",
+    "look_at_input",
+    "reset",
+    "run_alone",
+    "settle",
+]
 
-__all__ = ["NodeRun", "Verdict", "check_picklable", "described", "look_at_input", "reset", "settle"]
-
-Watch = dict[str, "BaseProcess"]
+Watch = dict[str, ProcessLike]
 """Processes whose progress comes from elsewhere, by the id of their run."""
 
 Verdict = ValidationFailed | Literal["fine"]
 
 
 class Code(Composable):
-    """A process's own code, on this event loop."""
+    """A process's own code.
 
-    def __init__(self, process: BaseProcess, input_data: Any) -> None:
+    Args:
+        thread: whether the event loop must stay free, so that sync code runs in a thread.
+        threads: where it runs; None: on this event loop.
+    """
+
+    def __init__(
+        self, process: ProcessLike, input_data: Any, *, thread: bool = False, threads: SyncThreads | None = None
+    ) -> None:
         self.process = process
         self.input_data = input_data
+        self.thread = thread
+        self.threads = threads
 
     async def _perform(self, ctx: ProcessContext) -> Any:
-        return await run_code(self.process, self.input_data, ctx)
-
-
-class ProcessCode(Code):
-    """The same in another Python process, whose event loop must stay free: it is told there when to end."""
-
-    async def _perform(self, ctx: ProcessContext) -> Any:
-        return await run_code(self.process, self.input_data, ctx, thread=True)
-
-
-class ThreadCode(Code):
-    """The same in a thread. ``abandoned`` counts those that run on after they were cancelled."""
-
-    def __init__(self, process: BaseProcess, input_data: Any, abandoned: Counter) -> None:
-        super().__init__(process, input_data)
-        self.abandoned = abandoned
-
-    async def _perform(self, ctx: ProcessContext) -> Any:
-        process = self.process
-        code = process.execute if overrides_execute(process) else process.process
-        call = ThreadCall(partial(code, self.input_data), self.abandoned)
-        with running(process, ctx):
-            try:
-                value = await asyncio.to_thread(call)
-            except asyncio.CancelledError:
-                call.abandon()
-                raise
-        return unwrapped(value, process)
+        return await run_code(self.process, self.input_data, ctx, thread=self.thread, threads=self.threads)
 
 
 class NodeRun(Unobserved):
@@ -89,7 +79,7 @@ class NodeRun(Unobserved):
 
     def __init__(
         self,
-        process: BaseProcess,
+        process: ProcessLike,
         placement: Placement | None,
         pools: Pools,
         give_input: Callable[[], Any],
@@ -163,16 +153,17 @@ class _Attempt(Unobserved):
         kind = process.config.process_type
         if kind is ProcessType.PROCESS:
             ctx._sink = Progress(process)
-            return ProcessCode(process, self.input_data), run.pools.processes
+            # There, the event loop must stay free: it is told when to end.
+            return Code(process, self.input_data, thread=True), run.pools[kind]
         if kind is ProcessType.ASYNC and (ctx._deadline_at is None or is_coroutine(process)):
             return Code(process, self.input_data), None
-        return ThreadCode(process, self.input_data, run.pools.abandoned), run.pools.threads
+        return Code(process, self.input_data, threads=run.pools.threads), run.pools[ProcessType.THREAD]
 
 
 class Progress:
     """Where the progress of a process in another Python process arrives."""
 
-    def __init__(self, process: BaseProcess) -> None:
+    def __init__(self, process: ProcessLike) -> None:
         self._process = process
 
     def checkpoint(self, value: Any) -> None:
@@ -183,7 +174,7 @@ class Progress:
         self._process.metadata.progress = fraction(done, total)
 
 
-def check_picklable(process: BaseProcess) -> None:
+def check_picklable(process: ProcessLike) -> None:
     """Check that the process can go to another Python process.
 
     Raises:
@@ -192,7 +183,7 @@ def check_picklable(process: BaseProcess) -> None:
     pickled(process, f"node {process.config.process_id!s} ({type(process).__qualname__}), which is of kind PROCESS,")
 
 
-def look_at_input(process: BaseProcess, input_data: Any) -> Verdict:
+def look_at_input(process: ProcessLike, input_data: Any) -> Verdict:
     """The error of the first validation rule that the input does not fulfil, if there is one."""
     name = process.config.process_id
     for rule in process.config.validation_rules or ():
@@ -214,7 +205,7 @@ def described(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def settle(process: BaseProcess, result: CoreResult, began: float | None) -> ProcessResult:
+def settle(process: ProcessLike, result: CoreResult, began: float | None) -> ProcessResult:
     """Enter the outcome in the process's metadata, and give it back as the front end has it.
 
     Args:
@@ -242,7 +233,7 @@ def settle(process: BaseProcess, result: CoreResult, began: float | None) -> Pro
     return made
 
 
-def reset(process: BaseProcess, before: ProcessResult | None = None) -> None:
+def reset(process: ProcessLike, before: ProcessResult | None = None) -> None:
     """Its metadata as it is before a run; of a node that completed in an earlier one, as it was after that."""
     # In place: whoever looks at the metadata while it runs may have taken hold of it before.
     metadata = process.metadata
@@ -253,3 +244,28 @@ def reset(process: BaseProcess, before: ProcessResult | None = None) -> None:
     metadata.end_time = None if before is None else before.end_time
     metadata.last_error = None
     metadata.result = before
+
+
+async def run_alone(process: ProcessLike, input_data: Any, workflow: WorkflowLike | None) -> ProcessResult:
+    """Run a process by itself, with the pools of ``workflow`` if there is one; what it raises is in the result."""
+    reset(process)
+    name = str(process.config.process_id)
+    outer = current_context()
+    ctx = ProcessContext(name) if outer is None else outer.child(name)
+    if process.config.process_type is ProcessType.PROCESS:
+        try:
+            check_picklable(process)
+        except NotTransportable as error:
+            return settle(process, failure_of(error, ctx), None)
+    if workflow is not None:
+        limits = (workflow.process_id, workflow.max_threads, workflow.max_processes)
+    else:
+        limits = (f"without a workflow, on event loop {id(asyncio.get_running_loop())}", None, None)
+    async with WorkflowPoolManager.get_instance().lease(*limits) as pools:
+        run = NodeRun(process, None, pools, lambda: input_data)
+        try:
+            [result] = await supervise([Child(run, ctx)], ctx, FailurePolicy.COLLECT)
+        except asyncio.CancelledError as error:
+            settle(process, failure_of(error, ctx), run.began)
+            raise
+    return settle(process, result, run.began)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from stbass import wire
 from stbass.errors import NotTransportable, WireError
 from stbass.wire.opaque import text_of
+from stbass.workflow.process import WorkflowNode
 from stbass.workflow.state import ProcessResult, ProcessState
-
-if TYPE_CHECKING:
-    from stbass.workflow.flow import Workflow
 
 __all__ = ["read_saved", "write_saved"]
 
@@ -62,12 +60,14 @@ class SavedWorkflow(msgspec.Struct):
 _decoder = msgspec.json.Decoder(SavedWorkflow)
 
 
-def write_saved(workflow: Workflow, indent: int) -> str:
-    """See ``Workflow.to_json``."""
-    nodes = []
-    for name, node in workflow.nodes.items():
-        metadata, result = node.process.metadata, workflow.results.get(name)
-        nodes.append(
+def write_saved(
+    process_id: str, nodes: Mapping[str, WorkflowNode], results: Mapping[str, ProcessResult], indent: int
+) -> str:
+    """A workflow of that id as JSON text."""
+    saved = []
+    for name, node in nodes.items():
+        metadata, result = node.process.metadata, results.get(name)
+        saved.append(
             SavedNode(
                 name,
                 list(node.depends_on),
@@ -83,7 +83,7 @@ def write_saved(workflow: Workflow, indent: int) -> str:
                 None if result is None else _saved(result),
             )
         )
-    text = msgspec.json.encode(SavedWorkflow(_FORMAT, workflow.process_id, nodes))
+    text = msgspec.json.encode(SavedWorkflow(_FORMAT, process_id, saved))
     return (msgspec.json.format(text, indent=indent) if indent else text).decode()
 
 
@@ -104,16 +104,20 @@ def _saved(result: ProcessResult) -> SavedResult:
     return made
 
 
-def read_saved(workflow: Workflow, text: str | bytes) -> dict[str, ProcessResult]:
-    """The results of the nodes that had completed; see ``Workflow.resume``."""
-    what = f"workflow {workflow.process_id!r} cannot be resumed from this"
+def read_saved(process_id: str, nodes: Mapping[str, WorkflowNode], text: str | bytes) -> dict[str, ProcessResult]:
+    """The results of the nodes that had completed.
+
+    Raises:
+        ValueError: it is no such text, or is of a workflow with other nodes or dependencies.
+    """
+    what = f"workflow {process_id!r} cannot be resumed from this"
     try:
         found = _decoder.decode(text)
     except (msgspec.DecodeError, UnicodeEncodeError, RecursionError) as error:
         raise ValueError(f"{what}: it is not what to_json() writes: {error}") from error
     if found.format != _FORMAT:
         raise ValueError(f"{what}: its format is {found.format!r}, not {_FORMAT!r}")
-    _check_same(workflow, found, what)
+    _check_same(nodes, found, what)
     results = {}
     for node in found.nodes:
         result = node.result
@@ -127,8 +131,8 @@ def read_saved(workflow: Workflow, text: str | bytes) -> dict[str, ProcessResult
     return results
 
 
-def _check_same(workflow: Workflow, found: SavedWorkflow, what: str) -> None:
-    here = {name: set(node.depends_on) for name, node in workflow.nodes.items()}
+def _check_same(nodes: Mapping[str, WorkflowNode], found: SavedWorkflow, what: str) -> None:
+    here = {name: set(node.depends_on) for name, node in nodes.items()}
     there = {node.process_id: set(node.dependencies) for node in found.nodes}
     for names, where in ((here.keys() - there.keys(), "the workflow"), (there.keys() - here.keys(), "the text")):
         if names:

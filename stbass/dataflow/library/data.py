@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, ClassVar, TypeVar
 
+from stbass._process.sync_threads import OneThread
 from stbass.dataflow.library.fields import FieldNames, check_chunk_size, columns_of
 from stbass.dataflow.library.formats import Chunk, Row
-from stbass.dataflow.library.thread import OneThread
 from stbass.dataflow.model.components import Component
 from stbass.dataflow.model.io import IOController
 from stbass.errors import DataflowError, NotInitialisedError
