@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from stbass.dataflow.builder import ProcessBuilder
     from stbass.dataflow.fleet import CeleryProcess as CeleryProcess
     from stbass.dataflow.local import LocalProcess
-    from stbass.dataflow.model.components import Component
+    from stbass.dataflow.model.components import Component, IOController
     from stbass.dataflow.model.connector import (
         AsyncioConnector,
         Connector,
@@ -24,14 +24,13 @@ if TYPE_CHECKING:
     )
     from stbass.dataflow.model.events import Event, StopEvent
     from stbass.dataflow.model.function import component
-    from stbass.dataflow.model.io import IOController
     from stbass.dataflow.model.resource import Resource
-    from stbass.dataflow.model.status import Status
     from stbass.dataflow.process import Process
     from stbass.dataflow.ray import RayProcess
     from stbass.dataflow.state import DictStateBackend, SqliteStateBackend, StateBackend
     from stbass.dataflow.state import PostgresStateBackend as PostgresStateBackend
     from stbass.dataflow.state import RedisStateBackend as RedisStateBackend
+    from stbass.dataflow.status import Status
 
 # Without what needs a package that may not be installed: `from stbass.dataflow import *` works everywhere.
 __all__ = [
@@ -66,7 +65,7 @@ _HOME = {
     "ConnectorSpec": "model.connector",
     "DictStateBackend": "state",
     "Event": "model.events",
-    "IOController": "model.io",
+    "IOController": "model.components",
     "LocalProcess": "local",
     "PostgresStateBackend": "state",
     "Process": "process",
@@ -78,7 +77,7 @@ _HOME = {
     "Resource": "model.resource",
     "SqliteStateBackend": "state",
     "StateBackend": "state",
-    "Status": "model.status",
+    "Status": "status",
     "StopEvent": "model.events",
     "component": "model.function",
 }

@@ -24,7 +24,8 @@ except ImportError as error:
 
 from stbass.backends.celery import CeleryBackend
 from stbass.dataflow.distributed.fleet_run import FleetRun
-from stbass.dataflow.distributed.groups import Group, GroupHandle
+from stbass.dataflow.distributed.group_handle import GroupHandle
+from stbass.dataflow.distributed.groups import Group
 from stbass.dataflow.distributed.plan import plan_of
 from stbass.dataflow.distributed.process import DistributedProcess
 from stbass.dataflow.model.components import Component
@@ -94,21 +95,19 @@ class CeleryProcess(DistributedProcess):
         checkpoint_every: float | None = 1.0,
     ) -> None:
         super().__init__(
-            components, connectors, name, parameters, state, placement=placement, checkpoint_every=checkpoint_every
-        )
+            components, connectors, name, parameters, state, placement=placement,
+            admission_timeout=admission_timeout, checkpoint_every=checkpoint_every,
+        )  # fmt: skip
         if backend is not None and not isinstance(backend, CeleryBackend):
             raise TypeError(f"CeleryProcess(backend=…) takes a CeleryBackend, got {backend!r}")
         if app is not None and not isinstance(app, Celery | str):
             raise TypeError(f"CeleryProcess(app=…) takes a Celery application or where to find it, got {app!r}")
         if app is not None and backend is not None:
             raise TypeError("CeleryProcess takes a backend or an app, not both: the backend has an app already")
-        if isinstance(admission_timeout, bool) or not isinstance(admission_timeout, int | float):
-            raise TypeError(f"CeleryProcess(admission_timeout=…) takes seconds, got {admission_timeout!r}")
-        if not 0 < admission_timeout < 86400:
+        if not admission_timeout < 86400:
             raise ValueError(f"CeleryProcess(admission_timeout={admission_timeout}): more than 0 seconds, and bounded")
         self._app = app
         self._backend = None if backend is None else backend.failing()
-        self._admission_timeout = float(admission_timeout)
         self._fleet_run: FleetRun | None = None
         self._check_places()
 
@@ -142,7 +141,7 @@ class CeleryProcess(DistributedProcess):
             {one.name: self._endpoint(one.name, backend) for one in groups},
             self,
             self.state.job_id if self.state.durable else None,
-            self._admission_timeout,
+            self.admission_timeout,
         )
         try:
             await run.begin()

@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from stbass.dataflow.engine.edge import edges_of
 from stbass.dataflow.engine.host import Host
-from stbass.dataflow.model.status import Status
 from stbass.dataflow.process import Process
+from stbass.dataflow.status import Status
 
 __all__ = ["LocalProcess"]
 
@@ -51,28 +51,28 @@ class LocalProcess(Process):
             return Status.COMPLETED
         return Status.STOPPED if host.stopping else None
 
-    def _request_cut(self, n: int) -> None:
-        self._running_host.request_cut(n)
+    def _request_snapshot(self, n: int) -> None:
+        self._running_host.request_snapshot(n)
 
     async def _committed(self, n: int) -> None:
         await self._running_host.committed(n)
 
-    # What the host tells ------------------------------------------------------------------------
+    # HostListener -------------------------------------------------------------------------------
 
-    def cut_done(self, n: int, parts: Mapping[str, bytes]) -> None:
-        """See ``HostListener``."""
+    def snapshot_done(self, n: int, parts: Mapping[str, bytes]) -> None:
+        """The snapshot of the host is the whole checkpoint."""
         self._checkpoints.add(n, parts)
 
-    def cut_failed(self, n: int, error: Exception) -> None:
-        """See ``HostListener``."""
+    def snapshot_failed(self, n: int, error: Exception) -> None:
+        """The checkpoint fails with it."""
         self._checkpoints.failed(n, error)
 
     def status_changed(self, component: str, status: Status) -> None:
-        """See ``HostListener``: the components here know their status themselves."""
+        """The components here know their status themselves."""
 
     def stop_requested(self) -> None:
-        """See ``HostListener``."""
+        """The host is all that there is to stop."""
         self._running_host.stop()
 
-    def quiet(self, sent: int, received: int) -> None:
-        """See ``HostListener``: this host has no edges to others."""
+    def quiet(self) -> None:
+        """This host has no edges to others."""

@@ -5,27 +5,30 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from logging import getLogger
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
 from stbass._values.ids import new_id
-from stbass.dataflow.dump import dump_process, export_process
 from stbass.dataflow.engine.checkpoints import Checkpoints
-from stbass.dataflow.engine.stateful import Stateful
-from stbass.dataflow.model.components import Component
+from stbass.dataflow.export import Exportable, class_path
+from stbass.dataflow.model.components import Component, make_again, record_of, wiring_of
 from stbass.dataflow.model.connector import Connector
-from stbass.dataflow.model.status import Status
+from stbass.dataflow.spec.dump import dump_process, export_process
 from stbass.dataflow.spec.validation import check_model, check_names
 from stbass.dataflow.state.base import StateBackend
 from stbass.dataflow.state.memory import DictStateBackend
+from stbass.dataflow.status import Status
 from stbass.errors import DataflowError, NotInitialisedError, ProcessCancelled
 
 __all__ = ["Process"]
 
+_log = getLogger(__name__)
 
-class Process(Stateful, ABC):
+
+class Process(Exportable, ABC):
     """Components and what connects them. Use one of its kinds, such as ``LocalProcess``.
 
     ::
@@ -84,13 +87,34 @@ class Process(Stateful, ABC):
         """Its connectors by id, ``source..target``."""
         self.parameters: dict[str, Any] = dict(parameters or {})
         """What every component is given."""
-        super().__init__(DictStateBackend() if state is None else state)
-        self._checkpoints = Checkpoints(self._state, checkpoint_every, self.name, self._request_cut, self._committed)
+        self._state = DictStateBackend() if state is None else state
+        self._status = Status.CREATED
+        self._told: Status | None = None
+        """What the state was last told that it is doing."""
+        self._is_attached = self._is_connected = self._has_job = False
+        self._checkpoints = Checkpoints(
+            self._state, checkpoint_every, self.name, self._request_snapshot, self._committed
+        )
         self._is_initialised = self._was_run = self._has_components = self._is_unwanted = False
         self._busy: str | None = None
         self._idle: asyncio.Future[None] | None = None
 
     # What it is ---------------------------------------------------------------------------------
+
+    @property
+    def id(self) -> str:
+        """What it is known by: its name."""
+        return self.name
+
+    @property
+    def state(self) -> StateBackend:
+        """Where it keeps what lasts."""
+        return self._state
+
+    @property
+    def status(self) -> Status:
+        """What it is doing."""
+        return self._status
 
     @property
     def is_initialised(self) -> bool:
@@ -99,7 +123,7 @@ class Process(Stateful, ABC):
 
     def export(self) -> dict[str, Any]:
         """What it takes to make it again: what ``ProcessBuilder.build`` takes."""
-        return export_process(self)
+        return export_process(self, self.name, self.components.values(), self.connectors.values())
 
     def dump(self, path: Path | str) -> None:
         """Write it to a YAML file, from which ``ProcessBuilder`` and the command line make it again.
@@ -111,7 +135,7 @@ class Process(Stateful, ABC):
             ValueError: it ends in something else.
             SpecError: something in it cannot be written; says all that cannot.
         """
-        dump_process(self, path)
+        dump_process(path, self, self.name, self.components.values(), self.connectors.values())
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}, {self.status}>"
@@ -171,20 +195,22 @@ class Process(Stateful, ABC):
 
     def _check_components_are_free(self) -> None:
         for component in self.components.values():
-            if component._stbass_process is not None:
+            user = wiring_of(component).process
+            if user is not None:
                 raise DataflowError(
-                    f"component {component.name!r} is at work in {component._stbass_process!r}: destroy that first, or "
+                    f"component {component.name!r} is at work in {user!r}: destroy that first, or "
                     f"make a component for each process"
                 )
 
     def _take_components(self) -> None:
         self._has_components = True
         for component in self.components.values():
-            component._stbass_process = self
-            component._stbass_used = True
-            component._stbass_process_parameters = self.parameters
-            component._stbass_process_state = self._state
-            component._stbass_job = self._state.job_id if self._state.durable else None
+            wiring = wiring_of(component)
+            wiring.process = self
+            wiring.used = True
+            wiring.process_parameters = self.parameters
+            wiring.process_state = self._state
+            wiring.job = self._state.job_id if self._state.durable else None
 
     async def _renew(self) -> None:
         """After a run: a new job, and components as they were made, whoever used them."""
@@ -194,8 +220,8 @@ class Process(Stateful, ABC):
             self._was_run = self._is_connected = False
         self._status = Status.CREATED
         for component in self.components.values():
-            if component._stbass_used:
-                component._stbass_again()
+            if wiring_of(component).used:
+                make_again(component)
 
     async def _take_job(self) -> Mapping[str, bytes] | None:
         """Take the job, if the state lasts. Gives the last checkpoint, if there is one."""
@@ -262,10 +288,92 @@ class Process(Stateful, ABC):
                 await self._end()
         finally:
             for component in self.components.values():
-                if component._stbass_process is self:
-                    component._stbass_process = None
+                if wiring_of(component).process is self:
+                    wiring_of(component).process = None
             self._checkpoints.close()
             await self._leave_state()
+
+    # Its state ----------------------------------------------------------------------------------
+
+    async def connect_state(self, state: StateBackend | None = None) -> None:
+        """Connect to the state, and tell it what this process is. Again does nothing.
+
+        A job that has run to its end is left as it is.
+
+        Args:
+            state: use this one instead of that of the constructor.
+
+        Raises:
+            StateError: the state cannot be used.
+            DataflowError: it is connected to another state already.
+        """
+        if state is not None and state is not self._state:
+            if self._is_attached:
+                raise DataflowError(f"process {self.name!r} is connected to {self._state!r} already")
+            self._state = self._checkpoints.state = state
+        await self._attach()
+        if self._is_connected or await self._job_is_over():
+            return
+        await self._state.upsert_process(self._record(), with_components=True)
+        self._told = self._status
+        self._is_connected = True
+
+    async def _attach(self) -> None:
+        if not self._is_attached:
+            await self._state.attach(self)
+            self._is_attached = True
+
+    async def _job_is_over(self) -> bool:
+        return self._state.durable and await self._state.job_status() is Status.COMPLETED
+
+    def _record(self) -> dict[str, Any]:
+        """What the state is told: names and kinds, no values."""
+        return {
+            "id": self.id,
+            "name": self.name,
+            "type": class_path(type(self)),
+            "status": str(self._status),
+            "components": {key: record_of(one) for key, one in self.components.items()},
+            "connectors": {
+                key: {"id": key, "type": class_path(type(one)), **one.spec.dict()}
+                for key, one in self.connectors.items()
+            },
+        }
+
+    async def _leave_state(self) -> None:
+        if not self._is_attached:
+            return
+        has_job, self._has_job = self._has_job, False
+        try:
+            await self._tell_status()
+        except DataflowError as error:
+            _log.warning("process %r could not tell its state that it has %s: %s", self.name, self._status, error)
+        finally:
+            self._is_attached = self._is_connected = False
+            await self._state.detach(self, has_job=has_job)
+
+    async def _set_status(self, status: Status) -> None:
+        self._status = status
+        await self._tell_status()
+
+    async def _set_last_status(self, error: BaseException) -> None:
+        """The error ends it. Whatever becomes of the state, that is what the caller hears of."""
+        is_stop = isinstance(error, ProcessCancelled | asyncio.CancelledError)
+        try:
+            await self._set_status(Status.STOPPED if is_stop else Status.FAILED)
+        except DataflowError as more:
+            error.add_note(f"its state could not be told that it has {self._status}: {more}")
+
+    async def _tell_status(self) -> None:
+        status = self._status
+        if status is self._told or not (self._is_connected and self._state.is_initialised):
+            return
+        await self._state.update_process_status(self.id, status)
+        self._told = status
+        if status.is_terminal:
+            # The runs that died had other names; the job is not over before they are.
+            for name in self._checkpoints.names_before:
+                await self._state.update_process_status(name, status)
 
     # Running ------------------------------------------------------------------------------------
 
@@ -347,7 +455,7 @@ class Process(Stateful, ABC):
         """``COMPLETED`` if every component has ended, ``STOPPED`` if all were stopped, else None."""
 
     @abstractmethod
-    def _request_cut(self, n: int) -> None:
+    def _request_snapshot(self, n: int) -> None:
         """Begin checkpoint ``n``; ``self._checkpoints.add`` and ``.failed`` are called with what comes of it."""
 
     @abstractmethod

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from stbass.dataflow.model.status import Status
 from stbass.dataflow.state.base import StateBackend
+from stbass.dataflow.status import Status
 from stbass.errors import ConfigurationError, JobInUseError, NotFoundError, NotInitialisedError, StateError
 from tests.support.state_backends import DURABLE, KINDS, Kind, kind_of
 

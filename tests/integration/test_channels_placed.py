@@ -73,7 +73,6 @@ async def test_a_reader_that_ends_when_it_has_all_values_has_not_lost_its_place(
         if not result.failures:
             assert result.results[1].value == list(range(500))
     # then nobody says that another has taken its place: there is none
-    print(f"{len(failed)} failures in {runs} runs")
     assert failed == []
 
 

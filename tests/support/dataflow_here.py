@@ -7,15 +7,14 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+from stbass.dataflow.distributed.group_handle import GroupHandle
 from stbass.dataflow.distributed.group_side import RemoteGroup
-from stbass.dataflow.distributed.groups import Group, GroupHandle, GroupListener, GroupView
+from stbass.dataflow.distributed.groups import Group, GroupListener, GroupView
 from stbass.dataflow.distributed.plan import plan_of
 from stbass.dataflow.distributed.process import DistributedProcess
-from stbass.dataflow.distributed.reports import heard, returned
 from stbass.dataflow.engine.edge import Edge
-from stbass.dataflow.model.status import Status
+from stbass.dataflow.status import Status
 from stbass.errors import WorkerLostError
-from stbass.wire import dumps
 
 network = random.Random(0)
 
@@ -51,8 +50,8 @@ class HereProcess(DistributedProcess):
         return list(self.places.values())
 
 
-class Place:
-    """See ``GroupHandle`` and ``Carrier``."""
+class Place(GroupHandle):
+    """A group here, which is its own ``Carrier``."""
 
     def __init__(
         self,
@@ -62,13 +61,11 @@ class Place:
         homes: Mapping[str, str],
         listener: GroupListener,
     ) -> None:
-        self.name = group.name
-        self.components = [one.name for one in group.components]
+        super().__init__(group, listener)
         self.remote: RemoteGroup
         self._plan = plan
         self._places = places
         self._homes = homes
-        self._listener = listener
         self._reports: asyncio.Queue[bytes] = asyncio.Queue()
         self._orders: asyncio.Queue[tuple[Any, ...]] = asyncio.Queue()
         self._gone: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -86,70 +83,38 @@ class Place:
 
     async def prepare(self) -> None:
         self.remote = RemoteGroup(self._plan, self, self._reports.put_nowait)
-        self._tasks = [asyncio.ensure_future(self._report()), asyncio.ensure_future(self._order())]
+        self._tasks = [asyncio.ensure_future(self._report()), asyncio.ensure_future(self._obey())]
 
     async def _report(self) -> None:
         while True:
             report = await self._reports.get()
             await travel()
-            heard(self.name, report, self._listener)
+            self._heard(report)
 
-    async def _order(self) -> None:
+    async def _obey(self) -> None:
         while True:
             order = await self._orders.get()
             await travel()
             self.remote.order(*order)
 
-    async def call(self, name: str, argument: Any = None) -> Any:
+    async def _call(self, name: str, argument: bytes) -> bytes:
         await travel()
-        doing = asyncio.ensure_future(self.remote.call(name, dumps(argument)))
+        doing = asyncio.ensure_future(self.remote.call(name, argument))
         await asyncio.wait((doing, self._gone), return_when=asyncio.FIRST_COMPLETED)
         if self._gone.done():
             doing.cancel()
             raise self._gone.result()
         await travel()
-        return returned(doing.result())
+        return doing.result()
 
-    async def init(self, parts: Mapping[str, bytes] | None) -> None:
-        await self.call("init", None if parts is None else {name: part.decode() for name, part in parts.items()})
-
-    async def step(self, number: int) -> bool:
-        return bool(await self.call("step", number))
-
-    async def run(self, number: int) -> bool:
-        return bool(await self.call("run", number))
-
-    async def committed(self, n: int) -> None:
-        await self.call("committed", n)
-
-    async def views(self) -> Mapping[str, GroupView]:
-        found: Mapping[str, GroupView] = await self.call("views")
-        return found
-
-    def end_round(self, number: int) -> None:
-        self._orders.put_nowait(("end_round", number))
-
-    def stall(self, number: int, text: str) -> None:
-        self._orders.put_nowait(("stall", number, text))
-
-    def request_cut(self, n: int) -> None:
-        self._orders.put_nowait(("cut", n))
-
-    def stop(self) -> None:
-        self._orders.put_nowait(("stop",))
-
-    def end(self, component: str, how: str) -> None:
-        self._orders.put_nowait(("end", component, how))
-
-    def cancel(self) -> None:
-        self._orders.put_nowait(("cancel",))
+    def _order(self, name: str, *arguments: Any) -> None:
+        self._orders.put_nowait((name, *arguments))
 
     async def destroy(self) -> Mapping[str, GroupView]:
         try:
             if not self._tasks or self._gone.done():
                 return {}
-            found: Mapping[str, GroupView] = await self.call("destroy")
-            return found
+            return await super().destroy()
         finally:
             for task in self._tasks:
                 task.cancel()

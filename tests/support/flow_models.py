@@ -9,10 +9,9 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, ClassVar
 
-from stbass.dataflow.model.components import Component
+from stbass.dataflow.model.components import Component, IOController
 from stbass.dataflow.model.events import Event
 from stbass.dataflow.model.function import component
-from stbass.dataflow.model.io import IOController
 
 NUMBER = 7
 

@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stbass.dataflow.model.components import Component
+from stbass.dataflow.model.components import Component, IOController
 from stbass.dataflow.model.connector import AsyncioConnector, Connector, ConnectorSpec, RayConnector
-from stbass.dataflow.model.io import IOController
 from stbass.dataflow.spec.diagram import mermaid
 from tests.support.flow_models import Collect, Counter, Hears, Pick, Pings
 

@@ -16,12 +16,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stbass.dataflow import export
 from stbass.dataflow.builder import ProcessBuilder
 from stbass.dataflow.local import LocalProcess
-from stbass.dataflow.model import export
-from stbass.dataflow.model.components import Component
+from stbass.dataflow.model.components import Component, IOController, make_again
 from stbass.dataflow.model.connector import AsyncioConnector, ConnectorSpec, RedisConnector
-from stbass.dataflow.model.io import IOController
 from stbass.dataflow.model.resource import Resource
 from stbass.dataflow.process import Process
 from stbass.dataflow.spec.model import load, loads, parse
@@ -174,7 +173,7 @@ def test_a_second_run_begins_with_what_was_given(tmp_path: Path) -> None:
     made.given[3].append("two")
     assert made.export()["args"]["words"] == ["one"]
     made.export()["args"]["words"].append("three")
-    made._stbass_again()
+    make_again(made)
     assert made.given[3] == ["one"]
     made.given[3].append("four")
     assert made.export()["args"]["words"] == ["one"]

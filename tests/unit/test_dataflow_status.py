@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stbass.dataflow.model.status import Status
+from stbass.dataflow.status import Status
 
 
 def test_the_values_are_the_words_that_are_stored() -> None:

@@ -10,11 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from stbass.dataflow.model.components import Component
+from stbass.dataflow.model.components import Component, IOController
 from stbass.dataflow.model.connector import AsyncioConnector, Connector, ConnectorSpec, RayConnector, RedisConnector
 from stbass.dataflow.model.events import Event, StopEvent
 from stbass.dataflow.model.fitting import may_fit
-from stbass.dataflow.model.io import IOController
 from stbass.dataflow.spec.validation import check_model, check_names, findings
 from stbass.errors import InvalidProcessError
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from stbass.dataflow.model.export import Exportable
+from stbass.dataflow.export import Exportable
 from stbass.dataflow.model.function import ComponentFunction
 from stbass.errors import ProcessRefused
 

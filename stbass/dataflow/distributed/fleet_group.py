@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from stbass.dataflow.distributed.fleet_line import Line
+from stbass.dataflow.distributed.group_handle import GroupHandle
 from stbass.dataflow.distributed.groups import Group, GroupListener, GroupView
-from stbass.dataflow.distributed.reports import heard, returned
 from stbass.errors import DataflowError, ProcessCancelled, StbassError, WireError
 from stbass.wire import dumps, load_error
 
 __all__ = ["FleetGroup"]
 
 
-class FleetGroup:
-    """A :class:`~stbass.dataflow.distributed.groups.GroupHandle` that talks over two lines (see ``_fleet_host``).
+class FleetGroup(GroupHandle):
+    """A group that is talked to over two lines: see :mod:`stbass.dataflow.distributed.fleet_host`.
 
     Args:
         group: the group.
@@ -27,11 +27,10 @@ class FleetGroup:
     """
 
     def __init__(self, group: Group, endpoint: str, listener: GroupListener, commands: Line, reports: Line) -> None:
+        super().__init__(group, listener)
         loop = asyncio.get_running_loop()
-        self._group = group
         self.endpoint = endpoint
         """Where it is placed."""
-        self._listener = listener
         self._commands = commands
         self._reports = reports
         self.running: asyncio.Future[None] = loop.create_future()
@@ -42,16 +41,6 @@ class FleetGroup:
         self._over = False
         self._lost: Exception | None = None
         self._reading = loop.create_task(self._read(), name=f"stbass-group-{group.name}")
-
-    @property
-    def name(self) -> str:
-        """See ``GroupHandle``."""
-        return self._group.name
-
-    @property
-    def components(self) -> Sequence[str]:
-        """See ``GroupHandle``."""
-        return [one.name for one in self._group.components]
 
     # What it says ---------------------------------------------------------------------------------
 
@@ -66,7 +55,7 @@ class FleetGroup:
 
     def _take(self, kind: bytes, rest: bytes) -> None:
         if kind == b"r":
-            heard(self.name, rest, self._listener)
+            self._heard(rest)
         elif kind == b"a":
             number, _, answer = rest.partition(b" ")
             call = self._calls.pop(int(number), None)
@@ -97,10 +86,10 @@ class FleetGroup:
 
     # What it is told ------------------------------------------------------------------------------
 
-    def _order(self, *order: Any) -> None:
-        self._commands.post(b"o" + dumps(list(order)))
+    def _order(self, name: str, *arguments: Any) -> None:
+        self._commands.post(b"o" + dumps([name, *arguments]))
 
-    async def _call(self, name: str, argument: bytes) -> Any:
+    async def _call(self, name: str, argument: bytes) -> bytes:
         if self._lost is not None:
             raise self._lost
         self._number += 1
@@ -108,7 +97,7 @@ class FleetGroup:
         answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._calls[number] = answer
         self._commands.post(b"c%d %b %b" % (number, name.encode(), argument))
-        return returned(await answer)
+        return await answer
 
     async def make(self) -> None:
         """Tell it to make its components; returns when it has."""
@@ -116,71 +105,26 @@ class FleetGroup:
         await self._making
 
     async def prepare(self) -> None:
-        """See ``GroupHandle``. Whoever made it sees to that, for all groups at once."""
+        """Whoever placed it sees to that, for all groups at once."""
         await self._making
 
-    async def init(self, parts: Mapping[str, bytes] | None) -> None:
-        """See ``GroupHandle``."""
-        texts = None if parts is None else {name: part.decode() for name, part in parts.items()}
-        await self._call("init", dumps(texts, limit=2**31))
-
-    async def step(self, number: int) -> bool:
-        """See ``GroupHandle``."""
-        return bool(await self._call("step", b"%d" % number))
-
-    async def run(self, number: int) -> bool:
-        """See ``GroupHandle``."""
-        return bool(await self._call("run", b"%d" % number))
-
-    async def committed(self, n: int) -> None:
-        """See ``GroupHandle``."""
-        await self._call("committed", b"%d" % n)
-
-    async def views(self) -> Mapping[str, GroupView]:
-        """See ``GroupHandle``."""
-        found: Mapping[str, GroupView] = await self._call("views", b"null")
-        return found
-
-    def end_round(self, number: int) -> None:
-        """See ``GroupHandle``."""
-        self._order("end_round", number)
-
-    def stall(self, number: int, text: str) -> None:
-        """See ``GroupHandle``."""
-        self._order("stall", number, text)
-
-    def request_cut(self, n: int) -> None:
-        """See ``GroupHandle``."""
-        self._order("cut", n)
-
-    def stop(self) -> None:
-        """See ``GroupHandle``."""
-        self._order("stop")
-
-    def end(self, component: str, how: str) -> None:
-        """See ``GroupHandle``."""
-        self._order("end", component, how)
-
     def cancel(self) -> None:
-        """See ``GroupHandle``."""
         if self._making.done():
-            self._order("cancel")
+            super().cancel()
         else:
             self.lose(ProcessCancelled(f"group {self.name!r} was cancelled before it began"))
 
     async def destroy(self) -> Mapping[str, GroupView]:
-        """See ``GroupHandle``; one that was lost has nothing to give back."""
-        if self._over or self.is_lost or not self._making.done():
+        if self.has_ended or not self._making.done():
             return {}
         try:
-            found: Mapping[str, GroupView] = await self._call("destroy", b"null")
+            return await super().destroy()
         except Exception:
             if self._lost is not None:
                 return {}
             raise
         finally:
             self._over = True
-        return found
 
     @property
     def is_lost(self) -> bool:

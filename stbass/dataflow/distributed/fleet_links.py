@@ -12,14 +12,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from stbass.dataflow.distributed.fleet_line import Line
+from stbass.dataflow.distributed.group_side import RemoteGroup
 from stbass.dataflow.engine.edge import Edge
 from stbass.errors import WireError
-
-if TYPE_CHECKING:
-    from stbass.dataflow.distributed.group_side import RemoteGroup
 
 __all__ = ["Links"]
 
@@ -39,14 +36,12 @@ class Links:
         self._deliveries: set[asyncio.Task[None]] = set()
 
     async def forth(self, edge: Edge, message: bytes) -> bytes:
-        """See ``Carrier``."""
         answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._answers[edge.id] = answer
         self._lines[self._homes[edge.target]][0].post(b"f%b %b" % (edge.id.encode(), message))
         return await answer
 
     async def back(self, edge: Edge) -> None:
-        """See ``Carrier``."""
         self._lines[self._homes[edge.source]][0].post(b"g%b" % edge.id.encode())
 
     async def read(self, peer: int, group: RemoteGroup) -> None:

@@ -26,8 +26,8 @@ from stbass.dataflow.engine.arriving import LIMIT, arrived
 from stbass.dataflow.engine.boundary import OutletEdge
 from stbass.dataflow.engine.edge import Edge
 from stbass.dataflow.engine.host import Host
-from stbass.dataflow.model.status import Status
 from stbass.dataflow.spec.lookup import find
+from stbass.dataflow.status import Status
 from stbass.errors import DataflowError, NotTransportable, ProcessCancelled
 from stbass.wire import dump_error, dumps, load_error
 
@@ -137,10 +137,10 @@ class RemoteGroup:
             return failed(error)
 
     def order(self, name: str, *arguments: Any) -> None:
-        """Do at once what is asked for: ``cut``, ``end_round``, ``stall``, ``stop``, ``end`` of one, ``cancel``."""
+        """Do this at once: ``snapshot``, ``end_round``, ``stall``, ``stop``, ``end`` of one, ``cancel``."""
         match name, arguments:
-            case "cut", (int(n),):
-                self.host.request_cut(n)
+            case "snapshot", (int(n),):
+                self.host.request_snapshot(n)
                 self.look_soon()
             case "end_round", (int(number),):
                 if number == self._round:
@@ -152,7 +152,7 @@ class RemoteGroup:
             case "end", (str(component), "cancel"):
                 self.host.runners[component].component.cancel()
             case "end", (str(component), "close"):
-                self.host.runners[component].component._stbass_close()
+                self.host.runners[component].wiring.close()
             case "cancel", ():
                 self._is_cancelled = True
                 self.host.cancel()
@@ -252,15 +252,15 @@ class RemoteGroup:
         if answer:
             raise load_error(answer, limit=LIMIT)
 
-    # What the host says: see HostListener ---------------------------------------------------------
+    # HostListener ---------------------------------------------------------------------------------
 
-    def cut_done(self, n: int, parts: Mapping[str, bytes]) -> None:
+    def snapshot_done(self, n: int, parts: Mapping[str, bytes]) -> None:
         """The parts of a checkpoint are lines of JSON."""
-        self._tell(dumps(["cut", n, {name: part.decode() for name, part in parts.items()}], limit=LIMIT))
+        self._tell(dumps(["snapshot", n, {name: part.decode() for name, part in parts.items()}], limit=LIMIT))
 
-    def cut_failed(self, n: int, error: Exception) -> None:
-        """A checkpoint cannot be taken."""
-        self._tell(b'["no cut",%d,%b]' % (n, dump_error(error, limit=LIMIT)))
+    def snapshot_failed(self, n: int, error: Exception) -> None:
+        """The checkpoint cannot be taken."""
+        self._tell(b'["no snapshot",%d,%b]' % (n, dump_error(error, limit=LIMIT)))
 
     def status_changed(self, component: str, status: Status) -> None:
         """A component has got another status."""
@@ -271,8 +271,8 @@ class RemoteGroup:
         self.host.stop()
         self._tell(dumps(["stop"]))
 
-    def quiet(self, sent: int, received: int) -> None:
-        """Counts of all edges together would not do: what is sent and what is received meanwhile could be as many."""
+    def quiet(self) -> None:
+        """Nobody here can go on unless something comes from elsewhere."""
         self.look_soon()
 
     def look_soon(self) -> None:
@@ -314,12 +314,11 @@ class RemoteGroup:
             {edge: self._back[edge] for edge in self._crossing},
             [runner.waits_for for runner in waiting],
             any(not runner.inboxes and not runner.pending for runner in waiting),
-            self.host.ended,
         )
 
 
 class _Outlet:
-    """See :class:`~stbass.dataflow.engine.boundary.Outlet`."""
+    """An ``Outlet``: carries one edge to another group."""
 
     def __init__(self, group: RemoteGroup, edge: Edge) -> None:
         self._group = group

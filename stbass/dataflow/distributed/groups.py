@@ -1,7 +1,7 @@
 """Groups of components that run on one event loop each: what each is, and what is said to it and by it.
 
-Neither side's: ``DistributedProcess`` has a ``GroupHandle`` for each group,
-which is on the other side a ``RemoteGroup``, whatever lies between the two.
+Neither side's: ``DistributedProcess`` has a ``GroupHandle`` for each group, which is on the other side a
+``RemoteGroup``, whatever lies between the two.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ from typing import Any, Protocol
 
 from stbass.dataflow.engine.edge import Edge
 from stbass.dataflow.model.components import Component
-from stbass.dataflow.model.io import OutputField
-from stbass.dataflow.model.status import Status
+from stbass.dataflow.status import Status
 from stbass.errors import InvalidProcessError
 
-__all__ = ["Group", "GroupHandle", "GroupListener", "GroupView", "Quiescence", "groups_of", "show"]
+__all__ = ["Group", "GroupListener", "GroupView", "Quiescence", "groups_of"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,6 @@ class Quiescence:
         back: the same of answers and of notes that nobody takes anything more, which go the other way.
         waiting: what each component that waits is waiting for, in words.
         patient: whether one of them may get what it waits for from the user's own tasks.
-        ended: whether every component has ended.
     """
 
     round: int
@@ -53,7 +51,6 @@ class Quiescence:
     back: Mapping[str, int]
     waiting: Sequence[str] = ()
     patient: bool = False
-    ended: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,10 +75,10 @@ class GroupView:
 class GroupListener(Protocol):
     """Who hears of what happens in a group. Called on the event loop of the process."""
 
-    def cut_done(self, group: str, n: int, parts: Mapping[str, bytes]) -> None:
+    def snapshot_done(self, group: str, n: int, parts: Mapping[str, bytes]) -> None:
         """The group's part of checkpoint ``n``."""
 
-    def cut_failed(self, group: str, n: int, error: Exception) -> None:
+    def snapshot_failed(self, group: str, n: int, error: Exception) -> None:
         """The group cannot give its part of checkpoint ``n``."""
 
     def status_changed(self, group: str, component: str, status: Status) -> None:
@@ -95,71 +92,6 @@ class GroupListener(Protocol):
 
     def lost(self, group: str, error: Exception) -> None:
         """The group is there no more. Calls that wait for it raise the same error."""
-
-
-class GroupHandle(Protocol):
-    """A group that runs elsewhere. Made by :meth:`DistributedProcess._place`, which gives it its listener.
-
-    Whatever is awaited here raises what happened there: the components' own exceptions in an ``ExceptionGroup``, as far
-    as the wire can carry them, or the error with which the group was lost.
-    """
-
-    @property
-    def name(self) -> str:
-        """What the group is called."""
-
-    @property
-    def components(self) -> Sequence[str]:
-        """The names of its components."""
-
-    async def prepare(self) -> None:
-        """Return when the group has its place and its components are made. Nothing else of the user's has run.
-
-        Raises:
-            AdmissionError: there is no room for it.
-        """
-
-    async def init(self, parts: Mapping[str, bytes] | None) -> None:
-        """Initialise the components, from the parts of a checkpoint, by component, if there is one."""
-
-    async def step(self, number: int) -> bool:
-        """One step of each component; ``number`` is that of this round. Returns when it is over here.
-
-        Gives whether all of its components have ended.
-        """
-
-    async def run(self, number: int) -> bool:
-        """Step until no more comes; ``number`` is that of this round. Gives whether all components have ended."""
-
-    def end_round(self, number: int) -> None:
-        """This round is over everywhere: components that still wait for something are skipped."""
-
-    def stall(self, number: int, text: str) -> None:
-        """Nothing will ever come to those that wait: fail, saying so."""
-
-    def request_cut(self, n: int) -> None:
-        """Take checkpoint ``n``; the listener is told of the outcome."""
-
-    async def committed(self, n: int) -> None:
-        """Checkpoint ``n`` is durable; returns when the components have been told."""
-
-    def stop(self) -> None:
-        """Let every component end after the step that it is in."""
-
-    def end(self, component: str, how: str) -> None:
-        """End one component: ``"cancel"`` or ``"close"`` it."""
-
-    def cancel(self) -> None:
-        """End everything at once; what is awaited raises :class:`~stbass.errors.ProcessCancelled`."""
-
-    async def views(self) -> Mapping[str, GroupView]:
-        """What there is to see of its components now, by name."""
-
-    async def destroy(self) -> Mapping[str, GroupView]:
-        """Call ``destroy`` of the components that were initialised, and give the place back, whatever happens.
-
-        Gives what there is to see of them afterwards; nothing if the group was lost.
-        """
 
 
 def groups_of(
@@ -199,16 +131,3 @@ def groups_of(
             Group(group, tuple(inside), tuple(edge for edge in edges if edge.source in here or edge.target in here))
         )
     return found
-
-
-def show(component: Component, view: GroupView) -> None:
-    """Let the component here look like the one elsewhere."""
-    component._stbass_status = view.status
-    component._stbass_steps = view.steps
-    component._stbass_last.update(view.outputs)
-    component._stbass_out.clear()
-    component.__dict__.update(view.inputs)
-    for name, value in view.exports.items():
-        present = getattr(type(component), name, None)
-        if not isinstance(present, property | OutputField):  # what is computed is computed here too
-            setattr(component, name, value)

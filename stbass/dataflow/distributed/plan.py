@@ -9,8 +9,8 @@ from typing import Any
 from stbass.dataflow.distributed.groups import Group
 from stbass.dataflow.engine.arriving import LIMIT, arrived
 from stbass.dataflow.engine.edge import Edge
-from stbass.dataflow.model.components import Component
-from stbass.dataflow.model.export import Exportable, class_path
+from stbass.dataflow.export import Exportable, class_path
+from stbass.dataflow.model.components import Component, wiring_of
 from stbass.dataflow.model.function import ComponentFunction
 from stbass.errors import DataflowError, NotTransportable
 from stbass.wire import Opaque, dumps, loads
@@ -33,7 +33,7 @@ def plan_of(group: Group, *, process: str, parameters: Mapping[str, Any]) -> byt
             "group": group.name,
             "components": [[one.name, *_made_of(one, one.name)] for one in group.components],
             "edges": [asdict(edge) for edge in group.edges],
-            "job": group.components[0]._stbass_job,
+            "job": wiring_of(group.components[0]).job,
             # For later: only when the components' modules are imported are the classes of such values known.
             "parameters": _text(parameters, "parameters of the process"),
         },
@@ -54,8 +54,9 @@ def made_of_plan(plan: bytes, named: Named) -> tuple[list[Component], list[Edge]
     ]
     parameters = arrived(made["parameters"], what="parameters")
     for component in components:
-        component._stbass_process_parameters = parameters
-        component._stbass_job = made["job"]
+        wiring = wiring_of(component)
+        wiring.process_parameters = parameters
+        wiring.job = made["job"]
     return components, [Edge(**edge) for edge in made["edges"]]
 
 

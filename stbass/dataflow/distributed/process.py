@@ -12,17 +12,18 @@ from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from stbass.dataflow.distributed.groups import Group, GroupHandle, GroupListener, GroupView, Quiescence, groups_of, show
+from stbass.dataflow.distributed.group_handle import GroupHandle
+from stbass.dataflow.distributed.groups import Group, GroupView, Quiescence, groups_of
 from stbass.dataflow.engine.edge import edges_of
 from stbass.dataflow.engine.host import stalled
-from stbass.dataflow.model.components import Component
+from stbass.dataflow.model.components import Component, OutputField, Wiring, wiring_of
 from stbass.dataflow.model.connector import Connector
-from stbass.dataflow.model.status import Status
 from stbass.dataflow.process import Process
 from stbass.dataflow.state.base import StateBackend
+from stbass.dataflow.status import Status
 from stbass.errors import DataflowError, ProcessCancelled
 
-__all__ = ["DistributedProcess", "Group", "GroupHandle", "GroupListener", "GroupView", "Quiescence", "groups_of"]
+__all__ = ["DistributedProcess"]
 
 T = TypeVar("T")
 
@@ -30,18 +31,21 @@ T = TypeVar("T")
 class DistributedProcess(Process):
     """A process whose components run in groups elsewhere. Use one of its kinds.
 
+    A component is made again there, from its class and the arguments that it was made with, so its module has to be
+    there too; what was done to it after that does not travel. After a step or a run, what it exports, its fields and
+    its status are copied back to the component here.
+
+    It takes what :class:`Process` takes, and:
+
     Args:
-        components: see :class:`Process`. They travel as the class and the arguments that they were made with.
-        connectors: see :class:`Process`.
-        name: see :class:`Process`.
-        parameters: see :class:`Process`.
-        state: see :class:`Process`.
         placement: components that run together, each with the name of its group: what goes between them stays on one
             event loop. A component that is not named runs by itself.
-        checkpoint_every: see :class:`Process`.
+        admission_timeout: seconds within which there has to be room for all groups.
 
     Raises:
-        InvalidProcessError: see :class:`Process`; or ``placement`` names something that is not there.
+        InvalidProcessError: as :class:`Process`; or ``placement`` names something that is not there.
+        TypeError: an argument is of the wrong type.
+        ValueError: a number of seconds is not above 0.
     """
 
     grace = 5.0
@@ -56,20 +60,27 @@ class DistributedProcess(Process):
         state: StateBackend | None = None,
         *,
         placement: Mapping[str, str] | None = None,
+        admission_timeout: float = 10.0,
         checkpoint_every: float | None = 1.0,
     ) -> None:
         super().__init__(components, connectors, name, parameters, state, checkpoint_every=checkpoint_every)
         if placement is not None and not isinstance(placement, Mapping):
             raise TypeError(f"{type(self).__name__}(placement=…) takes a mapping, got {placement!r}")
+        if isinstance(admission_timeout, bool) or not isinstance(admission_timeout, int | float):
+            raise TypeError(f"{type(self).__name__}(admission_timeout=…) takes seconds, got {admission_timeout!r}")
+        if not admission_timeout > 0:
+            raise ValueError(f"{type(self).__name__}(admission_timeout={admission_timeout}): more than 0 seconds")
         self.placement: dict[str, str] = dict(placement or {})
         """The group of each component that was given one."""
+        self.admission_timeout = admission_timeout
+        """Seconds within which there has to be room for all groups."""
         groups_of(self.components.values(), (), self.placement)
         self._groups: dict[str, GroupHandle] = {}
         self._crossing: list[tuple[str, str, str]] = []
         self._forget_run()
 
     def _forget_run(self) -> None:
-        self._round = self._cut = 0
+        self._round = self._snapshot = 0
         self._stepping = self._stopping = self._is_cancelled = self._ended = False
         self._quiet: dict[str, Quiescence] = {}
         self._lost: dict[str, Exception] = {}
@@ -99,7 +110,7 @@ class DistributedProcess(Process):
         self._groups = {one.name: one for one in await self._place(groups)}
         for group in self._groups.values():
             for name in group.components:
-                self.components[name]._stbass_runner = _Elsewhere(self.components[name], group)
+                wiring_of(self.components[name]).runner = _Elsewhere(wiring_of(self.components[name]), group)
         # A barrier: what has no room everywhere has done nothing anywhere.
         await self._all("prepare", lambda group: group.prepare())
 
@@ -138,7 +149,7 @@ class DistributedProcess(Process):
             done = await asyncio.gather(*(group.destroy() for group in groups.values()), return_exceptions=True)
         finally:
             for component in self.components.values():
-                component._stbass_runner = None
+                wiring_of(component).runner = None
             await self._unplace()
         for views in done:
             if not isinstance(views, BaseException):
@@ -152,12 +163,12 @@ class DistributedProcess(Process):
             return Status.COMPLETED
         return Status.STOPPED if self._stopping else None
 
-    def _request_cut(self, n: int) -> None:
-        self._cut = n
+    def _request_snapshot(self, n: int) -> None:
+        self._snapshot = n
         for error in self._lost.values():
             self._checkpoints.failed(n, error)
         for group in self._groups.values():
-            group.request_cut(n)
+            group.request_snapshot(n)
 
     async def _committed(self, n: int) -> None:
         await self._all("committed", lambda group: group.committed(n))
@@ -223,41 +234,41 @@ class DistributedProcess(Process):
 
     def _show(self, views: Mapping[str, GroupView]) -> None:
         for name, view in views.items():
-            show(self.components[name], view)
+            _show(self.components[name], view)
 
-    # What groups tell ---------------------------------------------------------------------------
+    # GroupListener ------------------------------------------------------------------------------
 
-    def cut_done(self, group: str, n: int, parts: Mapping[str, bytes]) -> None:
-        """See :class:`GroupListener`."""
+    def snapshot_done(self, group: str, n: int, parts: Mapping[str, bytes]) -> None:
+        """The group's part of checkpoint ``n`` has come."""
         self._checkpoints.add(n, parts)
 
-    def cut_failed(self, group: str, n: int, error: Exception) -> None:
-        """See :class:`GroupListener`."""
+    def snapshot_failed(self, group: str, n: int, error: Exception) -> None:
+        """The checkpoint fails with the part of any group."""
         self._checkpoints.failed(n, error)
 
     def status_changed(self, group: str, component: str, status: Status) -> None:
-        """See :class:`GroupListener`."""
-        self.components[component]._stbass_status = status
+        """The component here shows it, too."""
+        wiring_of(self.components[component]).status = status
 
     def stop_requested(self, group: str) -> None:
-        """See :class:`GroupListener`."""
+        """All groups are told."""
         if not self._stopping:
             self._stopping = True
             for one in self._groups.values():
                 one.stop()
 
     def lost(self, group: str, error: Exception) -> None:
-        """See :class:`GroupListener`."""
+        """The group is there no more: the others end, too."""
         self._lost[group] = error
         for name in self._groups[group].components if group in self._groups else ():
-            self.components[name]._stbass_status = Status.FAILED
-        self._checkpoints.failed(self._cut, error)
+            wiring_of(self.components[name]).status = Status.FAILED
+        self._checkpoints.failed(self._snapshot, error)
         # Also where nobody waits for that group: what it held is lost.
         for one in self._groups.values():
             one.cancel()
 
     def quiet(self, group: str, state: Quiescence) -> None:
-        """See :class:`GroupListener`.
+        """Nothing happens in the group until something comes from elsewhere: is it so everywhere?
 
         What each group says was true at a time of its own. If nevertheless every message that one says it sent is one
         that the other says it received, nothing has happened since: the first to do something would have received a
@@ -288,26 +299,40 @@ class _Elsewhere:
 
     is_waiting = False
 
-    def __init__(self, component: Component, group: GroupHandle) -> None:
-        self._component = component
+    def __init__(self, wiring: Wiring, group: GroupHandle) -> None:
+        self._wiring = wiring
         self._group = group
 
     @property
     def steps(self) -> int:
         """How many steps it had made when it was last looked at."""
-        return self._component._stbass_steps
+        return self._wiring.steps_before
 
     async def run(self) -> None:
         """It has a runner where it runs."""
-        raise DataflowError(f"component {self._component.name!r} runs elsewhere: run its process")
+        raise DataflowError(f"component {self._wiring.name!r} runs elsewhere: run its process")
 
     def poke(self) -> None:
         """It was cancelled or closed from outside."""
-        component = self._component
-        if component._stbass_events:
-            component._stbass_events.clear()
-            raise DataflowError(f"component {component.name!r} runs elsewhere: events cannot be queued from here")
-        self._group.end(component.name, "cancel" if component._stbass_cancelled else "close")
+        wiring = self._wiring
+        if wiring.events:
+            wiring.events.clear()
+            raise DataflowError(f"component {wiring.name!r} runs elsewhere: events cannot be queued from here")
+        self._group.end(wiring.name, "cancel" if wiring.cancelled else "close")
+
+
+def _show(component: Component, view: GroupView) -> None:
+    """Let the component here look like the one elsewhere."""
+    wiring = wiring_of(component)
+    wiring.status = view.status
+    wiring.steps_before = view.steps
+    wiring.last.update(view.outputs)
+    wiring.out.clear()
+    component.__dict__.update(view.inputs)
+    for name, value in view.exports.items():
+        present = getattr(type(component), name, None)
+        if not isinstance(present, property | OutputField):  # what is computed is computed here too
+            setattr(component, name, value)
 
 
 async def _awaited(work: Awaitable[T]) -> T:

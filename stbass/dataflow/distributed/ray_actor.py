@@ -21,7 +21,7 @@ __all__ = ["GroupActor"]
 
 
 class _Peers:
-    """Carries messages to other actors: see :class:`~stbass.dataflow.distributed.group_side.Carrier`."""
+    """Carries messages to other actors: a ``Carrier``."""
 
     def __init__(self, actors: Mapping[str, Any], homes: Mapping[str, str]) -> None:
         self._actors = actors
@@ -87,18 +87,14 @@ class GroupActor:
         return found
 
     async def call(self, name: str, argument: bytes) -> bytes:
-        """See :meth:`RemoteGroup.call`."""
         return await self.group.call(name, argument)
 
     async def order(self, name: str, *arguments: Any) -> None:
-        """See :meth:`RemoteGroup.order`."""
         if self._group is not None:
             self._group.order(name, *arguments)
 
     async def deliver(self, edge: str, message: bytes) -> bytes:
-        """See :meth:`RemoteGroup.deliver`."""
         return await self.group.deliver(edge, message)
 
     async def gone(self, edge: str) -> None:
-        """See :meth:`RemoteGroup.gone`."""
         self.group.gone(edge)

@@ -14,12 +14,12 @@ from ray.exceptions import RayActorError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from stbass.dataflow.distributed.group_handle import GroupHandle
 from stbass.dataflow.distributed.groups import Group, GroupListener, GroupView
 from stbass.dataflow.distributed.ray_actor import GroupActor
-from stbass.dataflow.distributed.reports import heard, returned
+from stbass.dataflow.distributed.reports import returned
 from stbass.dataflow.model.resource import Resource
 from stbass.errors import AdmissionError, WireError, WorkerLostError
-from stbass.wire import dumps
 
 __all__ = ["Cluster", "RayGroup", "needs_of"]
 
@@ -103,8 +103,8 @@ class Cluster:
             await asyncio.to_thread(ray.shutdown)
 
 
-class RayGroup:
-    """A group in an actor: see :class:`~stbass.dataflow.distributed.groups.GroupHandle`."""
+class RayGroup(GroupHandle):
+    """A group in an actor."""
 
     grace = 5.0
     """Seconds for ``destroy`` of the components of a group that was cancelled."""
@@ -118,13 +118,11 @@ class RayGroup:
         listener: GroupListener,
         process: str,
     ) -> None:
-        self.name = group.name
-        self.components = [one.name for one in group.components]
+        super().__init__(group, listener)
         self._plan = plan
         self._actors = actors
         self._actor = actors[group.name]
         self._homes = homes
-        self._listener = listener
         self._process = process
         self._preparing: asyncio.Task[Any] | None = None
         self._listening: asyncio.Task[None] | None = None
@@ -134,11 +132,10 @@ class RayGroup:
     # Being there --------------------------------------------------------------------------------
 
     async def prepare(self) -> None:
-        """See ``GroupHandle``."""
         self._preparing = asyncio.current_task()
         self._listening = asyncio.ensure_future(self._listen())
         try:
-            await self._ask(self._actor.prepare.remote(self._plan, self._actors, self._homes))
+            returned(await self._answer(self._actor.prepare.remote(self._plan, self._actors, self._homes)))
         finally:
             self._preparing = None
         self._is_prepared = True
@@ -153,15 +150,15 @@ class RayGroup:
                 return
             try:
                 for report in reports:
-                    heard(self.name, report, self._listener)
+                    self._heard(report)
             except WireError as error:
                 self._loss = WorkerLostError(f"process {self._process!r}: {error}", worker=self.name)
                 self._listener.lost(self.name, self._loss)
                 return
 
-    async def _ask(self, answer: Awaitable[bytes]) -> Any:
+    async def _answer(self, answer: Awaitable[bytes]) -> bytes:
         try:
-            return returned(await answer)
+            return await answer
         except RayActorError as error:
             raise self._lost(error) from error
 
@@ -176,67 +173,25 @@ class RayGroup:
 
     # What is asked of it ------------------------------------------------------------------------
 
-    async def _call(self, name: str, argument: Any = None) -> Any:
-        return await self._ask(self._actor.call.remote(name, dumps(argument, limit=2**30)))
+    async def _call(self, name: str, argument: bytes) -> bytes:
+        return await self._answer(self._actor.call.remote(name, argument))
 
-    async def init(self, parts: Mapping[str, bytes] | None) -> None:
-        """See ``GroupHandle``."""
-        # The parts are lines of JSON.
-        await self._call("init", None if parts is None else {name: part.decode() for name, part in parts.items()})
-
-    async def step(self, number: int) -> bool:
-        """See ``GroupHandle``."""
-        return bool(await self._call("step", number))
-
-    async def run(self, number: int) -> bool:
-        """See ``GroupHandle``."""
-        return bool(await self._call("run", number))
-
-    async def committed(self, n: int) -> None:
-        """See ``GroupHandle``."""
-        await self._call("committed", n)
-
-    async def views(self) -> Mapping[str, GroupView]:
-        """See ``GroupHandle``."""
-        found: Mapping[str, GroupView] = await self._call("views")
-        return found
-
-    def end_round(self, number: int) -> None:
-        """See ``GroupHandle``."""
-        self._actor.order.remote("end_round", number)
-
-    def stall(self, number: int, text: str) -> None:
-        """See ``GroupHandle``."""
-        self._actor.order.remote("stall", number, text)
-
-    def request_cut(self, n: int) -> None:
-        """See ``GroupHandle``."""
-        self._actor.order.remote("cut", n)
-
-    def stop(self) -> None:
-        """See ``GroupHandle``."""
-        self._actor.order.remote("stop")
-
-    def end(self, component: str, how: str) -> None:
-        """See ``GroupHandle``."""
-        self._actor.order.remote("end", component, how)
+    def _order(self, name: str, *arguments: Any) -> None:
+        self._actor.order.remote(name, *arguments)
 
     def cancel(self) -> None:
-        """See ``GroupHandle``."""
         self._is_cancelled = True
         if self._preparing is not None:
             self._preparing.cancel()
-        self._actor.order.remote("cancel")
+        super().cancel()
 
     async def destroy(self) -> Mapping[str, GroupView]:
-        """See ``GroupHandle``."""
         self._is_ending = True
         try:
             if not self._is_prepared or self._loss is not None:
                 return {}
             async with asyncio.timeout(self.grace if self._is_cancelled else None):
-                found: Mapping[str, GroupView] = await self._call("destroy")
-                return found
+                return await super().destroy()
         finally:
             if self._listening is not None:
                 self._listening.cancel()

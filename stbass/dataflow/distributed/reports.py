@@ -8,7 +8,7 @@ from typing import Any
 from stbass.dataflow.distributed.groups import GroupListener, GroupView, Quiescence
 from stbass.dataflow.engine.arriving import LIMIT, arrived
 from stbass.dataflow.engine.runner import Runner
-from stbass.dataflow.model.status import Status
+from stbass.dataflow.status import Status
 from stbass.errors import NotTransportable, WireError
 from stbass.wire import Opaque, dump_error, dumps
 
@@ -22,10 +22,10 @@ def heard(group: str, report: bytes, listener: GroupListener) -> None:
         WireError: it is none.
     """
     match arrived(report, what="report"):
-        case ["cut", int(n), dict(parts)]:
-            listener.cut_done(group, n, {name: part.encode() for name, part in parts.items()})
-        case ["no cut", int(n), Exception() as error]:
-            listener.cut_failed(group, n, error)
+        case ["snapshot", int(n), dict(parts)]:
+            listener.snapshot_done(group, n, {name: part.encode() for name, part in parts.items()})
+        case ["no snapshot", int(n), Exception() as error]:
+            listener.snapshot_failed(group, n, error)
         case ["status", str(component), str(status)]:
             listener.status_changed(group, component, Status(status))
         case ["stop"]:
@@ -64,7 +64,7 @@ def views(runners: Mapping[str, Runner]) -> bytes:
     for name, runner in runners.items():
         component = runner.component
         shown[name] = [
-            str(component._stbass_status),
+            str(runner.wiring.status),
             _that_travel({key: component.__dict__.get(key) for key in component.io.inputs}),
             _that_travel({key: getattr(component, key, None) for key in component.io.outputs}),
             _that_travel({key: getattr(component, key, None) for key in component.exports or ()}),

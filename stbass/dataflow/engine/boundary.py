@@ -9,15 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from stbass._channels.choice import Choice
 from stbass._channels.transport import Arm
-from stbass.dataflow.engine.edge import Edge, Inbox, fitted
+from stbass.dataflow.engine.edge import Edge, EdgeUser, Inbox, OutEdge, fitted
 from stbass.errors import ChannelClosedError
-
-if TYPE_CHECKING:
-    from stbass.dataflow.engine.runner import Runner
 
 __all__ = ["CLOSED", "Inlet", "Outlet", "OutletEdge"]
 
@@ -57,46 +54,29 @@ class _End:
 _END = _End()
 
 
-class OutletEdge:
+class OutletEdge(OutEdge):
     """An edge to a component of another host.
 
     Args:
         spec: the edge.
         outlet: what carries it.
         source: who sends.
-        started: called with how many values are handed to the outlet, before each batch.
     """
 
-    __slots__ = ("_ending", "_queue", "_started", "_task", "arm", "checker", "copy", "error", "exact", "gone", "id",
-                 "link", "outlet", "source", "spec", "values")  # fmt: skip
+    __slots__ = ("_ending", "_queue", "_task", "error", "outlet", "values")
 
-    def __init__(self, spec: Edge, outlet: Outlet, source: Runner, started: Callable[[int], None]) -> None:
-        self.spec = spec
-        self.id = spec.id
-        self.copy = spec.copy
+    def __init__(self, spec: Edge, outlet: Outlet, source: EdgeUser) -> None:
+        super().__init__(spec, source)  # what the receiver takes is known where it is
         self.outlet = outlet
-        self.source = source
-        self.checker = self.exact = self.arm = self.link = None
-        self.gone = False
         self.error: BaseException | None = None
         """Why it cannot be carried any more."""
         self.values = 0
         """How many values lie here, or are on their way."""
         self._queue: deque[Any] = deque()
-        self._started = started
         self._task: asyncio.Task[None] | None = None
         self._ending = False
 
-    def fit(self, value: Any) -> Any:
-        """What the receiver takes is known where it is."""
-        return value
-
     def offer(self, value: Any) -> bool:
-        """Take a value if there is room.
-
-        Raises:
-            ChannelClosedError: nobody takes values any more.
-        """
         if self.error is not None:
             raise self.error
         if self.gone:
@@ -113,7 +93,6 @@ class OutletEdge:
             self._put(_Mark(n))
 
     def close(self) -> None:
-        """Its source has ended."""
         if not self._ending:
             self._ending = True
             self._put(_END)
@@ -163,7 +142,6 @@ class OutletEdge:
         queue, batch = self._queue, []
         while queue and type(queue[0]) not in (_Mark, _End):
             batch.append(queue.popleft())
-        self._started(len(batch))
         try:
             await self.outlet.send(batch)
         finally:
@@ -177,17 +155,10 @@ class Inlet:
     Args:
         spec: the edge.
         inbox: where its values go.
-        arrived: called with how many values have arrived, before they are put anywhere.
         marked: called with the inlet and the number of a mark that came.
     """
 
-    def __init__(
-        self,
-        spec: Edge,
-        inbox: Inbox,
-        arrived: Callable[[int], None],
-        marked: Callable[[Inlet, int], None],
-    ) -> None:
+    def __init__(self, spec: Edge, inbox: Inbox, marked: Callable[[Inlet, int], None]) -> None:
         self.spec = spec
         self.on_gone: Callable[[], None] | None = None
         """Called, once, when nobody takes anything from this edge any more: to be told to the other side.
@@ -203,7 +174,6 @@ class Inlet:
         self.waiting: deque[Any] = deque()
         """Values that have arrived and wait for room."""
         self._inbox = inbox
-        self._arrived = arrived
         self._marked = marked
         self._room = _Room(inbox)
 
@@ -214,7 +184,6 @@ class Inlet:
             ChannelClosedError: nobody takes them any more.
             ChannelTypeError: one does not fit the input that they are for.
         """
-        self._arrived(len(items))
         inbox = self._inbox
         checker = inbox.checker
         for item in items:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from types import NoneType
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 from uuid import UUID
 
 from stbass._channels.choice import Choice
@@ -21,10 +22,18 @@ from stbass.dataflow.model.connector import DEFAULT_MAXSIZE, Connector
 from stbass.dataflow.model.events import Event, StopEvent
 from stbass.errors import ChannelTypeError, CopyError, DataflowError
 
-if TYPE_CHECKING:
-    from stbass.dataflow.engine.runner import Runner
-
-__all__ = ["ATOMS", "Edge", "Inbox", "LocalEdge", "edges_of", "event_name", "is_fixed", "snapshot_of"]
+__all__ = [
+    "ATOMS",
+    "Edge",
+    "EdgeUser",
+    "Inbox",
+    "LocalEdge",
+    "OutEdge",
+    "copy_of",
+    "edges_of",
+    "event_name",
+    "is_fixed",
+]
 
 _TURN = 16
 """How many values one source sends before another that waits for room at the same input has its turn."""
@@ -105,7 +114,7 @@ def is_fixed(value: Any) -> bool:
     return kind in ATOMS or (kind is tuple and all(map(is_fixed, value)))
 
 
-def snapshot_of(value: Any, component: str, output: str) -> Any:
+def copy_of(value: Any, component: str, output: str) -> Any:
     """The value as it is now, whatever happens to it later.
 
     Raises:
@@ -150,6 +159,19 @@ def fitted(checker: ChannelType, value: Any, component: str, side: str, field: s
 # Where values lie --------------------------------------------------------------------------------
 
 
+class EdgeUser(Protocol):
+    """What edges and inboxes know of the runner whose they are."""
+
+    name: str
+    waker: Choice
+
+    def edge_gone(self, edge: OutEdge) -> None:
+        """Nobody takes anything from an edge that it sends on any more."""
+
+    def fail(self, error: BaseException) -> None:
+        """Something that it depends on has failed."""
+
+
 class Inbox:
     """The values for one input of a component, or its events: one channel, whoever sends on it.
 
@@ -160,18 +182,17 @@ class Inbox:
         checker: what the input carries; None: anything.
     """
 
-    __slots__ = ("arm", "backlog", "capacity", "chan", "checker", "held", "line", "link", "name", "open", "overflow",
-                 "own", "owner", "populated", "sources", "take")  # fmt: skip
+    __slots__ = ("arm", "backlog", "chan", "checker", "held", "line", "link", "name", "open", "overflow", "own",
+                 "owner", "populated", "sources", "take")  # fmt: skip
 
-    def __init__(self, owner: Runner, name: str, capacity: int, checker: ChannelType | None, waker: Choice) -> None:
+    def __init__(self, owner: EdgeUser, name: str, capacity: int, checker: ChannelType | None) -> None:
         self.owner = owner
         self.name = name
-        self.capacity = capacity
         self.checker = checker
         self.chan: Chan[Any] = Chan(object, name=f"{owner.name}.{name or 'events'}", capacity=capacity)
         self.link = self.chan.link
         self.take: Callable[[], Any] = self.link.try_take
-        self.arm = Arm(waker, 0, self.link, reader=True)
+        self.arm = Arm(owner.waker, 0, self.link, reader=True)
         # Initial values, and what a checkpoint brought: they come before what lies in the channel.
         self.backlog: deque[Any] = deque()
         # What came from elsewhere while a checkpoint was waiting for it, and there was no room.
@@ -239,43 +260,62 @@ class Inbox:
         return [*held, *self.own, *self.backlog, *self.link.accepted(), *self.overflow]
 
 
-class LocalEdge:
-    """An edge to a component on the same event loop."""
+class OutEdge(ABC):
+    """An edge, as the runner that sends on it sees it.
 
-    __slots__ = ("_credit", "arm", "checker", "copy", "exact", "gone", "id", "inbox", "link", "offer", "own", "push",
-                 "source", "spec")  # fmt: skip
+    Args:
+        spec: the edge.
+        source: who sends.
+        checker: what the receiver takes, if that is known here.
+    """
 
-    def __init__(self, spec: Edge, inbox: Inbox, source: Runner) -> None:
+    __slots__ = ("checker", "copy", "exact", "gone", "id", "source", "spec")
+
+    offer: Callable[[Any], bool]
+    """Put a value in if there is room, and nobody waits for that. Raises ChannelClosedError: nobody takes any more."""
+
+    def __init__(self, spec: Edge, source: EdgeUser, checker: ChannelType | None = None) -> None:
         self.spec = spec
         self.id = spec.id
         self.copy = spec.copy
-        self.inbox = inbox
-        self.link = inbox.link
         self.source = source
-        # Events to oneself wait for oneself: in a channel that can be full, for ever.
-        self.own = spec.is_event and source is inbox.owner
-        self.push: Callable[[Any], bool] = self._keep if self.own else inbox.link.try_offer
-        """Put a value in if there is room, whoever waits for that."""
-        self.offer: Callable[[Any], bool] = self.push
-        """Put a value in if there is room, and nobody waits for that."""
-        self._credit = 0
-        self.arm = Arm(source.waker, 0, inbox.link, reader=False)
-        self.checker = inbox.checker
-        self.exact = None if inbox.checker is None else inbox.checker.exact
+        self.checker = checker
+        self.exact = None if checker is None else checker.exact
         self.gone = False
         """Whether nobody takes anything from it any more."""
-
-    def lose(self) -> None:
-        """Who receives from it has ended."""
-        self.source.edge_gone(self)
 
     def fit(self, value: Any) -> Any:
         """The value as the receiver takes it."""
         assert self.checker is not None
         return fitted(self.checker, value, self.spec.target, "input", self.spec.input)
 
+    @abstractmethod
     def close(self) -> None:
         """Its source has ended."""
+
+
+class LocalEdge(OutEdge):
+    """An edge to a component on the same event loop."""
+
+    __slots__ = ("_credit", "arm", "inbox", "link", "offer", "own", "push")
+
+    def __init__(self, spec: Edge, inbox: Inbox, source: EdgeUser) -> None:
+        super().__init__(spec, source, inbox.checker)
+        self.inbox = inbox
+        self.link = inbox.link
+        # Events to oneself wait for oneself: in a channel that can be full, for ever.
+        self.own = spec.is_event and source is inbox.owner
+        self.push: Callable[[Any], bool] = self._keep if self.own else inbox.link.try_offer
+        """Put a value in if there is room, whoever waits for that."""
+        self.offer = self.push
+        self._credit = 0
+        self.arm = Arm(source.waker, 0, inbox.link, reader=False)
+
+    def lose(self) -> None:
+        """Who receives from it has ended."""
+        self.source.edge_gone(self)
+
+    def close(self) -> None:
         if not self.gone and not self.own:
             self.inbox.source_closed()
 

@@ -17,9 +17,9 @@ from stbass.dataflow.engine.boundary import CLOSED, Inlet, Outlet, OutletEdge
 from stbass.dataflow.engine.edge import Edge, Inbox, LocalEdge, by_name, type_of_field
 from stbass.dataflow.engine.listener import HostListener
 from stbass.dataflow.engine.runner import Runner, Stepping
-from stbass.dataflow.engine.snapshot import Cut, restore
-from stbass.dataflow.model.components import Component
-from stbass.dataflow.model.status import Status
+from stbass.dataflow.engine.snapshot import Snapshot, restore
+from stbass.dataflow.model.components import Component, record_of
+from stbass.dataflow.status import Status
 from stbass.errors import DataflowError, ProcessCancelled
 from stbass.par import PAR
 
@@ -60,11 +60,10 @@ class Host:
         """How many components run, or are about to."""
         self.round_over = False
         self.stopping = False
-        self.sent = self.received = 0
-        self._begun: list[Component] = []
+        self._begun: list[Runner] = []
         self._outlets: list[OutletEdge] = []
-        self._cut: Cut | None = None
-        self._last_cut = 0
+        self._snapshot: Snapshot | None = None
+        self._last_snapshot = 0
         self._running: asyncio.Task[Any] | None = None
         self._carrying: asyncio.Task[None] | None = None
         self._cancelled = False
@@ -83,20 +82,20 @@ class Host:
     def _make_inboxes(self, runner: Runner, edges: Sequence[Edge]) -> None:
         component = runner.component
         initial = component.initial_values
-        populated = {name for _, handled in component._stbass_handlers.values() for name in handled.populates_fields}
+        populated = {name for _, handled in runner.wiring.handlers.values() for name in handled.populates_fields}
         made = []
         for name in component.io.inputs:
             # Room for the initial values too: in a cycle that many are on their way.
             capacity = max([edge.maxsize for edge in edges if edge.input == name], default=1)
             values = initial.get(name, ())
-            inbox = Inbox(runner, name, capacity + len(values), type_of_field(component, name), runner.waker)
+            inbox = Inbox(runner, name, capacity + len(values), type_of_field(component, name))
             inbox.populated = name in populated
             inbox.backlog.extend(values)
             made.append(inbox)
         runner.inboxes = tuple(made)
         if component.io.input_events:
             capacity = max([edge.maxsize for edge in edges if edge.is_event], default=1)
-            runner.events = Inbox(runner, "", capacity, None, runner.waker)
+            runner.events = Inbox(runner, "", capacity, None)
 
     def _connect(self, edge: Edge, outlets: Mapping[str, Outlet]) -> None:
         source, target = self.runners.get(edge.source), self.runners.get(edge.target)
@@ -110,10 +109,10 @@ class Host:
         if inbox is None:
             if source is None or edge.id not in outlets:
                 raise DataflowError(f"edge {edge.id!r} leaves this host, and there is no outlet for it")
-            made = OutletEdge(edge, outlets[edge.id], source, self._sending)
+            made = OutletEdge(edge, outlets[edge.id], source)
             self._outlets.append(made)
         elif source is None:
-            made = self.inlets[edge.id] = Inlet(edge, inbox, self._arrived, self._marked)
+            made = self.inlets[edge.id] = Inlet(edge, inbox, self._marked)
         else:
             made = LocalEdge(edge, inbox, source)
         if source is not None and not isinstance(made, Inlet):
@@ -152,20 +151,20 @@ class Host:
 
     def _init_of(self, runner: Runner) -> Callable[[], Awaitable[None]]:
         async def init() -> None:
-            component = runner.component
-            self._begun.append(component)
+            component, state = runner.component, runner.wiring.own_state
+            self._begun.append(runner)
             try:
-                if component._stbass_state is not None:
-                    await component._stbass_state.attach(component)
-                    await component._stbass_state.upsert_component(component._stbass_record())
+                if state is not None:
+                    await state.attach(component)
+                    await state.upsert_component(record_of(component))
                 made: Any = component.init()
                 if inspect.isawaitable(made):
                     await made
             except BaseException as error:
-                component._stbass_status = Status.FAILED
+                runner.wiring.status = Status.FAILED
                 error.add_note(f"component {runner.name!r}, init")
                 raise
-            self._set_status(runner, Status.INIT)
+            self.status_changed(runner, Status.INIT)
 
         return init
 
@@ -220,7 +219,7 @@ class Host:
         if self.stopping and not self._cancelled:
             return
         for name in work:
-            self._set_status(self.runners[name], Status.RUNNING)
+            self.status_changed(self.runners[name], Status.RUNNING)
         self.active = len(work)
         await self._until_cancelled(work)
 
@@ -240,7 +239,7 @@ class Host:
     async def _at_once(self, work: Mapping[str, Callable[[], Awaitable[None]]]) -> None:
         if not work:
             return
-        processes = [Stepping(self.runners[name], one) for name, one in work.items()]
+        processes = [Stepping(name, one) for name, one in work.items()]
         result = await PAR(*processes).run()
         errors = [failure.error for failure in result.failures if not _was_halted(failure.error)]
         if errors:
@@ -276,12 +275,11 @@ class Host:
         Raises:
             ExceptionGroup: what the components raised.
         """
-        if self._cut is not None:
-            self._cut.abandon()
+        self._abandon_snapshot()
         for edge in self._outlets:
             edge.abandon()
         begun, self._begun = self._begun, []
-        processes = [Stepping(self.runners[component.name], _destroy_of(component)) for component in begun]
+        processes = [Stepping(runner.name, _destroy_of(runner)) for runner in begun]
         errors: list[BaseException] = []
         try:
             if processes:
@@ -295,32 +293,40 @@ class Host:
 
     # Checkpoints --------------------------------------------------------------------------------
 
-    def request_cut(self, n: int) -> None:
-        """Take checkpoint ``n``: :meth:`HostListener.cut_done` follows, when the steps that run now have ended.
+    def request_snapshot(self, n: int) -> None:
+        """Take the part of checkpoint ``n`` that is here: :meth:`HostListener.snapshot_done` follows, when the steps
+        that run now have ended.
 
         Again, or after the mark of this checkpoint has come over an edge, does nothing.
         """
-        self._begin_cut(n, None)
+        self._begin_snapshot(n, None)
 
-    def _begin_cut(self, n: int, marked: Inlet | None) -> None:
-        if n <= self._last_cut:
+    def _begin_snapshot(self, n: int, marked: Inlet | None) -> None:
+        if n <= self._last_snapshot:
             return
-        self._last_cut = n
-        if self._cut is not None:
-            self._cut.abandon()
-        self._cut = Cut(n, self)
-        self._cut.begin(marked)
+        self._last_snapshot = n
+        self._abandon_snapshot()
+        self._snapshot = Snapshot(n, self.runners, self.inlets.values(), self._snapshot_done, self._snapshot_failed)
+        self._snapshot.begin(marked)
+
+    def _abandon_snapshot(self) -> None:
+        snapshot, self._snapshot = self._snapshot, None
+        if snapshot is not None:
+            snapshot.abandon()
 
     def _marked(self, inlet: Inlet, n: int) -> None:
-        if n > self._last_cut:
-            self._begin_cut(n, inlet)
-        elif self._cut is not None and n in (CLOSED, self._cut.n):
-            self._cut.marked(inlet)
+        if n > self._last_snapshot:
+            self._begin_snapshot(n, inlet)
+        elif self._snapshot is not None and n in (CLOSED, self._snapshot.n):
+            self._snapshot.marked(inlet)
 
-    def cut_over(self, cut: Cut) -> None:
-        """A checkpoint is complete, or has failed."""
-        if self._cut is cut:
-            self._cut = None
+    def _snapshot_done(self, snapshot: Snapshot, parts: Mapping[str, bytes]) -> None:
+        self._snapshot = None
+        self.listener.snapshot_done(snapshot.n, parts)
+
+    def _snapshot_failed(self, snapshot: Snapshot, error: Exception) -> None:
+        self._snapshot = None
+        self.listener.snapshot_failed(snapshot.n, error)
 
     async def committed(self, n: int) -> None:
         """Tell every component that checkpoint ``n`` will not be lost.
@@ -355,13 +361,15 @@ class Host:
 
     def runner_ended(self, runner: Runner, status: Status) -> None:
         """A component has ended."""
-        if self._cut is not None:
-            self._cut.left(runner)
+        if self._snapshot is not None:
+            self._snapshot.left(runner)
         self.listener.status_changed(runner.name, status)
 
-    def runner_stopped(self, runner: Runner) -> None:
-        """A component has stopped, with everything that it holds."""
-        self._set_status(runner, Status.STOPPED)
+    def status_changed(self, runner: Runner, status: Status) -> None:
+        """A component has got another status, perhaps."""
+        if runner.wiring.status is not status:
+            runner.wiring.status = status
+            self.listener.status_changed(runner.name, status)
 
     def runner_left(self) -> None:
         """A component runs no more, or not in this round."""
@@ -377,7 +385,7 @@ class Host:
         """Nobody runs: is that the end of the round, or of everything?"""
         waiting = [runner for runner in self.runners.values() if runner.is_waiting]
         if self.inlets or self._outlets:
-            self.listener.quiet(self.sent, self.received)
+            self.listener.quiet()
         elif self._in_step:
             self.end_round()
         elif waiting and not any(not runner.inboxes and not runner.pending for runner in waiting):
@@ -392,17 +400,6 @@ class Host:
                 "; ".join(runner.waits_for for runner in waiting),
             )
 
-    def _set_status(self, runner: Runner, status: Status) -> None:
-        if runner.component._stbass_status is not status:
-            runner.component._stbass_status = status
-            self.listener.status_changed(runner.name, status)
-
-    def _sending(self, count: int) -> None:
-        self.sent += count
-
-    def _arrived(self, count: int) -> None:
-        self.received += count
-
 
 def stalled(waits: Iterable[str]) -> DataflowError:
     """The error of a run in which everybody waits for somebody else.
@@ -416,8 +413,9 @@ def stalled(waits: Iterable[str]) -> DataflowError:
     )
 
 
-def _destroy_of(component: Component) -> Callable[[], Coroutine[Any, Any, None]]:
+def _destroy_of(runner: Runner) -> Callable[[], Coroutine[Any, Any, None]]:
     async def destroy() -> None:
+        component, state = runner.component, runner.wiring.own_state
         try:
             made: Any = component.destroy()
             if inspect.isawaitable(made):
@@ -426,8 +424,8 @@ def _destroy_of(component: Component) -> Callable[[], Coroutine[Any, Any, None]]
             error.add_note(f"component {component.name!r}, destroy")
             raise
         finally:
-            if component._stbass_state is not None:
-                await component._stbass_state.detach(component)
+            if state is not None:
+                await state.detach(component)
 
     return destroy
 

@@ -4,55 +4,126 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Container, Iterable
+from typing import Any, Protocol
 
+from stbass._channels.choice import Choice
 from stbass._channels.transport import NOTHING
 from stbass._process.composable import Composable
 from stbass._process.context import ProcessContext
-from stbass.dataflow.engine.edge import Inbox
-from stbass.dataflow.engine.sending import Sender
-from stbass.dataflow.model.components import Component
-from stbass.dataflow.model.events import Event
-from stbass.dataflow.model.status import Status
+from stbass.dataflow.engine.edge import ATOMS, Inbox, LocalEdge, OutEdge, copy_of, event_name, fitted, type_of_field
+from stbass.dataflow.model.components import Component, wiring_of
+from stbass.dataflow.model.events import Event, StopEvent
+from stbass.dataflow.status import Status
 from stbass.errors import ChannelClosedError, IOClosedError
 
-if TYPE_CHECKING:
-    from stbass.dataflow.engine.host import Host
-
-__all__ = ["Runner", "Stepping"]
+__all__ = ["Runner", "RunnerHost", "RunnerSnapshot", "Stepping"]
 
 _TURN = 64
 """How many steps a component makes at most without letting others have the event loop."""
 
 
+class RunnerHost(Protocol):
+    """What a runner uses of the host that it is in."""
+
+    active: int
+    """How many components run, or are about to."""
+    round_over: bool
+    """Whether those that still wait for something are skipped in this round."""
+    stopping: bool
+    """Whether every component ends after the step that it is in."""
+
+    def look_whether_quiet(self) -> None:
+        """Nobody runs."""
+
+    def status_changed(self, runner: Runner, status: Status) -> None:
+        """A component has got another status."""
+
+    def runner_ended(self, runner: Runner, status: Status) -> None:
+        """A component has ended."""
+
+    def runner_left(self) -> None:
+        """A component runs no more, or not in this round."""
+
+    def stop_requested(self) -> None:
+        """A component wants the process to stop."""
+
+
+class RunnerSnapshot(Protocol):
+    """What a runner uses of a snapshot that waits for the end of its step."""
+
+    async def take_state(self, runner: Runner) -> None:
+        """The step has ended."""
+
+    def populated(self, runner: Runner, field: str, value: Any) -> None:
+        """A handler has set an input."""
+
+
 class Stepping(Composable):
     """A component, as the process that the engine runs."""
 
-    def __init__(self, runner: Runner, work: Callable[[], Awaitable[Any]]) -> None:
-        self._name = runner.name
+    def __init__(self, name: str, work: Callable[[], Awaitable[Any]]) -> None:
+        self._name = name
         self._work = work
 
     def _perform(self, ctx: ProcessContext) -> Awaitable[Any]:
         return self._work()
 
 
-class Runner(Sender):
+class Waker(Choice):
+    """Wakes the runner, whatever it waits for; and lets the host know at once that it runs again."""
+
+    __slots__ = ("host",)
+
+    passive = True
+
+    def __init__(self, host: RunnerHost) -> None:
+        super().__init__()
+        self.host = host
+
+    def wake(self) -> None:
+        waiter = self.waiter
+        if waiter is not None and not waiter.done():
+            self.host.active += 1
+            waiter.set_result(None)
+
+
+class Runner:
     """Runs one component.
 
     A component is between two steps, or in the user's code (``in_user``). Between steps everything that belongs to it
-    lies in its inboxes, in ``pending`` and in the component, whatever the runner waits for: so a checkpoint can be
-    taken from outside.
+    lies in its inboxes, in ``pending`` and in the component, whatever the runner waits for: so a snapshot can be
+    taken from outside. What has been set and is not sent yet lies in ``pending`` whenever the event loop may run
+    something else.
     """
 
-    def __init__(self, component: Component, host: Host) -> None:
-        super().__init__(component, host)
+    def __init__(self, component: Component, host: RunnerHost) -> None:
+        self.component = component
+        self.wiring = wiring_of(component)
+        self.name = component.name
+        self.host = host
+        self.waker: Choice = Waker(host)
         self.inboxes: tuple[Inbox, ...] = ()
         self.events: Inbox | None = None
-        self.in_user = self.began = False
+        self.edges: dict[str, list[OutEdge]] = {}
+        """Those that leave, by output or by the name of an event."""
+        self.pending: list[tuple[OutEdge, Any]] = []
+        """What has been set and is not sent yet, since there is no room."""
+        self.live = 0
+        """How many of its edges still have somebody who takes values."""
+        self.in_user = self.ended = self.is_waiting = False
         self.steps = 0
+        self.interrupt = False
+        """Whether there is something to see to before the next step: see :meth:`_attend`."""
+        self.snapshot: RunnerSnapshot | None = None
+        """The one that waits for the end of the step."""
         self.gate: asyncio.Future[None] | None = None
         """While set, the user's code for a checkpoint runs, and no step may begin."""
+        self._unwanted = False
+        self._trouble: BaseException | None = None
+        self._checkers = {
+            name: checker for name in component.io.outputs if (checker := type_of_field(component, name)) is not None
+        }
         cls = type(component)
         self._step = cls.step.__get__(component)
         self._is_async = inspect.iscoroutinefunction(cls.step)
@@ -63,8 +134,8 @@ class Runner(Sender):
 
     def attach(self) -> None:
         """The component is ours from now on."""
-        self.component._stbass_runner = self
-        if self.component._stbass_closing:
+        self.wiring.runner = self
+        if self.wiring.closing:
             self.interrupt = True  # it was cancelled before there was anybody to tell
         if self._own_run:
             # What the user's own `run` calls has to take values before the step and to send them after it.
@@ -72,13 +143,13 @@ class Runner(Sender):
 
     def detach(self) -> None:
         """The component is nobody's any more; it keeps its status."""
-        self.component._stbass_runner = None
-        self.component._stbass_steps = self.steps
+        self.wiring.runner = None
+        self.wiring.steps_before = self.steps
         self.component.__dict__.pop("step", None)
 
     async def work(self) -> None:
         """Run to the end; what the engine calls."""
-        self._begin()
+        self.wiring.status = Status.RUNNING
         try:
             if self._own_run:
                 await self._run_own()
@@ -92,7 +163,7 @@ class Runner(Sender):
 
     async def work_once(self) -> None:
         """One step at most; what the engine calls."""
-        self._begin()
+        self.wiring.status = Status.RUNNING
         try:
             await self._loop(1)
         except BaseException as error:
@@ -101,13 +172,9 @@ class Runner(Sender):
         finally:
             self.host.runner_left()
 
-    def _begin(self) -> None:
-        self.began = True
-        self.component._stbass_status = Status.RUNNING
-
     async def run(self) -> None:
         """What ``Component.run`` does, called by a subclass's own ``run``."""
-        while not self.ended and not self.component._stbass_closing:
+        while not self.ended and not self.wiring.closing:
             try:
                 await self.one_step()
             except IOClosedError:
@@ -130,9 +197,9 @@ class Runner(Sender):
         if self._is_wanted():
             await self._settle()
             self.end(Status.COMPLETED)
-        elif self.cut is not None:
+        elif self.snapshot is not None:
             # Begun while it did something after its last step.
-            await self._settle_cut()
+            await self._settle_snapshot()
 
     async def one_step(self) -> None:
         """One step of a component that has a ``run`` of its own.
@@ -143,8 +210,8 @@ class Runner(Sender):
         self.in_user = False
         before = self.steps
         try:
-            if self.cut is not None:
-                await self._settle_cut()
+            if self.snapshot is not None:
+                await self._settle_snapshot()
             if self.host.stopping:
                 self.interrupt = True  # it may have been seen to after the step before
             if not self.ended:
@@ -164,8 +231,7 @@ class Runner(Sender):
             error.add_note(f"component {self.name!r}, step {self.steps}")
         if self.ended:
             # In what its own `run` did after the last step.
-            self.component._stbass_status = Status.FAILED
-            self.host.listener.status_changed(self.name, Status.FAILED)
+            self.host.status_changed(self, Status.FAILED)
         else:
             self.end(Status.STOPPED if is_cancel else Status.FAILED)
 
@@ -174,9 +240,8 @@ class Runner(Sender):
         if self.ended:
             return
         self.ended = True
-        component = self.component
-        component._stbass_closing = True
-        component._stbass_status = status
+        self.wiring.closing = True
+        self.wiring.status = status
         self.pending.clear()
         for edges in self.edges.values():
             for edge in edges:
@@ -191,10 +256,10 @@ class Runner(Sender):
 
     async def _loop(self, budget: int | None) -> None:
         """Step until no more comes, or ``budget`` steps are made, or the round is over."""
-        component, inboxes, step, is_async = self.component, self.inboxes, self._step, self._is_async
-        values, out, host, events = component.__dict__, component._stbass_out, self.host, self.events
+        inboxes, step, is_async, wiring = self.inboxes, self._step, self._is_async, self.wiring
+        values, out, host, events = self.component.__dict__, wiring.out, self.host, self.events
         is_source = not inboxes and events is None
-        if self.pending or out or component._stbass_events:
+        if self.pending or out or wiring.events:
             await self._settle()
             if self.pending:
                 return  # the round is over
@@ -250,7 +315,7 @@ class Runner(Sender):
                 if made is not None and inspect.isawaitable(made):
                     await made
             self.in_user = False
-            if self.cut is not None or component._stbass_events:
+            if self.snapshot is not None or wiring.events:
                 await self._settle()
                 if self.pending:
                     return
@@ -278,9 +343,8 @@ class Runner(Sender):
     async def _handle(self, event: Event) -> None:
         """Give an event to its handler, then step if there is nothing else that a step would wait for."""
         component = self.component
-        found = next(
-            (component._stbass_handlers[cls] for cls in type(event).__mro__ if cls in component._stbass_handlers), None
-        )
+        handlers = self.wiring.handlers
+        found = next((handlers[cls] for cls in type(event).__mro__ if cls in handlers), None)
         self.in_user = True
         if found is not None:
             name, handled = found
@@ -301,8 +365,8 @@ class Runner(Sender):
         for inbox in self.inboxes:
             if inbox.name == field:
                 inbox.backlog.append(value)
-                if self.cut is not None:
-                    self.cut.populated(self, field, value)
+                if self.snapshot is not None:
+                    self.snapshot.populated(self, field, value)
 
     def _is_over(self) -> bool:
         """Whether there will never be another step: an input has ended, or there are no events left to come."""
@@ -314,12 +378,160 @@ class Runner(Sender):
         # What has been told already is heard.
         return self.events is None or self.events.is_empty
 
-    async def _settle_cut(self) -> None:
-        cut, self.cut = self.cut, None
-        if cut is not None:
-            await cut.take_state(self)
+    async def _settle_snapshot(self) -> None:
+        snapshot, self.snapshot = self.snapshot, None
+        if snapshot is not None:
+            await snapshot.take_state(self)
+
+    # Sending ------------------------------------------------------------------------------------
+
+    def _send_outputs(self) -> None:
+        """Send what was set; what there is no room for stays in ``pending``."""
+        out = self.wiring.out
+        edges_of, checkers = self.edges, self._checkers
+        for name, value in out.items():
+            if name in checkers:
+                checker = checkers[name]
+                if type(value) is not checker.exact:
+                    value = out[name] = fitted(checker, value, self.name, "output", name)
+            kind = type(value)
+            for edge in edges_of.get(name, ()):
+                if edge.gone:
+                    continue
+                item = value if kind is edge.exact or edge.checker is None else edge.fit(value)
+                if edge.copy and kind not in ATOMS:
+                    item = copy_of(item, self.name, name)
+                self._send(edge, item)
+        self.wiring.last.update(out)
+        out.clear()
+
+    def _send(self, edge: OutEdge, item: Any) -> None:
+        if self.snapshot is not None:
+            self.pending.append((edge, item))  # a snapshot looks at it first
+            return
+        try:
+            if not edge.offer(item):
+                self.pending.append((edge, item))
+        except ChannelClosedError:
+            self.edge_gone(edge)
+
+    def _send_events(self) -> bool:
+        """Send the events that were queued. Whether one of them stops the process."""
+        events, self.wiring.events = self.wiring.events, []
+        stops = False
+        for event in events:
+            if isinstance(event, StopEvent):
+                stops = True
+                continue
+            for cls in type(event).__mro__:
+                if edges := self.edges.get(event_name(cls)):
+                    for edge in edges:
+                        item = event
+                        if type(event.data) not in ATOMS:
+                            item = copy_of(event, self.name, event_name(cls))
+                        self.pending.append((edge, item))
+                    break
+        return stops
+
+    async def _settle(self) -> None:
+        """All that follows a step: outputs and events, and a snapshot that waits for it."""
+        self._send_outputs()
+        stops = bool(self.wiring.events) and self._send_events()
+        if self.snapshot is not None:
+            await self._settle_snapshot()
+        if self.pending:
+            await self._drain()
+        if stops:
+            self.host.stop_requested()
+
+    async def _drain(self) -> bool:
+        """Send what is pending. False: it stays, since the component ends or the round is over."""
+        # Whoever waits for room keeps its place in the line until it has got some: so those who share an input take
+        # turns, however the event loop wakes them.
+        lines: dict[str, LocalEdge] = {}
+        try:
+            while self._send_pending(lines):
+                if self.interrupt and (self._trouble or self.host.stopping or self.wiring.cancelled):
+                    if await self._attend():
+                        return False
+                blocked = {edge.id: edge for edge, _ in self.pending if isinstance(edge, LocalEdge)}
+                self._leave(lines, lines.keys() - blocked.keys())
+                for key, edge in blocked.items():
+                    if key not in lines:
+                        lines[key] = edge
+                        edge.inbox.join(edge.arm)
+                await self._sleep()
+                if self.host.round_over:
+                    return False
+        finally:
+            self._leave(lines, lines.keys())
+        return True
+
+    def _leave(self, lines: dict[str, LocalEdge], keys: Iterable[str]) -> None:
+        for key in list(keys):
+            edge = lines.pop(key)
+            edge.inbox.leave(edge.arm)
+
+    def _send_pending(self, lines: Container[str]) -> bool:
+        """Send what there is room for. Whether something is left."""
+        blocked: set[str] = set()
+        rest: list[tuple[OutEdge, Any]] = []
+        waiting, self.pending = self.pending, rest
+        for edge, item in waiting:
+            if edge.gone:
+                continue
+            if edge.id not in blocked:
+                try:
+                    if not isinstance(edge, LocalEdge) or edge.id not in lines:
+                        if edge.offer(item):
+                            continue
+                    elif edge.push(item):
+                        edge.served()
+                        continue
+                except ChannelClosedError:
+                    self.edge_gone(edge)
+                    continue
+                blocked.add(edge.id)
+            rest.append((edge, item))
+        return bool(rest)
 
     # Waiting ------------------------------------------------------------------------------------
+
+    async def _sleep(self) -> None:
+        """Until something happens at an attached link, or somebody pokes."""
+        host, waker = self.host, self.waker
+        waiter = waker.waiter = asyncio.get_running_loop().create_future()
+        self.is_waiting = True
+        host.active -= 1
+        if not host.active:
+            host.look_whether_quiet()
+        try:
+            await waiter
+        finally:
+            self.is_waiting = False
+            waker.waiter = None
+            if waiter.cancelled() or not waiter.done():
+                host.active += 1
+
+    def poke(self) -> None:
+        """Something has happened outside of a step: an event was queued, the component was closed or cancelled."""
+        self.interrupt = True
+        self.waker.wake()
+
+    def fail(self, error: BaseException) -> None:
+        """Something that the component depends on has failed: so does it."""
+        self._trouble = self._trouble or error
+        self.poke()
+
+    def edge_gone(self, edge: OutEdge) -> None:
+        """Nobody takes anything from an edge any more."""
+        if edge.gone:
+            return
+        edge.gone = True
+        self.live -= 1
+        if not self.live:
+            self._unwanted = True
+        self.poke()
 
     async def _wait_for_input(self) -> None:
         if self.interrupt:
@@ -342,11 +554,11 @@ class Runner(Sender):
 
     def end_if_over(self) -> bool:
         """End if there will never be another step. Whether it did; called while it does not run."""
-        component = self.component
-        if self.ended or self.pending or component._stbass_out or component._stbass_events:
+        wiring = self.wiring
+        if self.ended or self.pending or wiring.out or wiring.events:
             return False
-        if component._stbass_closing or self._unwanted or (self._takes and self._is_over()):
-            self.end(Status.STOPPED if component._stbass_cancelled else Status.COMPLETED)
+        if wiring.closing or self._unwanted or (self._takes and self._is_over()):
+            self.end(Status.STOPPED if wiring.cancelled else Status.COMPLETED)
         return self.ended
 
     @property
@@ -365,24 +577,22 @@ class Runner(Sender):
     async def _attend(self) -> bool:
         """See to whatever interrupts. True: the component has ended."""
         self.interrupt = False
-        component = self.component
+        wiring = self.wiring
         if self.gate is not None:
             await asyncio.shield(self.gate)
         if self._trouble is not None:
             raise self._trouble
-        if component._stbass_cancelled or self.host.stopping:
-            self._stop()
+        if wiring.cancelled:
+            self.end(Status.STOPPED)
             return True
-        if component._stbass_out or component._stbass_events:
+        if self.host.stopping:
+            # With everything that it holds: a job that is gone on with needs it.
+            self.host.status_changed(self, Status.STOPPED)
+            return True
+        if wiring.out or wiring.events:
             await self._settle()
-        if component._stbass_closing or self._unwanted:
+        if wiring.closing or self._unwanted:
             if self.pending:
                 return False
             self.end(Status.COMPLETED)
         return self.ended
-
-    def _stop(self) -> None:
-        if self.component._stbass_cancelled:
-            self.end(Status.STOPPED)
-        else:
-            self.host.runner_stopped(self)

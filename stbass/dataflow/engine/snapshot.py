@@ -1,47 +1,58 @@
-"""One checkpoint of a host: everything that its components hold, at one moment of the whole process.
+"""One snapshot of a host: everything that its components hold, at one moment of the whole process.
 
-The moment is when :meth:`Cut.begin` is called. What lies in the channels between components here is looked at then; a
-component that is between two steps gives its state then, one that is in the user's code at the end of that step, before
-anything that the step has set is sent. As nothing is taken or sent in the user's code, the parts fit together as if all
-had been looked at when it began.
+The moment is when :meth:`Snapshot.begin` is called. What lies in the channels between components here is looked at
+then; a component that is between two steps gives its state then, one that is in the user's code at the end of that
+step, before anything that the step has set is sent. As nothing is taken or sent in the user's code, the parts fit
+together as if all had been looked at when it began.
 
 Between hosts a mark travels with the values: what arrives after the moment but before the mark was sent before it, and
-belongs to the checkpoint too. It is kept in the part of the component that it is for.
+belongs to the snapshot too. It is kept in the part of the component that it is for.
 
-A part is lines of JSON: what lies in the inboxes, by input; the rest of what is ours; the user's state; then one line
-``[input, value]`` for each value that arrived late.
+The parts of all hosts are a checkpoint. A part is lines of JSON: what lies in the inboxes, by input; the rest of what
+is ours; the user's state; then one line ``[input, value]`` for each value that arrived late.
 """
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 from stbass.dataflow.engine.boundary import Inlet, OutletEdge
 from stbass.dataflow.engine.edge import Inbox
+from stbass.dataflow.engine.runner import Runner
 from stbass.dataflow.engine.userstate import dump_item, dump_state, load_item, load_state
-from stbass.dataflow.model.status import Status
+from stbass.dataflow.status import Status
 from stbass.errors import StateError
 
-if TYPE_CHECKING:
-    from stbass.dataflow.engine.host import Host
-    from stbass.dataflow.engine.runner import Runner
-
-__all__ = ["Cut", "restore"]
+__all__ = ["Snapshot", "restore"]
 
 
-class Cut:
-    """A checkpoint that is being taken.
+class Snapshot:
+    """A snapshot that is being taken.
 
     Args:
-        n: its number.
-        host: what it is of.
+        n: the number of the checkpoint that it is a part of.
+        runners: what runs the components that it is of, by name.
+        inlets: where values of other hosts arrive.
+        done: called with the parts, by component, when it is complete.
+        failed: called with the reason if it cannot be taken.
     """
 
-    def __init__(self, n: int, host: Host) -> None:
+    def __init__(
+        self,
+        n: int,
+        runners: Mapping[str, Runner],
+        inlets: Collection[Inlet],
+        done: Callable[[Snapshot, Mapping[str, bytes]], None],
+        failed: Callable[[Snapshot, Exception], None],
+    ) -> None:
         self.n = n
-        self._host = host
+        self._runners = runners
+        self._inlets = inlets
+        self._done = done
+        self._failed = failed
         self._fields: dict[Runner, dict[str, list[bytes]]] = {}
         self._own: dict[Runner, int] = {}
         self._lines: dict[Runner, list[bytes]] = {}
@@ -66,13 +77,13 @@ class Cut:
         self._look()
 
     def _begin(self, marked: Inlet | None) -> None:
-        runners = self._host.runners.values()
+        runners = self._runners.values()
         for runner in runners:
             self._fields[runner] = {inbox.name: self._contents(inbox) for inbox in runner.all_inboxes}
             self._own[runner] = 0 if runner.events is None else len(runner.events.own)
             self._late[runner] = []
-        for inlet in self._host.inlets.values():
-            owner = self._host.runners[inlet.spec.target]
+        for inlet in self._inlets:
+            owner = self._runners[inlet.spec.target]
             field = "" if inlet.spec.is_event else inlet.spec.input
             self._fields[owner][field] += [dump_item(owner.name, field, item) for item in inlet.waiting]
             if inlet is not marked and not inlet.closed and not inlet.gone:
@@ -86,7 +97,7 @@ class Cut:
                     if isinstance(edge, OutletEdge):
                         edge.mark(self.n)
             if runner.in_user:
-                runner.cut = self
+                runner.snapshot = self
             else:
                 self._take_now(runner)
 
@@ -143,17 +154,17 @@ class Cut:
             self._fields[runner][field].append(dump_item(runner.name, field, value))
 
     def _begin_state(self, runner: Runner) -> Any:
-        component = runner.component
+        wiring = runner.wiring
         frame = {
             "steps": runner.steps,
-            "ended": str(component._stbass_status) if runner.ended else None,
-            "closing": component._stbass_closing and not runner.ended,
+            "ended": str(wiring.status) if runner.ended else None,
+            "closing": wiring.closing and not runner.ended,
             "pending": [[edge.id, item] for edge, item in runner.pending if not edge.gone],
-            "last": component._stbass_last,
+            "last": wiring.last,
             "own": self._own[runner],
         }
         self._lines[runner] = [dump_item(runner.name, "outputs", frame)]
-        return component.checkpoint()
+        return runner.component.checkpoint()
 
     def _have_state(self, runner: Runner, state: Any) -> None:
         self._lines[runner].append(dump_state(runner.name, state))
@@ -170,8 +181,8 @@ class Cut:
 
     def left(self, runner: Runner) -> None:
         """A component has ended in the user's code that it was in."""
-        if runner.cut is self and runner in self._to_come:
-            runner.cut = None
+        if runner.snapshot is self and runner in self._to_come:
+            runner.snapshot = None
             try:
                 self._take_now(runner)
             except Exception as error:
@@ -190,12 +201,12 @@ class Cut:
                 dump_item(runner.name, name, name) + b":[" + b",".join(lines) + b"]" for name, lines in fields.items()
             )
             parts[runner.name] = b"\n".join([b"{" + first + b"}", *self._lines[runner], *self._late[runner]])
-        self._host.listener.cut_done(self.n, parts)
+        self._done(self, parts)
 
     def _fail(self, error: Exception) -> None:
         if not self._over:
             self._end()
-            self._host.listener.cut_failed(self.n, error)
+            self._failed(self, error)
 
     def abandon(self) -> None:
         """It will never be complete."""
@@ -207,10 +218,9 @@ class Cut:
         self._over = True
         for inlet in self._unmarked:
             inlet.record = None
-        for runner in self._host.runners.values():
-            if runner.cut is self:
-                runner.cut = None
-        self._host.cut_over(self)
+        for runner in self._runners.values():
+            if runner.snapshot is self:
+                runner.snapshot = None
 
 
 async def restore(runner: Runner, part: bytes) -> None:
@@ -234,7 +244,6 @@ async def restore(runner: Runner, part: bytes) -> None:
             inbox.backlog.clear()  # of initial values
         inbox.backlog.extend(values)
     rest: dict[str, Any] = load_item(frame)
-    component = runner.component
     edges = {edge.id: edge for edges in runner.edges.values() for edge in edges}
     runner.steps = rest["steps"]
     lost = [edge_id for edge_id, _ in rest["pending"] if edge_id not in edges]
@@ -244,13 +253,13 @@ async def restore(runner: Runner, part: bytes) -> None:
             f"of this process. Use the process that the job was started with, or another job"
         )
     runner.pending = [(edges[edge_id], item) for edge_id, item in rest["pending"]]
-    component._stbass_last.update(rest["last"])
+    runner.wiring.last.update(rest["last"])
     if runner.events is not None:
         runner.events.own.extend(runner.events.backlog.popleft() for _ in range(rest["own"]))
-    made = component.restore(load_state(state))
+    made = runner.component.restore(load_state(state))
     if inspect.isawaitable(made):
         await made
     if rest["ended"] is not None:
         runner.end(Status(rest["ended"]))
     elif rest["closing"]:
-        component._stbass_closing = runner.interrupt = True
+        runner.wiring.closing = runner.interrupt = True

@@ -11,8 +11,7 @@ from typing import Any, ClassVar, TypeVar
 from stbass._process.sync_threads import OneThread
 from stbass.dataflow.library.fields import FieldNames, check_chunk_size, columns_of
 from stbass.dataflow.library.formats import Chunk, Row
-from stbass.dataflow.model.components import Component
-from stbass.dataflow.model.io import IOController
+from stbass.dataflow.model.components import Component, IOController, wiring_of
 from stbass.errors import DataflowError, NotInitialisedError
 
 __all__ = ["DataReader", "DataWriter"]
@@ -113,7 +112,7 @@ class DataReader(_Outside, ABC):
             if not await self.__next_chunk():
                 await self.io.close()
                 return
-        self._stbass_out.update(zip(self._outside_columns, self.__rows[self.__given], strict=True))
+        wiring_of(self).out.update(zip(self._outside_columns, self.__rows[self.__given], strict=True))
         self.__given += 1
 
     async def destroy(self) -> None:
@@ -269,7 +268,7 @@ class DataWriter(_Outside, ABC):
     @property
     def is_resumable(self) -> bool:
         """Whether the process's state outlives it, so that a job that ends too early goes on at its last checkpoint."""
-        return self._stbass_job is not None
+        return wiring_of(self).job is not None
 
     async def _target_leave(self) -> None:
         if self.is_resumable or self._target_failed:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import keyword
 from collections.abc import Iterable, Mapping
 
-from stbass.dataflow.model.components import is_framework_name
-from stbass.dataflow.model.io import OutputField
+from stbass.dataflow.model.components import OutputField, is_framework_name
 
 __all__ = ["FieldNames", "check_chunk_size", "columns_of"]
 

@@ -17,6 +17,7 @@ from stbass.dataflow.library.data import DataWriter
 from stbass.dataflow.library.database import Database, plain_value
 from stbass.dataflow.library.fields import FieldNames
 from stbass.dataflow.library.formats import Row
+from stbass.dataflow.model.components import wiring_of
 from stbass.errors import CheckpointError, DataflowError
 
 if TYPE_CHECKING:
@@ -243,8 +244,9 @@ class SQLWriter(DataWriter):
         return progress.c.job == job, progress.c.component == component
 
     def _key(self) -> tuple[str, str]:
-        assert self._stbass_job is not None
-        return self._stbass_job, self.name
+        job = wiring_of(self).job
+        assert job is not None
+        return job, self.name
 
     def _called(self) -> str:
         return f"{self._schema}.{self._table_name}" if self._schema else self._table_name

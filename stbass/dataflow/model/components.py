@@ -1,4 +1,4 @@
-"""Components: what a process is put together from."""
+"""Components, their fields and events, and what is kept about each while a process runs it."""
 
 from __future__ import annotations
 
@@ -9,20 +9,38 @@ from collections.abc import Iterable, Mapping
 from types import FunctionType, ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
+from stbass._values.arguments import MADE_WITH
+from stbass.dataflow.export import Exportable, arguments_of, class_path
 from stbass.dataflow.model.events import HANDLES, Event, Handled, StopEvent
-from stbass.dataflow.model.export import Exportable, class_path
-from stbass.dataflow.model.io import IOController, OutputField, OwnOutputField, checked_initial_values
 from stbass.dataflow.model.resource import Resource
-from stbass.dataflow.model.status import Status
-from stbass.errors import NotInitialisedError
+from stbass.dataflow.status import Status
+from stbass.errors import DataflowError, IOClosedError, NotInitialisedError
 
 if TYPE_CHECKING:
     from stbass.dataflow.state.base import StateBackend
 
-__all__ = ["Component", "field_types", "is_framework_name", "steps_of"]
+__all__ = [
+    "Component",
+    "ComponentRunner",
+    "IOController",
+    "OutputField",
+    "Wiring",
+    "field_types",
+    "is_framework_name",
+    "make_again",
+    "record_of",
+    "steps_of",
+    "wiring_of",
+]
+
+Fields = Iterable[str] | Mapping[str, Any]
+Handlers = Mapping[type[Event], tuple[str, Handled]]
+
+_OWN = ("_wiring", MADE_WITH)
+"""Attributes of a component that are not the user's."""
 
 
-class Steering(Protocol):
+class ComponentRunner(Protocol):
     """What a component knows of whoever runs it."""
 
     @property
@@ -38,6 +56,287 @@ class Steering(Protocol):
     @property
     def is_waiting(self) -> bool:
         """Whether it waits for input, or for room at its outputs."""
+
+
+class Wiring:
+    """All that is kept about one component and is not its user's: for the engine and the process that runs it.
+
+    :func:`wiring_of` gives it.
+
+    Args:
+        name: what the component is called until its constructor says it.
+        handlers: by class of events, the method's name and what it is for.
+        outputs: what outputs hold that were never set, by name.
+
+    Attributes:
+        is_made: whether the constructor of :class:`Component` has run.
+        io: its fields and events: those of the class, and its own.
+        out: what it has set and not sent yet, by output.
+        last: what it set before that.
+        events: events that it has queued.
+        runner: whoever runs it now.
+        status: what it is doing; :attr:`Component.status` tells waiting from running.
+        closing: whether it has said that no more comes from it, or has ended.
+        cancelled: whether it was told to end.
+        steps_before: how many steps it had made when its runner left it.
+        process: the process that has it now.
+        used: whether a process had it, so that it is not as it was made.
+        job: the job of its process, if that goes on from its last checkpoint; known also where the state is not.
+        own_state: the state that it was given itself.
+        process_state: that of its process.
+        own_parameters: the parameters that it was given itself.
+        process_parameters: those of its process.
+        initial_values: those that it was given itself.
+        constraints: what limits where it runs.
+    """
+
+    __slots__ = ("cancelled", "closing", "constraints", "events", "handlers", "initial_values", "io", "is_made", "job",
+                 "last", "name", "out", "own_parameters", "own_state", "process", "process_parameters",
+                 "process_state", "runner", "status", "steps_before", "used")  # fmt: skip
+
+    def __init__(self, name: str, handlers: Handlers, outputs: Mapping[str, Any]) -> None:
+        self.name = name
+        self.is_made = False
+        self.handlers = handlers
+        self.io = IOController()
+        self.out: dict[str, Any] = {}
+        self.last = dict(outputs)
+        self.events: list[Event] = []
+        self.runner: ComponentRunner | None = None
+        self.status = Status.CREATED
+        self.closing = self.cancelled = self.used = False
+        self.steps_before = 0
+        self.process: object | None = None
+        self.job: str | None = None
+        self.own_state: StateBackend | None = None
+        self.process_state: StateBackend | None = None
+        self.own_parameters: dict[str, Any] = {}
+        self.process_parameters: dict[str, Any] = {}
+        self.initial_values: dict[str, list[Any]] = {}
+        self.constraints: dict[str, Any] = {}
+
+    @property
+    def steps(self) -> int:
+        """How many steps it has made, or had made when its runner left it."""
+        return self.steps_before if self.runner is None else self.runner.steps
+
+    def close(self) -> None:
+        """No more comes from it."""
+        self.closing = True
+        self.poke()
+
+    def poke(self) -> None:
+        """Something was queued, closed or cancelled: whoever runs it sees to that."""
+        if self.runner is not None:
+            self.runner.poke()
+
+
+class IOController:
+    """The fields and events of a component: declared on its class, in use on its instances.
+
+    On a class, ``io = IOController(inputs=["x"], outputs=["y"])`` says what there is; it merges with what the parent
+    classes say. On an instance, ``self.io`` is the component's own: :meth:`close`, :meth:`queue_event`. An instance
+    whose fields depend on how it is made assigns one in its ``__init__``: ``self.io = IOController(outputs=names)``.
+
+    Args:
+        inputs: names of fields, or a mapping of names to types. A field without a type here may have one by an
+            annotation on the class; without either it takes anything.
+        outputs: the same for outputs.
+        initial_values: values that an input holds before any is sent to it, by name, first to last.
+        input_events: classes of events that the component handles.
+        output_events: classes of events that it may send.
+
+    Raises:
+        TypeError: names are not text, or an event is no class of events.
+    """
+
+    def __init__(
+        self,
+        inputs: Fields | None = None,
+        outputs: Fields | None = None,
+        initial_values: Mapping[str, Iterable[Any]] | None = None,
+        input_events: Iterable[type[Event]] | None = None,
+        output_events: Iterable[type[Event]] | None = None,
+    ) -> None:
+        self.types: dict[str, Any] = {}
+        """What a field carries, by name: only those that were given a type here."""
+        self.inputs = self._names("inputs", inputs)
+        """Names of the inputs, in order."""
+        self.outputs = self._names("outputs", outputs)
+        """Names of the outputs, in order."""
+        self.initial_values = checked_initial_values("IOController(initial_values=…)", initial_values)
+        """Values that inputs hold before any is sent to them."""
+        self.input_events = _events("input_events", input_events)
+        """Classes of events that the component handles."""
+        self.output_events = _events("output_events", output_events)
+        """Classes of events that it may send."""
+        self._wiring: Wiring | None = None
+
+    def _names(self, what: str, given: Fields | None) -> list[str]:
+        if given is None:
+            return []
+        if isinstance(given, str) or not isinstance(given, Iterable):
+            raise TypeError(f"IOController({what}=…) takes a list of names or a mapping of names to types: {given!r}")
+        if isinstance(given, Mapping):
+            self.types.update(given)
+        names = list(given)
+        for name in names:
+            if not isinstance(name, str):
+                raise TypeError(f"IOController({what}=…): a name is text, got {name!r}")
+        return names
+
+    # On a class: a declaration ------------------------------------------------------------------
+
+    def merged(self, more: IOController, wiring: Wiring | None = None) -> IOController:
+        """This and more: fields and events of both, each once; where both say something of a field, ``more`` counts.
+
+        Args:
+            more: what comes on top.
+            wiring: of the component that it is for, if it is not for a class.
+        """
+        made = IOController()
+        made._wiring = wiring
+        made.types = {**self.types, **more.types}
+        made.inputs = _joined(self.inputs, more.inputs)
+        made.outputs = _joined(self.outputs, more.outputs)
+        made.initial_values = {**self.initial_values, **more.initial_values}
+        made.input_events = _joined(self.input_events, more.input_events)
+        made.output_events = _joined(self.output_events, more.output_events)
+        return made
+
+    def __get__(self, instance: Component | None, owner: type | None = None) -> IOController:
+        return self if instance is None else instance._wiring.io
+
+    def __set__(self, instance: Component, value: IOController) -> None:
+        if not isinstance(value, IOController):
+            raise TypeError(f"{type(instance).__name__}.io takes an IOController, got {value!r}")
+        _take_io(instance, value)
+
+    # On an instance: in use ---------------------------------------------------------------------
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the component has said that no more comes from it, or it has ended."""
+        return self._own_wiring("is_closed").closing
+
+    async def close(self) -> None:
+        """Say that no more comes: what was set in this step is still sent, then the component ends. Again does nothing.
+
+        Raises:
+            DataflowError: this is the declaration of a class, not the ``io`` of a component.
+        """
+        self._own_wiring("close").close()
+
+    def queue_event(self, event: Event) -> None:
+        """Send an event, after this step and after the outputs that were set in it.
+
+        Raises:
+            IOClosedError: the component has closed.
+            TypeError: it is no event, or of a class that is not among ``output_events``.
+        """
+        wiring = self._own_wiring("queue_event")
+        if not isinstance(event, Event):
+            raise TypeError(f"component {wiring.name!r}: queue_event takes an event, got {event!r}")
+        if wiring.closing:
+            raise IOClosedError(
+                f"component {wiring.name!r} has closed; it cannot send {type(event).__name__}. "
+                f"Queue events before `await self.io.close()`"
+            )
+        if not isinstance(event, (StopEvent, *self.output_events)):
+            raise TypeError(
+                f"component {wiring.name!r} cannot send {type(event).__name__}: "
+                f"put it into IOController(output_events=[…])"
+            )
+        wiring.events.append(event)
+        wiring.poke()
+
+    def _own_wiring(self, what: str) -> Wiring:
+        if self._wiring is None:
+            raise DataflowError(f"IOController.{what} is of a component's own io, self.io, not of that of its class")
+        return self._wiring
+
+    def dict(self) -> dict[str, Any]:
+        """The names of its fields and events."""
+        return {
+            "inputs": list(self.inputs),
+            "outputs": list(self.outputs),
+            "input_events": [event.type for event in self.input_events],
+            "output_events": [event.type for event in self.output_events],
+        }
+
+    def __repr__(self) -> str:
+        parts = ", ".join(f"{name}={value!r}" for name, value in self.dict().items() if value)
+        return f"IOController({parts})"
+
+
+def checked_initial_values(what: str, given: Any) -> dict[str, list[Any]]:
+    """Initial values as lists.
+
+    Raises:
+        TypeError: they are not a mapping of names to lists.
+    """
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise TypeError(f"{what} takes a mapping of inputs to lists of values, got {given!r}")
+    made: dict[str, list[Any]] = {}
+    for name, values in given.items():
+        if isinstance(values, str) or not isinstance(values, Iterable):
+            raise TypeError(f"{what}: the values for {name!r} have to be a list, such as [{values!r}]")
+        made[name] = list(values)
+    return made
+
+
+def _events(what: str, given: Iterable[type[Event]] | None) -> list[type[Event]]:
+    found = list(given or ())
+    for event in found:
+        known: object = event
+        if not (isinstance(known, type) and issubclass(known, Event)):
+            raise TypeError(f"IOController({what}=…) takes classes of events, got {event!r}")
+    return found
+
+
+def _joined(first: list[Any], second: list[Any]) -> list[Any]:
+    return [*first, *(one for one in second if one not in first)]
+
+
+class OutputField:
+    """An output of a component: setting it means that it is sent after this step; reading gives what was set last."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, instance: Component | None, owner: type | None = None) -> Any:
+        if instance is None:
+            return self
+        name, wiring = self.name, instance._wiring
+        return wiring.out[name] if name in wiring.out else wiring.last.get(name)
+
+    def __set__(self, instance: Component, value: Any) -> None:
+        instance._wiring.out[self.name] = value
+
+
+class OwnOutputField(OutputField):
+    """The same where only some instances of the class have such an output; for others it is an attribute like any."""
+
+    __slots__ = ()
+
+    def __get__(self, instance: Component | None, owner: type | None = None) -> Any:
+        if instance is None or self.name in instance._wiring.io.outputs:
+            return super().__get__(instance, owner)
+        try:
+            return instance.__dict__[self.name]
+        except KeyError:
+            text = f"{type(instance).__name__!r} object has no attribute {self.name!r}"
+            raise AttributeError(text) from None
+
+    def __set__(self, instance: Component, value: Any) -> None:
+        if self.name in instance._wiring.io.outputs:
+            instance._wiring.out[self.name] = value
+        else:
+            instance.__dict__[self.name] = value
 
 
 class Component(Exportable):
@@ -77,30 +376,15 @@ class Component(Exportable):
     transient: ClassVar[tuple[str, ...]] = ()
     """Names of attributes that no checkpoint keeps, because ``init`` makes them anew; merges with the parents'."""
 
-    _stbass_handlers: ClassVar[dict[type[Event], tuple[str, Handled]]] = {}
-    _stbass_defaults: ClassVar[dict[str, Any]] = {}
-    _stbass_runner: Steering | None = None
-    _stbass_status: Status = Status.CREATED
-    _stbass_closing: bool = False
-    _stbass_cancelled: bool = False
-    _stbass_name: str | None = None
-    _stbass_steps: int = 0
-    _stbass_process: object | None = None
-    """The process that has it now."""
-    _stbass_used: bool = False
-    """Whether a process had it, so that it is not as it was made."""
-    _stbass_job: str | None = None
-    """The job of its process, if that goes on from its last checkpoint; known also where the state is not."""
-
-    # What it has set and not sent yet, what it set before that, and events that it has queued.
-    _stbass_out: dict[str, Any]
-    _stbass_last: dict[str, Any]
-    _stbass_events: list[Event]
-    _stbass_io: IOController
+    # Names that Python mangles: subclasses may have attributes of any name.
+    __handlers: ClassVar[Handlers] = {}
+    __defaults: ClassVar[Mapping[str, Any]] = {}
+    _wiring: Wiring
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         self = super().__new__(cls, *args, **kwargs)
-        self._stbass_reset()
+        self._wiring = Wiring(cls.__name__, cls.__handlers, cls.__defaults)
+        _take_io(self, IOController())
         return self
 
     def __init__(
@@ -125,13 +409,12 @@ class Component(Exportable):
             if not isinstance(resources, Resource):
                 raise TypeError(f"{what}(resources=…) takes a Resource, got {resources!r}")
             self.resources = resources
-        self._stbass_name = name
-        self._stbass_initial_values = checked_initial_values(f"{what}(initial_values=…)", initial_values)
-        self._stbass_own_parameters = dict(parameters or {})
-        self._stbass_process_parameters: dict[str, Any] = {}
-        self._stbass_state = state
-        self._stbass_process_state: StateBackend | None = None
-        self._stbass_constraints = dict(constraints or {})
+        wiring = self._wiring
+        wiring.name, wiring.is_made = name, True
+        wiring.initial_values = checked_initial_values(f"{what}(initial_values=…)", initial_values)
+        wiring.own_parameters = dict(parameters or {})
+        wiring.own_state = state
+        wiring.constraints = dict(constraints or {})
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -151,8 +434,8 @@ class Component(Exportable):
         cls.io = merged
         cls.exports = list(exports) or None
         cls.transient = tuple(transient)
-        cls._stbass_handlers = handlers
-        defaults = dict(cls._stbass_defaults)
+        cls.__handlers = handlers
+        defaults = dict(cls.__defaults)
         for name in merged.outputs:
             if is_framework_name(name):
                 continue  # validation says so, with everything else that is wrong
@@ -161,7 +444,7 @@ class Component(Exportable):
                 if present is not None and type(present) is not OwnOutputField:
                     defaults[name] = present
                 setattr(cls, name, OutputField(name))
-        cls._stbass_defaults = defaults
+        cls.__defaults = defaults
 
     # What users override ------------------------------------------------------------------------
 
@@ -181,9 +464,9 @@ class Component(Exportable):
         Raises:
             NotInitialisedError: no process runs it.
         """
-        if self._stbass_runner is None:
+        if self._wiring.runner is None:
             raise NotInitialisedError(f"component {self.name!r} is not in a process that has been initialised")
-        await self._stbass_runner.run()
+        await self._wiring.runner.run()
 
     async def destroy(self) -> None:
         """Give back what ``init`` took: called once ``init`` was begun, whatever happened since."""
@@ -194,7 +477,7 @@ class Component(Exportable):
         Values may be whatever travels between machines (numbers, text, lists, dicts, dataclasses, arrays, …), and
         Python's own iterators over ranges and lists, ``enumerate``, ``itertools.count`` and random number generators.
         """
-        from_class = {*self.transient, *self._stbass_io.outputs}
+        from_class = {*self.transient, *self._wiring.io.outputs}
         return {
             name: value
             for name, value in self.__dict__.items()
@@ -213,7 +496,7 @@ class Component(Exportable):
     @property
     def name(self) -> str:
         """What it is called in its process."""
-        return type(self).__name__ if self._stbass_name is None else self._stbass_name
+        return self._wiring.name
 
     @property
     def id(self) -> str:
@@ -223,43 +506,44 @@ class Component(Exportable):
     @property
     def status(self) -> Status:
         """What it is doing."""
-        runner = self._stbass_runner
-        if self._stbass_status is Status.RUNNING and runner is not None and runner.is_waiting:
+        wiring = self._wiring
+        if wiring.status is Status.RUNNING and wiring.runner is not None and wiring.runner.is_waiting:
             return Status.WAITING
-        return self._stbass_status
+        return wiring.status
 
     @property
     def parameters(self) -> dict[str, Any]:
         """The parameters of its process, and its own, which come before those."""
-        return {**self._stbass_process_parameters, **self._stbass_own_parameters}
+        return {**self._wiring.process_parameters, **self._wiring.own_parameters}
 
     @property
     def state(self) -> StateBackend | None:
         """Where its data is kept: its own state or that of its process."""
-        return self._stbass_process_state if self._stbass_state is None else self._stbass_state
+        wiring = self._wiring
+        return wiring.process_state if wiring.own_state is None else wiring.own_state
 
     @property
     def initial_values(self) -> dict[str, list[Any]]:
         """Values that inputs hold before any is sent to them: as its ``io`` says, and its own."""
-        return {**self._stbass_io.initial_values, **self._stbass_initial_values}
+        return {**self._wiring.io.initial_values, **self._wiring.initial_values}
 
     @property
     def constraints(self) -> dict[str, Any]:
         """What limits where it runs."""
-        return dict(self._stbass_constraints)
+        return dict(self._wiring.constraints)
 
     def cancel(self) -> None:
         """End it: after the step that it is in, or at once if it waits. Its outputs close; its status is stopped."""
-        self._stbass_cancelled = self._stbass_closing = True
-        if self._stbass_runner is not None:
-            self._stbass_runner.poke()
-        elif not self._stbass_status.is_terminal:
-            self._stbass_status = Status.STOPPED
+        wiring = self._wiring
+        wiring.cancelled = True
+        if wiring.runner is None and not wiring.status.is_terminal:
+            wiring.status = Status.STOPPED
+        wiring.close()
 
     def dict(self) -> dict[str, Any]:
         """What there is to know about it, as data; ``exports`` are the values of those attributes now."""
         return {
-            **self._stbass_record(),
+            **record_of(self),
             "parameters": self.parameters,
             "exports": {name: getattr(self, name, None) for name in self.exports or ()},
         }
@@ -267,58 +551,54 @@ class Component(Exportable):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}, {self.status}>"
 
-    # Ours ---------------------------------------------------------------------------------------
 
-    def _stbass_record(self) -> Mapping[str, Any]:
-        """What a state is told of it: names and kinds, no values."""
-        return {
-            "id": self.id,
-            "name": self.name,
-            "type": class_path(type(self)),
-            "status": str(self.status),
-            "io": self.io.dict(),
-        }
+# For whoever runs a component ---------------------------------------------------------------------
 
-    def _stbass_reset(self) -> None:
-        """As before the constructor: nothing set, nothing queued, the fields of the class."""
-        made_with = self._stbass_made_with
-        self.__dict__.clear()
-        self._stbass_made_with = made_with
-        self._stbass_out = {}
-        self._stbass_last = dict(self._stbass_defaults)
-        self._stbass_events = []
-        self._stbass_take_io(IOController())
 
-    def _stbass_again(self) -> None:
-        """Make it anew with the arguments that it was made with: a second run starts like the first."""
-        self._stbass_reset()
-        args, kwargs = self._stbass_made_again()
-        type(self).__init__(self, *args, **kwargs)
+def wiring_of(component: Component) -> Wiring:
+    """What is kept about a component: how the engine and a process get at it."""
+    return component._wiring
 
-    def _stbass_take_io(self, more: IOController) -> None:
-        cls = type(self)
-        made = cls.io.merged(more)
-        made._component = self
-        self._stbass_io = made
-        for name in more.outputs:
-            if not is_framework_name(name) and not isinstance(inspect.getattr_static(cls, name, None), OutputField):
-                setattr(cls, name, OwnOutputField(name))
-        for name in made.inputs:
-            if not hasattr(self, name):
-                self.__dict__[name] = None
 
-    def _stbass_close(self) -> None:
-        self._stbass_closing = True
-        if self._stbass_runner is not None:
-            self._stbass_runner.poke()
+def record_of(component: Component) -> dict[str, Any]:
+    """What a state is told of a component: names and kinds, no values."""
+    return {
+        "id": component.id,
+        "name": component.name,
+        "type": class_path(type(component)),
+        "status": str(component.status),
+        "io": component.io.dict(),
+    }
 
-    def _stbass_may_send(self, event: type[Event]) -> bool:
-        return issubclass(event, StopEvent) or issubclass(event, tuple(self._stbass_io.output_events))
+
+def make_again(component: Component) -> None:
+    """Make it anew with the arguments that it was made with: a second run starts like the first."""
+    args, kwargs = arguments_of(component)
+    fresh = Component.__new__(type(component), *args, **kwargs)
+    component.__dict__.clear()
+    component.__dict__.update(fresh.__dict__)
+    type(component).__init__(component, *args, **kwargs)
+
+
+def steps_of(component: Component) -> int:
+    """How many steps a component has made, or had made when its process was destroyed."""
+    return component._wiring.steps
 
 
 def is_framework_name(name: str) -> bool:
     """Whether an attribute of a component by that name is ours, and so cannot be a field of it."""
-    return name.startswith(("_stbass", "__")) or hasattr(Component, name)
+    return name in _OWN or name.startswith(("_stbass", "__")) or hasattr(Component, name)
+
+
+def _take_io(component: Component, more: IOController) -> None:
+    cls = type(component)
+    made = component._wiring.io = cls.io.merged(more, component._wiring)
+    for name in more.outputs:
+        if not is_framework_name(name) and not isinstance(inspect.getattr_static(cls, name, None), OutputField):
+            setattr(cls, name, OwnOutputField(name))
+    for name in made.inputs:
+        if not hasattr(component, name):
+            component.__dict__[name] = None
 
 
 def field_types(component: Component) -> dict[str, Any]:
@@ -343,12 +623,6 @@ def field_types(component: Component) -> dict[str, Any]:
                 f"cannot be looked up: {error}; give the types in IOController(inputs={{…}}) instead"
             ) from None
     return {**found, **io.types}
-
-
-def steps_of(component: Component) -> int:
-    """How many steps a component has made, or had made when its process was destroyed."""
-    runner = component._stbass_runner
-    return component._stbass_steps if runner is None else runner.steps
 
 
 def _is_code(value: Any) -> bool:

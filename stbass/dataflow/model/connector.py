@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
-from stbass.dataflow.model.export import Exportable
+from stbass.dataflow.export import Exportable
 
 __all__ = [
     "DEFAULT_MAXSIZE",

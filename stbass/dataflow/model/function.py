@@ -7,8 +7,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
-from stbass.dataflow.model.components import Component
-from stbass.dataflow.model.io import IOController
+from stbass.dataflow.model.components import Component, IOController
 
 __all__ = ["ComponentFunction", "FunctionComponent", "component"]
 
@@ -18,32 +17,32 @@ Function = Callable[..., Any]
 class FunctionComponent(Component):
     """A function as a component. Made by :meth:`ComponentFunction.component`."""
 
-    _stbass_function: ClassVar[Function]
+    _function: ClassVar[Function]
 
-    def _stbass_set_outputs(self, made: Any) -> None:
+    def _set_outputs(self, made: Any) -> None:
         if not isinstance(made, Mapping):
             raise TypeError(
                 f"component {self.name!r}: the function has to return a dict of its outputs, got {type(made).__name__}"
             )
-        unknown = [name for name in made if name not in self._stbass_io.outputs]
+        unknown = [name for name in made if name not in self._wiring.io.outputs]
         if unknown:
             raise TypeError(
                 f"component {self.name!r}: the function returned {unknown[0]!r}, which is not among its outputs "
-                f"{self._stbass_io.outputs}"
+                f"{self._wiring.io.outputs}"
             )
-        self._stbass_out.update(made)
+        self._wiring.out.update(made)
 
 
 class _Sync(FunctionComponent):
     def step(self) -> None:  # type: ignore[override]  # a step without `async` is allowed
         values = self.__dict__
-        self._stbass_set_outputs(self._stbass_function(**{name: values[name] for name in self._stbass_io.inputs}))
+        self._set_outputs(self._function(**{name: values[name] for name in self._wiring.io.inputs}))
 
 
 class _Async(FunctionComponent):
     async def step(self) -> None:
         values = self.__dict__
-        self._stbass_set_outputs(await self._stbass_function(**{name: values[name] for name in self._stbass_io.inputs}))
+        self._set_outputs(await self._function(**{name: values[name] for name in self._wiring.io.inputs}))
 
 
 class ComponentFunction:
@@ -65,8 +64,8 @@ class ComponentFunction:
             (_Async if inspect.iscoroutinefunction(function) else _Sync,),
             {
                 "io": io,
-                "_stbass_function": staticmethod(function),
-                "_stbass_export_type": f"{function.__module__}.{function.__qualname__}",
+                "_function": staticmethod(function),
+                "_exported_as": f"{function.__module__}.{function.__qualname__}",
                 "__module__": function.__module__,
                 "__qualname__": function.__qualname__,
                 "__doc__": function.__doc__,

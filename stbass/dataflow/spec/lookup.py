@@ -7,7 +7,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from stbass.dataflow.model.export import module_of
+from stbass.dataflow.export import module_of
 from stbass.dataflow.spec.model import near
 from stbass.errors import DataflowError, MissingDependencyError
 

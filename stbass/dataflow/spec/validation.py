@@ -12,7 +12,8 @@ from typing import Any
 
 from stbass._channels.typespec import ChannelType
 from stbass._channels.typewire import describe
-from stbass.dataflow.model.components import Component, field_types, is_framework_name
+from stbass.dataflow.export import arguments_of
+from stbass.dataflow.model.components import Component, field_types, is_framework_name, wiring_of
 from stbass.dataflow.model.connector import Connector
 from stbass.dataflow.model.events import Event, StopEvent
 from stbass.dataflow.model.fitting import may_fit
@@ -96,11 +97,8 @@ def findings(
     if any(finding.component is None and finding.connector is None for finding in found):
         return found  # something in there is no component or connector at all
     # Of one whose constructor did not come to its end there is nothing more to be said.
-    made = [component for component in all_components if component._stbass_name is not None]
-    unmade = {
-        *unmade,
-        *(str(one._stbass_made_with[1].get("name")) for one in all_components if one._stbass_name is None),
-    }
+    made = [one for one in all_components if wiring_of(one).is_made]
+    unmade = {*unmade, *(str(arguments_of(one)[1].get("name")) for one in all_components if not wiring_of(one).is_made)}
     model = _Model(made, all_connectors, frozenset(unmade))
     found += model.fields()
     found += model.ends(kind)
@@ -142,7 +140,7 @@ def _parts(components: list[Any], connectors: list[Any]) -> list[Finding]:
             found.append(Finding(f"components[{index}] is no component: {_short(one)}{hint}"))
             continue
         names[one.name] += 1
-        if one._stbass_name is None:
+        if not wiring_of(one).is_made:
             found.append(
                 Finding(f"the __init__ of {type(one).__name__} does not call super().__init__(name=…)", one.name)
             )
@@ -184,7 +182,7 @@ class _Model:
         """Connectors of which an end is wrong."""
         self.types: dict[str, Mapping[str, Any]] = {}
         self.populated = {
-            name: {field for _, handled in one._stbass_handlers.values() for field in handled.populates_fields}
+            name: {field for _, handled in wiring_of(one).handlers.values() for field in handled.populates_fields}
             for name, one in self.components.items()
         }
         self.fed: dict[tuple[str, str], list[Connector]] = defaultdict(list)
@@ -308,7 +306,7 @@ class _Model:
         """What is wrong with who sends and who handles which events."""
         sent = [event for one in self.all for event in one.io.output_events]
         for component in self.all:
-            name, handled = component.name, component._stbass_handlers
+            name, handled = component.name, wiring_of(component).handlers
             for event in component.io.input_events:
                 where = f"event {event.__name__}"
                 if not issubclass(event, StopEvent):

@@ -22,8 +22,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, ClassVar, Self, TypeAlias
 
-from stbass.dataflow.model.export import Exportable
-from stbass.dataflow.model.status import Status
+from stbass.dataflow.export import Exportable
 from stbass.dataflow.state._records import (
     ProcessRecord,
     check_id,
@@ -36,6 +35,7 @@ from stbass.dataflow.state._records import (
     to_json,
 )
 from stbass.dataflow.state._store import Store
+from stbass.dataflow.status import Status
 from stbass.errors import NotFoundError, NotInitialisedError, StateError
 
 __all__ = ["Describable", "StateBackend"]

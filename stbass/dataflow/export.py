@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable
 from pathlib import PurePath
 from typing import Any, ClassVar, Self
 
-__all__ = ["Exportable", "class_path", "module_of"]
+from stbass._values.arguments import Arguments, made_with, rebuilt, remember
+
+__all__ = ["Exportable", "arguments_of", "class_path", "module_of"]
 
 _PUBLIC = ("stbass.dataflow", "stbass.dataflow.state", "stbass.dataflow.library")
 """Packages whose names are ours to give: what can be had from them goes by that shorter name."""
@@ -21,18 +22,12 @@ class Exportable:
     constructor it likes. Lists, dicts and sets are noted as they are then: changing them later changes nothing here.
     """
 
-    _stbass_export_type: ClassVar[str | None] = None
+    _exported_as: ClassVar[str | None] = None
     """The name to build it by, where that is not its class's own: ``module.name``."""
-
-    _stbass_made_with: tuple[tuple[Any, ...], dict[str, Any]]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         self = super().__new__(cls)
-        try:
-            self._stbass_made_with = _as_is_now((args, kwargs), {})
-        except RecursionError:
-            # Nested as deeply as that, it can be neither saved nor sent; it can still be used.
-            self._stbass_made_with = (args, kwargs)
+        remember(self, *_copied((args, kwargs)))
         return self
 
     def arguments(self) -> dict[str, Any]:
@@ -41,7 +36,7 @@ class Exportable:
         Raises:
             TypeError: one was given without a name it could be given by (to ``*args``).
         """
-        args, kwargs = self._stbass_made_again()
+        args, kwargs = arguments_of(self)
         signature = inspect.signature(type(self).__init__)
         bound = signature.bind(self, *args, **kwargs)
         found: dict[str, Any] = {}
@@ -60,14 +55,6 @@ class Exportable:
                 found[name] = value
         return found
 
-    def _stbass_made_again(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments to make it with again; what is done to lists and dicts among them changes nothing here."""
-        try:
-            args, kwargs = _as_is_now(self._stbass_made_with, {})
-        except RecursionError:
-            return self._stbass_made_with
-        return args, kwargs
-
     def export(self) -> dict[str, Any]:
         """What it takes to make it again: ``{"type": "module.Class", "args": {…}}``.
 
@@ -76,11 +63,19 @@ class Exportable:
         Raises:
             TypeError: an argument has no name that it could be given by.
         """
-        return {"type": class_path(type(self)), "args": _exported(self.arguments(), {})}
+        args = rebuilt(self.arguments(), lambda leaf: leaf.export() if isinstance(leaf, Exportable) else leaf)
+        return {"type": class_path(type(self)), "args": args}
 
     def dict(self) -> dict[str, Any]:
         """What there is to know about it, as data."""
         return self.export()
+
+
+def arguments_of(made: Exportable) -> Arguments:
+    """The arguments to make it with again; what is done to lists and dicts among them changes nothing here."""
+    noted = made_with(made)
+    assert noted is not None, "noted in __new__"
+    return _copied(noted)
 
 
 def class_path(cls: type) -> str:
@@ -88,7 +83,7 @@ def class_path(cls: type) -> str:
 
     A class of the script that runs has the name that it can be imported by, not ``__main__``.
     """
-    given: str | None = getattr(cls, "_stbass_export_type", None)
+    given: str | None = getattr(cls, "_exported_as", None)
     if given is not None:
         module, _, name = given.rpartition(".")
         return f"{module_of(module)}.{name}"
@@ -116,33 +111,10 @@ def module_of(name: str) -> str:
     return stem if stem.isidentifier() else name
 
 
-def _as_is_now(value: Any, memo: dict[int, Any]) -> Any:
-    """The value, with new lists, dicts, sets and tuples in the place of its own; the rest is shared."""
-    return _rebuilt(value, memo, lambda leaf: leaf)
-
-
-def _exported(value: Any, memo: dict[int, Any]) -> Any:
-    """The value, with what can be exported in that form."""
-    return _rebuilt(value, memo, lambda leaf: leaf.export() if isinstance(leaf, Exportable) else leaf)
-
-
-def _rebuilt(value: Any, memo: dict[int, Any], leaf: Callable[[Any], Any]) -> Any:
-    """New lists, dicts, sets and tuples of what ``leaf`` makes of all that is in them."""
-    kind = type(value)
-    if kind not in (list, dict, set, tuple):
-        return leaf(value)
-    if id(value) in memo:
-        return memo[id(value)]
-    if kind is tuple:
-        # One that contains itself does so through a list or a dict, and those are in the memo.
-        return tuple(_rebuilt(one, memo, leaf) for one in value)
-    copy: Any = kind()
-    memo[id(value)] = copy
-    if kind is dict:
-        copy.update((key, _rebuilt(one, memo, leaf)) for key, one in value.items())
-    elif kind is list:
-        copy.extend(_rebuilt(one, memo, leaf) for one in value)
-    else:
-        # What is in a set could not be exported: it has to stay what it is.
-        copy.update(value)
-    return copy
+def _copied(given: Arguments) -> Arguments:
+    try:
+        args, kwargs = rebuilt(given)
+    except RecursionError:
+        # Nested as deeply as that, they can be neither saved nor sent; the object can still be used.
+        return given
+    return args, kwargs

@@ -1,42 +1,53 @@
-"""A process as data, and as a file that it can be built from again."""
+"""A process as data, and as a file that it can be built from again.
+
+What is written of a process is its class, its arguments and what it consists of: these functions are given that.
+"""
 
 from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path as FilePath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from stbass.dataflow.model.components import Component
+from stbass.dataflow.export import Exportable, class_path
+from stbass.dataflow.model.components import Component, wiring_of
 from stbass.dataflow.model.connector import Connector
-from stbass.dataflow.model.export import Exportable, class_path
 from stbass.dataflow.model.function import ComponentFunction
 from stbass.dataflow.spec.lookup import NotThere, find
 from stbass.dataflow.spec.model import Findings
 from stbass.dataflow.spec.plain import NotPlain, hints_of, plain
 from stbass.dataflow.spec.yamlfile import Path, path_text, write_yaml
 
-if TYPE_CHECKING:
-    from stbass.dataflow.process import Process
-
 __all__ = ["dump_process", "export_process"]
 
 
-def export_process(process: Process) -> dict[str, Any]:
+def export_process(
+    process: Exportable, name: str, components: Iterable[Component], connectors: Iterable[Connector]
+) -> dict[str, Any]:
     """What it takes to make the process again: see :mod:`stbass.dataflow.spec.model`, below ``process``.
 
     Arguments are as they were given.
     """
-    return _Exporter(None).process(process)
+    return _Exporter(None).process(process, name, components, connectors)
 
 
-def dump_process(process: Process, path: FilePath | str) -> None:
-    """Write the process to a YAML file, which ``stbass process`` and :class:`ProcessBuilder` read.
+def dump_process(
+    path: FilePath | str,
+    process: Exportable,
+    name: str,
+    components: Iterable[Component],
+    connectors: Iterable[Connector],
+) -> None:
+    """Write the process to a YAML file, which ``stbass process`` and ``ProcessBuilder`` read.
 
     Args:
-        process: the process.
         path: the file; it is overwritten if it exists. Folders above it are made.
+        process: the process.
+        name: its name.
+        components: what it consists of.
+        connectors: what connects them.
 
     Raises:
         ValueError: the file's name ends neither in ``.yaml`` nor in ``.yml``.
@@ -47,7 +58,7 @@ def dump_process(process: Process, path: FilePath | str) -> None:
     if file.suffix.lower() not in (".yaml", ".yml"):
         raise ValueError(f"the name of a model's file ends in .yaml or .yml, got {str(path)!r}")
     findings = Findings()
-    data = _Exporter(findings).process(process)
+    data = _Exporter(findings).process(process, name, components, connectors)
     findings.raise_if_any()
     text = write_yaml({"stbass": {"process": data}})
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -64,16 +75,22 @@ class _Exporter:
     def __init__(self, findings: Findings | None) -> None:
         self.findings = findings
 
-    def process(self, process: Process) -> dict[str, Any]:
+    def process(
+        self,
+        process: Exportable,
+        process_name: str,
+        components: Iterable[Component],
+        connectors: Iterable[Connector],
+    ) -> dict[str, Any]:
         path: Path = ("process",)
         given = process.arguments()
         data: dict[str, Any] = {"type": self.type_of(process, path)}
-        connectors = list(process.connectors.values())
+        connectors = list(connectors)
         kinds = [self.kind_of(one, (*path, "args", "connectors", index)) for index, one in enumerate(connectors)]
         usual = _most_common(kinds)
         if usual is not None:
             data["connector_builder"] = usual
-        args: dict[str, Any] = {"name": process.name}
+        args: dict[str, Any] = {"name": process_name}
         takes = inspect.signature(type(process)).parameters
         for name, value in given.items():
             # None is left out where it is what nothing means.
@@ -82,7 +99,7 @@ class _Exporter:
                 args[name] = self.argument(process, name, value, (*path, "args", name))
         args["components"] = [
             {"type": self.type_of(one, here), "args": self.arguments(one, here)}
-            for index, one in enumerate(process.components.values())
+            for index, one in enumerate(components)
             for here in [(*path, "args", "components", index)]
         ]
         args["connectors"] = [
@@ -107,7 +124,7 @@ class _Exporter:
             return {}
         if isinstance(made, Component) and isinstance(given.get("initial_values"), Mapping):
             # Whatever values they were taken from, lists are as good.
-            taken = made._stbass_initial_values
+            taken = wiring_of(made).initial_values
             given["initial_values"] = {field: list(taken.get(field, ())) for field in given["initial_values"]}
         if isinstance(made, Component) and given.get("resources") is not None and made.resources is not None:
             given["resources"] = made.resources.dict()
