@@ -44,16 +44,16 @@ __all__ = [
     "Meta",
     "Ran",
     "Reply",
-    "failed",
+    "failed_result",
     "open_envelope",
+    "open_result",
     "read_meta",
     "read_reply",
     "reply_to",
-    "result_of",
     "routing_in_message",
     "seal_envelope",
+    "seal_result",
     "wired_placement",
-    "write_result",
 ]
 
 ENVELOPE_HEADER = "stbass"
@@ -262,7 +262,7 @@ def read_reply(raw: bytes) -> Reply:
 # The result --------------------------------------------------------------------------------------
 
 
-def failed(
+def failed_result(
     error: BaseException,
     envelope: Envelope,
     placement: Placement | None = None,
@@ -290,7 +290,7 @@ def _signed(settings: FleetSettings, task_id: str, status: str, result: bytes, r
         ran.sig = settings.signer.sign("result", task_id, status, result, _encode(ran))
 
 
-def write_result(
+def seal_result(
     task_id: str, result: ProcessResult, settings: FleetSettings, ctx: ProcessContext | None = None
 ) -> bytes:
     """A result as Celery keeps it. One whose value cannot travel is written as a failure that says so.
@@ -333,7 +333,7 @@ def write_result(
 
 
 def read_meta(raw: bytes | msgspec.Raw) -> Meta:
-    """What :func:`write_result`, or Celery itself, has written.
+    """What :func:`seal_result`, or Celery itself, has written.
 
     Raises:
         WireError: it is neither.
@@ -344,7 +344,7 @@ def read_meta(raw: bytes | msgspec.Raw) -> Meta:
         raise WireError(f"a result cannot be read: {error}") from error
 
 
-def result_of(
+def open_result(
     meta: Meta,
     envelope: Envelope,
     settings: FleetSettings,
@@ -370,7 +370,7 @@ def result_of(
         failure = wire.load_result(bytes(ran.failure), limit=settings.max_message_bytes).failure
         return ProcessResult(False, None, failure, elapsed, info)
     except (WireError, SignatureError) as error:
-        return failed(error, envelope, placement)
+        return failed_result(error, envelope, placement)
 
 
 def _check_signature(meta: Meta, name: str, settings: FleetSettings) -> None:
@@ -408,4 +408,4 @@ def _foreign(meta: Meta, envelope: Envelope, placement: Placement | None) -> Pro
         module = details.get("exc_module")
         type_name = f"{module}:{kind}" if module else kind
         error = RemoteError(f"{type_name}: {message}", type_name=type_name, remote_args=(str(message),))
-    return failed(error, envelope, placement, traceback_str=meta.traceback or "")
+    return failed_result(error, envelope, placement, traceback_str=meta.traceback or "")

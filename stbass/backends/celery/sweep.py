@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from stbass.backends.celery import keys
-from stbass.backends.celery.envelope import Envelope, failed, write_result
+from stbass.backends.celery.envelope import Envelope, failed_result, seal_result
 from stbass.backends.celery.settings import EXECUTE, FleetSettings
 from stbass.errors import WorkerLostError
 
@@ -83,8 +83,8 @@ class Sweeper:
         )
         # Its name is known to whoever waits for it.
         lost = Envelope(task_id, queue, "unknown", 0.0)
-        result = failed(error, lost, worker=worker, attempt=attempt, checkpoint=checkpoint)
-        meta = write_result(task_id, result, self._settings)
+        result = failed_result(error, lost, worker=worker, attempt=attempt, checkpoint=checkpoint)
+        meta = seal_result(task_id, result, self._settings)
         packed = msgspec.msgpack.encode([(task_id, attempt, meta.decode(), reply)])
         self._finish(args=[self._prefix, self._settings.result_ttl, packed])
         _log.warning("%s", error)

@@ -17,7 +17,7 @@ from stbass import wire
 from stbass._values.ids import new_id
 from stbass._values.outcome import ProcessResult
 from stbass.backends.celery import keys
-from stbass.backends.celery.envelope import Meta, failed, read_meta, read_reply, result_of, seal_envelope
+from stbass.backends.celery.envelope import Meta, failed_result, open_result, read_meta, read_reply, seal_envelope
 from stbass.backends.celery.producer.overdue import KnownState, look_up, nobody_consumes, overdue_error
 from stbass.backends.celery.producer.publish import Publisher
 from stbass.backends.celery.producer.slots import consumers
@@ -251,7 +251,7 @@ class FleetClient:
         if ticket.future.done():
             return
         queued = None if ticket.started_at is None else timedelta(seconds=ticket.started_at - ticket.submitted_at)
-        result = result_of(meta, ticket.envelope, self.settings, ticket.placement, queued)
+        result = open_result(meta, ticket.envelope, self.settings, ticket.placement, queued)
         if result.is_ok and meta.stbass is not None and bytes(meta.stbass.sent):
             # Signed with the result, which was checked.
             ticket.output = wire.loads(bytes(meta.stbass.sent), limit=self.settings.max_message_bytes)
@@ -352,7 +352,7 @@ class FleetClient:
 
     def _give_up(self, ticket: Ticket, error: StbassError, state: KnownState) -> None:
         raw = state.checkpoint or (bytes(ticket.checkpoint) if ticket.checkpoint is not None else None)
-        result = failed(
+        result = failed_result(
             error, ticket.envelope, ticket.placement, worker=ticket.worker, attempt=ticket.attempt, checkpoint=raw
         )
         self._end_with(ticket, result)

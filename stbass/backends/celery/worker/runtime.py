@@ -32,7 +32,7 @@ from stbass._process.context import ProcessContext
 from stbass._values.endpoint import Placement
 from stbass._values.outcome import ProcessResult
 from stbass.backends.celery import keys
-from stbass.backends.celery.envelope import ABSENT, Envelope, Reply, failed, open_envelope, reply_to, write_result
+from stbass.backends.celery.envelope import ABSENT, Envelope, Reply, failed_result, open_envelope, reply_to, seal_result
 from stbass.backends.celery.settings import FleetSettings, fleet_of, included
 from stbass.errors import (
     DeadlineExceeded,
@@ -108,7 +108,7 @@ class Job:
 
     def failed(self, error: BaseException, worker: str | None = None) -> ProcessResult:
         """Its result if it did not run."""
-        return failed(error, self.envelope, self.placement, worker=worker)
+        return failed_result(error, self.envelope, self.placement, worker=worker)
 
 
 class _Sink:
@@ -542,7 +542,7 @@ class Runtime:
             written = []
             for job in batch:
                 assert job.result is not None
-                meta = write_result(job.id, job.result, self.settings, job.ctx)
+                meta = seal_result(job.id, job.result, self.settings, job.ctx)
                 written.append((job.id, job.attempt, meta.decode(), job.envelope.reply))
             await self._retrying("store results", partial(self._store, batch, _pack(written)))
             self._rest()
@@ -588,22 +588,6 @@ class Runtime:
             if job.task is not None:
                 job.task.cancel()
 
-    # The keeper's thread -------------------------------------------------------------------------
-
-    def _renew_leases(self, client: redis.Redis, jobs: Sequence[Job]) -> list[str]:
-        args = [part for job in jobs for part in (job.id, job.attempt, int(job.envelope.lease * 1000))]
-        lost: Any = client.register_script(keys.RENEW)(args=args)
-        if self.settings.broker is not None:
-            touch = (self._broker or client).register_script(keys.TOUCH)
-            index = f"{self.settings.broker_prefix}{self.settings.unacked[1]}"
-            tags = [job.tag for job in jobs if job.tag]
-            for start in range(0, len(tags), _TOUCH_MOST):
-                touch(keys=[index], args=tags[start : start + _TOUCH_MOST])
-        return [raw.decode() for raw in lost]
-
-    def _leases_lost(self, ids: list[str]) -> None:
-        self._loop.call_soon_threadsafe(self._fence, ids)
-
     def _fence(self, ids: list[str]) -> None:
         for task_id in ids:
             job = self._running.get(task_id)
@@ -615,6 +599,28 @@ class Runtime:
                     f"process {job.name!r}: {self.worker} lost its lease", worker=self.worker, attempt=job.attempt
                 )
                 job.task.cancel()
+
+    # The keeper's thread -------------------------------------------------------------------------
+
+    def _renew_leases(self, client: redis.Redis, jobs: Sequence[Job]) -> list[str]:
+        args = [part for job in jobs for part in (job.id, job.attempt, int(job.envelope.lease * 1000))]
+        lost: Any = client.register_script(keys.RENEW)(args=args)
+        if self.settings.broker is not None:
+            self._touch(self._broker or client, [job.tag for job in jobs if job.tag])
+        return [raw.decode() for raw in lost]
+
+    def _touch(self, client: redis.Redis, tags: list[str]) -> None:
+        touch = client.register_script(keys.TOUCH)
+        index = f"{self.settings.broker_prefix}{self.settings.unacked[1]}"
+        try:
+            for start in range(0, len(tags), _TOUCH_MOST):
+                touch(keys=[index], args=tags[start : start + _TOUCH_MOST])
+        except (redis.RedisError, OSError) as error:
+            # What is handed out again for it is dropped, because its lease is held.
+            _log.warning("cannot note at %s what is being worked on: %s", self.settings.broker, error)
+
+    def _leases_lost(self, ids: list[str]) -> None:
+        self._loop.call_soon_threadsafe(self._fence, ids)
 
 
 def _write_checkpoints(client: redis.Redis, checkpoints: Mapping[str, tuple[int, bytes]]) -> None:
