@@ -9,8 +9,11 @@ The names are loaded when they are first used, so that importing the package cos
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from stbass._lazy import lazy
 
 if TYPE_CHECKING:
     from stbass.alt import ALT, PRI_ALT, Guard
@@ -77,21 +80,21 @@ _HOME = {
 }
 
 
+def _version() -> str:
+    from importlib import metadata
+
+    return metadata.version("stbass")
+
+
+# The modules of these names, and some others that programs use as `stbass.failure` or `stbass.mcp`.
 _MODULES = {*_HOME.values(), "failure", "mcp", "observe"}
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        found = getattr(importlib.import_module(f"stbass.{_HOME[name]}"), name)
-    elif name in _MODULES:
-        return importlib.import_module(f"stbass.{name}")
-    elif name == "__version__":
-        found = importlib.import_module("importlib.metadata").version("stbass")
-    else:
-        raise AttributeError(f"module 'stbass' has no attribute {name!r}")
-    globals()[name] = found
-    return found
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_MODULES, "__version__"})
+__getattr__, __dir__ = lazy(
+    __name__,
+    globals(),
+    {
+        **_HOME,
+        **{name: partial(import_module, f"stbass.{name}") for name in _MODULES},
+        "__version__": _version,
+    },
+)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, Self
 
+from stbass import observe
 from stbass._engine.children import PlacedProcess, make_children, open_groups
 from stbass._engine.composition import (
     ProcessComposition,
@@ -86,9 +86,8 @@ class Parallel(ProcessComposition[PARResult]):
         Raises:
             NotTransportable: a process cannot go to the backend that it was placed on; nothing was started.
         """
-        # Loaded when it is asked for: what draws costs more to import than everything else together.
-        display = importlib.import_module("stbass.observe.display").progress() if progress else nullcontext()
-        with display:
+        # `observe` loads what draws when it is asked for: that costs more to import than everything else together.
+        with observe.progress() if progress else nullcontext():
             return await self._run_at_top(ProcessContext(self.name, None, self._channels))
 
     def run_sync(self, *, progress: bool = False) -> PARResult:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any, Self
 
+from stbass import observe
 from stbass._engine.registry import BackendRegistry, checked_registry
 from stbass._values.checks import checked_deadline, checked_limit
 from stbass._values.ids import new_id
@@ -133,7 +134,8 @@ class Workflow:
         self._running = True
         self.results = run.results
         try:
-            with _shown() if progress else nullcontext():
+            # `observe` loads what draws when it is asked for: that takes longer than most workflows.
+            with observe.progress() if progress else nullcontext():
                 lease = self.pool_manager.lease(self.process_id, self.max_threads, self.max_processes)
                 return await run.to_end(lease)
         finally:
@@ -184,13 +186,6 @@ class Workflow:
 
     def __repr__(self) -> str:
         return f"<Workflow {self.process_id} of {len(self.nodes)} nodes>"
-
-
-def _shown() -> AbstractContextManager[object]:
-    # Not at the top: what it shows with takes longer to import than most workflows take to run.
-    from stbass.observe.display import progress
-
-    return progress()
 
 
 def _checked_data(value: Any) -> dict[str, Any]:

@@ -110,6 +110,3 @@ def test_what_is_in_all_exists(module: str) -> None:
         pytest.skip(f"needs an optional package: {error}")
     for name in getattr(found, "__all__", []):
         assert hasattr(found, name), f"stbass.{module}.__all__ has {name!r}, which it does not define"
-
-
-# What an import costs ----------------------------------------------------------------------------
