@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from stbass._engine.backend import ExecutionBackend
 from stbass._process.composable import failure_of
+from stbass._values.checks import checked_limit
 from stbass.errors import NotTransportable
 from stbass.mcp.address import parse_address
 from stbass.mcp.tools import MCPProcess, MCPServer
@@ -33,7 +34,8 @@ class MCPBackend(ExecutionBackend):
 
     Raises:
         ConfigurationError: the address has none of the known forms.
-        ValueError: the limit is not positive.
+        TypeError: the limit is not a whole number.
+        ValueError: it is less than 1.
     """
 
     def __init__(
@@ -44,17 +46,15 @@ class MCPBackend(ExecutionBackend):
         headers: Mapping[str, str] | None = None,
         concurrency_limit: int | None = None,
     ) -> None:
-        if concurrency_limit is not None and concurrency_limit < 1:
-            raise ValueError(f"concurrency_limit must be at least 1 or None, got {concurrency_limit!r}")
         self._server = MCPServer(url, headers=headers)
         self._headers = dict(headers or {})
         self._name = name or f"mcp:{parse_address(url).shown}"
-        self._limit = concurrency_limit
+        self._limit = checked_limit(concurrency_limit, "concurrency_limit")
 
     async def execute(self, process: Composable, ctx: ProcessContext) -> ProcessResult:
         """Call the process's tool on this server, and give back the result; a failed one for any other process."""
         if isinstance(process, MCPProcess):
-            return await process._at(self._server.url, self._headers).execute(ctx)
+            return await process.at_server(self._server.url, self._headers).execute(ctx)
         refused = NotTransportable(
             f"process {process.name!r} is a {type(process).__name__}, and {self.name} runs only tools of its MCP "
             "server; use an MCPProcess, or place it on another backend"

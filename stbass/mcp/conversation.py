@@ -1,6 +1,6 @@
 """One conversation with an MCP server: connect, talk, leave nothing behind.
 
-The only module here that imports the ``mcp`` package; the others import it when they first need it.
+This module and :mod:`stbass.mcp.calls` import the ``mcp`` package; the others load these two when they need them.
 """
 
 from __future__ import annotations

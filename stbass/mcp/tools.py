@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import importlib
 import inspect
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -17,6 +16,7 @@ from typing import Any, Self
 from stbass._process.composable import checked_name
 from stbass._process.context import ProcessContext
 from stbass._values.arguments import made_with, remember
+from stbass._values.checks import is_number
 from stbass.errors import (
     MCPArgumentError,
     MCPConnectionError,
@@ -50,14 +50,14 @@ def allow_command(address: str) -> str:
     return address
 
 
-def _load(module: str) -> ModuleType:
-    """A module of ours that needs the ``mcp`` package.
+def _calls() -> ModuleType:
+    """The module of ours that talks to servers, which needs the ``mcp`` package.
 
     Raises:
         MissingDependencyError: the package is not installed.
     """
     try:
-        return importlib.import_module(f"stbass.mcp.{module}")
+        from stbass.mcp import calls
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in _PACKAGES:
             raise
@@ -65,12 +65,13 @@ def _load(module: str) -> ModuleType:
             f"calling a tool of an MCP server needs the package {error.name!r}, which is not installed; "
             'run: pip install "stbass[mcp]"'
         ) from None
+    return calls
 
 
 def _checked_timeout(timeout: object) -> float | None:
     if timeout is None:
         return None
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
+    if not is_number(timeout):
         raise TypeError(f"timeout is a number of seconds or None, got {timeout!r}")
     if not timeout > 0:
         raise ValueError(f"timeout must be more than 0 seconds, got {timeout!r}")
@@ -195,8 +196,8 @@ class MCPProcess(Process):
         remember(made, positional, {**named, "arguments": made._bound})
         return made
 
-    def _at(self, server_url: str, headers: Mapping[str, str]) -> Self:
-        """A copy, to be run here and now, that calls its tool on another server."""
+    def at_server(self, server_url: str, headers: Mapping[str, str]) -> Self:
+        """A copy that calls its tool on another server. It is to run here: a worker would make it as it was written."""
         made = self._copy()
         made._address = parse_address(server_url)
         made.server_url = server_url
@@ -218,10 +219,11 @@ class MCPProcess(Process):
 
     async def _call_tool(self, arguments: dict[str, Any]) -> Any:
         """Call the tool and give back its value. Override it to call something else in a test."""
-        conversation = _load("conversation").Conversation(self._address, self._headers, self.tool_name)
+        calls = _calls()
+        conversation = calls.Conversation(self._address, self._headers, self.tool_name)
         bound = _bound.get()
         on_progress = None if bound is None else bound.on_progress
-        return await _load("calls").call_tool(conversation, self.tool_name, arguments, on_progress, _answered)
+        return await calls.call_tool(conversation, self.tool_name, arguments, on_progress, _answered)
 
     async def _bounded_call(self, ctx: ProcessContext, arguments: dict[str, Any]) -> Any:
         remaining = ctx.remaining
@@ -339,8 +341,8 @@ class MCPServer:
             MCPError: it answers what the protocol does not allow.
             MissingDependencyError: the ``mcp`` package is not installed.
         """
-        calls = _load("calls")
-        conversation = _load("conversation").Conversation(self._address, self._headers)
+        calls = _calls()
+        conversation = calls.Conversation(self._address, self._headers)
         try:
             async with _within(asyncio.timeout(timeout)):
                 listed = await calls.list_tools(conversation, _answered)
@@ -369,8 +371,9 @@ class MCPServer:
 
     async def _ping(self) -> bool:
         """Connect, and say whether that worked. Override it to stand for a server in a test."""
-        conversation = _load("conversation").Conversation(self._address, self._headers)
-        await _load("calls").ping(conversation, _answered)
+        calls = _calls()
+        conversation = calls.Conversation(self._address, self._headers)
+        await calls.ping(conversation, _answered)
         return True
 
     def _late(self, timeout: float | None, error: TimeoutError) -> MCPError:

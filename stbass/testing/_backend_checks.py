@@ -9,6 +9,7 @@ from typing import Any
 
 from stbass._process.composable import Composable
 from stbass._process.context import ProcessContext
+from stbass._values.checks import is_whole
 from stbass._values.outcome import ProcessResult
 from stbass._values.policy import FailurePolicy
 from stbass.channel import Chan
@@ -60,7 +61,7 @@ async def describes_itself(bench: BackendBench) -> None:
     name: object = backend.name
     require(isinstance(name, str) and name, f"its name is {name!r}")
     require(
-        limit is None or (isinstance(limit, int) and not isinstance(limit, bool) and limit >= 1),
+        limit is None or (is_whole(limit) and limit >= 1),
         f"its concurrency_limit is {limit!r}; it must be None or a whole number of at least 1",
     )
     require(backend.deadline_grace >= 0, f"its deadline_grace is {backend.deadline_grace!r}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from stbass._values.mermaid import mermaid_text
 from stbass.workflow.config import ProcessType
 from stbass.workflow.process import WorkflowNode
 from stbass.workflow.state import ProcessState
@@ -21,7 +22,11 @@ _COLOURS = {
 
 
 def workflow_mermaid(nodes: Mapping[str, WorkflowNode], direction: str) -> str:
-    """See ``Workflow.to_mermaid``."""
+    """A Mermaid flowchart of these nodes.
+
+    Raises:
+        ValueError: the direction is none of Mermaid's.
+    """
     if direction not in _DIRECTIONS:
         raise ValueError(f"direction must be one of {', '.join(_DIRECTIONS)}, got {direction!r}")
     # Ids of our own: a process's id may be a word of Mermaid's, such as "end", or have characters that it has not.
@@ -37,8 +42,8 @@ def workflow_mermaid(nodes: Mapping[str, WorkflowNode], direction: str) -> str:
         for dependency in node.depends_on:
             # One that is not there yet is shown by its name alone.
             source = keys.get(dependency) or keys.setdefault(dependency, f"n{len(keys)}")
-            if dependency not in nodes and f'    {source}["{_text(dependency)}"]' not in lines:
-                lines.append(f'    {source}["{_text(dependency)}"]')
+            if dependency not in nodes and f'    {source}["{mermaid_text(dependency)}"]' not in lines:
+                lines.append(f'    {source}["{mermaid_text(dependency)}"]')
             arrow = "-->" if dependency not in nodes or nodes[dependency].required else "-.->"
             lines.append(f"    {source} {arrow} {keys[name]}")
     for state, members in states.items():
@@ -48,16 +53,10 @@ def workflow_mermaid(nodes: Mapping[str, WorkflowNode], direction: str) -> str:
 
 
 def _shape(name: str, node: WorkflowNode) -> str:
-    text = _text(name)
+    text = mermaid_text(name)
     if node.placement is not None:
-        text += f"<br/>{_text(node.placement.summary)}"
+        text += f"<br/>{mermaid_text(node.placement.summary)}"
     elif node.process.config.process_type is not ProcessType.ASYNC:
         text += f"<br/>{node.process.config.process_type.value}"
     # What is not required has round ends.
     return f'["{text}"]' if node.required else f'(["{text}"])'
-
-
-def _text(text: str) -> str:
-    """Text in quotes of Mermaid's: its entities are numbers after a #."""
-    escaped = "".join(f"#{ord(sign)};" if sign in '#"<>&;`' else sign for sign in text)
-    return escaped.replace("\n", " ")

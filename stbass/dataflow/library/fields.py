@@ -5,6 +5,7 @@ from __future__ import annotations
 import keyword
 from collections.abc import Iterable, Mapping
 
+from stbass._values.checks import is_whole
 from stbass.dataflow.model.components import OutputField, is_framework_name
 
 __all__ = ["FieldNames", "check_chunk_size", "columns_of"]
@@ -56,7 +57,7 @@ def check_chunk_size(kind: type, given: int | None, default: int) -> int:
     """
     if given is None:
         return default
-    if isinstance(given, bool) or not isinstance(given, int):
+    if not is_whole(given):
         raise TypeError(f"{kind.__name__}(chunk_size=…) takes a whole number or None, got {given!r}")
     if given < 1:
         raise ValueError(f"{kind.__name__}(chunk_size={given}): at least 1")

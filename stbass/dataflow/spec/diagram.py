@@ -6,6 +6,7 @@ import reprlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
+from stbass._values.mermaid import mermaid_text
 from stbass.dataflow.model.components import Component
 from stbass.dataflow.model.connector import AsyncioConnector, Connector
 
@@ -55,7 +56,7 @@ def mermaid(
         if group is None:
             lines += [f"    {box}" for box in boxes]
             continue
-        lines += [f'    subgraph g{frames}["{_text(group)}"]', *(f"        {box}" for box in boxes), "    end"]
+        lines += [f'    subgraph g{frames}["{mermaid_text(group)}"]', *(f"        {box}" for box in boxes), "    end"]
         frames += 1
     lines += _arrows(connectors, keys)
     lines += _events(parts, keys)
@@ -63,9 +64,9 @@ def mermaid(
 
 
 def _box(component: Component) -> str:
-    rows = [f"<b>{_text(component.name)}</b>", _text(type(component).__name__)]
+    rows = [f"<b>{mermaid_text(component.name)}</b>", mermaid_text(type(component).__name__)]
     rows += [
-        _text(f"{field} begins with {', '.join(map(_short.repr, values[:4]))}{', …' if len(values) > 4 else ''}")
+        mermaid_text(f"{field} begins with {', '.join(map(_short.repr, values[:4]))}{', …' if len(values) > 4 else ''}")
         for field, values in component.initial_values.items()
         if values
     ]
@@ -78,7 +79,7 @@ def _arrows(connectors: Iterable[Connector], keys: Mapping[str, str]) -> Iterabl
         spec = connector.spec
         far = not isinstance(connector, AsyncioConnector)
         label = spec.output if spec.output == spec.input else f"{spec.output} → {spec.input}"
-        between[spec.source_component, spec.target_component, far].append(_text(label))
+        between[spec.source_component, spec.target_component, far].append(mermaid_text(label))
     for (source, target, far), labels in between.items():
         # (One end may be missing, in a model that is not finished.)
         if source in keys and target in keys:
@@ -89,17 +90,9 @@ def _events(components: list[Component], keys: Mapping[str, str]) -> Iterable[st
     for source in components:
         for target in components:
             labels = [
-                _text(event.__name__)
+                mermaid_text(event.__name__)
                 for event in source.io.output_events
                 if any(issubclass(event, taken) for taken in target.io.input_events)
             ]
             if labels:
                 yield f'    {keys[source.name]} -.->|"{"<br/>".join(labels)}"| {keys[target.name]}'
-
-
-def _text(text: str) -> str:
-    """Text in quotes of Mermaid's: its entities are numbers after a #, and Markdown between backticks is read."""
-    return "".join(
-        sign if sign.isalnum() or sign in " _-.,:→…[]()/=+" else f"#{ord(sign)};" if sign.isprintable() else " "
-        for sign in text
-    )
