@@ -24,7 +24,7 @@ from stbass.testing.redis_server import find_redis_server, free_port
 from stbass.transports.redis import RedisTransport
 from stbass.transports.redis.address import RedisAddress
 from tests.support.sentinel import answers
-from tests.support.talkers import Add, Produce, collect
+from tests.support.talkers import Add, Produce, collect, produce_there
 from tests.support.waiting import until
 
 THERE = Placement(endpoint="there")
@@ -100,9 +100,7 @@ async def test_a_process_that_is_made_late_finds_its_channel_in_use_and_says_wha
     numbers: Chan[int] = Chan(int, name="numbers")
 
     def make(index: int, ctx: ProcessContext) -> Process:
-        made = Produce(3).with_channels(out=numbers)
-        made._placement = THERE
-        return made
+        return produce_there.with_channels(out=numbers)
 
     async with asyncio.timeout(20):
         result = await PAR(collect.with_channels(inp=numbers), SEQ_FOR(1, make), registry=registry).run()

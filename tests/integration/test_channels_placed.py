@@ -19,7 +19,7 @@ from stbass.result import FailurePolicy
 from stbass.seq import SEQ
 from stbass.topology import ChanArray, Collector, Distributor
 from tests.integration.conftest import Fleet
-from tests.support.talkers import Add, Meet, Produce, Shift, Take, collect
+from tests.support.talkers import Add, Meet, Produce, Shift, Take, collect, collect_there, shift_by_5, shift_by_10
 from tests.support.waiting import until
 
 ANTHROPIC = Placement(endpoint="anthropic")
@@ -81,13 +81,11 @@ async def test_a_placed_process_inside_a_composition_beside_a_local_one(
 ) -> None:
     # given a local process that uses the channel before the stage that is placed has its turn
     numbers: Chan[int] = Chan(int, capacity=4)
-    placed = collect._copy()
-    placed._placement = LOCAL
 
     async with asyncio.timeout(20):
         result = await PAR(
             Produce(20).with_channels(out=numbers),
-            SEQ(Produce(0).with_channels(out=Chan(int)), placed.with_channels(inp=numbers)),
+            SEQ(Produce(0).with_channels(out=Chan(int)), collect_there.with_channels(inp=numbers)),
             registry=registry,
             deadline=15,
         ).run()
@@ -261,10 +259,7 @@ async def test_stages_on_different_endpoints(fleet: Fleet, registry: BackendRegi
     """Stages of a SEQ run one after the other, each on its worker; one of them talks to a process beside."""
     asked: Chan[int] = Chan(int, name="asked")
     beside: Chan[int] = Chan(int, name="beside")
-    stages = []
-    for stage, place in ((Shift(5), ANTHROPIC), (Shift(10).with_channels(out=asked, inp=beside), LOCAL)):
-        stage._placement = place
-        stages.append(stage)
+    stages = shift_by_5, shift_by_10.with_channels(out=asked, inp=beside)
     async with asyncio.timeout(20):
         result = await PAR(
             SEQ(Shift(1), *stages, Shift(100)),

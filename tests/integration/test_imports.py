@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,12 @@ HEAVY = {
 }
 
 
-def printed(code: str, given: bytes = b"", **environment: str) -> str:
+def printed(code: str, given: bytes = b"", environment: Mapping[str, str] | None = None) -> str:
     """What a new Python process prints."""
     done = subprocess.run(
         [sys.executable, "-c", code],
         input=given,
-        env={**os.environ, **environment},
+        env={**os.environ, **(environment or {})},
         capture_output=True,
         timeout=60,
         check=False,
@@ -80,7 +81,7 @@ def test_dataflow_is_imported_at_once(tmp_path: Path) -> None:
     )
     # Compiled beforehand, as it is wherever it was installed or used once.
     cache = {"PYTHONPYCACHEPREFIX": str(tmp_path), "PYTHONDONTWRITEBYTECODE": ""}
-    assert min(float(printed(code, **cache)) for _ in range(4)) < 0.5
+    assert min(float(printed(code, environment=cache)) for _ in range(4)) < 0.5
 
 
 def test_pydantic_is_imported_only_for_what_needs_it() -> None:

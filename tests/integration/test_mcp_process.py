@@ -12,6 +12,7 @@ import pytest
 
 from stbass import observe
 from stbass._values.endpoint import Placement
+from stbass.backends.threads import ThreadBackend
 from stbass.channel import Chan
 from stbass.errors import (
     ConfigurationError,
@@ -25,7 +26,6 @@ from stbass.errors import (
     ProcessRefused,
 )
 from stbass.mcp import MCPBackend, MCPProcess, MCPServer, MCPTool, allow_command
-from stbass.mcp.tools import _answered
 from stbass.process import Process, ProcessContext
 from stbass.result import ProcessResult
 from stbass.wire import dump_result, dumps, load_result, loads_process
@@ -222,16 +222,6 @@ async def test_a_replaced_call_is_bounded_by_the_timeout_too() -> None:
     assert error.deadline == 0.05
 
 
-async def test_what_follows_the_answer_is_not_bounded_by_the_timeout() -> None:
-    class Closing(MCPProcess):
-        async def _call_tool(self, arguments: dict[str, Any]) -> Any:
-            _answered()
-            await asyncio.sleep(0.2)
-            return "the answer"
-
-    assert (await run(Closing(URL, "close", 0.05))).value == "the answer"
-
-
 @pytest.mark.parametrize(
     ("answer", "healthy"), [(True, True), (False, False), (ConnectionError("down"), False), (KeyError("x"), False)]
 )
@@ -378,7 +368,7 @@ def travelled(process: MCPProcess) -> Any:
 
 def test_a_process_travels_with_its_arguments() -> None:
     # Given
-    process = MCPProcess(URL, "search", timeout=5.0, headers={"X-Team": "core"}).with_arguments(query="occam")
+    process = MCPProcess(URL, "search", timeout=5.0).with_arguments(query="occam")
     # When
     made = travelled(process.with_arguments(limit=3).with_name("find").optional())
     # Then
@@ -387,7 +377,15 @@ def test_a_process_travels_with_its_arguments() -> None:
     assert made.bound_arguments == {"query": "occam", "limit": 3}
     assert made.name == "find"
     assert made.is_optional
-    assert made._headers == {"X-Team": "core"}
+
+
+async def test_a_process_travels_with_its_headers(server: Server) -> None:
+    # Given
+    process = MCPProcess(server.url, "header", headers={"X-Team": "core"}).with_arguments(name="x-team")
+    # When
+    made = travelled(process)
+    # Then
+    assert (await run(made)).value == {"result": "core"}
 
 
 def test_a_subclass_travels_with_its_arguments_and_without_its_address() -> None:
@@ -424,17 +422,16 @@ def test_failures_travel_unchanged(error: MCPError) -> None:
         assert getattr(made, name, None) == getattr(error, name, None)
 
 
-def on_a_worker(process: MCPProcess) -> ProcessContext:
-    ctx = ProcessContext(process.name)
-    ctx._worker = "w1"
-    return ctx
+async def on_a_worker(process: MCPProcess) -> ProcessResult:
+    async with ThreadBackend(1, name="w1") as worker:
+        return await worker.execute(process, ProcessContext(process.name))
 
 
 async def test_a_message_does_not_decide_what_command_a_worker_runs() -> None:
     # Given
     process = travelled(MCPProcess("stdio:false # as it was sent", "add", 60.0))
     # When
-    error = (await process.execute(on_a_worker(process))).failure.error
+    error = (await on_a_worker(process)).failure.error
     # Then
     assert isinstance(error, ProcessRefused)
     assert error.worker == "w1"
@@ -446,14 +443,14 @@ async def test_a_worker_runs_the_commands_that_it_allows() -> None:
     address = allow_command(stdio_address())
     process = travelled(MCPProcess(address, "add", 60.0).with_arguments(a=1, b=2))
     # When
-    result = await process.execute(on_a_worker(process))
+    result = await on_a_worker(process)
     # Then
     assert result.value == {"result": 3}
 
 
 async def test_a_worker_runs_the_commands_of_the_classes_that_it_knows() -> None:
     process = travelled(Search(7))
-    error = (await process.execute(on_a_worker(process))).failure.error
+    error = (await on_a_worker(process)).failure.error
     assert isinstance(error, MCPConnectionError)  # there is no search.py, but it was tried
 
 

@@ -141,6 +141,12 @@ async def test_what_cannot_come_back_is_told(pool: ProcessPoolBackend) -> None:
     assert "lock" in str(lock.failure.error)
 
 
+async def test_a_checkpoint_that_is_refused_leaves_the_last_one(pool: ProcessPoolBackend) -> None:
+    failure = (await pool.execute(agents.saves_a_lock, ProcessContext("saves"))).failure
+    assert isinstance(failure.error, NotTransportable)
+    assert failure.checkpoint == "good"
+
+
 async def test_cancelling_while_a_worker_starts_leaves_it_to_the_next() -> None:
     before = set(multiprocessing.active_children())
     async with ProcessPoolBackend(1) as pool:

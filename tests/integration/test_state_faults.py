@@ -380,8 +380,11 @@ async def test_a_server_that_does_not_answer(own_redis: RedisServer, own_postgre
         RedisStateBackend(own_redis.url, timeout=0.5, lease=1.0) as first,
         PostgresStateBackend(own_postgres.url(), timeout=0.5) as second,
     ):
-        assert second._connection is not None
-        stopped = (own_redis.pid, second._connection.info.backend_pid, own_postgres.pid)
+        with psycopg.connect(own_postgres.url()) as connection:
+            serving = connection.execute(
+                "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+            ).fetchall()
+        stopped = (own_redis.pid, *(pid for (pid,) in serving), own_postgres.pid)
         for pid in stopped:
             os.kill(pid, signal.SIGSTOP)
         try:

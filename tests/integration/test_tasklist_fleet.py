@@ -154,7 +154,7 @@ async def test_a_worker_calls_only_functions_of_what_it_was_told_to_include(
     registry: BackendRegistry, fleet: Fleet
 ) -> None:
     process = Process("refused", "parallel", registry=registry, on_failure=FailurePolicy.COLLECT)
-    process.add_task(tasks_listed._listed, placement=ANTHROPIC)
+    process.add_task(tasks_listed.listed, placement=ANTHROPIC)
     process.add_task(tasks.add, 1, placement=ANTHROPIC)
     refused, kept = await process.execute_async()
     assert kept.value == 2

@@ -5,10 +5,20 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from stbass import Process
+from stbass import Placement, Process
 from stbass._process.context import ProcessContext
 
-__all__ = ["Gate", "add_one", "boom", "echo", "forever", "give"]
+__all__ = ["Gate", "add_one", "boom", "echo", "forever", "give", "placed"]
+
+
+def placed(process: Process, placement: Placement) -> Process:
+    """A process that does what this one does, placed there."""
+
+    @Process(name=process.name, placement=placement)
+    async def there(ctx: ProcessContext) -> Any:
+        return await process.run(ctx)
+
+    return there
 
 
 @Process

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
-from stbass.dataflow import AsyncioConnector, Component, ConnectorSpec, IOController, LocalProcess
+from stbass.dataflow import AsyncioConnector, Component, ConnectorSpec, IOController, LocalProcess, Process
+from stbass.dataflow.engine.checkpoints import Checkpoints
+from stbass.dataflow.state import DictStateBackend
 
 
 def wire(source: str, target: str, **options: Any) -> AsyncioConnector:
@@ -17,6 +20,27 @@ def wire(source: str, target: str, **options: Any) -> AsyncioConnector:
 def local(components: Iterable[Component], *connections: tuple[str, str], **options: Any) -> LocalProcess:
     """A process on this event loop, its connections as pairs of text."""
     return LocalProcess(list(components), [wire(source, target) for source, target in connections], **options)
+
+
+class Lasting(DictStateBackend):
+    """Outlives the process that uses it, in a test: as a file would."""
+
+    durable = True
+
+    def __init__(self, job_id: str | None = None, *, before: Lasting | None = None) -> None:
+        super().__init__(job_id)
+        if before is not None:
+            self._jobs = copy.deepcopy(before._jobs)
+
+    def after_death(self) -> Lasting:
+        """What a run that dies now leaves to the next; what it still does to the store here is not seen there."""
+        return Lasting(self.job_id, before=self)
+
+
+def checkpoints_of(process: Process) -> Checkpoints:
+    """Takes the process's checkpoints: for tests that want one at a moment of their own."""
+    [found] = [one for one in vars(process).values() if isinstance(one, Checkpoints)]
+    return found
 
 
 class Count(Component):

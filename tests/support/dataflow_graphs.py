@@ -268,6 +268,13 @@ def make(shape: str, n: int, state: Any, maxsize: int = 4, **options: Any) -> Lo
     return LocalProcess(components, connectors, state=state, **options)
 
 
+async def whole(shape: str, n: int) -> list[Any]:
+    """What comes out if nothing happens."""
+    async with asyncio.timeout(10), make(shape, n, None) as process:
+        await process.run()
+        return came_out(shape, process)
+
+
 def came_out(shape: str, process: Process) -> list[Any]:
     """What its sink has got; in the order in which it came, if that is always the same."""
     sink = process.components["sink"]

@@ -92,3 +92,10 @@ class Cleans(Process):
             await asyncio.Event().wait()
         finally:
             Path(self.path).touch()
+
+
+@Process
+async def saves_a_lock(ctx: ProcessContext) -> None:
+    """Its second checkpoint cannot travel."""
+    ctx.checkpoint("good")
+    ctx.checkpoint(threading.Lock())

@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 from stbass._process.context import ProcessContext
+from stbass._values.endpoint import Placement
 from stbass.alt import ALT, Guard
 from stbass.process import Process
 from stbass.timer import TIMER, TimerExpired
@@ -121,3 +122,27 @@ class Shift(Process):
             value = await ctx.recv("inp")
             await ctx.get_channel("out").aclose()
         return [value, *where, os.getpid()]
+
+
+@Process(placement=Placement(endpoint="anthropic"))
+async def shift_by_5(ctx: ProcessContext) -> list[int]:
+    """A stage as above."""
+    return await Shift(5).run(ctx)
+
+
+@Process(placement=Placement(endpoint="local:8080"))
+async def shift_by_10(ctx: ProcessContext) -> list[int]:
+    """A stage as above."""
+    return await Shift(10).run(ctx)
+
+
+@Process(placement=Placement(endpoint="local:8080"))
+async def collect_there(ctx: ProcessContext) -> list[Any]:
+    """All that comes on ``inp``, until it is closed."""
+    return [value async for value in ctx.get_channel("inp")]
+
+
+@Process(placement=Placement(endpoint="there"))
+async def produce_there(ctx: ProcessContext) -> None:
+    """Send three numbers on ``out``."""
+    await Produce(3).run(ctx)

@@ -59,6 +59,9 @@ def _private() -> str:
     return "not for others"
 
 
+private = _private
+
+
 class Adder:
     """Something callable that is no function."""
 

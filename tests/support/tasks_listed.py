@@ -10,6 +10,9 @@ def _listed() -> str:
     return "listed"
 
 
+listed = _listed
+
+
 def unlisted() -> str:
     """Not public, because it is not."""
     return "unlisted"

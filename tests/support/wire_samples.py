@@ -177,6 +177,13 @@ class Person(BaseModel):
     tags: list[str] = Field(default_factory=list)
     _secret: int = PrivateAttr(default=7)
 
+    def keep(self, secret: int) -> None:
+        self._secret = secret
+
+    @property
+    def kept(self) -> int:
+        return self._secret
+
     @field_validator("age")
     @classmethod
     def _age(cls, value: int) -> int:

@@ -38,7 +38,8 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     global _done
     # What multiprocessing spawns raises no audit event.
     monkeypatch.setattr(BaseProcess, "start", lambda process: _refuse("multiprocessing.Process.start"))
-    _done = done = []
+    done: list[str] = []
+    _done = done
     yield
     _done = None
     assert not done, f"{', '.join(sorted(set(done)))} in a unit test: that belongs in tests/integration"

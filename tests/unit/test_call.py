@@ -63,7 +63,7 @@ async def test_it_travels_with_its_arguments_name_and_placement() -> None:
     assert (made.name, made.placement, made.is_optional) == ("sum", Placement(endpoint="fast"), True)
     assert await value_of(made) == 6
     assert await value_of(arrives(Call(tasks.decorated, (4,)))) == 8
-    assert await value_of(arrives(Call(tasks_listed._listed))) == "listed"
+    assert await value_of(arrives(Call(tasks_listed.listed))) == "listed"
     assert arrives(Call(tasks.add, (1,))).name == "add"
 
 
@@ -98,7 +98,7 @@ def in_main() -> Any:
         (tasks.Adder, "not written with def"),
         (tasks.Adder().method, "not written with def"),
         (print, "not written with def"),
-        (tasks._private, "not public"),
+        (tasks.private, "not public"),
         (tasks_listed.unlisted, "not public"),
         (tasks.first_shadowed, "another function"),
     ],

@@ -13,24 +13,10 @@ import pytest
 
 from stbass.dataflow import Component, IOController, Status
 from stbass.dataflow.engine.userstate import dump_state, load_state
-from stbass.dataflow.state import DictStateBackend
 from stbass.errors import CheckpointError, JobFinishedError, StateError
 from tests.support import dataflow_graphs
-from tests.support.dataflow import Add, Count, Endless, Keep, local
-from tests.support.dataflow_graphs import SHAPES, came_out, make
-
-
-class Lasting(DictStateBackend):
-    """Outlives the process that uses it, in this test: as a file would."""
-
-    durable = True
-
-
-async def whole(shape: str, n: int) -> list[Any]:
-    """What comes out if nothing happens."""
-    async with asyncio.timeout(10), make(shape, n, None) as process:
-        await process.run()
-        return came_out(shape, process)
+from tests.support.dataflow import Add, Count, Endless, Keep, Lasting, checkpoints_of, local
+from tests.support.dataflow_graphs import SHAPES, came_out, make, whole
 
 
 async def broken_off(shape: str, n: int, dice: random.Random, maxsize: int) -> tuple[list[Any], int]:
@@ -45,7 +31,7 @@ async def broken_off(shape: str, n: int, dice: random.Random, maxsize: int) -> t
                 for _ in range(dice.randint(1, 40)):
                     await asyncio.sleep(0)
                 if not running.done() and process.status is Status.RUNNING:
-                    taking = asyncio.ensure_future(process._checkpoints.take())
+                    taking = asyncio.ensure_future(checkpoints_of(process).take())
                     await asyncio.wait((taking, running), return_when=asyncio.FIRST_COMPLETED)
                     taking.cancel()
             for _ in range(dice.randint(0, 30)):
@@ -99,7 +85,7 @@ async def test_a_slow_step_belongs_to_the_checkpoint_as_a_whole() -> None:
         running = asyncio.ensure_future(first.run())
         await began.wait()
         # when a checkpoint is taken
-        taking = asyncio.ensure_future(first._checkpoints.take())
+        taking = asyncio.ensure_future(checkpoints_of(first).take())
         for _ in range(5):
             await asyncio.sleep(0)
         # then it waits for the end of the step
@@ -136,7 +122,7 @@ async def test_a_job_goes_on_under_another_name_of_the_process_and_is_over_then(
     async with asyncio.timeout(5):
         await endless.init()
         await endless.step()
-        await endless._checkpoints.take()
+        await checkpoints_of(endless).take()
         await endless.destroy()
         async with make("chain", 50, state) as process:
             await process.run()
@@ -150,7 +136,7 @@ async def test_a_checkpoint_of_another_process() -> None:
     process = make("chain", 50, state)
     await process.init()
     await process.step()
-    await process._checkpoints.take()
+    await checkpoints_of(process).take()
     await process.destroy()
     other = make("join", 5, state)
     with pytest.raises(StateError, match="join"):
@@ -269,7 +255,7 @@ async def test_stopped_with_everything_on_its_way_it_goes_on_there() -> None:
         async with process:
             for _ in range(4):
                 await process.step()
-            await process._checkpoints.take()
+            await checkpoints_of(process).take()
         process = make_it()
         async with process:
             assert process.components["sink"].got == [0, 1, 2, 3]

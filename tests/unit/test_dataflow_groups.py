@@ -16,7 +16,6 @@ from stbass.dataflow import Component, RayProcess, Resource, Status
 from stbass.dataflow.distributed import group_side as remote
 from stbass.dataflow.distributed.groups import Group, groups_of
 from stbass.dataflow.engine.edge import edges_of
-from stbass.dataflow.state import DictStateBackend
 from stbass.errors import (
     DataflowError,
     InvalidProcessError,
@@ -27,8 +26,8 @@ from stbass.errors import (
     WorkerLostError,
 )
 from tests.support import dataflow_graphs, dataflow_here
-from tests.support.dataflow import Count, Endless, Join, Keep, wire
-from tests.support.dataflow_graphs import SHAPES, came_out, make
+from tests.support.dataflow import Count, Endless, Join, Keep, Lasting, checkpoints_of, wire
+from tests.support.dataflow_graphs import SHAPES, came_out, make, whole
 from tests.support.dataflow_here import HereProcess
 from tests.support.dataflow_log import Log
 from tests.support.dataflow_remote import (
@@ -48,12 +47,6 @@ from tests.support.dataflow_remote import (
 )
 
 
-class Lasting(DictStateBackend):
-    """Outlives the process that uses it, in this test: as a file would."""
-
-    durable = True
-
-
 def apart(shape: str, n: int, state: Any, maxsize: int = 4, **options: Any) -> HereProcess:
     """A process of that shape, in groups."""
     components, connections = SHAPES[shape](n)
@@ -70,13 +63,6 @@ def set_dice(seed: int) -> None:
     """How long everything takes."""
     dataflow_graphs.pauses.seed(seed)
     dataflow_here.network.seed(seed)
-
-
-async def whole(shape: str, n: int) -> list[Any]:
-    """What comes out if nothing happens."""
-    async with asyncio.timeout(10), make(shape, n, None) as process:
-        await process.run()
-        return came_out(shape, process)
 
 
 @pytest.mark.parametrize("maxsize", [1, 64])
@@ -120,13 +106,14 @@ async def test_every_step_is_the_same_as_on_one_event_loop(shape: str, maxsize: 
 def one_at_a_time(process: HereProcess) -> Callable[[], Awaitable[None]]:
     """Takes a checkpoint; the process itself takes one too when it ends, and they must not meet."""
     turn = asyncio.Lock()
-    take = process._checkpoints.take
+    checkpoints = checkpoints_of(process)
+    take = checkpoints.take
 
     async def in_turn() -> None:
         async with turn:
             await take()
 
-    process._checkpoints.take = in_turn  # type: ignore[method-assign]
+    checkpoints.take = in_turn  # type: ignore[method-assign]
     return in_turn
 
 

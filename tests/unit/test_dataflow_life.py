@@ -20,15 +20,9 @@ from stbass.errors import (
     ProcessCancelled,
     StateError,
 )
-from tests.support.dataflow import Count, Endless, Fail, Forever, Join, Keep, local, wire
+from tests.support.dataflow import Count, Endless, Fail, Forever, Join, Keep, Lasting, local, wire
 
 JOB = "Job_abcdefgh"
-
-
-class Lasting(DictStateBackend):
-    """Outlives the process that uses it, in this test: as a file would."""
-
-    durable = True
 
 
 class Failing(Lasting):

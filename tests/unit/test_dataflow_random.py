@@ -11,19 +11,7 @@ from hypothesis import strategies as st
 
 from stbass.dataflow import Component, IOController, LocalProcess
 from stbass.dataflow.state import DictStateBackend
-from tests.support.dataflow import Count, Keep, wire
-
-
-class Lasting(DictStateBackend):
-    """Outlives the process that uses it, in this test: as a file would."""
-
-    durable = True
-
-    def after_death(self) -> Lasting:
-        """The same store, seen by who comes after a run that died, and whose job is free by that."""
-        other = Lasting(self.job_id)
-        other._jobs = self._jobs
-        return other
+from tests.support.dataflow import Count, Keep, Lasting, checkpoints_of, wire
 
 
 class Sum(Component):
@@ -155,7 +143,7 @@ async def broken_off(network: Network, lives: list[Life]) -> dict[str, list[Any]
                 if process.status.is_terminal:
                     return got(process)
             if saves and not running_turns:
-                await process._checkpoints.take()
+                await checkpoints_of(process).take()
             if running_turns:
                 running = asyncio.ensure_future(process.run())
                 dead.append(running)
@@ -164,18 +152,19 @@ async def broken_off(network: Network, lives: list[Life]) -> dict[str, list[Any]
                     await running
                     return got(process)
                 if saves:
-                    taking = asyncio.ensure_future(process._checkpoints.take())
+                    taking = asyncio.ensure_future(checkpoints_of(process).take())
                     dead.append(taking)
                     await asyncio.wait((taking, running), return_when=asyncio.FIRST_COMPLETED)
                 await turns(more_turns)
                 if running.done():
                     await running
                     return got(process)
-                # It is not destroyed, only made to do nothing any more; what it does to the store then is not seen.
-                process._checkpoints.state = process._state = Lasting()
+                # It dies here: what it does to the store from now on, as it is not destroyed, the next does not see.
+                state = state.after_death()
                 running.cancel()
                 await asyncio.wait((running,))
-            state = state.after_death()
+            else:
+                state = state.after_death()
         process = network.process(state)
         async with process:
             await process.run()

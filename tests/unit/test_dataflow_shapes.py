@@ -37,13 +37,9 @@ from stbass.dataflow import (
 )
 from stbass.dataflow.state import DictStateBackend
 from stbass.errors import ChannelClosedError, DataflowError, InvalidProcessError, IOClosedError, ProcessCancelled
-from tests.support.dataflow import Add, Count, Endless, Join, Keep, local, wire
+from tests.support.dataflow import Add, Count, Endless, Join, Keep, Lasting, local, wire
 
 T = TypeVar("T")
-
-
-class Lasting(DictStateBackend):
-    durable = True
 
 
 async def done(process: LocalProcess, seconds: float = 10) -> LocalProcess:

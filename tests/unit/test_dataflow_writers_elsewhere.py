@@ -12,7 +12,7 @@ import pytest
 from stbass.dataflow import Component, IOController, LocalProcess, Process
 from stbass.dataflow.library import FileWriter, SQLWriter
 from stbass.dataflow.state import DictStateBackend, SqliteStateBackend
-from tests.support.dataflow import wire
+from tests.support.dataflow import checkpoints_of, wire
 from tests.support.dataflow_here import HereProcess
 
 N = 20
@@ -49,7 +49,7 @@ async def die_after_a_checkpoint_and_go_on(make: Callable[[], Process], monkeypa
         async with make() as first:
             for _ in range(5):
                 await first.step()
-            await first._checkpoints.take()
+            await checkpoints_of(first).take()
             await first.run()
     monkeypatch.setattr(Numbers, "trouble_at", None)
     async with make() as second:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,11 +25,12 @@ from stbass import (
     Process,
     ProcessResult,
 )
-from stbass._engine.limiter import _limiters
+from stbass._engine.limiter import Limiter
 from stbass._process.context import ProcessContext
 from stbass.errors import ConfigurationError, DeadlineExceeded, NotTransportable
 from stbass.placement import backend_class, default_registry
-from tests.support.compose import Gate, boom, echo, forever, give
+from stbass.wire import dumps, loads_process
+from tests.support.compose import Gate, boom, echo, forever, give, placed
 
 HERE = Placement(endpoint="here")
 COLLECT = FailurePolicy.COLLECT
@@ -60,10 +63,9 @@ def registry_with(**backends: ExecutionBackend) -> BackendRegistry:
     return registry
 
 
-def placed(process: Process, placement: Placement = HERE) -> Process:
-    made = process.with_name(process.name)
-    made._placement = placement
-    return made
+def busy_limiters() -> list[Limiter]:
+    """The limiters of all backends on which a slot is taken, or waited for."""
+    return [one for one in gc.get_objects() if isinstance(one, Limiter) and (one.inside or one.waiting)]
 
 
 # Placement ---------------------------------------------------------------------------------------
@@ -186,7 +188,7 @@ async def test_an_explicit_placement_wins_over_the_processs_own() -> None:
 @pytest.mark.parametrize("kind", [PAR, SEQ])
 async def test_every_composition_honours_a_processs_own_placement(kind: Any) -> None:
     here = Noting()
-    await kind(placed(give(1)), SEQ(PAR(placed(give(2)))), registry=registry_with(here=here)).run()
+    await kind(placed(give(1), HERE), SEQ(PAR(placed(give(2), HERE))), registry=registry_with(here=here)).run()
     assert here.ran == ["give", "give"]
 
 
@@ -207,9 +209,9 @@ async def test_the_default_registry_is_for_all() -> None:
     here = Noting()
     default_registry().register("here", here)
     try:
-        await PAR(placed(give(1))).run()
+        await PAR(placed(give(1), HERE)).run()
         inner = registry_with()
-        await PAR(placed(give(1)), registry=inner).run()
+        await PAR(placed(give(1), HERE), registry=inner).run()
     finally:
         default_registry().unregister("here")
     assert here.ran == ["give"]
@@ -239,9 +241,10 @@ async def test_the_same_process_twice() -> None:
 
 def test_it_travels_with_its_placements() -> None:
     original = PLACED_PAR((give(1), HERE), give(2), deadline=3.0, on_failure=COLLECT)
-    again = PLACED_PAR._from_parts(original._parts())
+    again = loads_process(dumps(original), allowed=None)
+    assert isinstance(again, PLACED_PAR)
     assert [placement for _, placement in again.pairs] == [HERE, None]
-    assert again._parts() == original._parts()
+    assert dumps(again) == dumps(original)
 
 
 # A backend that misbehaves -----------------------------------------------------------------------
@@ -318,7 +321,7 @@ async def test_a_refusal_comes_before_anything_starts(kind: Any) -> None:
         ran.append("ran")
 
     with pytest.raises(NotTransportable, match="give cannot go"):
-        await kind(notes, placed(give(1)), registry=registry_with(here=Refusing())).run()
+        await kind(notes, placed(give(1), HERE), registry=registry_with(here=Refusing())).run()
     assert ran == []
 
 
@@ -422,7 +425,16 @@ async def test_a_limit_holds_across_compositions() -> None:
     results = await running
     assert all(result.is_ok for result in results)
     assert gate.most == 2
-    assert _limiters == {}
+    assert busy_limiters() == []
+
+
+async def test_a_backend_that_nobody_uses_any_more_is_not_kept() -> None:
+    backend = LocalBackend(1)
+    await PLACED_PAR((give(1), HERE), (give(2), HERE), registry=registry_with(here=backend)).run()
+    kept = weakref.ref(backend)
+    del backend
+    gc.collect()
+    assert kept() is None
 
 
 async def test_who_waits_longest_is_next() -> None:
@@ -461,7 +473,7 @@ async def test_a_limit_holds_across_threads() -> None:
     async with asyncio.timeout(20):
         assert await asyncio.gather(*(asyncio.to_thread(run_some) for _ in range(4))) == [True] * 4
     assert most == 1
-    assert _limiters == {}
+    assert busy_limiters() == []
 
 
 async def test_cancelling_someone_who_waits_frees_the_place_in_the_queue() -> None:
@@ -478,7 +490,7 @@ async def test_cancelling_someone_who_waits_frees_the_place_in_the_queue() -> No
     assert (await third).is_ok
     with pytest.raises(asyncio.CancelledError):
         await second
-    assert _limiters == {}
+    assert busy_limiters() == []
 
 
 async def test_a_limit_that_grows_is_noticed_by_the_next_who_comes() -> None:
@@ -521,12 +533,13 @@ async def test_compositions_do_not_wait_for_themselves(limit: int) -> None:
     gate = Gate()
     registry = registry_with(here=LocalBackend(limit))
     leaf = gate.process()
-    tree = PLACED_PAR((PLACED_PAR((leaf, HERE), (SEQ(placed(leaf), leaf, PAR(leaf, placed(leaf))), HERE)), HERE))
+    there = placed(leaf, HERE)
+    tree = PLACED_PAR((PLACED_PAR((leaf, HERE), (SEQ(there, leaf, PAR(leaf, there)), HERE)), HERE))
     gate.opened.set()
     async with asyncio.timeout(5):
         result = await PLACED_PAR(*[(tree, HERE)] * 4, registry=registry).run()
     assert result.is_ok
-    assert _limiters == {}
+    assert busy_limiters() == []
 
 
 async def test_processes_in_the_place_of_a_composition_may_talk_to_each_other() -> None:
@@ -556,17 +569,17 @@ async def test_no_more_than_the_limit_with_compositions_inside() -> None:
 
 async def test_slots_are_given_back_whatever_happens() -> None:
     registry = registry_with(here=LocalBackend(1))
-    for composition in (
-        PLACED_PAR((PAR(boom, placed(forever)), HERE), (forever, HERE)),
-        PLACED_PAR((SEQ(boom, forever), HERE), (forever, HERE), deadline=0.05),
-        PLACED_PAR((PAR(forever, limit=1), HERE), (PAR(placed(forever)), HERE), deadline=0.05, on_failure=COLLECT),
+    there = placed(forever, HERE)
+    for processes, options in (
+        ((PAR(boom, there), forever), {}),
+        ((SEQ(boom, forever), forever), {"deadline": 0.05}),
+        ((PAR(forever, limit=1), PAR(there)), {"deadline": 0.05, "on_failure": COLLECT}),
     ):
-        composition._registry = registry
-        assert not (await composition.run()).is_ok
-        assert _limiters == {}
+        assert not (await PLACED_PAR(*[(one, HERE) for one in processes], registry=registry, **options).run()).is_ok
+        assert busy_limiters() == []
     running = asyncio.ensure_future(PLACED_PAR((PAR(forever), HERE), (forever, HERE), registry=registry).run())
     await asyncio.sleep(0)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    assert _limiters == {}
+    assert busy_limiters() == []

@@ -10,6 +10,7 @@ import pytest
 from stbass import PAR_FOR, SEQ_FOR, BackendRegistry, FailurePolicy, LocalBackend, Placement, Process
 from stbass._process.context import ProcessContext
 from stbass.errors import DeadlineExceeded, NotTransportable
+from stbass.wire import dumps, loads_process
 from tests.support.compose import Gate, add_one, boom, echo, give
 
 
@@ -196,12 +197,15 @@ async def test_a_count_that_is_none_is_told_when_it_runs() -> None:
 
 @pytest.mark.parametrize("kind", [PAR_FOR, SEQ_FOR])
 async def test_it_travels_as_its_replicas(kind: Any) -> None:
-    parts = kind(3, make_worker, deadline=5.0)._parts()
-    assert [process.name for process in parts["processes"]] == ["Worker[0]", "Worker[1]", "Worker[2]"]
-    again = kind._from_parts(parts)
-    assert again._parts() == parts
-    assert (await again.run()).results[2].value == "Worker[2]:2"
-    assert [process.name for process in kind(2, give(1))._parts()["processes"]] == ["give[0]", "give[1]"]
+    message = dumps(kind(3, make_worker, deadline=5.0))
+    again: Any = loads_process(message, allowed=None)
+    assert (type(again), dumps(again)) == (kind, message)
+    results = (await again.run()).results
+    assert [one.run.process_name for one in results if one.run is not None] == ["Worker[0]", "Worker[1]", "Worker[2]"]
+    assert results[2].value == "Worker[2]:2"
+    again = loads_process(dumps(kind(2, give(1))), allowed=None)
+    given = (await again.run()).results
+    assert [one.run.process_name for one in given if one.run is not None] == ["give[0]", "give[1]"]
 
 
 @pytest.mark.parametrize(
@@ -209,7 +213,7 @@ async def test_it_travels_as_its_replicas(kind: Any) -> None:
 )
 def test_what_cannot_travel_says_what_to_do(factory: Any) -> None:
     with pytest.raises(NotTransportable, match="factory"):
-        PAR_FOR(2, factory)._parts()
+        dumps(PAR_FOR(2, factory))
 
 
 async def test_it_composes() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from stbass import wire
 from stbass._process.context import ProcessContext
-from stbass.errors import NotTransportable, RemoteError
+from stbass.errors import RemoteError
 from stbass.par import PAR
 from stbass.placement import PLACED_PAR
 from stbass.process import Process
@@ -18,15 +18,6 @@ from stbass.result import ProcessResult
 @Process
 async def nothing(ctx: ProcessContext) -> None:
     """Nothing."""
-
-
-class _Refusing:
-    def checkpoint(self, value: Any) -> None:
-        if value == "bad":
-            raise NotTransportable("no")
-
-    def progress(self, done: float, total: float | None, note: str) -> None:
-        raise NotImplementedError
 
 
 @pytest.mark.parametrize("kind", [PAR, PLACED_PAR])
@@ -39,19 +30,6 @@ async def test_a_deadline_that_is_over_before_anything_starts_gives_everybody_a_
     result = await PAR(nothing, nothing.optional(), deadline=1e-12).run()
     assert len(result.results) == 2
     assert not result.is_ok
-
-
-async def test_a_checkpoint_that_is_refused_leaves_the_last_one() -> None:
-    @Process
-    async def two(ctx: ProcessContext) -> None:
-        ctx.checkpoint("good")
-        ctx.checkpoint("bad")
-
-    ctx = ProcessContext("two")
-    ctx._sink = _Refusing()
-    result = await two.execute(ctx)
-    assert isinstance(result.failure.error, NotTransportable)
-    assert result.failure.checkpoint == "good"
 
 
 @pytest.mark.parametrize(("size", "kept"), [(10, True), (3000, False)])

@@ -8,7 +8,6 @@ import random
 import pytest
 
 from stbass import PAR, PLACED_PAR, SEQ, BackendRegistry, FailurePolicy, LocalBackend, Placement, Process, ProcessResult
-from stbass._engine.limiter import _limiters
 from stbass._process.composable import Composable
 from stbass._process.context import ProcessContext
 
@@ -52,6 +51,16 @@ class Leaf(Process):
         return self.kind
 
 
+class Meeting(Process):
+    """Ends when so many of it are there."""
+
+    def __init__(self, parties: int) -> None:
+        self.barrier = asyncio.Barrier(parties)
+
+    async def run(self, ctx: ProcessContext) -> None:
+        await self.barrier.wait()
+
+
 def tree(rng: random.Random, depth: int) -> Composable:
     """A random composition."""
     made: Composable
@@ -72,8 +81,7 @@ def tree(rng: random.Random, depth: int) -> Composable:
     if rng.random() < 0.2:
         made = made.optional()
     if rng.random() < 0.3:
-        made = made.with_name(made.name)
-        made._placement = Placement(endpoint=rng.choice("ab"))
+        made = PLACED_PAR((made, Placement(endpoint=rng.choice("ab"))))
     return made
 
 
@@ -81,8 +89,9 @@ def tree(rng: random.Random, depth: int) -> Composable:
 async def test_nothing_is_left_behind(seed: int) -> None:
     rng = random.Random(seed)
     registry = BackendRegistry()
-    registry.register("a", LocalBackend(rng.randint(1, 3)))
-    registry.register("b", LocalBackend(1))
+    limits = {"a": rng.randint(1, 3), "b": 1}
+    for name, limit in limits.items():
+        registry.register(name, LocalBackend(limit))
     whole = PAR(tree(rng, 4), tree(rng, 4), registry=registry, deadline=rng.choice([None, 0.05]))
     before = asyncio.all_tasks()
     running = asyncio.ensure_future(whole.run())
@@ -93,6 +102,10 @@ async def test_nothing_is_left_behind(seed: int) -> None:
     if not running.cancelled():
         assert all(isinstance(one, ProcessResult) for one in running.result().results)
         assert len(running.result().results) == 2
-    assert _limiters == {}
+    # Every slot is free again: as many as may run at once on a backend meet there.
+    for name, limit in limits.items():
+        meeting = Meeting(limit)
+        async with asyncio.timeout(5):
+            await PLACED_PAR(*[(meeting, Placement(endpoint=name))] * limit, registry=registry).run()
     assert asyncio.all_tasks() == before
     assert Leaf.running == 0

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from stbass import PAR, Chan, ChanArray, Collector, Distributor, FailurePolicy, Process, ProcessResult
 from stbass._process.context import ProcessContext
 from stbass.errors import ChannelTopologyError, ChannelTypeError
+from stbass.wire import Admission, Decoder, dumps
+from tests.support.shelf import Shelf
 
 STRATEGIES: list[Any] = ["round_robin", "broadcast", "ready_first"]
 
@@ -238,13 +240,16 @@ def test_wrong_arguments_are_refused_when_made(make: Any, error: type[Exception]
 
 
 async def test_they_travel_as_kind_and_channels() -> None:
-    source: Chan[int] = Chan(int)
-    targets = ChanArray(int, 2)
-    original = Distributor(source, targets, strategy="broadcast").with_name("d")
-    again = Distributor._from_parts(original._parts()).with_name("d").with_channels(**original.bound_channels)
-    values = await run(writes(source, [1]), again, *map(reads, targets))
-    assert values == [None, 1, [1], [1]]
-    assert Collector._from_parts(Collector([source], Chan(int), ordered=True)._parts())._ordered is True
+    # Given a distributor and a collector, on channels that can travel
+    shelf = Shelf()
+    source, sink, *targets = (Chan(int, capacity=2, transport=shelf) for _ in range(4))
+    pair = Distributor(source, targets, strategy="broadcast"), Collector(targets, sink, ordered=True)
+    # When they have travelled
+    again = Decoder(admission=Admission(None), transport=shelf).loads(dumps(pair, processes=True))
+    # Then they do what they were made for, on the same channels
+    assert [type(one) for one in again] == [Distributor, Collector]
+    values = await run(writes(source, [1, 2]), *again, reads(sink))
+    assert values == [None, 2, 4, [1, 2, 1, 2]]
 
 
 async def test_the_result_is_a_process_result() -> None:

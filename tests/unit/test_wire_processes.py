@@ -5,19 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
-from stbass._channels.memory import MemoryLink, MemoryTransport
-from stbass._channels.transport import Link, LinkSpec
+from stbass._channels.memory import MemoryTransport
 from stbass._engine.composition import Composition
 from stbass._process.composable import Composable
 from stbass._values.endpoint import Placement
 from stbass._values.policy import FailurePolicy
 from stbass.channel import Chan
-from stbass.errors import ChannelTopologyError, NotTransportable, ProcessRefused, WireError
+from stbass.errors import NotTransportable, ProcessRefused, WireError
 from stbass.par import PAR
 from stbass.process import FunctionProcess, Process, ProcessContext
 from stbass.result import ProcessResult
@@ -34,6 +32,7 @@ from stbass.wire import (
     loads_process,
 )
 from tests.support import wire_samples as samples
+from tests.support.shelf import Shelf
 from tests.support.wire_samples import Bare, Point, Researcher, Strict, given_name, hello, in_thread
 
 HERE = "tests.support.wire_samples"
@@ -43,40 +42,19 @@ def arrived(process: Composable, **options: Any) -> Any:
     return loads_process(dumps(process), allowed=None, **options)
 
 
+def placed_by_message(process: Composable, placement: Placement | None) -> Any:
+    """The process as it arrives in a message that says where it belongs."""
+    form = json.loads(dumps(process))
+    form["p"] = json.loads(dumps(placement))
+    return loads_process(json.dumps(form), allowed=None)
+
+
 def function_of(process: Any) -> Any:
     return process.function
 
 
 async def outcome(process: Composable) -> Any:
     return (await process.execute(ProcessContext(process.name))).value
-
-
-class Shelf(MemoryTransport):
-    """A transport whose channels can be found again by number, as those on a server can by key."""
-
-    scheme = "shelf"
-
-    def __init__(self) -> None:
-        self.links: list[Link] = []
-
-    def link(self, spec: LinkSpec) -> MemoryLink:
-        made = _ShelfLink(spec)
-        made.place = len(self.links)
-        self.links.append(made)
-        return made
-
-    def open(self, spec: LinkSpec, shared: Mapping[str, Any]) -> Any:
-        try:
-            return self.links[shared["place"]]
-        except IndexError:
-            raise ChannelTopologyError("no such channel") from None
-
-
-class _ShelfLink(MemoryLink):
-    place: int
-
-    def share(self) -> Any:
-        return {"place": self.place}
 
 
 # By reference ------------------------------------------------------------------------------------
@@ -114,8 +92,7 @@ def test_a_subclass_travels_with_the_arguments_its_constructor_was_given() -> No
 def test_name_optional_mark_and_placement_travel() -> None:
     placement = Placement(model="opus", endpoint="q", config={"t": (1,)})
     for process in (hello, Researcher("x"), PAR(hello)):
-        changed = process.with_name("other").optional()
-        changed._placement = placement
+        changed = placed_by_message(process.with_name("other").optional(), placement)
 
         found = arrived(changed)
 
@@ -124,8 +101,7 @@ def test_name_optional_mark_and_placement_travel() -> None:
 
 
 def test_a_placement_taken_away_stays_away() -> None:
-    placed = samples.placed.with_name("elsewhere")
-    placed._placement = None
+    placed = placed_by_message(samples.placed.with_name("elsewhere"), None)
 
     assert arrived(samples.placed).placement == Placement(model="opus")
     assert b'"p"' not in dumps(samples.placed)
@@ -380,13 +356,15 @@ async def test_bound_channels_travel_and_are_the_same_channel_at_both_ends() -> 
     # Given two processes in one tree, joined by a channel that others can find
     shelf = Shelf()
     channel: Chan[Any] = Chan(int, name="numbers", transport=shelf)
-    tree = PAR(samples.sender.with_channels(out=channel), samples.receiver.with_channels(**{"in": channel}))
+    sender, receiver = samples.sender.with_channels(out=channel), samples.receiver.with_channels(**{"in": channel})
+    tree = PAR(sender, receiver)
 
     # When they arrive
     found = arrived(tree, transport=shelf)
 
     # Then both hold one end of the same channel, and a value goes through it
-    ends = [next(iter(process.bound_channels.values())) for process in found._processes]
+    pair = Decoder(admission=Admission(None), transport=shelf).loads(dumps([sender, receiver], processes=True))
+    ends = [next(iter(process.bound_channels.values())) for process in pair]
     assert ends[0] is ends[1]
     assert (ends[0].name, ends[0].type_spec, ends[0].capacity) == ("numbers", int, 0)
     async with asyncio.timeout(5):

@@ -48,13 +48,12 @@ def test_a_configuration_has_defaults() -> None:
     assert [strategy.delay_for(retry) for retry in range(3)] == [1.0, 2.0, 4.0]
 
 
-def test_a_new_process_waits_and_belongs_to_nobody() -> None:
+def test_a_new_process_waits() -> None:
     config = ProcessConfig(process_id=ProcessId("fetch", 1))
     process = _Plain(config)
     assert process.config is config
     assert process.metadata == ProcessMetadata(ProcessId("fetch", 1), ProcessState.WAITING)
     assert (process.metadata.retries, process.metadata.progress, process.metadata.result) == (0, 0.0, None)
-    assert process._workflow is None
 
 
 class _Plain(BaseProcess):
@@ -81,13 +80,18 @@ def test_register_to_gives_back_the_process() -> None:
     node = workflow.nodes["second"]
     assert (node.process, node.depends_on, node.required) == (second, ("first",), False)
     assert workflow.nodes["first"].required
-    assert second._workflow is workflow
 
 
-def test_set_workflow_says_whose_pools_it_uses() -> None:
-    workflow, process = Workflow(), Give("give")
-    process.set_workflow(workflow)
-    assert process._workflow is workflow
+async def test_set_workflow_says_whose_pools_it_uses() -> None:
+    # given two processes for threads, and a workflow with one thread
+    workflow = Workflow(max_threads=1)
+    nodes = Node("one", ProcessType.THREAD), Node("other", ProcessType.THREAD)
+    for node in nodes:
+        node.set_workflow(workflow)
+    # when they run at once
+    results = await asyncio.gather(*(node.run() for node in nodes))
+    # then it is the same thread
+    assert len({result.data["thread"] for result in results}) == 1
 
 
 # Results of others --------------------------------------------------------------------------------
