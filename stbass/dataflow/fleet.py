@@ -107,7 +107,7 @@ class CeleryProcess(DistributedProcess):
         if not admission_timeout < 86400:
             raise ValueError(f"CeleryProcess(admission_timeout={admission_timeout}): more than 0 seconds, and bounded")
         self._app = app
-        self._backend = None if backend is None else backend.failing()
+        self._backend = backend
         self._fleet_run: FleetRun | None = None
         self._check_places()
 
@@ -128,7 +128,7 @@ class CeleryProcess(DistributedProcess):
             ConfigurationError: the application that was named cannot be loaded, or is none of a fleet.
         """
         if self._backend is None:
-            self._backend = CeleryBackend(_loaded(self._app), on_worker_lost="fail")
+            self._backend = CeleryBackend(_loaded(self._app))
         return self._backend
 
     async def _place(self, groups: Sequence[Group]) -> Sequence[GroupHandle]:

@@ -8,7 +8,7 @@ from typing import Any
 from celery import Celery
 from celery.signals import import_modules, worker_process_shutdown, worker_shutdown
 
-from stbass.backends.celery.settings import EXECUTE, OWN_PROCESSES, fleet_of, included
+from stbass.backends.celery.settings import EXECUTE, fleet_of, included, worker_processes
 from stbass.backends.celery.worker.announcement import Announcement
 from stbass.backends.celery.worker.runtime import close_current_runtime
 from stbass.backends.celery.worker.task import ExecuteTask
@@ -90,7 +90,7 @@ def install(app: Celery) -> Celery:
 
 def _import_included(sender: Celery, **_details: Any) -> None:
     """Before Celery does it, so that the error says which setting named the module."""
-    for reference in OWN_PROCESSES:
+    for reference in worker_processes():
         sender.loader.import_task_module(reference.partition(":")[0])
     for module in included(sender.conf):
         try:

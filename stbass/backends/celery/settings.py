@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from importlib.metadata import entry_points
 from typing import Any
 
 from stbass.errors import ConfigurationError
@@ -12,13 +13,10 @@ from stbass.transports.redis.address import RedisAddress
 from stbass.transports.redis.loops import PerLoop
 from stbass.wire import Signer
 
-__all__ = ["EXECUTE", "OWN_PROCESSES", "FleetSettings", "FleetState", "fleet_of", "included"]
+__all__ = ["EXECUTE", "FleetSettings", "FleetState", "fleet_of", "included", "worker_processes"]
 
 EXECUTE = "stbass.execute"
 """Name of the Celery task that runs a process."""
-
-OWN_PROCESSES = frozenset({"stbass.dataflow.distributed.fleet_host:FleetHost"})
-"""Processes of stbass itself that every worker runs. This one makes only what ``include`` allows."""
 
 MAX_MESSAGE_BYTES = 16 * 2**20
 
@@ -60,7 +58,7 @@ class FleetSettings:
 
     def allows(self, reference: str) -> bool:
         """Whether a worker with these settings may run the process ``module:qualname``."""
-        return reference in OWN_PROCESSES or _is_included(reference.partition(":")[0], self.include)
+        return reference in worker_processes() or _is_included(reference.partition(":")[0], self.include)
 
     def includes(self, module: str) -> bool:
         """Whether ``include`` names the module itself: only of such a module may plain functions be called."""
@@ -71,6 +69,16 @@ class FleetSettings:
         return RedisTransport(
             self.backend, lease=self.lease, signing_key=self.signer, max_message_bytes=self.max_message_bytes
         )
+
+
+@lru_cache(maxsize=1)
+def worker_processes() -> frozenset[str]:
+    """Processes, as ``module:qualname``, that every worker runs, whatever its ``include`` says.
+
+    They are those of the entry-point group ``stbass.worker_processes``, with which what is built on this backend
+    registers the process that serves it on a worker. Such a process runs only what ``include`` allows.
+    """
+    return frozenset(entry.value for entry in entry_points(group="stbass.worker_processes"))
 
 
 @lru_cache(maxsize=4096)

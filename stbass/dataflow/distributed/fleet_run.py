@@ -8,8 +8,8 @@ from itertools import permutations
 from typing import Any
 
 import redis
+from celery.result import GroupResult
 
-from stbass._engine.backend import ExecutionBackend
 from stbass._engine.registry import BackendRegistry
 from stbass._process.composable import Composable
 from stbass._process.context import ProcessContext
@@ -36,7 +36,7 @@ class FleetRun:
 
     Args:
         process: the process's name.
-        backend: where the groups go; one that fails a group whose worker died.
+        backend: where the groups go. A group whose worker dies fails, whatever it says of other processes.
         groups: the groups.
         plans: what each is made from, by the group's name.
         endpoints: where each goes, by the group's name.
@@ -57,7 +57,8 @@ class FleetRun:
         admission_timeout: float,
     ) -> None:
         self._process = process
-        self._backend = backend
+        self._backend = backend.failing(_GroupBackend)
+        self._backend.group_run = self
         self._endpoints = endpoints
         self._job_id = job_id
         self._timeout = admission_timeout
@@ -122,10 +123,9 @@ class FleetRun:
             ProcessRefused: a worker was not told to include a component's module.
             ExceptionGroup: what components' constructors raised.
         """
-        client = self._backend.client()
         try:
             if self._job_id is not None:
-                await end_former(client, self._backend.transport(), self._job_id)
+                await end_former(self._backend, self._job_id)
             check_room(self._process, self._endpoints.values(), await self._backend.workers())
             self._placing = asyncio.create_task(self._place(), name=f"stbass-fleet-{self._process}")
             await self._admitted()
@@ -137,7 +137,7 @@ class FleetRun:
 
     async def _place(self) -> None:
         registry = BackendRegistry()
-        registry.register("*", _Placed(self._backend, self))
+        registry.register("*", self._backend)
         pairs = [
             (host, Placement(endpoint=handle.endpoint)) for host, handle in zip(self._hosts, self.handles, strict=True)
         ]
@@ -177,7 +177,7 @@ class FleetRun:
             ]
             left = self._backend.group_keys(group_id)
             record = Record(groups, self._channel_ids(), self._backend.settings.lease, left)
-            await keep(self._backend.client(), self._job_id, record)
+            await keep(self._backend, self._job_id, record)
 
     def ended(self, process: Composable, process_id: str, result: ProcessResult) -> None:
         """A group runs no more."""
@@ -209,13 +209,11 @@ class FleetRun:
         await self._scope.leave()
         try:
             if self._job_id is not None and in_order:
-                await forget(self._backend.client(), self._job_id)
+                await forget(self._backend, self._job_id)
             if self._group_id:
                 # Nobody will ask for these: the process that its caller has is not made of them. The other results stay
                 # their time, so that a message which comes back from a dead worker is not taken for a new one.
-                client = self._backend.client()
-                results = [client.prefix + process_id for process_id in self._done]
-                await client.redis.delete(*self._backend.group_keys(self._group_id), *results)
+                await self._backend.forget(self._group_id, self._done)
         except (OSError, redis.RedisError) as error:
             raise unavailable(self._backend.settings.backend, f"end process {self._process!r}", error) from error
 
@@ -243,41 +241,20 @@ class FleetRun:
         return [str(channel.share()["link"]["id"]) for channel in self._channels]
 
 
-class _Placed(ExecutionBackend):
-    """The fleet, for the groups of one run: it tells the run what was sent, and what became of it."""
+class _GroupBackend(CeleryBackend):
+    """The fleet, for the groups of one run: it tells the run what is sent, and what became of it."""
 
-    def __init__(self, backend: CeleryBackend, run: FleetRun) -> None:
-        self._backend = backend
-        self._run = run
-        self.enforces_limit = backend.enforces_limit
-        self.deadline_grace = backend.deadline_grace
+    group_run: FleetRun
 
-    @property
-    def name(self) -> str:
-        return self._backend.name
-
-    @property
-    def concurrency_limit(self) -> int | None:
-        return self._backend.concurrency_limit
-
-    async def execute(self, process: Composable, ctx: ProcessContext) -> ProcessResult:
-        result = await self._backend.execute(process, ctx)
-        self._run.ended(process, ctx.process_id, result)
-        return result
-
-    async def open_group(self, group_id: str, members: Sequence[tuple[Composable, ProcessContext]]) -> Any:
-        handle = await self._backend.open_group(group_id, members)
-        await self._run.sent(group_id, [ctx.process_id for _, ctx in members])
+    async def open_group(self, group_id: str, members: Sequence[tuple[Composable, ProcessContext]]) -> GroupResult:
+        handle = await super().open_group(group_id, members)
+        await self.group_run.sent(group_id, [ctx.process_id for _, ctx in members])
         return handle
 
-    async def health_check(self) -> bool:
-        return await self._backend.health_check()
-
-    def transport(self) -> Any:
-        return self._backend.transport()
-
-    def check(self, process: Composable, ctx: ProcessContext) -> None:
-        self._backend.check(process, ctx)
+    async def execute(self, process: Composable, ctx: ProcessContext) -> ProcessResult:
+        result = await super().execute(process, ctx)
+        self.group_run.ended(process, ctx.process_id, result)
+        return result
 
 
 def _settle(future: asyncio.Future[None]) -> None:

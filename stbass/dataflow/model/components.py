@@ -383,7 +383,7 @@ class Component(Exportable):
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         self = super().__new__(cls, *args, **kwargs)
-        # A new dict: Python (3.11) finds attributes faster in it than in one that shares its keys with other instances'.
+        # A new dict: Python (3.11) finds attributes faster in it than in one that shares its keys with others.
         self.__dict__ = {**self.__dict__, "_wiring": Wiring(cls.__name__, cls.__handlers, cls.__defaults)}
         _take_io(self, IOController())
         return self

@@ -12,15 +12,14 @@ The data model: the tables in :mod:`stbass.dataflow.state._sql`, and beside the 
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
 import sqlite3
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
+from stbass._process.sync_threads import OneThread
 from stbass.dataflow.state import _sql
 from stbass.dataflow.state._database import DatabaseStateBackend
 from stbass.dataflow.state._held import FileLock
@@ -84,7 +83,7 @@ class SqliteStateBackend(DatabaseStateBackend):
         # Now, because the working directory may be another by the time it is opened.
         self._path = Path(db_path).absolute()
         self._timeout = timeout
-        self._thread: ThreadPoolExecutor | None = None
+        self._thread: OneThread | None = None
         self._connection: sqlite3.Connection | None = None
         self._file_lock: FileLock | None = None
 
@@ -92,7 +91,7 @@ class SqliteStateBackend(DatabaseStateBackend):
         return f"SQLite file {str(self._path)!r}"
 
     async def _open(self) -> None:
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="stbass-state")
+        self._thread = OneThread("stbass-state")
         await self._in_thread(self._connect)
 
     async def _close(self) -> None:
@@ -102,7 +101,7 @@ class SqliteStateBackend(DatabaseStateBackend):
                 await self._in_thread(self._disconnect)
             finally:
                 self._thread = None
-                thread.shutdown(wait=False)
+                thread.end()
 
     async def _read(self, make: Callable[_P, Statements[_T]], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         return await self._in_thread(lambda: self._transaction("BEGIN", make(*args, **kwargs)))
@@ -127,7 +126,8 @@ class SqliteStateBackend(DatabaseStateBackend):
             except OSError as error:
                 raise StateError(f"{self._where()} cannot be used: {error}") from error
 
-        return await asyncio.get_running_loop().run_in_executor(self._thread, told)
+        assert self._thread is not None, "between _open and _close there is a thread"
+        return await self._thread.call(told)
 
     def _connect(self) -> None:
         if not self._path.parent.is_dir():

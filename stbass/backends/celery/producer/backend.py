@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Literal
+from typing import Literal, TypeVar
 
 import msgspec
 import redis
@@ -26,12 +26,14 @@ from stbass.backends.celery.producer.slots import WorkerSlots, consumers, worker
 from stbass.backends.celery.producer.ticket import Ticket
 from stbass.backends.celery.producer.time_slice import TimeSlice
 from stbass.backends.celery.settings import FleetSettings, fleet_of
-from stbass.errors import ConfigurationError, StbassError
+from stbass.errors import ConfigurationError, StbassError, WorkerLostError
 from stbass.result import ProcessResult
 from stbass.transports.redis import RedisTransport
 from stbass.transports.redis.address import unavailable
 
 __all__ = ["CeleryBackend"]
+
+B = TypeVar("B", bound="CeleryBackend")
 
 _HEALTH_SECONDS = 1.5
 
@@ -241,11 +243,14 @@ class CeleryBackend(ExecutionBackend):
         except (OSError, redis.RedisError) as error:
             raise unavailable(self._settings.backend, "look for workers", error) from error
 
-    def failing(self) -> CeleryBackend:
-        """The same backend, but that a process whose worker dies fails: for what must not be run again by itself."""
-        if self._lost == "fail":
-            return self
-        return CeleryBackend(
+    def failing(self, kind: type[B]) -> B:
+        """A backend like this, but that a process whose worker dies fails: for what must not be run again by itself.
+
+        Args:
+            kind: its class: :class:`CeleryBackend`, or a subclass that hears what is sent and how it ends, by what it
+                does around :meth:`open_group` and :meth:`execute`.
+        """
+        return kind(
             self._app,
             queue=self._queue,
             concurrency_limit=self._limit,
@@ -284,6 +289,49 @@ class CeleryBackend(ExecutionBackend):
     def group_keys(self, group_id: str) -> list[str]:
         """What :meth:`open_group` has left in Redis."""
         return [keys.group_key(group_id), self._app.backend.get_key_for_group(group_id).decode()]
+
+    async def forget(self, group_id: str, process_ids: Iterable[str]) -> None:
+        """Delete a group, and the results of these processes of it: nobody will ask for them.
+
+        Raises:
+            redis.RedisError: the server cannot be reached.
+        """
+        client = self.client()
+        results = [client.prefix + process_id for process_id in process_ids]
+        await client.redis.delete(*self.group_keys(group_id), *results)
+
+    async def end_others(
+        self, processes: Iterable[tuple[str, str, str]], *, lease: float, patience: float
+    ) -> list[tuple[str, str | None]]:
+        """Withdraw processes that another producer has sent, and wait until each has ended, or its lease has.
+
+        Args:
+            processes: of each its id, its name, and its queue.
+            lease: seconds after which their worker is lost if it is not heard of.
+            patience: seconds to wait.
+
+        Returns:
+            of those that still run their name and worker.
+
+        Raises:
+            redis.RedisError: the server cannot be reached.
+        """
+        client, processes = self.client(), list(processes)
+        await client.withdraw([process_id for process_id, _, _ in processes])
+
+        async def runs(process_id: str) -> bool:
+            return bool(await client.redis.exists(keys.run_key(process_id)))
+
+        tickets = [
+            Ticket(Envelope(process_id, queue, name, lease, deadline=patience), grace=1.0, remaining=patience)
+            for process_id, name, queue in processes
+            if await runs(process_id)
+        ]
+        return [
+            (ticket.envelope.name, ticket.worker)
+            for ticket, result in zip(tickets, await client.adopt(tickets), strict=True)
+            if not (result.is_fail and isinstance(result.failure.error, WorkerLostError)) and await runs(ticket.id)
+        ]
 
     async def attach_group(self, group_id: str, deadline: float | None = None) -> list[tuple[ProcessResult, bool]]:
         """Wait for a group that another producer has started; per process its result and whether it is optional.
