@@ -56,12 +56,10 @@ class CeleryProcess(DistributedProcess):
 
     A component that computes for long without awaiting anything holds up whatever else its worker runs.
 
+    It takes what :class:`DistributedProcess` takes, with another meaning of ``placement``, and the fleet. The state is
+    used here and not on workers: their parts of a checkpoint come here.
+
     Args:
-        components: see :class:`Process`. They travel as the class and the arguments that they were made with.
-        connectors: see :class:`Process`.
-        name: see :class:`Process`.
-        parameters: see :class:`Process`.
-        state: see :class:`Process`. It is used here and not on workers: their parts of a checkpoint come here.
         placement: where each component runs: the endpoint, ``"anthropic"``; or, where several groups share an endpoint,
             the name of the group before it: ``"left@anthropic"``. A component that is not named is a group by itself,
             in the application's default queue (``stbass``). With a backend that has a queue of its own everything goes
@@ -69,11 +67,9 @@ class CeleryProcess(DistributedProcess):
         backend: the fleet. A group whose worker dies fails, whatever the backend says of other processes.
         app: instead of ``backend``: the Celery application, or where it is, as ``celery -A`` takes it; by default
             ``celery_app``, the one that stbass brings.
-        admission_timeout: seconds in which workers must have taken all groups.
-        checkpoint_every: see :class:`Process`.
 
     Raises:
-        InvalidProcessError: see :class:`Process`; or ``placement`` names a component that is not there, or no endpoint.
+        InvalidProcessError: as :class:`DistributedProcess`; or ``placement`` names no endpoint.
         TypeError: an argument is of the wrong type.
         ValueError: a number is out of range.
     """

@@ -11,6 +11,7 @@ from time import monotonic
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
+from stbass._values.checks import is_number
 from stbass._values.ids import new_id
 from stbass.dataflow.engine.checkpoints import Checkpoints
 from stbass.dataflow.export import Exportable, class_path
@@ -75,7 +76,7 @@ class Process(Exportable, ABC):
         if state is not None and not isinstance(state, StateBackend):
             raise TypeError(f"{what}(state=…) takes a StateBackend, got {state!r}")
         if checkpoint_every is not None:
-            if isinstance(checkpoint_every, bool) or not isinstance(checkpoint_every, int | float):
+            if not is_number(checkpoint_every):
                 raise TypeError(f"{what}(checkpoint_every=…) takes seconds or None, got {checkpoint_every!r}")
             if not checkpoint_every > 0:
                 raise ValueError(f"{what}(checkpoint_every={checkpoint_every}): more than 0 seconds, or None")

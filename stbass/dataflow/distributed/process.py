@@ -12,6 +12,7 @@ from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from stbass._values.checks import is_number
 from stbass.dataflow.distributed.group_handle import GroupHandle
 from stbass.dataflow.distributed.groups import Group, GroupView, Quiescence, groups_of
 from stbass.dataflow.engine.edge import edges_of
@@ -66,7 +67,7 @@ class DistributedProcess(Process):
         super().__init__(components, connectors, name, parameters, state, checkpoint_every=checkpoint_every)
         if placement is not None and not isinstance(placement, Mapping):
             raise TypeError(f"{type(self).__name__}(placement=…) takes a mapping, got {placement!r}")
-        if isinstance(admission_timeout, bool) or not isinstance(admission_timeout, int | float):
+        if not is_number(admission_timeout):
             raise TypeError(f"{type(self).__name__}(admission_timeout=…) takes seconds, got {admission_timeout!r}")
         if not admission_timeout > 0:
             raise ValueError(f"{type(self).__name__}(admission_timeout={admission_timeout}): more than 0 seconds")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
+from stbass._values.checks import is_whole
 from stbass.dataflow.export import Exportable
 
 __all__ = [
@@ -112,7 +113,7 @@ class Connector(Exportable):
             raise TypeError("Connector is what its kinds have in common; use one of them, such as AsyncioConnector")
         if not isinstance(spec, ConnectorSpec):
             raise TypeError(f"{type(self).__name__}(spec=…) takes a ConnectorSpec, got {spec!r}")
-        if isinstance(maxsize, bool) or not isinstance(maxsize, int):
+        if not is_whole(maxsize):
             raise TypeError(f"{type(self).__name__}(maxsize=…) takes a whole number, got {maxsize!r}")
         if maxsize < 1:
             raise ValueError(

@@ -10,6 +10,8 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
+from stbass._values.checks import is_number
+
 __all__ = ["Resource"]
 
 _SUFFIXES: dict[str, Fraction] = {
@@ -101,7 +103,7 @@ def _number(given: Any, name: str) -> float:
             )
         exact = Fraction(Decimal(match[1])) * _SUFFIXES[match[2]]
         return int(exact) if exact.denominator == 1 else float(exact)
-    if isinstance(given, bool) or not isinstance(given, int | float):
+    if not is_number(given):
         raise TypeError(f'Resource.{name} must be a number, or text such as "250m", got {_shown(given)}')
     if not math.isfinite(given) or given < 0:
         raise ValueError(f"Resource.{name} must be 0 or more, got {given!r}")

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from stbass._values.checks import is_whole
 from stbass.errors import CheckpointError, ConfigurationError, StateError
 
 __all__ = [
@@ -183,7 +184,7 @@ def check_parts(n: Any, parts: Any) -> dict[str, bytes]:
         TypeError: they are not bytes by name.
         ValueError: ``n`` is negative.
     """
-    if isinstance(n, bool) or not isinstance(n, int):
+    if not is_whole(n):
         raise TypeError(f"the number of a checkpoint must be an int, not {n!r}")
     if not 0 <= n < 2**63:
         raise ValueError(f"the number of a checkpoint must be from 0 to 2**63 - 1, not {n}")

@@ -140,7 +140,6 @@ class JobStatements:
             raise Lost("another run has taken it")
 
     def put_process(self, process_id: str, record: ProcessRecord) -> Statements[None]:
-        """See :class:`~stbass.dataflow.state._store.Store`."""
         yield from self.guard()
         yield (
             "INSERT INTO stbass_process (job_id, id, data, status) VALUES (?, ?, ?, ?)"
@@ -158,7 +157,6 @@ class JobStatements:
                     yield from self._put_item(kind, key, text)
 
     def get_process(self, process_id: str) -> Statements[ProcessRecord | None]:
-        """See :class:`~stbass.dataflow.state._store.Store`."""
         found = yield "SELECT data, status FROM stbass_process WHERE job_id = ? AND id = ?", (self._job, process_id)
         if not found:
             return None
@@ -174,7 +172,6 @@ class JobStatements:
         return ProcessRecord(found[0][0], found[0][1], members["component"], members["connector"])
 
     def set_status(self, process_id: str, status: str) -> Statements[bool]:
-        """See :class:`~stbass.dataflow.state._store.Store`."""
         yield from self.guard()
         rows = yield (
             "UPDATE stbass_process SET status = ? WHERE job_id = ? AND id = ? RETURNING id",
@@ -183,12 +180,10 @@ class JobStatements:
         return bool(rows)
 
     def statuses(self) -> Statements[dict[str, str]]:
-        """See :class:`~stbass.dataflow.state._store.Store`."""
         rows = yield "SELECT id, status FROM stbass_process WHERE job_id = ?", (self._job,)
         return {row[0]: row[1] for row in rows}
 
     def put_item(self, kind: str, item_id: str, data: str) -> Statements[None]:
-        """See :class:`~stbass.dataflow.state._store.Store`."""
         yield from self.guard()
         yield from self._put_item(kind, item_id, data)
 
@@ -200,7 +195,6 @@ class JobStatements:
         )
 
     def get_item(self, kind: str, item_id: str) -> Statements[str | None]:
-        """See :class:`~stbass.dataflow.state._store.Store`."""
         rows = yield (
             "SELECT data FROM stbass_item WHERE job_id = ? AND kind = ? AND id = ?",
             (self._job, kind, item_id),
@@ -208,7 +202,6 @@ class JobStatements:
         return rows[0][0] if rows else None
 
     def processes_of(self, component_id: str) -> Statements[list[str]]:
-        """See :class:`~stbass.dataflow.state._store.Store`."""
         rows = yield (
             "SELECT process_id FROM stbass_member WHERE job_id = ? AND kind = 'component' AND id = ?",
             (self._job, component_id),
@@ -234,12 +227,10 @@ class JobStatements:
         )
 
     def holder(self) -> Statements[str | None]:
-        """See :class:`~stbass.dataflow.state._store.Store`."""
         rows = yield "SELECT holder FROM stbass_job WHERE job_id = ?", (self._job,)
         return rows[0][0] if rows else None
 
     def save(self, n: int, parts: Mapping[str, bytes]) -> Statements[None]:
-        """See :class:`~stbass.dataflow.state._store.Store`."""
         yield from self.guard()
         yield "DELETE FROM stbass_part WHERE job_id = ?", (self._job,)
         yield (
