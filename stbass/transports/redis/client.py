@@ -62,6 +62,21 @@ class Part(Protocol):
         """What :meth:`call` gave was written."""
 
 
+class Journal:
+    """What one program does with channels that have a capacity: one process of a fleet, or all that is in one event loop.
+
+    The server learns of its operations in their order, but not of a receive that is the latest of all: the program may
+    still be at work on that value, and if it is killed the value goes to the next reader. So the receive is told
+    together with what the program does next: with what it sends, in one step.
+    """
+
+    __slots__ = ("in_hand",)
+
+    def __init__(self) -> None:
+        self.in_hand: Part | None = None
+        """The end where the latest operation of all was a receive."""
+
+
 class Options(msgspec.Struct, frozen=True):
     """What a transport was made with."""
 
@@ -99,8 +114,11 @@ class Client:
         """How many values were refused, by kind of reason."""
         self._tasks: set[asyncio.Task[Any]] = set()
         self.closing = False
+        self.journal = Journal()
         self.uncommitted: dict[Part, None] = {}
         """What has happened here and the server does not know, in order of what came first."""
+        self.beside: dict[Part, None] = {}
+        """Who has told something on a connection of its own, and has no answer yet."""
         self.committed_at = 0.0
         self.offered_at = 0.0
         self._end = self.loop.create_task(self._close_at_the_end(), name="stbass-channels")
@@ -170,6 +188,12 @@ class Client:
                 self.loop.call_soon(self.commit)
         self.uncommitted[part] = None
 
+    def goes_on(self, journal: Journal) -> None:
+        """A program does something else: it has dealt with what it received last."""
+        part, journal.in_hand = journal.in_hand, None
+        if part is not None:
+            self.happened(part)
+
     def is_quiet(self, now: float) -> bool:
         """Whether there is no reason to wait for more to write."""
         return now - self.committed_at > QUIET
@@ -191,6 +215,10 @@ class Client:
             return
         self.uncommitted = {}
         self.committed_at = time.time()
+        for part in self.beside:
+            # What was told on another connection may be lost with that, and must not be missing before this.
+            parts[part] = None
+        self.beside.clear()
         if len(parts) == 1:
             for part in parts:
                 part.commit()

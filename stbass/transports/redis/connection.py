@@ -102,6 +102,11 @@ class Pipe(asyncio.Protocol):
         """Whether it stands."""
         return self._ready
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is under way there."""
+        return not self._waiting
+
     def call(self, text: bytes, answer: Answer | None = None) -> None:
         """Send a command, as :func:`command` made it; ``answer`` is called with the answer."""
         self._waiting.append((text, answer))

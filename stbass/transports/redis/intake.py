@@ -100,7 +100,7 @@ class Intake(ABC):
         return command(b"BLMOVE", offers, taken, b"LEFT", b"RIGHT", b"0"), moved
 
     def _add_all(self, reply: list[Any]) -> None:
-        for raw in reply[5:]:
+        for raw in reply[3:]:
             self._add(raw)
         if not self._fetching and self._overtaking:
             overtaking, self._overtaking = self._overtaking, []

@@ -26,6 +26,9 @@ Keys (type; written by; read by):
     ``offered acked sent got``
         number of the last value that was offered; of the last one acknowledged; how many were sent (acknowledged, or
         accepted by a channel with a capacity); how many received.
+    ``done``
+        with a capacity: number of the last value that its reader has dealt with. What was received after it (``acked``)
+        makes room for the writer, but goes to the next reader if this one dies.
     ``w w.owner w.who w.since``, ``r …``
         the party that holds the writer's (reader's) place, the process it was bound to (empty: whoever uses the end),
         where that runs, and since when. The lease is the party's.

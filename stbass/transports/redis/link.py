@@ -86,6 +86,7 @@ class RedisLink(Party):
     async def flush(self) -> None:
         """See :meth:`Link.flush`."""
         if self._client is not None and self.uncertain:
+            self.goes_on()
             self._client.commit()
             await self.outgoing.written()
             await self.incoming.acknowledged()
@@ -117,6 +118,8 @@ class RedisLink(Party):
         if self.closed and (self.left or self._client is None):
             return None
         self.closed = True
+        if self._client is not None:
+            self.goes_on()
         if self._client is None and not self._shared and not self._loose and self.namespace is None and self.creates:
             return None  # nobody else can know of it
         done: Future[None] = self.here.loop.create_future()
@@ -153,6 +156,7 @@ class RedisLink(Party):
         client = self._client
         if client is None or not self.joined or (self.left and (self.vain or not final)):
             return None
+        self.goes_on()
         self.incoming.tell_received()
         done: Future[None] = client.loop.create_future()
 
@@ -177,9 +181,12 @@ class RedisLink(Party):
         client = self._client
         if client is not None and self.joined and not self.left and not client.closing:
             text = self.text(scripts.LEAVE, b"1")
+            received = self.incoming.telling()
             pipe = self.incoming.pipe
 
             def leave() -> None:
+                if received is not None:
+                    client.pipe.call(received)
                 client.pipe.call(text)
                 if pipe is not None:
                     pipe.drop()
@@ -192,6 +199,8 @@ class RedisLink(Party):
     def attach(self, arm: Arm) -> None:
         """See :meth:`Link.attach`."""
         self.touch()
+        if arm.reader:
+            self.goes_on()
         self.arms.attach(arm)
 
     def detach(self, arm: Arm) -> None:

@@ -16,7 +16,7 @@ from stbass.errors import (
     StbassError,
 )
 from stbass.transports.redis import scripts
-from stbass.transports.redis.client import Client
+from stbass.transports.redis.client import Client, Journal
 from stbass.transports.redis.connection import Answer
 from stbass.transports.redis.entries import Codec
 from stbass.transports.redis.keys import base_key
@@ -65,6 +65,8 @@ class Party(Link):
         self._loose = loose
         self._shared = False
         self._heads: dict[Script, bytes] = {}
+        self.own_journal: Journal | None = None
+        """Of the process that it was opened for, if it is not the event loop's."""
         self.user = ""
         """The process that it was opened for, if that is known."""
         self.joined = False
@@ -133,6 +135,7 @@ class Party(Link):
             % (script.sha, len(key), key, len(party), party)
             for script in scripts.ALL
         }
+        self.journal = self.own_journal or client.journal
         self.joined = False
         self.left = False
 
@@ -143,6 +146,11 @@ class Party(Link):
             + self._heads[script]
             + b"".join([b"$%d\r\n%b\r\n" % (len(arg), arg) for arg in args])
         )
+
+    def goes_on(self) -> None:
+        """The program does something here: it has dealt with what it received last."""
+        if self.journal.in_hand is not None:
+            self.here.goes_on(self.journal)
 
     def post(self, script: Script, *args: bytes, answer: Answer | None = None, now: bool = False) -> None:
         """Call a script; ``answer`` gets its reply or an error."""

@@ -76,6 +76,7 @@ class Places:
             self._wanted.discard(place)
             return
         if not link.left:
+            link.goes_on()
             link.incoming.tell_received()
         self._states[place] = FREE
         if link.left:
@@ -156,14 +157,14 @@ class Places:
         if not isinstance(reply, list):
             self._refuse(place, self._link.problem(reply))
         elif reply[0] == b"ok":
-            _, epoch, offered, acked, sent, got, closed = reply
+            _, epoch, offered, acked, sent, got, closed, kept = reply
             self._states[place] = HELD
             self._refusal = None
             self._link.left = False
             if place == "w":
                 self._link.outgoing.on_held(offered, acked, sent)
             else:
-                self._link.incoming.on_held(epoch, acked, got)
+                self._link.incoming.on_held(epoch, acked, got, kept=bool(kept))
             if closed:
                 self._link.told_closed()
             self.tell_changed()

@@ -57,6 +57,7 @@ class Reader(Window):
         link = self._link
         if link.closed and (not link.capacity or self._drained):
             raise link.closed_error()
+        link.goes_on()
         waiter: Future[Any] = link.here.loop.create_future()
         self.waiters.append(waiter)
         self._advance()
@@ -81,7 +82,7 @@ class Reader(Window):
             if not self._taken:
                 if self._stale:
                     self._renew_place()
-                elif self._consumed <= self._acked:  # else what is there is about to be fetched
+                elif not self._news:  # else what is there is about to be fetched
                     self._wait()
                 return
             if not link.capacity:
@@ -135,9 +136,10 @@ class Reader(Window):
     def _check(self) -> None:
         """Ask what is there."""
         self._fetching += 1
-        number, self._acked = self._consumed, self._consumed
-        most = b"%d" % max(1, self._link.capacity)
-        self._link.post(scripts.ACK, b"%d" % number, most, b"1", b"1", answer=partial(self._fetched, number))
+        self._link.here.commit()
+        args = self._ack(max(1, self._link.capacity), whole=True)
+        answer = partial(self._fetched, self._acked, self._consumed)
+        self._link.post(scripts.ACK, *args, answer=answer)
 
     def refuse_urgent(self) -> None:
         """Nobody here is going to take it: say so to whoever offers what cannot wait."""
@@ -224,6 +226,7 @@ class Reader(Window):
         """Take what is there, for a choice that has decided for it. None: there is nothing any more."""
         link = self._link
         while True:
+            link.goes_on()
             if link.capacity and self._taken:
                 return Happened(self._consume())
             if not self._taken:
@@ -232,10 +235,10 @@ class Reader(Window):
                     if self._fetching or self._acking:
                         return None
                     continue
-                number, self._acked = self._consumed, self._consumed
+                link.here.commit()
                 self._fetching += 1
                 try:
-                    reply = await link.ask(scripts.ACK, b"%d" % number, b"%d" % max(1, link.capacity), b"1", b"1")
+                    reply = await link.ask(scripts.ACK, *self._ack(max(1, link.capacity), whole=True))
                 finally:
                     self._end_fetch()
                 if reply[0] != b"ok":
@@ -243,7 +246,7 @@ class Reader(Window):
                     return None
                 self._add_all(reply)
                 if not self._taken:
-                    if reply[2]:
+                    if reply[1]:
                         self._drained = True
                         link.told_closed()
                         raise link.closed_error()
@@ -290,16 +293,17 @@ class Reader(Window):
 
     # What the server tells -----------------------------------------------------------------------
 
-    def on_held(self, epoch: int, acked: int, got: int) -> None:
+    def on_held(self, epoch: int, acked: int, got: int, *, kept: bool) -> None:
         """The reader's place is ours, with lists of our own."""
         if epoch != self._epoch:
             self.drop_pipe()
             self._forget()
-            self._begin(acked)
+            self._begin(acked, kept=kept)
             self._epoch = epoch
             self._stale = False
         self._told_wait = False
-        self.got = got
+        if not (kept and self._link.capacity):
+            self.got = got
         self._advance()
         self._link.arms.heat("reader")
 

@@ -11,7 +11,7 @@ from stbass._channels.transport import LinkSpec, Transport
 from stbass._values.ids import new_id
 from stbass.errors import ChannelTopologyError, ConfigurationError, StbassError
 from stbass.transports.redis.address import RedisAddress, hide_password
-from stbass.transports.redis.client import Client, Options
+from stbass.transports.redis.client import Client, Journal, Options
 from stbass.transports.redis.keys import base_key
 from stbass.transports.redis.link import RedisLink
 from stbass.transports.redis.loops import PerLoop
@@ -174,6 +174,7 @@ class Scope(Transport):
     def __init__(self, transport: RedisTransport, user: str = "") -> None:
         self._transport = transport
         self._user = user
+        self._journal = Journal()
         self._opened: list[RedisLink] = []
         self._waiting: set[asyncio.Task[None]] = set()
 
@@ -190,6 +191,7 @@ class Scope(Transport):
         """See :meth:`RedisTransport.link`."""
         made = self._transport.link(spec)
         made.user = self._user
+        made.own_journal = self._journal
         self._opened.append(made)
         return made
 
@@ -197,6 +199,7 @@ class Scope(Transport):
         """See :meth:`RedisTransport.open`."""
         made = self._transport.open(spec, shared)
         made.user = self._user
+        made.own_journal = self._journal
         self._opened.append(made)
         return made
 

@@ -37,6 +37,7 @@ class Urgent(ABC):
         """Offer a value to a receive or a choice that waits; whether it was taken. None waits long for the answer."""
         link = self._link
         payload = link.codec.encode(value)
+        link.goes_on()
         tried: list[bytes] = []
         while True:
             if link.closed:

@@ -38,6 +38,8 @@ class Window(Intake):
         self._consumed = 0
         self._acked = 0
         self._confirmed = 0
+        # Up to this one the writer was told that there is room.
+        self._credited = 0
         self._doubt: StbassError | None = None
         self._drained = False
 
@@ -62,15 +64,16 @@ class Window(Intake):
     def _consume(self, *, wakes: bool = False) -> Any:
         link = self._link
         client = link.here
+        link.goes_on()
         now = time.time()
-        uncommitted = self._consumed - self._acked
-        if uncommitted > 0 and (2 * uncommitted >= link.capacity > 8 or client.is_quiet(now)):
-            # What was received before, the program has dealt with. Half a window: the writer can go on.
+        untold = self._consumed - self._acked
+        if untold > 0 and (2 * untold >= link.capacity > 8 or client.is_quiet(now)):
+            # Half a window: the writer can go on.
             client.commit()
-            uncommitted = 0
         taken = self._taken.popleft()
-        if uncommitted <= 0:
+        if self not in client.uncommitted:
             client.happened(self, wakes=wakes)
+        link.journal.in_hand = self
         self._consumed = taken.number
         place = self.got
         self.got = place + 1
@@ -79,52 +82,75 @@ class Window(Intake):
 
     # Telling the server; see the protocol in :mod:`stbass.transports.redis.client` ----------------
 
+    @property
+    def _due(self) -> int:
+        """Up to this number the program has dealt with what it received, and the server may be told."""
+        return self._consumed - (self._link.journal.in_hand is self)
+
+    def _ack(self, most: int = 0, *, whole: bool = False) -> tuple[bytes, ...]:
+        """The arguments of ACK: acknowledge what may be, and move what is there. From now on it counts as told."""
+        self._acked = self._due
+        self._credited = self._consumed
+        return b"%d" % self._acked, b"%d" % most, b"1" if whole else b"0", b"%d" % self._credited
+
+    @property
+    def _news(self) -> bool:
+        return self._link.places.holds("r") and (self._due > self._acked or self._consumed > self._credited)
+
     def call(self) -> Call | None:
         """Acknowledge what was received."""
-        link, number = self._link, self._consumed
-        if number <= self._acked or not link.places.holds("r"):
+        link = self._link
+        if not self._news and (self._confirmed >= self._acked or not link.places.holds("r")):
             return None
-        self._acked = number
         link.prepare()
-        args = (link.party.encode(), b"%d" % number, b"0", b"1", b"0")
-        return Call(b"a", link.base.encode(), args, partial(self._acknowledged, number))
+        args = (link.party.encode(), *self._ack())
+        return Call(b"a", link.base.encode(), args, partial(self._acknowledged, self._acked))
 
     def commit(self) -> None:
         """Acknowledge what was received, and fetch what is there, in one."""
-        number = self._consumed
-        if number <= self._acked or not self._link.places.holds("r"):
+        if not self._news:
             return
-        if self._can_fetch:
-            self._acked = number
-            self._fetch(number)
+        link = self._link
+        pipe = link.here.pipe
+        if self._can_fetch and pipe.idle:
+            self._fetch(tells=True)
         else:
-            # Everything that moves values is on one connection, so that none overtakes another.
-            self._acked = number
-            self._link.prepare()
-            text = self._link.text(scripts.ACK, b"%d" % number, b"0", b"1", b"0")
-            self._link.here.pipe.call(text, partial(self._acknowledged, number))
+            # What is told follows what was told before, on the same connection.
+            link.prepare()
+            pipe.call(link.text(scripts.ACK, *self._ack()), partial(self._acknowledged, self._acked))
             self._go_on()
 
     def committed(self) -> None:
         """Fetch what is there."""
         if self._can_fetch and self._link.places.holds("r"):
-            self._fetch(0)
+            self._fetch()
         else:
             self._go_on()
+
+    def telling(self) -> bytes | None:
+        """The command that tells all that was received here, if the server may not know it: this end is given up."""
+        if self._consumed <= self._confirmed or not self._link.places.holds("r"):
+            return None
+        number = b"%d" % self._consumed
+        return self._link.text(scripts.ACK, number, b"0", b"0", number)
 
     @property
     def _can_fetch(self) -> bool:
         return not (self._blocked or self._fetching or self.pipe is None or self.pipe.closed)
 
-    def _fetch(self, number: int) -> None:
-        """Acknowledge all up to a number, and fetch what is there."""
+    def _fetch(self, *, tells: bool = False) -> None:
+        """Fetch what is there, and acknowledge what may be, if it is not told on the other connection."""
         pipe, link = self.pipe, self._link
         assert pipe is not None
         self._fetching += 1
+        most = link.capacity
+        if tells:
+            link.here.beside[self] = None
+            args = self._ack(most)
+        else:
+            args = (b"0", b"%d" % most, b"0", b"0")
         # With a capacity nobody needs to know whether a receive waits, only that the end is in use.
-        pipe.call(
-            link.text(scripts.ACK, b"%d" % number, b"%d" % link.capacity, b"1", b"0"), partial(self._fetched, number)
-        )
+        pipe.call(link.text(scripts.ACK, *args), partial(self._fetched, self._acked if tells else 0, self._consumed))
         if self.waiters:
             self._block(pipe)
         pipe.push()
@@ -134,24 +160,26 @@ class Window(Intake):
             self._wait()
 
     def tell_received(self) -> None:
-        """Acknowledge what was received, once more, on the connection that all else follows on.
+        """Acknowledge what may be, once more, on the connection that all else follows on.
 
         It may have been lost with the other one, and what follows here must not overtake it.
         """
         link = self._link
         link.here.commit()
-        if not link.capacity or self._consumed <= self._confirmed or not link.places.holds("r"):
+        if not link.capacity or self._due <= self._confirmed or not link.places.holds("r"):
             return
-        number = self._acked = self._consumed
+        args, number = self._ack(), self._acked
 
         def answered(reply: Any) -> None:
             if isinstance(reply, list) and reply[0] == b"ok":
                 self._confirm(number)
 
-        link.here.pipe.call(link.text(scripts.ACK, b"%d" % number, b"0", b"1", b"0"), answered)
+        link.here.pipe.call(link.text(scripts.ACK, *args), answered)
 
     def _confirm(self, number: int) -> None:
         self._confirmed = max(self._confirmed, number)
+        if self._confirmed >= self._acked:
+            self._link.here.beside.pop(self, None)
 
     def _acknowledged(self, number: int, reply: Any) -> None:
         if not isinstance(reply, list):
@@ -162,20 +190,22 @@ class Window(Intake):
             self._link.vanished()
         else:
             self._confirm(number)
-            if reply[2] and not self._fetching:
+            if reply[1] and not self._fetching:
                 self._link.told_closed()
             self._link.settle()
 
-    def _fetched(self, number: int, reply: Any) -> None:
+    def _fetched(self, number: int, received: int, reply: Any) -> None:
         self._end_fetch()
         if not isinstance(reply, list):
             self.fail(self._link.problem(reply))
         elif reply[0] == b"ok":
             self._confirm(number)
             self._add_all(reply)
-            if reply[2]:
+            if reply[1]:
                 self._link.closed = True
-                if reply[4] == 0 and not self._taken and not self._link.outgoing.busy:
+                # What the program is still at work on is there, and does not come here once more.
+                left = reply[2] - (number < received)
+                if left <= 0 and not self._taken and not self._link.outgoing.busy:
                     self._drained = True
                     self._fail_closed()
             self._advance()
@@ -200,13 +230,14 @@ class Window(Intake):
             ChannelTopologyError: it can: another reader has the place.
             StbassError: whether it can, is not known.
         """
-        while self.unacknowledged:
+        wanted = self._consumed
+        while self._confirmed < wanted or self._doubt is not None:
             if self._doubt is not None:
                 doubt, self._doubt = self._doubt, None
                 raise doubt
-            number = self._consumed
+            args, number = self._ack(), self._acked
             # On the connection that all else follows on; once more, if it was told on the other one.
-            reply = await self._link.ask(scripts.ACK, b"%d" % number, b"0", b"1", b"0")
+            reply = await self._link.ask(scripts.ACK, *args)
             if reply[0] == b"ok":
                 self._confirm(number)
             elif reply[0] in LOST:
@@ -216,9 +247,15 @@ class Window(Intake):
                 self._link.vanished()
                 self._confirm(number)
 
-    def _begin(self, acked: int) -> None:
-        """The place is ours, with lists of our own: this is what former readers have received."""
-        self._consumed = self._acked = self._confirmed = self._last = acked
+    def _begin(self, done: int, *, kept: bool) -> None:
+        """The place is ours, with lists of our own: this is what readers have dealt with.
+
+        If it was ours before, what was received here comes once more, and is passed over.
+        """
+        self._consumed = self._last = max(done, self._consumed) if kept else done
+        self._acked = self._confirmed = self._credited = done
+        if self._due > done:
+            self._link.here.happened(self)
 
     def _doubt_received(self) -> None:
         """Another reader gets what was received here and not acknowledged."""
@@ -228,4 +265,6 @@ class Window(Intake):
                 f" what was received here and not acknowledged ({self._consumed - self._confirmed} values at most)",
                 channel_name=self._link.name,
             )
-        self._confirmed = self._acked = self._consumed
+        if self._link.journal.in_hand is self:
+            self._link.journal.in_hand = None
+        self._confirmed = self._acked = self._credited = self._consumed

@@ -89,6 +89,8 @@ class Writer(Urgent):
                 return None
         waiter: Future[None] = link.here.loop.create_future()
         send = _Send(waiter, payload)
+        if not link.capacity:
+            link.goes_on()
         self._queue.append(send)
         self._sends[waiter] = send
         self._advance()
@@ -98,6 +100,7 @@ class Writer(Urgent):
         link = self._link
         client = link.here
         outbox = self._outbox
+        link.goes_on()
         if not outbox:
             client.happened(self, wakes=wakes)
         self._number += 1

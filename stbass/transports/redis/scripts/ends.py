@@ -34,7 +34,8 @@ HOLD = Script(
     "HOLD",
     r"""
 -- side (w/r), owner, who, type, lease (ms), with new lists (1/0)
--- ok: epoch, offered, acked, sent, got, closed.  type: theirs.  held: owner, who, since (ms), for how long (ms)
+-- ok: epoch, offered, acked (for a reader: done, with a capacity), sent, got, closed, whether it was held by the
+-- party already.  type: theirs.  held: owner, who, since (ms), for how long (ms)
 local side, owner = ARGV[2], ARGV[3]
 local type, holder, its_owner, who, since, epoch, closed = unpack(call('HMGET', S, 'type', side, side .. '.owner',
   side .. '.who', side .. '.since', 'epoch', 'closed'))
@@ -77,6 +78,7 @@ if holder and holder ~= me then
   holder = nil
   epoch = tonumber(call('HGET', S, 'epoch'))
 end
+local kept = holder and 1 or 0
 if not holder then
   if side == 'r' then epoch = new_epoch() end
   call('HSET', S, side, me, side .. '.since', now)
@@ -86,9 +88,10 @@ end
 call('HSET', S, side .. '.owner', owner, side .. '.who', ARGV[4])
 call('HSET', P, me, now + tonumber(ARGV[6]))
 call('PEXPIRE', P, call('PTTL', S))
-local offered, acked, sent, got = unpack(call('HMGET', S, 'offered', 'acked', 'sent', 'got'))
+local offered, acked, done, sent, got, cap = unpack(call('HMGET', S, 'offered', 'acked', 'done', 'sent', 'got', 'cap'))
+if side == 'r' and cap ~= '0' then acked = done end
 return {'ok', epoch, tonumber(offered or 0), tonumber(acked or 0), tonumber(sent or 0), tonumber(got or 0),
-        closed and 1 or 0}
+        closed and 1 or 0, kept}
 """,
 )
 

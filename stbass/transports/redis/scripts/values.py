@@ -101,21 +101,20 @@ return {'ok', got, closed and 1 or 0, 1}
 ACK = Script(
     "ACK",
     r"""
--- number (acknowledge all up to it), how many elements to move, whether a receive goes on waiting (1/0), all there is
--- (1/0)
--- ok: got before, whether it is closed, how many were acknowledged, how many elements are taken; those moved, or all
-local number, most = tonumber(ARGV[2]), tonumber(ARGV[3])
-local holder, closed, epoch, writer, acked, got, sent, offered = unpack(call('HMGET', S, 'r', 'closed', 'epoch', 'w',
-  'acked', 'got', 'sent', 'offered'))
+-- number (acknowledge all up to it), how many elements to move, all there is (1/0), received (the writer has room by it)
+-- ok: whether it is closed, and then how many elements are not acknowledged; the elements that were moved, or all
+local number, most, received = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[5])
+local holder, closed, epoch, writer, acked, done, got, sent, offered = unpack(call('HMGET', S, 'r', 'closed', 'epoch',
+  'w', 'acked', 'done', 'got', 'sent', 'offered'))
 if not epoch then return {'gone'} end
 if holder ~= me then return {holder and 'taken' or 'free'} end
 local offers, taken = S .. ':offers:' .. epoch, S .. ':taken:' .. epoch
-acked, got = tonumber(acked or 0), tonumber(got or 0)
-local answer = {'ok', got, closed and 1 or 0, 0, 0}
+acked, done, got, offered = tonumber(acked or 0), tonumber(done or 0), tonumber(got or 0), tonumber(offered or 0)
+local answer = {'ok', closed and 1 or 0, 0}
 local there = call('LLEN', taken)
-if number > acked then
+number, received = math.min(number, offered), math.min(received, offered)
+if number > done then
   -- In order, all of them from the front.  An element of which only a part was received stays.
-  number = math.min(number, tonumber(offered or 0))
   local keep = 0
   for i, entry in ipairs(call('LRANGE', taken, 1, -1)) do
     local first, count = string.match(entry, '^(%d+)b(%d+);')
@@ -127,17 +126,15 @@ if number > acked then
     call('LSET', taken, 0, '')
     there = there - keep
   end
-  if number > acked then
-    answer[4] = number - acked
-    call('HSET', S, 'acked', number, 'got', got + number - acked)
-    if writer then
-      local client, party = string.match(writer, '^(.+)%.(%d+)$')
-      local message = cmsgpack.pack({tonumber(party), 'ack', number, tonumber(sent or 0)})
-      call('PUBLISH', 'stbass:chan:to:' .. client, message)
-    end
-  end
+  call('HSET', S, 'acked', math.max(received, acked), 'done', number, 'got', got + number - done)
+elseif received > acked then
+  call('HSET', S, 'acked', received)
 end
-if ARGV[4] == '0' then call('HDEL', S, 'wait') end
+if received > acked and writer then
+  local client, party = string.match(writer, '^(.+)%.(%d+)$')
+  local message = cmsgpack.pack({tonumber(party), 'ack', received, tonumber(sent or 0)})
+  call('PUBLISH', 'stbass:chan:to:' .. client, message)
+end
 if there == 0 then
   call('RPUSH', taken, '')
   call('PEXPIRE', taken, call('PTTL', S))
@@ -149,15 +146,15 @@ if most >= there then
     call('LTRIM', offers, #moved, -1)
     for i = 1, #moved, 1000 do call('RPUSH', taken, unpack(moved, i, math.min(i + 999, #moved))) end
     there = there + #moved
-    if ARGV[5] == '0' then
+    if ARGV[4] == '0' then
       for _, entry in ipairs(moved) do answer[#answer + 1] = entry end
     end
   end
 end
-if ARGV[5] == '1' then
+if ARGV[4] == '1' then
   for _, entry in ipairs(call('LRANGE', taken, 1, -1)) do answer[#answer + 1] = entry end
 end
-answer[5] = there - 1
+if closed then answer[3] = there - 1 + call('LLEN', offers) end
 return answer
 """,
     lean=True,
