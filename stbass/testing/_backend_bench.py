@@ -12,10 +12,10 @@ from stbass._engine.backend import ExecutionBackend
 from stbass._engine.registry import BackendRegistry
 from stbass._process.composable import Composable
 from stbass._values.endpoint import Placement
-from stbass.testing._transport_bench import require
+from stbass.testing._checks import require
 from stbass.testing.backend_agents import Held
 
-__all__ = ["BackendBench", "Check", "Make", "Visitor", "require"]
+__all__ = ["BackendBench", "BackendCheck", "Make", "Visitor"]
 
 Make: TypeAlias = Callable[
     [], ExecutionBackend | Awaitable[ExecutionBackend] | AbstractAsyncContextManager[ExecutionBackend]
@@ -100,4 +100,4 @@ class BackendBench:
         return process, self.placement
 
 
-Check: TypeAlias = Callable[[BackendBench], Awaitable[None]]
+BackendCheck: TypeAlias = Callable[[BackendBench], Awaitable[None]]

@@ -19,11 +19,12 @@ from stbass.placement import PLACED_PAR
 from stbass.process import Process
 from stbass.seq import SEQ
 from stbass.testing import backend_agents as agents
-from stbass.testing._backend_bench import BackendBench, Check, require
+from stbass.testing._backend_bench import BackendBench, BackendCheck
+from stbass.testing._checks import name_of_check, require
 
 __all__ = ["BACKEND_CHECKS"]
 
-BACKEND_CHECKS: dict[str, Check] = {}
+BACKEND_CHECKS: dict[str, BackendCheck] = {}
 
 _MANY = 40
 _SOON = 0.3
@@ -31,8 +32,8 @@ _SLACK = 2.0
 """How much later than it should a busy machine may answer."""
 
 
-def _check(function: Check) -> Check:
-    BACKEND_CHECKS[getattr(function, "__name__", repr(function))] = function
+def _check(function: BackendCheck) -> BackendCheck:
+    BACKEND_CHECKS[name_of_check(function)] = function
     return function
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Self
 
 from stbass._values.ids import new_id
 from stbass.errors import StbassError
-from stbass.testing._guarded import GuardedProcess, SubprocessError
+from stbass.testing._guarded import GuardedProcess, GuardedProgram, SubprocessError
 
 __all__ = ["ExecResult", "LocalContainer"]
 
@@ -28,7 +28,7 @@ class ExecResult(NamedTuple):
     output: bytes
 
 
-class LocalContainer:
+class LocalContainer(GuardedProgram):
     """A program that runs here, and answers as docker-py's ``Container`` does.
 
     Nothing is isolated: the program shares network, files and users with this Python process. It runs in a process
@@ -65,7 +65,6 @@ class LocalContainer:
         self._env = {**os.environ, "PATH": path, **self._own_env}
         self._cwd = cwd
         self._ports = dict(ports or {})
-        self._process: GuardedProcess | None = None
         self._earlier = ""
 
     def __repr__(self) -> str:
@@ -78,7 +77,7 @@ class LocalContainer:
         """``created``, ``running`` or ``exited``: of this moment, without a :meth:`reload`."""
         if self._process is None:
             return "created"
-        return "running" if self._process.running else "exited"
+        return "running" if self.running else "exited"
 
     @property
     def hostname(self) -> str:
@@ -89,7 +88,7 @@ class LocalContainer:
     def attrs(self) -> dict[str, Any]:
         """What ``docker inspect`` would tell, as far as it applies."""
         running = self.status == "running"
-        code = None if self._process is None else self._process.exit_code
+        code = self.exit_code
         return {
             "Id": self.id,
             "Name": f"/{self.name}",
@@ -118,7 +117,7 @@ class LocalContainer:
 
     def logs(self) -> bytes:
         """What it has written since it was first started, over restarts."""
-        return (self._earlier + ("" if self._process is None else self._process.log)).encode()
+        return (self._earlier + self.log).encode()
 
     def kill(self, signal: str | int | None = None) -> None:
         """Send a signal to the program. SIGKILL, the default, goes to all that it has started too, and is waited for.
@@ -202,22 +201,6 @@ class LocalContainer:
         """
         self.wait_for_log(self._ready, timeout)
 
-    def wait_for_log(self, text: str, timeout: float, *, count: int = 1) -> None:
-        """Wait until ``text`` stands in ``count`` lines of what it has written since it was last started.
-
-        Raises:
-            SubprocessError: it ended, or ``timeout`` seconds passed, before that.
-        """
-        self._started().wait_for_log(text, timeout, count=count)
-
-    def wait(self, timeout: float) -> int:
-        """Wait until the program has ended; gives back its exit code (128 + n: by signal n).
-
-        Raises:
-            SubprocessError: it still runs after ``timeout`` seconds.
-        """
-        return self._started().wait(timeout)
-
     @property
     def pid(self) -> int:
         """Id of the program's process.
@@ -234,10 +217,8 @@ class LocalContainer:
         if self._process is not None:
             self._process.kill()
 
-    def _started(self) -> GuardedProcess:
-        if self._process is None:
-            raise StbassError(f"container {self.name} has not been started")
-        return self._process
+    def _not_started(self) -> str:
+        return f"container {self.name} has not been started"
 
 
 def _signal(given: str | int | None) -> signal.Signals:

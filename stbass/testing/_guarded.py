@@ -16,7 +16,7 @@ from typing import IO
 
 from stbass.errors import StbassError
 
-__all__ = ["GuardedProcess", "SubprocessError"]
+__all__ = ["GuardedProcess", "GuardedProgram", "SubprocessError"]
 
 _LOG_LINES = 20_000
 _END_SECONDS = 10.0
@@ -200,6 +200,52 @@ class GuardedProcess:
             log=tail,
             exit_code=code,
         )
+
+
+class GuardedProgram:
+    """A program that can be started again after it has ended: one :class:`GuardedProcess` after the other."""
+
+    _process: GuardedProcess | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether its main process runs."""
+        return self._process is not None and self._process.running
+
+    @property
+    def exit_code(self) -> int | None:
+        """What it ended with (128 + n: by signal n), or None while it runs or before it started."""
+        return None if self._process is None else self._process.exit_code
+
+    @property
+    def log(self) -> str:
+        """What it has written since it was last started."""
+        return "" if self._process is None else self._process.log
+
+    def wait_for_log(self, text: str, timeout: float = 10.0, *, count: int = 1) -> None:
+        """Wait until ``text`` stands in ``count`` lines of what it has written since it was last started.
+
+        Raises:
+            SubprocessError: it ended, or ``timeout`` seconds passed, before that.
+        """
+        self._started().wait_for_log(text, timeout, count=count)
+
+    def wait(self, timeout: float) -> int:
+        """Wait until its main process has ended; gives back the exit code (128 + n: by signal n).
+
+        Raises:
+            SubprocessError: it still runs after ``timeout`` seconds.
+        """
+        return self._started().wait(timeout)
+
+    def _started(self) -> GuardedProcess:
+        if self._process is None:
+            raise StbassError(self._not_started())
+        return self._process
+
+    def _not_started(self) -> str:
+        """What to say to somebody who wants something of it before it was started."""
+        raise NotImplementedError
 
 
 def _as_of_a_shell(code: int) -> int:

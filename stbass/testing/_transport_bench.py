@@ -13,25 +13,16 @@ from stbass._channels.transport import Transport
 from stbass.alt import PRI_ALT, SKIP, Guard
 from stbass.channel import Chan
 from stbass.errors import NotTransportable, StbassError
+from stbass.testing._checks import name_of_check, require
 
-__all__ = ["TRANSPORT_CHECKS", "Bench", "Check", "Make", "check", "is_empty", "raises", "require", "skipped"]
+__all__ = ["TRANSPORT_CHECKS", "Make", "TransportBench", "TransportCheck", "check", "is_empty", "raises", "skipped"]
 
 R = TypeVar("R")
 
 Make: TypeAlias = Callable[[], Transport | Awaitable[Transport] | AbstractAsyncContextManager[Transport]]
 
 
-def require(condition: object, complaint: str) -> None:
-    """An assertion that also holds under ``python -O``.
-
-    Raises:
-        AssertionError: the condition is false.
-    """
-    if not condition:
-        raise AssertionError(complaint)
-
-
-class Bench:
+class TransportBench:
     """What a check works with: channels on the transport, each as its two ends.
 
     Where a transport can share its channels, every channel is made on one instance and opened on another, as if in two
@@ -119,15 +110,15 @@ class Bench:
         return (False, None) if task.cancelled() else (True, task.result())
 
 
-Check: TypeAlias = Callable[[Bench], Awaitable[None]]
+TransportCheck: TypeAlias = Callable[[TransportBench], Awaitable[None]]
 
-TRANSPORT_CHECKS: dict[str, Check] = {}
+TRANSPORT_CHECKS: dict[str, TransportCheck] = {}
 """Every check by its name."""
 
 
-def check(function: Check) -> Check:
+def check(function: TransportCheck) -> TransportCheck:
     """Add a check; its name is the function's."""
-    TRANSPORT_CHECKS[getattr(function, "__name__", repr(function))] = function
+    TRANSPORT_CHECKS[name_of_check(function)] = function
     return function
 
 

@@ -13,8 +13,9 @@ import asyncio
 from collections.abc import Collection
 
 from stbass._values.endpoint import Placement
-from stbass.testing._backend_bench import BackendBench, Make
+from stbass.testing._backend_bench import BackendBench, BackendCheck, Make
 from stbass.testing._backend_checks import BACKEND_CHECKS
+from stbass.testing._checks import run_checks
 
 __all__ = ["BACKEND_CHECKS", "check_backend"]
 
@@ -40,19 +41,10 @@ async def check_backend(
         ExceptionGroup: an ``AssertionError`` per check that failed, with the name of the check, and its cause.
         ValueError: there is no check of that name.
     """
-    names = list(BACKEND_CHECKS) if only is None else list(only)
-    unknown = [name for name in names if name not in BACKEND_CHECKS]
-    if unknown:
-        raise ValueError(f"no such check: {', '.join(unknown)}; there are {', '.join(BACKEND_CHECKS)}")
     where = Placement(endpoint="check") if placement is None else placement
-    failures: dict[str, Exception] = {}
-    for name in names:
-        try:
-            async with asyncio.timeout(seconds), BackendBench(make, where, host) as bench:
-                await BACKEND_CHECKS[name](bench)
-        except Exception as error:
-            failures[name] = AssertionError(f"{name}: {type(error).__name__}: {error}")
-            failures[name].__cause__ = error
-    if failures:
-        which = ", ".join(failures)
-        raise ExceptionGroup(f"{len(failures)} of {len(names)} checks failed: {which}", [*failures.values()])
+
+    async def run(check: BackendCheck) -> None:
+        async with asyncio.timeout(seconds), BackendBench(make, where, host) as bench:
+            await check(bench)
+
+    await run_checks(BACKEND_CHECKS, only, run)

@@ -19,11 +19,11 @@ import json
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
 
 from stbass.errors import ConfigurationError, StbassError
+from stbass.testing._started import StartedInContext
 
 __all__ = ["FakeLLM", "LLMError", "complete", "embed"]
 
@@ -42,7 +42,7 @@ class LLMError(StbassError):
     status: int = 0
 
 
-class FakeLLM:
+class FakeLLM(StartedInContext):
     """The server, on a thread and an event loop of its own, as a context manager (``with`` and ``async with``).
 
     Args:
@@ -106,21 +106,7 @@ class FakeLLM:
             self._loop.call_soon_threadsafe(self._stop.set)
             thread.join()
 
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
-    async def __aenter__(self) -> Self:
-        return await asyncio.to_thread(self.start)
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await asyncio.to_thread(self.stop)
+    _leave = stop
 
     def _run(self) -> None:
         try:

@@ -44,7 +44,7 @@ import pytest
 from stbass.errors import ConfigurationError, MissingDependencyError
 from stbass.testing._container import LocalContainer
 from stbass.testing._guarded import SubprocessError
-from stbass.testing.redis_server import find_redis_server, free_port
+from stbass.testing.redis_server import find_redis_server, on_free_port
 
 try:
     import psutil
@@ -82,7 +82,6 @@ __all__ = [
     "local_worker",
 ]
 
-_PORT_ATTEMPTS = 5
 _REDIS_PORT = "6379/tcp"
 
 
@@ -207,22 +206,17 @@ def local_redis(
     _check_kind(kind, LocalRedisContainer)
     options = list(kind.command() if command is None else command)[1:]
     with tempfile.TemporaryDirectory(prefix="stbass-redis-", ignore_cleanup_errors=True) as directory:
-        for attempt in range(_PORT_ATTEMPTS):
-            port = free_port()
-            process = LocalContainer(
+
+        def start(port: int) -> LocalContainer:
+            return LocalContainer(
                 [str(find_redis_server()), *options, "--port", str(port), "--bind", "127.0.0.1", "--dir", directory],
                 ready="Ready to accept connections",
                 name="redis",
                 env=env,
                 ports={_REDIS_PORT: port},
-            )
-            try:
-                process.start()
-            except SubprocessError as error:
-                if "Address already in use" in error.log and attempt + 1 < _PORT_ATTEMPTS:
-                    continue  # between finding the port and using it, another program took it
-                raise
-            break
+            ).start()
+
+        process = on_free_port(start)
         try:
             yield kind(process)
         finally:

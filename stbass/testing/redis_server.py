@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import importlib.util
 import re
@@ -12,24 +11,26 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
 from stbass.errors import MissingDependencyError, StbassError
 from stbass.testing._guarded import GuardedProcess, SubprocessError
+from stbass.testing._started import StartedInContext
 
-__all__ = ["RedisServer", "find_redis_server", "free_port"]
+__all__ = ["RedisServer", "find_redis_server", "free_port", "on_free_port"]
 
 _OLDEST = (6, 2)
 _START_SECONDS = 20.0
 _STOP_SECONDS = 10.0
 _PORT_ATTEMPTS = 5
 
+T = TypeVar("T")
 
-class RedisServer:
+
+class RedisServer(StartedInContext):
     """A Redis or Valkey server on a free loopback port, as a context manager (``with`` and ``async with``).
 
     It runs the ``redis-server`` or ``valkey-server`` on PATH or in this Python environment, else the one that the
@@ -118,21 +119,18 @@ class RedisServer:
         if self.running:
             raise StbassError(f"the Redis server on port {self.port} runs already")
         binary = find_redis_server()
-        fixed = self._port or self._given_port
-        for attempt in range(_PORT_ATTEMPTS):
-            port = fixed or free_port()
+
+        def start(port: int) -> None:
             process = GuardedProcess(self._command(binary, port), name=f"{binary.name} on port {port}")
             try:
                 process.wait_for_log("Ready to accept connections", _START_SECONDS)
-            except BaseException as error:
+            except BaseException:
                 process.kill()
-                lost_race = isinstance(error, SubprocessError) and "Address already in use" in error.log
-                if lost_race and not fixed and attempt + 1 < _PORT_ATTEMPTS:
-                    continue  # between finding the port and using it, another program took it
                 raise
             self._port, self._process = port, process
-            return self
-        raise AssertionError("unreachable: the last attempt returns or raises")
+
+        on_free_port(start, self._port or self._given_port)
+        return self
 
     def stop(self) -> None:
         """End it, orderly, and remove its data directory unless that was given. Idempotent."""
@@ -187,21 +185,7 @@ class RedisServer:
             answer: Any = client.execute_command(*args)
             return answer
 
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
-    async def __aenter__(self) -> Self:
-        return await asyncio.to_thread(self.start)
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await asyncio.to_thread(self.stop)
+    _leave = stop
 
     def _running_process(self) -> GuardedProcess:
         if self._process is None or not self._process.running:
@@ -244,6 +228,25 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def on_free_port(start: Callable[[int], T], port: int = 0) -> T:
+    """What ``start(port)`` gives; for port 0 with a free one.
+
+    Args:
+        start: starts a program that listens there. Between finding a free port and using it, another program may take
+            it: then this is called again with another one.
+
+    Raises:
+        SubprocessError: as ``start`` does.
+    """
+    for _ in range(_PORT_ATTEMPTS - 1):
+        try:
+            return start(port or free_port())
+        except SubprocessError as error:
+            if port or "Address already in use" not in error.log:
+                raise
+    return start(port or free_port())
 
 
 def find_redis_server() -> Path:

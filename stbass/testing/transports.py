@@ -12,8 +12,9 @@ import random
 from collections.abc import Collection
 from contextlib import AsyncExitStack
 
-from stbass.testing import _choice_checks, _transport_checks  # noqa: F401 - importing them adds their checks
-from stbass.testing._transport_bench import TRANSPORT_CHECKS, Bench, Check, Make, require
+from stbass.testing import _transport_checks  # noqa: F401 - importing it adds its checks
+from stbass.testing._checks import require, run_checks
+from stbass.testing._transport_bench import TRANSPORT_CHECKS, Make, TransportBench, TransportCheck
 
 __all__ = ["TRANSPORT_CHECKS", "check_transport"]
 
@@ -40,26 +41,15 @@ async def check_transport(
         ExceptionGroup: an ``AssertionError`` per check that failed, with the name of the check, and its cause.
         ValueError: there is no check of that name.
     """
-    names = list(TRANSPORT_CHECKS) if only is None else list(only)
-    unknown = [name for name in names if name not in TRANSPORT_CHECKS]
-    if unknown:
-        raise ValueError(f"no such check: {', '.join(unknown)}; there are {', '.join(TRANSPORT_CHECKS)}")
-    failures: dict[str, Exception] = {}
-    for name in names:
-        try:
-            await _run(make, TRANSPORT_CHECKS[name], random.Random(seed), rounds, seconds)
-        except Exception as error:
-            failures[name] = AssertionError(f"{name}: {type(error).__name__}: {error}")
-            failures[name].__cause__ = error
-    if failures:
-        which = ", ".join(failures)
-        raise ExceptionGroup(f"{len(failures)} of {len(names)} checks failed: {which}", [*failures.values()])
+    await run_checks(
+        TRANSPORT_CHECKS, only, lambda check: _run_check(make, check, random.Random(seed), rounds, seconds)
+    )
 
 
-async def _run(make: Make, check: Check, rng: random.Random, rounds: int, seconds: float) -> None:
+async def _run_check(make: Make, check: TransportCheck, rng: random.Random, rounds: int, seconds: float) -> None:
     before = asyncio.all_tasks()
     async with asyncio.timeout(seconds), AsyncExitStack() as stack:
-        bench = Bench(make, rng, rounds, stack)
+        bench = TransportBench(make, rng, rounds, stack)
         stack.push_async_callback(bench.stop)
         await bench.start()
         await check(bench)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from stbass._values.ids import new_id
 from stbass.errors import StbassError
-from stbass.testing._guarded import GuardedProcess
+from stbass.testing._guarded import GuardedProcess, GuardedProgram
+from stbass.testing._started import StartedInContext
 
 __all__ = ["Worker"]
 
@@ -22,7 +21,7 @@ _READY_SECONDS = 30.0
 _LEVELS_WITH_READY = ("DEBUG", "INFO")
 
 
-class Worker:
+class Worker(GuardedProgram, StartedInContext):
     """``celery -A app worker`` in a process group of its own, as a context manager (``with`` and ``async with``).
 
     However this Python process ends, the worker ends too. Leaving the context kills the whole group; use
@@ -80,7 +79,6 @@ class Worker:
         if include:
             self._command += ["-I", ",".join(include)]
         self._command += args
-        self._process: GuardedProcess | None = None
 
     def __repr__(self) -> str:
         state = "running" if self.running else "not running"
@@ -94,21 +92,6 @@ class Worker:
             StbassError: it was never started.
         """
         return self._started().pid
-
-    @property
-    def running(self) -> bool:
-        """Whether the worker's main process runs."""
-        return self._process is not None and self._process.running
-
-    @property
-    def exit_code(self) -> int | None:
-        """What it ended with (128 + n: by signal n), or None while it runs or before it started."""
-        return None if self._process is None else self._process.exit_code
-
-    @property
-    def log(self) -> str:
-        """What the worker has written since it was last started."""
-        return "" if self._process is None else self._process.log
 
     def start(self, timeout: float = _READY_SECONDS) -> Self:
         """Start it, and return when it consumes its queues.
@@ -129,14 +112,6 @@ class Worker:
             raise
         return self
 
-    def wait_for_log(self, text: str, timeout: float = 10.0, *, count: int = 1) -> None:
-        """Wait until ``text`` stands in ``count`` lines of the log.
-
-        Raises:
-            SubprocessError: the worker ended, or ``timeout`` seconds passed, before that.
-        """
-        self._started().wait_for_log(text, timeout, count=count)
-
     def send_signal(self, number: signal.Signals) -> None:
         """Send a signal to the worker's main process."""
         self._started().send_signal(number)
@@ -151,14 +126,6 @@ class Worker:
         process.send_signal(signal.SIGTERM)
         return None if timeout is None else process.wait(timeout)
 
-    def wait(self, timeout: float) -> int:
-        """Wait until its main process has ended; gives back the exit code (128 + n: by signal n).
-
-        Raises:
-            SubprocessError: it still runs after ``timeout`` seconds.
-        """
-        return self._started().wait(timeout)
-
     def kill(self) -> None:
         """SIGKILL for the worker and everything it started; returns when all of it is gone. Idempotent."""
         if self._process is not None:
@@ -169,25 +136,7 @@ class Worker:
         self.kill()
         return self.start()
 
-    def __enter__(self) -> Self:
-        return self.start()
+    _leave = kill
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.kill()
-
-    async def __aenter__(self) -> Self:
-        return await asyncio.to_thread(self.start)
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await asyncio.to_thread(self.kill)
-
-    def _started(self) -> GuardedProcess:
-        if self._process is None:
-            raise StbassError(
-                f"the worker {self.name} has not been started; use `with Worker(…) as worker:` or start()"
-            )
-        return self._process
+    def _not_started(self) -> str:
+        return f"the worker {self.name} has not been started; use `with Worker(…) as worker:` or start()"
