@@ -37,7 +37,7 @@ class _Skip(Enum):
 
 
 SKIP: Final = _Skip.SKIP
-"""What is always ready, and wins only when nothing else is."""
+"""A guard on this is always ready, and wins only when nothing else is."""
 
 
 class Guard:
@@ -101,7 +101,7 @@ def _takes_argument(handler: Callable[..., Any]) -> bool:
     try:
         parameters = inspect.signature(handler).parameters.values()
     except ValueError:
-        return True  # some builtins do not say; those worth being a handler take a value
+        return True  # some builtins have no signature; those that make sense as a handler take a value
     return any(one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD, one.VAR_POSITIONAL) for one in parameters)
 
 
@@ -153,7 +153,7 @@ class _Alternation(Coroutine[Any, Any, Any]):
 
     @abstractmethod
     def _pick(self, ready: Sequence[int]) -> int:
-        """Which of the ready ones, given in order but for timers, which come last."""
+        """Pick one of ``ready``, which is in order except for timers: these come last."""
 
     def recheck(self) -> None:
         """Ask the preconditions again: something that they read has changed, other than by a partner's coming."""
@@ -237,7 +237,7 @@ class _Alternation(Coroutine[Any, Any, Any]):
                         if index not in shut:
                             return index, None
                     if not self._arms and all(index in shut for index in self._timers):
-                        raise self._all_disabled()  # no partner can come, and no time
+                        raise self._all_disabled()  # no partner can come, and no timer expire
                     if len(self._attached) < len(self._arms):
                         self._attach(arm for arm in self._arms if arm.link.local)
                     outcome = await self._wait(choice, self._arms, shut)
@@ -271,7 +271,7 @@ class _Alternation(Coroutine[Any, Any, Any]):
         return shut
 
     def _due(self, shut: Set[int] = _NONE) -> list[int]:
-        """Timers whose time has come."""
+        """The timers that have expired."""
         if not self._timers:
             return []
         # The event loop may call a little before the time by its own clock.
@@ -279,7 +279,7 @@ class _Alternation(Coroutine[Any, Any, Any]):
         return [index for index in self._timers if self._countdowns[index].at <= now and index not in shut]
 
     async def _commit(self, index: int) -> Outcome | None:
-        """Complete this one, unless it is too late: then nothing has moved."""
+        """Complete guard ``index``. None: it was too late, and nothing has moved."""
         if index in self._countdowns:
             return index, None
         arm = self._arms[bisect_left(self._arms, index, key=attrgetter("index"))]
@@ -338,7 +338,7 @@ class _Alternation(Coroutine[Any, Any, Any]):
             try:
                 await choice.waiter
             except CancelledError:
-                continue  # one more of the kind that the caller is dealing with
+                continue  # the caller deals with a cancellation already
         choice.state = IDLE
 
     def _time_has_come(self, at: float) -> None:
@@ -418,16 +418,13 @@ class _Alternation(Coroutine[Any, Any, Any]):
         return self._run().__await__()
 
     def send(self, value: Any, /) -> Any:
-        """See :meth:`collections.abc.Coroutine.send`."""
         return self._step(lambda coroutine: coroutine.send(value))
 
     def throw(self, typ: Any, val: Any = None, tb: TracebackType | None = None, /) -> Any:
-        """See :meth:`collections.abc.Coroutine.throw`."""
         error = typ if isinstance(typ, BaseException) else val if isinstance(val, BaseException) else typ()
         return self._step(lambda coroutine: coroutine.throw(error))
 
     def close(self) -> None:
-        """See :meth:`collections.abc.Coroutine.close`."""
         if self._coroutine is not None:
             coroutine, self._coroutine = self._coroutine, None
             coroutine.close()

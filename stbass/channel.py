@@ -56,7 +56,7 @@ class Chan(Generic[T]):
             :class:`SequentialProtocol` or :class:`VariantProtocol`. ``Chan[T](name)`` is the same as
             ``Chan(T, name=name)``, and typed.
         name: for messages; made up if None.
-        capacity: how many values a send may leave behind without a receiver; 0: none, a rendezvous.
+        capacity: how many values may be sent ahead of the receiver; 0: none, a rendezvous.
         transport: what it runs on; the memory of this event loop if None.
 
     Raises:
@@ -249,10 +249,10 @@ class Chan(Generic[T]):
         await until_ready(self.link, reader=False)
 
     async def flush(self) -> None:
-        """Return when nothing that was sent or received here would be undone by the end of this Python process.
+        """Return when nothing that was sent or received here would be undone if this Python process ended.
 
         Only a channel with a capacity, in Redis, puts anything off: what is sent in one turn of the event loop, and
-        what is received. Before a checkpoint, a result or a word on another channel leaves, stbass does it by itself.
+        what is received. stbass flushes by itself before a checkpoint, a result or a value on another channel leaves.
 
         Raises:
             StbassError: the server does not answer, or has lost the channel; what becomes of the values is not known.
@@ -310,7 +310,7 @@ class Chan(Generic[T]):
 
     @property
     def capacity(self) -> int:
-        """How many values a send may leave behind without a receiver; 0 is a rendezvous."""
+        """How many values may be sent ahead of the receiver; 0 is a rendezvous."""
         return self._capacity
 
     @property
@@ -384,7 +384,7 @@ class Chan(Generic[T]):
 
     @property
     def is_bound(self) -> bool:
-        """Whether it has both."""
+        """Whether it has a writer and a reader."""
         return self.writer_attached and self.reader_attached
 
     # Elsewhere ----------------------------------------------------------------------------------
@@ -392,7 +392,7 @@ class Chan(Generic[T]):
     def promote(self, transport: Transport) -> None:
         """Move a channel in memory, which nobody has used yet, to another transport. To its own does nothing.
 
-        Who is bound stays bound.
+        Its writer and its reader stay bound.
 
         Raises:
             ChannelTopologyError: it is in use, closed, or not in memory any more; says which.

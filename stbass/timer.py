@@ -82,7 +82,7 @@ class Countdown:
 
 
 class TIMER:
-    """Ready so many seconds after the wait for it began.
+    """Ready a number of seconds after a wait for it began.
 
     Every wait counts anew: each ``await`` of the timer, and each ``await`` of a choice that has it as a guard. So a
     timer that is used again and again in a loop means "nothing happened for so long". For one time limit over several

@@ -90,7 +90,7 @@ class Distributor(_Shape, kind="Distributor"):
         source: where values come from.
         targets: where they go.
         strategy: ``round_robin``: to one after the other in turn; ``broadcast``: each value to all of them;
-            ``ready_first``: each value to exactly one that is ready to receive it, by chance if several are.
+            ``ready_first``: each value to exactly one that is ready to receive it, at random if several are.
 
     Raises:
         TypeError: something is not a channel.

@@ -83,7 +83,6 @@ class MemoryLink(Link):
     # A value moves ------------------------------------------------------------------------------
 
     def offer(self, value: Any) -> asyncio.Future[None] | None:
-        """See :meth:`Link.offer`."""
         # Half of every rendezvous: flat, though try_offer could be called for all of it.
         if self.closed:
             raise self.closed_error()
@@ -109,7 +108,6 @@ class MemoryLink(Link):
         return waiter
 
     def try_offer(self, value: Any) -> bool:
-        """See :meth:`Link.try_offer`."""
         if self.closed:
             raise self.closed_error()
         if self._receivers:
@@ -134,7 +132,7 @@ class MemoryLink(Link):
         return False
 
     def take(self) -> asyncio.Future[Any]:
-        """See :meth:`Link.take`. Called after :meth:`try_take` found nothing."""
+        # Called after try_take has found nothing.
         loop = get_running_loop()
         if loop is not self._loop:
             self._move_to(loop)
@@ -145,7 +143,6 @@ class MemoryLink(Link):
         return waiter
 
     def try_take(self) -> Any:
-        """See :meth:`Link.try_take`."""
         if self._buffer:
             return self._take_accepted()
         senders = self._senders
@@ -203,7 +200,6 @@ class MemoryLink(Link):
         return value
 
     async def withdraw(self, waiter: asyncio.Future[Any]) -> Happened | None:
-        """See :meth:`Link.withdraw`."""
         if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
             return Happened(waiter.result())
         waiter.cancel()
@@ -220,7 +216,6 @@ class MemoryLink(Link):
     # The end ------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """See :meth:`Link.close`."""
         if self.closed:
             return
         self.closed = True
@@ -236,7 +231,6 @@ class MemoryLink(Link):
     # Choice -------------------------------------------------------------------------------------
 
     def attach(self, arm: Arm) -> None:
-        """See :meth:`Link.attach`."""
         loop = get_running_loop()
         if loop is not self._loop:
             self._move_to(loop)
@@ -244,13 +238,11 @@ class MemoryLink(Link):
         self.announce(arm)
 
     def detach(self, arm: Arm) -> None:
-        """See :meth:`Link.detach`."""
         arms = self._readers if arm.reader else self._writers
         if arm in arms:  # else its event loop has ended, and it was forgotten with it
             arms.remove(arm)
 
     def announce(self, arm: Arm) -> None:
-        """See :meth:`Link.announce`."""
         if not arm.open:
             return
         for partner in self._writers if arm.reader else self._readers:
@@ -260,7 +252,6 @@ class MemoryLink(Link):
                 partner.choice.mark(partner.index)
 
     def resume(self, arm: Arm) -> None:
-        """See :meth:`Link.resume`."""
         for partner in self._writers if arm.reader else self._readers:
             # One that waits was looked at before: telling it again would only turn the two round each other.
             if partner.choice.state == IDLE:
@@ -271,7 +262,6 @@ class MemoryLink(Link):
         return bool(self._writers if arm.reader else self._readers)
 
     def ready(self, arm: Arm) -> bool:
-        """See :meth:`Link.ready`."""
         if arm.reader:
             line, partners, space = self._senders, self._writers, bool(self._buffer)
         else:
@@ -285,7 +275,6 @@ class MemoryLink(Link):
     # What it tells ------------------------------------------------------------------------------
 
     def stats(self) -> ChannelStats:
-        """See :meth:`Link.stats`."""
         waiting: Literal["sender", "receiver"] | None = None
         if _live(self._senders) or any(arm.claimable for arm in self._writers):
             waiting = "sender"
@@ -295,21 +284,18 @@ class MemoryLink(Link):
         return ChannelStats(self._sent, self._sent - len(self._buffer), waiting, last_at)
 
     def accepted(self) -> tuple[Any, ...]:
-        """See :meth:`Link.accepted`."""
         return tuple(self._buffer)
 
     @property
     def sent(self) -> int:
-        """See :attr:`Link.sent`."""
         return self._sent
 
     @property
     def used(self) -> bool:
-        """See :attr:`Link.used`."""
         return bool(self._sent or self._senders or self._receivers or self._readers or self._writers)
 
     def share(self) -> NoReturn:
-        """Refused: see :meth:`MemoryTransport.open`."""
+        """Refused: a channel in memory cannot be reached from elsewhere."""
         raise NotTransportable(
             f"channel {self.name!r} lives in the memory of this event loop and cannot be reached from another Python "
             f"process; make it with transport=RedisTransport(url), or promote() it to one before its first use",

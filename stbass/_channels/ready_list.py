@@ -96,13 +96,11 @@ class FairList(ReadyList):
         super().__init__(arms)
 
     def add(self, index: int) -> None:
-        """See :meth:`ReadyList.add`."""
         if self._place[index] < 0:
             self._place[index] = len(self._ready)
             self._ready.append(index)
 
     def choose(self, due: Sequence[int]) -> tuple[int, Any] | None:
-        """See :meth:`ReadyList.choose`."""
         ready = self._ready
         self.faced.clear()
         try:
@@ -136,13 +134,11 @@ class PriorityList(ReadyList):
         super().__init__(arms)
 
     def add(self, index: int) -> None:
-        """See :meth:`ReadyList.add`."""
         if not self._listed[index]:
             self._listed[index] = 1
             heapq.heappush(self._heap, index)
 
     def choose(self, due: Sequence[int]) -> tuple[int, Any] | None:
-        """See :meth:`ReadyList.choose`."""
         heap = self._heap
         self.faced.clear()
         try:
@@ -166,5 +162,4 @@ class ListedChoice(Choice):
     ready: ReadyList
 
     def mark(self, index: int) -> None:
-        """See :meth:`Choice.mark`."""
         self.ready.add(index)

@@ -153,7 +153,7 @@ class _Pydantic(Checker):
 
         try:
             with warnings.catch_warnings():
-                # Pydantic lets anything pass for what is no type, and says so in a warning.
+                # Pydantic accepts any value for an annotation that is not a type, and only warns.
                 warnings.simplefilter("error", ArbitraryTypeWarning)
                 try:
                     self.adapter: TypeAdapter[Any] = TypeAdapter(spec, config=ConfigDict(arbitrary_types_allowed=True))

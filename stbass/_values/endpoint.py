@@ -1,4 +1,4 @@
-"""Where a process should run, said as data."""
+"""Where a process should run, as data."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from stbass._values.endpoint import Placement
 from stbass._values.ids import new_id
 
-__all__ = ["Failure", "ProcessResult", "RunInfo", "moment_of", "utc_now"]
+__all__ = ["Failure", "ProcessResult", "RunInfo", "aware", "moment_of", "outcome_of_run", "utc_now"]
 
 
 def utc_now() -> datetime:
@@ -42,7 +42,7 @@ class RunInfo:
 
 
 class RunSource(Protocol):
-    """What knows where a process ran, and is asked only when somebody wants to know."""
+    """Knows where a process ran. It is asked only when somebody reads ``ProcessResult.run``."""
 
     def _run_info(self, started_at: datetime | None, ended_at: datetime | None) -> RunInfo: ...
 
@@ -80,7 +80,7 @@ class Failure:
         """From start to failure; None if it never started."""
         if self.started_at is None:
             return None
-        return _aware(self.failed_at) - _aware(self.started_at)
+        return aware(self.failed_at) - aware(self.started_at)
 
     @property
     def summary(self) -> str:
@@ -111,8 +111,8 @@ class Failure:
         return "\n".join(lines)
 
 
-def _aware(moment: datetime) -> datetime:
-    # A time without a zone is what datetime.now() gives: local time.
+def aware(moment: datetime) -> datetime:
+    """The moment with a zone. One without a zone, as ``datetime.now()`` gives it, is local time."""
     return moment if moment.tzinfo is not None else moment.astimezone()
 
 
@@ -263,7 +263,7 @@ def outcome_of_run(
     elapsed: float | None,
     source: RunSource | None,
 ) -> ProcessResult:
-    """A result of a run, made without the price of a frozen dataclass (a third of starting a task).
+    """A result of a run, made without the cost of a frozen dataclass (a third of starting a task).
 
     Args:
         started: when it started, on :func:`time.monotonic`.

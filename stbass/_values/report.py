@@ -1,15 +1,15 @@
-"""What many results have in common."""
+"""A summary of many results, with the patterns among their failures."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from itertools import pairwise
 from typing import Any
 
-from stbass._values.outcome import Failure, ProcessResult
+from stbass._values.outcome import Failure, ProcessResult, aware
 
 __all__ = ["FailureReport"]
 
@@ -61,7 +61,7 @@ class FailureReport:
 
     @property
     def slowest_failure(self) -> Failure | None:
-        """The failure that took longest to come; None if none of them ever started."""
+        """The process that ran longest before it failed; None if none of them ever started."""
         timed = [(failure.elapsed, failure) for failure in self.failures if failure.elapsed is not None]
         return max(timed, key=lambda pair: pair[0])[1] if timed else None
 
@@ -137,15 +137,10 @@ class FailureReport:
         )
 
     def _is_cascade(self) -> bool:
-        moments = sorted(_comparable(failure.failed_at) for failure in self.failures)
+        moments = sorted(aware(failure.failed_at) for failure in self.failures)
         return any(later - earlier < _CASCADE for earlier, later in pairwise(moments))
 
 
 def _is_timeout(failure: Failure) -> bool:
     # What a timer gives its handler, TimerExpired, is a TimeoutError too.
     return isinstance(failure.error, TimeoutError)
-
-
-def _comparable(moment: datetime) -> datetime:
-    # Times with and without a zone cannot be compared; without one it is local time.
-    return moment if moment.tzinfo is not None else moment.astimezone()

@@ -59,7 +59,7 @@ def run_demo(deadline: float) -> int:
     Args:
         deadline: seconds that the agents get.
     """
-    # What tells how far it is goes to standard error, what came out of it to standard output.
+    # Progress goes to standard error, results to standard output.
     progress, out = _console(sys.stderr), _console(sys.stdout)
     try:
         result = asyncio.run(_demo(deadline, progress))
@@ -74,7 +74,7 @@ def run_demo(deadline: float) -> int:
 
 
 def _console(file: Any) -> Console:
-    # Where there is no terminal there is no width either; lines are then as long as they are.
+    # Without a terminal there is no width to fit into.
     return Console(file=file, highlight=False, width=None if file.isatty() else 140)
 
 

@@ -101,7 +101,7 @@ def draw_process(file: Path, direction: str, process_type: str | None) -> int:
 
 
 def _made(file: Path, spec: ProcessSpec, process_type: str | None) -> Process:
-    # The modules of a model lie beside it, or where one stands; as with a script, what is beside it comes first.
+    # The modules of a model lie beside it or in the working directory; as with a script, those beside it come first.
     for folder in (os.getcwd(), str(file.resolve().parent)):
         if folder not in sys.path:
             sys.path.insert(0, folder)
@@ -146,7 +146,7 @@ def _state(text: str) -> Part:
 
 
 def _command(file: Path, process_type: str | None, state: str | None) -> str:
-    """The command that goes on with a job, but for the job."""
+    """The command that goes on with a job, without its ``--job-id``."""
     words = ["stbass", "process", "run", str(file)]
     if process_type is not None:
         words += ["--process-type", process_type]
@@ -164,7 +164,7 @@ class _Run:
 
     Args:
         process: what to run.
-        again: the command that would go on with it, but for the job.
+        again: the command that goes on with it, without its ``--job-id``.
         quiet: whether to show nothing while it runs.
     """
 
@@ -195,7 +195,7 @@ class _Run:
                 f"(and job_id in the file), or give it another one"
             ]
         except Exception as error:
-            # What components raise may be anything; whoever runs a model wants to know which of them, and where.
+            # Components may raise anything; whoever runs the model wants to know which component it was, and where.
             code = Exit.FAILED
             self.errors = list(_sentences(error))
         for text in self.errors:
@@ -250,7 +250,7 @@ class _Run:
 
 
 def _sentences(error: BaseException, notes: tuple[str, ...] = ()) -> Iterator[str]:
-    """A sentence for each error in the group: in which component, what, and where in the program."""
+    """A sentence for each error in the group: which component, what went wrong, and where in the program."""
     notes = (*notes, *getattr(error, "__notes__", ()))  # where it was, or what else went wrong
     if isinstance(error, BaseExceptionGroup):
         for one in error.exceptions:

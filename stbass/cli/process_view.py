@@ -75,7 +75,7 @@ class ModelView:
             table.add_column(title, no_wrap=True, justify="right" if title == "steps" else "left")
         components = list(self._process.components.values())
         room = max(1, self._console.size.height - _RESERVED)
-        # If there is not room for all: those that are the furthest behind hold up the others.
+        # If there is no room for all, those that are furthest behind are shown: they hold up the others.
         shown = sorted(components, key=steps_of)[:room] if len(components) > room else components
         for component in shown:
             status = str(component.status)
@@ -159,7 +159,7 @@ def _components(process: Process) -> Iterable[dict[str, Any]]:
 
 
 def _for_json(value: Any) -> Any:
-    """What components export may be anything; what JSON has not is shown as Python does."""
+    """Components may export anything: what JSON cannot hold is shown as its ``repr``."""
     try:
         return json.loads(json.dumps(value, allow_nan=False))
     except (TypeError, ValueError, RecursionError):

@@ -38,7 +38,7 @@ def run_worker(
         raise ConfigurationError(f"--log-level {log_level!r}: must be one of {', '.join(_LEVELS)}")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
-    # celery_app reads its settings when it is imported, so they must stand there before.
+    # celery_app reads its settings when it is imported, so they must be set before.
     if grace is not None:
         os.environ["STBASS_GRACE"] = str(grace)
     application = _load(app)

@@ -1,4 +1,4 @@
-"""What is said in a conversation: call a tool, list the tools."""
+"""What can be asked of an MCP server: call a tool, list the tools, answer at all."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def _failed(
 
 
 def _misfit(schema: dict[str, Any], arguments: dict[str, Any]) -> str | None:
-    """In what the arguments do not fit the tool's schema, without repeating their values; None if they fit."""
+    """Where the arguments do not fit the tool's schema, without repeating their values; None if they fit."""
     try:
         checker = validator_for(schema)
         checker.check_schema(schema)

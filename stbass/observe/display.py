@@ -130,7 +130,6 @@ class LiveView(View):
         self._live.stop()
 
     def on_event(self, event: Event) -> None:
-        """See :meth:`View.on_event`."""
         with self._lock:
             row = self._rows.get(event.process_id)
             if row is None:
@@ -147,7 +146,7 @@ class LiveView(View):
         with self._lock:
             rows = list(self._rows.values())
         room = max(1, self._console.size.height - _RESERVED)
-        # If there is not room for all: what runs and what failed is worth more than what waits or is done.
+        # If there is no room for all, those that run or failed are shown before those that wait or are done.
         chosen = sorted(rows, key=lambda row: ("runs", "failed", "waits", "done").index(row.state))[:room]
         kept = {id(row) for row in chosen}
         for row in rows:
@@ -175,7 +174,6 @@ class LinesView(View):
         return None
 
     def on_event(self, event: Event) -> None:
-        """See :meth:`View.on_event`."""
         line = f"{time.monotonic() - self._began:6.2f} s  {event.name}: {_sentence(event)}"
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 

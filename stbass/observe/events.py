@@ -1,6 +1,6 @@
 """Looking at a program while it runs: events of processes, wherever they run.
 
-Nothing is recorded unless somebody looks: with no subscriber an event costs one test of an empty tuple.
+Nothing is recorded unless somebody subscribes: otherwise an event costs one test of an empty tuple.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ class Event:
 
 
 subscribers: tuple[Callable[[Event], None], ...] = ()
-"""Who looks. To be read only; :func:`subscribe` adds."""
+"""Those who are called with each event. Only :func:`subscribe` changes it."""
 
 
 def active() -> bool:
-    """Whether anybody looks."""
+    """Whether anybody has subscribed."""
     return bool(subscribers)
 
 

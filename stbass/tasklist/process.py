@@ -48,7 +48,7 @@ class Strategy(StrEnum):
 
 
 class Status(StrEnum):
-    """Where a list stands."""
+    """The state of a list."""
 
     INITIALIZED = "initialized"
     RUNNING = "running"
@@ -224,7 +224,7 @@ class Process:
             raise RuntimeError(f"cannot {what} {self.name!r} while it is running")
 
     def _note(self, status: Status, begun: float) -> None:
-        """Take on a status, and log it."""
+        """Set the status, and log it."""
         self.status = status
         fields = {"process_list": self.name, "strategy": str(self.strategy), "status": str(status)}
         elapsed = 0.0 if status is Status.RUNNING else monotonic() - begun
@@ -234,7 +234,7 @@ class Process:
     def _execution(
         self, on_failure: OnFailure | None, deadline: float | None, progress: bool, *, here: bool
     ) -> Iterator[Work]:
-        """One execution, around what runs the tasks. However that ends, status and results say how."""
+        """One execution: the context in which its tasks run. However they end, status and results say how."""
         policy = self._on_failure if on_failure is None else checked_policy(on_failure)
         owner = ProcessContext(self.name)
         owner._registry = self._registry

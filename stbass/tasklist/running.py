@@ -58,14 +58,14 @@ class Work:
         self.here = here
         self.retry = on_failure if isinstance(on_failure, RetryPolicy) else None
         self.stopped = False
-        """Whether no task is to be started any more."""
+        """Whether no more tasks are to be started."""
         self.results: list[ProcessResult | None] = [None] * len(calls)
         self.failed: int | None = None
         """The task that failed first."""
         self.halts = on_failure is not FailurePolicy.COLLECT
         """Whether a failure stops the list."""
         self.fatal: BaseException | None = None
-        """What a task raised that no policy collects, such as SystemExit."""
+        """What a task raised if no policy collects it, such as SystemExit."""
         self._workers = workers
         self._on_end = on_end
         self._recording = threading.Lock()
@@ -198,7 +198,7 @@ class Lane(Unobserved):
         self.left = left
         self.threads = threads
         self.current: int | None = None
-        """The task that it is at."""
+        """The task that it runs now, or ran last."""
 
     def take(self) -> int | None:
         """The next task, if another one is to be started."""

@@ -1,4 +1,4 @@
-"""A program in a subprocess with what is asked of a Docker container: for tools that expect one."""
+"""A program in a subprocess that answers as a Docker container does, for tools that expect one."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ class LocalContainer(GuardedProgram):
             process.kill()
         return ExecResult(code, process.log.encode())
 
-    # What it takes to be one ---------------------------------------------------------------------
+    # What docker-py's containers do not have -----------------------------------------------------
 
     def start(self, timeout: float | None = 30.0) -> Self:
         """Start it, and return when it is ready; with ``timeout=None`` at once.

@@ -1,4 +1,4 @@
-"""A server or worker in a subprocess that is sure to end, and whose log can be waited for."""
+"""Programs in subprocesses, which end with this Python process at the latest, and whose log can be waited for."""
 
 from __future__ import annotations
 

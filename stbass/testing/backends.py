@@ -1,4 +1,4 @@
-"""What every backend has to do: the conformance checks of the ExecutionBackend contract.
+"""The conformance checks of the ExecutionBackend contract.
 
 Any implementation runs them with one call, and without pytest::
 

@@ -1,4 +1,4 @@
-"""A Redis server of one's own, for tests and for development: started here, on loopback, and sure to end."""
+"""A Redis server for tests and for development, on loopback, that ends with this Python process at the latest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every transport has to do: the conformance checks of the Transport contract.
+"""The conformance checks of the Transport contract.
 
 Any implementation runs them with one call, and without pytest::
 

@@ -1,4 +1,4 @@
-"""A real Celery worker in a subprocess, for tests and for development: started here, and sure to end."""
+"""A Celery worker in a subprocess, for tests and for development, that ends with this Python process at the latest."""
 
 from __future__ import annotations
 

@@ -185,7 +185,7 @@ def dump_result(result: ProcessResult, *, limit: int = LIMIT) -> bytes:
     Raises:
         NotTransportable: the value cannot travel, or the result is too large.
     """
-    return _written(lambda writer: results.write_result(writer, result), limit, "value")
+    return _written(lambda writer: results.write_outcome(writer, result), limit, "value")
 
 
 def load_result(data: bytes | str, *, limit: int = LIMIT) -> ProcessResult:
@@ -197,7 +197,7 @@ def load_result(data: bytes | str, *, limit: int = LIMIT) -> ProcessResult:
     node, _ = _parsed(data, limit, "result")
     if type(node) is not dict:
         raise WireError(f"the result is not one that stbass wrote: it is {text_of(node, 60)}")
-    return _PLAIN_DECODER.read(node, lambda reader: results.read_result(reader, node), "result")
+    return _PLAIN_DECODER.read(node, lambda reader: results.read_outcome(reader, node), "result")
 
 
 def result_or_failure(result: ProcessResult, *, limit: int = LIMIT) -> bytes:

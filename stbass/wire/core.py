@@ -40,7 +40,7 @@ class Unsendable(Exception):
         self.segments: list[str] = []
 
     def at(self, segment: str) -> Unsendable:
-        """The same, one container further out."""
+        """Note where in the container around it this is."""
         self.segments.append(segment)
         return self
 

@@ -8,7 +8,7 @@ exception that was read before under that number, for exceptions hang together i
 
 Here the same class is rebuilt if it is imported, with `BaseException.__new__` and the arguments put back: no
 constructor is run, so a class whose constructor takes other arguments than it keeps arrives too. Otherwise it becomes a
-:class:`~stbass.errors.RemoteError`. No exception is ever too odd to travel: an argument or attribute that cannot is
+:class:`~stbass.errors.RemoteError`. Every exception can travel: an argument or attribute that cannot is
 replaced by its text, as an :class:`~stbass.wire.opaque.Opaque`.
 """
 

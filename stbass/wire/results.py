@@ -25,7 +25,7 @@ from stbass.wire.core import Form, ReadFunction, Unsendable, WireReader, WireWri
 from stbass.wire.exceptions import REMOTE_TRACEBACK, write_error
 from stbass.wire.opaque import text_of
 
-__all__ = ["READ", "WRITE", "read_result", "write_failure", "write_result"]
+__all__ = ["READ", "WRITE", "read_outcome", "write_failure", "write_outcome"]
 
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -33,7 +33,7 @@ _MICROSECOND = timedelta(microseconds=1)
 # Results -----------------------------------------------------------------------------------------
 
 
-def write_result(writer: WireWriter, result: ProcessResult) -> Form:
+def write_outcome(writer: WireWriter, result: ProcessResult) -> Form:
     """The parts of a result, without the tag.
 
     Raises:
@@ -55,8 +55,8 @@ def write_result(writer: WireWriter, result: ProcessResult) -> Form:
     return form
 
 
-def read_result(reader: WireReader, form: Form) -> ProcessResult:
-    """The inverse of :func:`write_result`.
+def read_outcome(reader: WireReader, form: Form) -> ProcessResult:
+    """The inverse of :func:`write_outcome`.
 
     Raises:
         WireError: it is none.
@@ -75,7 +75,7 @@ def read_result(reader: WireReader, form: Form) -> ProcessResult:
 
 def _write_result(writer: WireWriter, result: ProcessResult) -> Form:
     try:
-        return {"~": "result", **write_result(writer, result)}
+        return {"~": "result", **write_outcome(writer, result)}
     except Unsendable as unsendable:
         raise unsendable.at(".value") from None
 
@@ -246,10 +246,6 @@ def _optional(reader: WireReader, form: Form, key: str, kind: type[Any]) -> Any:
     return None if form.get(key) is None else _required(reader, form, key, kind)
 
 
-def _read_result(reader: WireReader, form: Form) -> ProcessResult:
-    return read_result(reader, form)
-
-
 WRITE: dict[type[Any], WriteFunction] = {
     ProcessResult: _write_result,
     Failure: write_failure,
@@ -259,7 +255,7 @@ WRITE: dict[type[Any], WriteFunction] = {
 }
 
 READ: dict[str, ReadFunction] = {
-    "result": _read_result,
+    "result": read_outcome,
     "failure": _read_failure,
     "run": _read_run,
     "placement": _read_placement,

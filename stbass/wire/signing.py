@@ -53,7 +53,7 @@ class Signer:
         return made.hexdigest()
 
     def verify(self, signature: object, *parts: bytes | str) -> None:
-        """Check that :meth:`sign` gave ``signature`` for these parts with this key, in a time that tells nothing.
+        """Check that :meth:`sign` gave ``signature`` for these parts with this key, in constant time.
 
         Raises:
             SignatureError: it did not, or there is no signature.

@@ -1,4 +1,4 @@
-"""A process's own code: run in the right place by the core, and the same there as here."""
+"""How the code of a workflow's process is called, wherever it runs."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def overrides_execute(process: ProcessLike) -> bool:
 
 
 def is_coroutine(process: ProcessLike) -> bool:
-    """Whether its code can be cancelled where it waits."""
+    """Whether its code is a coroutine, which can be cancelled where it waits."""
     return overrides_execute(process) or inspect.iscoroutinefunction(process.process)
 
 

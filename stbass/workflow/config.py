@@ -1,4 +1,4 @@
-"""What a process of a workflow is told about itself: its name, where it runs, its time, how often it is tried."""
+"""Configuration of a workflow's process: its id, where it runs, its timeout, how often it is tried."""
 
 from __future__ import annotations
 

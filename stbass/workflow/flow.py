@@ -144,7 +144,7 @@ class Workflow:
             self._resumed = {}
 
     def to_json(self, *, indent: int = 0) -> str:
-        """Its graph, and where each node stands with its result, as JSON text.
+        """Its graph, with the state and the result of each node, as JSON text.
 
         Results are written as the fleet sends them (see :mod:`stbass.wire`), so that they come back exact. Of one that
         cannot be, only a text is kept, and its node runs again after :meth:`resume`.
@@ -170,7 +170,7 @@ class Workflow:
         return self
 
     def to_mermaid(self, direction: str = "TD") -> str:
-        """It as a Mermaid flowchart: nodes with their kind, placement and state, and an arrow per dependency.
+        """This workflow as a Mermaid flowchart: nodes with kind, placement and state, and an arrow per dependency.
 
         Args:
             direction: ``TD``, ``BT``, ``LR`` or ``RL``.

@@ -1,4 +1,4 @@
-"""The graph that the dependencies make: checked before anything runs, and followed while it does."""
+"""The graph of dependencies: checked before anything runs, and followed during a run."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Graph:
                     free.append(dependant)
         if len(free) == len(self.ids):
             return
-        # There is one: graphlib finds it, and says it in order.
+        # There is a cycle. graphlib names its nodes in order.
         sorter = graphlib.TopologicalSorter({node.process_id: node.depends_on for node in self.nodes})
         try:
             sorter.prepare()
@@ -67,7 +67,7 @@ class Graph:
 
 
 class Progression:
-    """Where a run of the graph stands: which nodes can start, and which never will.
+    """How far a run of the graph is: which nodes can start, and which never will.
 
     A node can start when all that it depends on has ended. It never will when something required among that did not
     complete.

@@ -62,7 +62,7 @@ class Pools:
 
 
 class WorkflowPoolManager:
-    """Where workflows have their pools from: each its own, by its id, from its start to its end.
+    """Gives each workflow pools of its own, by its id, from its start to its end.
 
     Processes that are run by themselves share pools while any of them runs.
     """
@@ -76,19 +76,19 @@ class WorkflowPoolManager:
 
     @classmethod
     def get_instance(cls) -> WorkflowPoolManager:
-        """The only one."""
+        """The one instance."""
         if cls._instance is None:
             cls._instance = cls()
         return cls._instance
 
     @property
     def open_pools(self) -> list[str]:
-        """The ids of those that have pools now."""
+        """The ids of the workflows that have pools now."""
         return list(self._pools)
 
     @property
     def abandoned_threads(self) -> int:
-        """How many threads still run although the time of their process is over. Each ends when what it runs does."""
+        """How many threads still run although their process has timed out. Each ends when what it runs does."""
         return self._abandoned.value
 
     def get_or_create_pools(
@@ -115,7 +115,7 @@ class WorkflowPoolManager:
     async def lease(
         self, process_id: str, max_threads: int | None = None, max_processes: int | None = None
     ) -> AsyncIterator[Pools]:
-        """The pools of that id for a while. The last one who has them closes them."""
+        """The pools of that id while the context lasts. Leaving the last such context closes them."""
         pools = self.get_or_create_pools(process_id, max_threads, max_processes)
         pools.users += 1
         try:

@@ -125,7 +125,7 @@ class Run:
     # Before it runs ------------------------------------------------------------------------------
 
     def _check_inputs(self) -> None:
-        """Look at the input that is known already, so that nothing runs in vain.
+        """Validate the input that is known already, before anything runs.
 
         Raises:
             WorkflowError: it is wrong, for a node whose failure ends the workflow.
@@ -197,7 +197,7 @@ class Run:
         return dict(zip(nodes, results, strict=True))
 
     def _see(self, event: events.Event) -> None:
-        """The progress of a process that runs elsewhere."""
+        """Note the progress of a process that runs elsewhere."""
         if event.kind == "progress" and self._watch is not None and event.done is not None:
             process = self._watch.get(event.process_id)
             if process is not None:
@@ -259,7 +259,7 @@ class Run:
         ) from cause
 
     def _culprit(self, results: Mapping[str, ProcessResult]) -> str | None:
-        """The node whose failure ended the workflow: the first of those that were not only cancelled for another."""
+        """The node whose failure ended the workflow: the first that failed, and was not just cancelled for another."""
         found: list[tuple[float, str]] = []
         for name, node in self._graph_nodes():
             result = results[name]

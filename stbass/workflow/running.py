@@ -161,13 +161,13 @@ class _Attempt(Unobserved):
 
 
 class Progress:
-    """Where the progress of a process in another Python process arrives."""
+    """Takes the progress of a process that runs in another Python process."""
 
     def __init__(self, process: ProcessLike) -> None:
         self._process = process
 
     def checkpoint(self, value: Any) -> None:
-        """Of no use here: an attempt begins anew."""
+        """Ignored: each attempt begins anew."""
 
     def progress(self, done: float, total: float | None, note: str) -> None:
         """Enter it in the metadata."""
@@ -184,7 +184,7 @@ def check_picklable(process: ProcessLike) -> None:
 
 
 def look_at_input(process: ProcessLike, input_data: Any) -> Verdict:
-    """The error of the first validation rule that the input does not fulfil, if there is one."""
+    """The error of the first validation rule that the input does not fulfil, or ``"fine"``."""
     name = process.config.process_id
     for rule in process.config.validation_rules or ():
         what = getattr(rule, "__qualname__", None) or repr(rule)

@@ -33,7 +33,7 @@ class SavedResult(msgspec.Struct):
 
 
 class SavedNode(msgspec.Struct):
-    """A node, and where it stands."""
+    """A node and its state."""
 
     process_id: str
     dependencies: list[str]
@@ -50,7 +50,7 @@ class SavedNode(msgspec.Struct):
 
 
 class SavedWorkflow(msgspec.Struct):
-    """The whole."""
+    """A workflow."""
 
     format: str
     process_id: str

@@ -1,4 +1,4 @@
-"""What is known of a process of a workflow: while it runs, and when it has ended."""
+"""The state and the result of a process of a workflow."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["ProcessMetadata", "ProcessResult", "ProcessState"]
 
 
 class ProcessState(Enum):
-    """Where a process stands."""
+    """The state of a process."""
 
     WAITING = "waiting"
     RUNNING = "running"
@@ -55,7 +55,7 @@ class ProcessResult:
 
 @dataclass(slots=True)
 class ProcessMetadata:
-    """Where a process stands.
+    """The state of a process, with what is known of its run.
 
     Args:
         process_id: as in its configuration.

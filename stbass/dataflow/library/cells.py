@@ -33,7 +33,7 @@ Types = str | type | Mapping[str, str | type] | None
 
 _INT = re.compile(r"[+-]?[0-9]+")
 _FLOAT = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|nan|[+-]?inf")
-# A number that is guessed must not lose anything by being one: codes such as 01234 and +4930 stay text.
+# A cell is taken for a number only if nothing is lost by that: codes such as 01234 and +4930 stay text.
 _SURELY_INT = re.compile(r"-?(?:0|[1-9][0-9]*)")
 _SURELY_FLOAT = re.compile(r"-?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|nan|-?inf")
 _BOOL = {"True": True, "true": True, "False": False, "false": False}

@@ -60,7 +60,7 @@ class CsvSource:
         if position is None:
             self._kinds = {}
         else:
-            # A gzipped file is decompressed up to there: its format has no other way.
+            # A gzipped file has to be decompressed up to there.
             self._file.seek(position["offset"])
             self._offset, self._line = position["offset"], position["line"]
             self._rows = csv.reader(self._lines(), strict=True)
@@ -120,7 +120,7 @@ class CsvSource:
         line = self._line
         try:
             for row in self._rows:
-                if row:  # an empty line is no row
+                if row:  # an empty line is not a row
                     return row
                 line = self._line
         except csv.Error as error:
@@ -216,7 +216,7 @@ class CsvSink:
         return {"offset": file.tell(), "rows": self._count}
 
     def finish(self) -> None:
-        """See that all of it is on disk."""
+        """Make sure that all of it is on disk."""
         sync(self._opened())
 
     def clean(self) -> None:
@@ -240,7 +240,7 @@ class CsvSink:
             csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL),
         )
         for row in rows:
-            # Python's module does not see that this needs quotes.
+            # Python's csv module does not notice that this needs quotes.
             (quoting if any(isinstance(value, str) and "\r" in value for value in row) else plain).writerow(row)
         try:
             data = text.getvalue().encode()
@@ -259,7 +259,7 @@ def _write_all(file: IO[bytes], data: bytes) -> None:
         while rest:
             rest = rest[file.write(rest) :]
     except OSError:
-        # A full disk: the part of it that came through is no row.
+        # The disk is full: the part of the row that was written is not a row.
         with suppress(OSError):
             file.truncate(before)
             file.seek(before)

@@ -1,4 +1,4 @@
-"""Components that read from, and write to, what lies outside of a process: in chunks, off the event loop."""
+"""Components that read from and write to files, databases and the like: in chunks, off the event loop."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ class DataWriter(_Outside, ABC):
         """Write rows, whose values are in the order of :attr:`columns`. May block."""
 
     def mark_target(self) -> Any:
-        """See that what was written stays written, and say how to come back to it, as plain data. May block."""
+        """Make what was written last, and say how to come back to it, as plain data. May block."""
 
     def finish_target(self) -> None:
         """All rows have been written. May block."""
@@ -212,7 +212,7 @@ class DataWriter(_Outside, ABC):
         """Give back what it holds. May block; idempotent."""
 
     async def init(self) -> None:
-        """See whether it could be written to; nothing is changed yet."""
+        """Check whether it could be written to; nothing is changed yet."""
         await super().init()
         await self.off_loop(self.check_target)
 

@@ -43,7 +43,7 @@ class Database:
         try:
             self._url = make_url(address)
         except (ArgumentError, ValueError):
-            # Not what was given: there may be a password in it.
+            # Not shown as it was given: there may be a password in it.
             raise ValueError(
                 f"{kind.__name__}(connection_string=…) is no address of a database such as 'sqlite:///file.db' or "
                 "'postgresql+psycopg://user@host/name'"
@@ -60,7 +60,7 @@ class Database:
 
     @property
     def engine(self) -> Engine:
-        """SQLAlchemy's engine; made when it is first wanted.
+        """SQLAlchemy's engine; made when it is first used.
 
         Raises:
             DataflowError: the driver is for asyncio only, or there is none.

@@ -12,7 +12,7 @@ __all__ = ["back_to", "check_writable", "sync", "sync_folder"]
 
 
 def check_writable(path: Path) -> None:
-    """Whether a file can be made or replaced there, as far as that shows without doing it.
+    """Check whether a file can be made or replaced there, as far as that can be told without doing it.
 
     Raises:
         FileNotFoundError: its folder does not exist.

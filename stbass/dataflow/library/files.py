@@ -80,7 +80,7 @@ class FileReader(DataReader):
 
 
 class FileWriter(DataWriter):
-    """Writes rows to a file: CSV (``.csv``, ``.csv.gz``) or Parquet (``.parquet``). A file that is there is replaced.
+    """Writes rows to a file: CSV (``.csv``, ``.csv.gz``) or Parquet (``.parquet``). An existing file is replaced.
 
     With a state that lasts, each row is in the file once, however often the job died and went on: a CSV file is cut
     back to where it was at the checkpoint; the bytes are the same as if nothing had happened (of a gzipped file: those
@@ -139,7 +139,7 @@ class FileWriter(DataWriter):
         self._sink.write(rows)
 
     def mark_target(self) -> Any:
-        """See that what was written is on disk."""
+        """Make sure that what was written is on disk."""
         return self._sink.mark()
 
     def finish_target(self) -> None:

@@ -176,7 +176,7 @@ class ParquetSink:
             joined.unlink(missing_ok=True)
             try:
                 os.link(self._part(1), joined)
-            except OSError:  # not every file system can have a file under two names
+            except OSError:  # not every file system has hard links
                 shutil.copyfile(self._part(1), joined)
         else:
             joined = self._join()
@@ -190,7 +190,7 @@ class ParquetSink:
         for _, part in self._parts():
             part.unlink()
         (self._folder / _JOINED).unlink(missing_ok=True)
-        with suppress(OSError):  # somebody else keeps something in it
+        with suppress(OSError):  # something else is in it
             self._folder.rmdir()
 
     def close(self) -> None:
@@ -275,6 +275,6 @@ def _array(pa: Any, values: list[Any], kind: Any) -> Any:
     found = pa.array(values)
     if found.type == kind:
         return found
-    # Given the type, pyarrow takes no text for a number, but cuts 4.5 down to 4; a cast does it the other way about.
+    # Given a type, pyarrow refuses text for a number but cuts 4.5 down to 4; a cast refuses 4.5 but takes text.
     made = pa.array(values, kind)
     return made if pa.types.is_null(found.type) else found.cast(kind, safe=True)

@@ -135,7 +135,7 @@ class SQLReader(DataReader):
         rows = self._result.fetchmany(self.chunk_size)
         self._passed += len(rows)
         if not rows:
-            # What has been read to its end must not hold a transaction open for as long as the process runs.
+            # A query that was read to its end must not keep its transaction open while the process runs on.
             self._result = None
             self._connected().rollback()
         places = self._places

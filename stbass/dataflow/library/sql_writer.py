@@ -172,7 +172,7 @@ class SQLWriter(DataWriter):
         from sqlalchemy import update
 
         progress = self._progress_table()
-        # One statement, so that of two that write the same batch at the same time one waits, and then finds it done.
+        # One statement: of two writers of the same batch at the same time, one waits, and then finds it done.
         done = connection.execute(
             update(progress).where(*self._mine(progress), progress.c.sequence < sequence).values(sequence=sequence)
         )
@@ -222,7 +222,7 @@ class SQLWriter(DataWriter):
         try:
             progress.create(self._database.engine, checkfirst=True)
         except DBAPIError:
-            # Another writer made it between our look and our making it.
+            # Another writer has made it since we looked.
             if not inspect(self._database.engine).has_table(progress.name):
                 raise
 
