@@ -11,12 +11,18 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-__all__ = ["defer", "owed", "raise_owed", "to_the_end"]
+__all__ = ["defer", "is_being_cancelled", "owed", "raise_owed", "to_the_end"]
 
 R = TypeVar("R")
 
 owed: dict[asyncio.Task[Any], tuple[asyncio.CancelledError, int]] = {}
 """Tasks with a cancellation put off, and how many requests to cancel they had then. Empty nearly always."""
+
+
+def is_being_cancelled() -> bool:
+    """Whether somebody has asked for the current task to be cancelled."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def defer(cancel: asyncio.CancelledError) -> None:

@@ -133,7 +133,7 @@ class CeleryProcess(DistributedProcess):
             self.name,
             backend,
             groups,
-            {one.name: plan_of(one, process=self.name, parameters=self.parameters).decode() for one in groups},
+            {one.name: plan_of(one, self.parameters).decode() for one in groups},
             {one.name: self._endpoint(one.name, backend) for one in groups},
             self,
             self.state.job_id if self.state.durable else None,

@@ -33,7 +33,7 @@ class RayProcess(DistributedProcess):
     _cluster: Cluster | None = None
 
     async def _place(self, groups: Sequence[Group]) -> Sequence[GroupHandle]:
-        plans = [plan_of(group, process=self.name, parameters=self.parameters) for group in groups]
+        plans = [plan_of(group, self.parameters) for group in groups]
         try:
             from stbass.dataflow.distributed.ray_cluster import Cluster
         except ImportError as error:

@@ -45,7 +45,7 @@ class HereProcess(DistributedProcess):
         self.news = asyncio.Event()
         self.places: dict[str, Place] = {}
         for group in groups:
-            plan = plan_of(group, process=self.name, parameters=self.parameters)
+            plan = plan_of(group, self.parameters)
             self.places[group.name] = Place(group, plan, self.places, homes, self)
         return list(self.places.values())
 

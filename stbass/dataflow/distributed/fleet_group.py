@@ -12,7 +12,7 @@ from stbass.dataflow.distributed.groups import Group, GroupListener, GroupView
 from stbass.errors import DataflowError, ProcessCancelled, StbassError, WireError
 from stbass.wire import dumps, load_error
 
-__all__ = ["FleetGroup"]
+__all__ = ["FleetGroup", "settle"]
 
 
 class FleetGroup(GroupHandle):
@@ -62,9 +62,9 @@ class FleetGroup(GroupHandle):
             if call is not None and not call.done():
                 call.set_result(answer)
         elif kind == b"+":
-            _settle(self.running)
+            settle(self.running)
         elif kind == b"m":
-            _settle(self._making)
+            settle(self._making)
         elif kind == b"x":
             error = load_error(rest)
             self.lose(error if isinstance(error, Exception) else DataflowError(f"group {self.name!r} ended: {error!r}"))
@@ -143,6 +143,7 @@ class FleetGroup(GroupHandle):
         self._commands.abandon()
 
 
-def _settle(future: asyncio.Future[None]) -> None:
+def settle(future: asyncio.Future[None]) -> None:
+    """It has come about, perhaps again."""
     if not future.done():
         future.set_result(None)

@@ -19,7 +19,7 @@ from stbass._values.policy import FailurePolicy
 from stbass.backends.celery import CeleryBackend
 from stbass.channel import Chan
 from stbass.dataflow.distributed.fleet_admission import check_room, not_admitted
-from stbass.dataflow.distributed.fleet_group import FleetGroup
+from stbass.dataflow.distributed.fleet_group import FleetGroup, settle
 from stbass.dataflow.distributed.fleet_host import FleetHost
 from stbass.dataflow.distributed.fleet_line import CAPACITY, Line, piece_size
 from stbass.dataflow.distributed.fleet_record import Record, end_former, forget, keep
@@ -185,7 +185,7 @@ class FleetRun:
             self._done.append(process_id)
         for host, handle in zip(self._hosts, self.handles, strict=True):
             if host is process:
-                _settle(self._results[handle.name])
+                settle(self._results[handle.name])
                 error: Exception = DataflowError(f"group {handle.name!r} has ended, though nobody told it to")
                 if result.is_fail:
                     found = result.failure.error
@@ -255,11 +255,6 @@ class _GroupBackend(CeleryBackend):
         result = await super().execute(process, ctx)
         self.group_run.ended(process, ctx.process_id, result)
         return result
-
-
-def _settle(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
 
 
 async def _all(waiting: Sequence[Any]) -> None:

@@ -19,9 +19,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Protocol
 
+from stbass._channels.cancellation import is_being_cancelled
 from stbass.dataflow.distributed.groups import Quiescence
 from stbass.dataflow.distributed.plan import Named, made_of_plan
-from stbass.dataflow.distributed.reports import failed, views
+from stbass.dataflow.distributed.reports import error_answer, views
 from stbass.dataflow.engine.arriving import LIMIT, arrived
 from stbass.dataflow.engine.boundary import OutletEdge
 from stbass.dataflow.engine.edge import Edge
@@ -132,9 +133,9 @@ class RemoteGroup:
             await work[name](value)
             return dumps(["ok", self.host.ended])
         except BaseException as error:
-            if isinstance(error, asyncio.CancelledError) and _is_cancelled():
+            if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
                 raise
-            return failed(error)
+            return error_answer(error)
 
     def order(self, name: str, *arguments: Any) -> None:
         """Do this at once: ``snapshot``, ``end_round``, ``stall``, ``stop``, ``end`` of one, ``cancel``."""
@@ -169,7 +170,7 @@ class RemoteGroup:
         try:
             await self._initialising
         except asyncio.CancelledError:
-            if _is_cancelled():
+            if is_being_cancelled():
                 raise
             raise ProcessCancelled("the process was cancelled") from None
         finally:
@@ -341,8 +342,3 @@ class _Outlet:
 
     async def aclose(self) -> None:
         await self._group.carry(self._edge, b"e")
-
-
-def _is_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

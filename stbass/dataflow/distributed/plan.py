@@ -21,7 +21,7 @@ Named = Callable[[str], Any]
 """Gives the class, or the component function, of a name."""
 
 
-def plan_of(group: Group, *, process: str, parameters: Mapping[str, Any]) -> bytes:
+def plan_of(group: Group, parameters: Mapping[str, Any]) -> bytes:
     """What it takes to make the group elsewhere.
 
     Raises:
@@ -29,8 +29,6 @@ def plan_of(group: Group, *, process: str, parameters: Mapping[str, Any]) -> byt
     """
     return dumps(
         {
-            "process": process,
-            "group": group.name,
             "components": [[one.name, *_made_of(one, one.name)] for one in group.components],
             "edges": [asdict(edge) for edge in group.edges],
             "job": wiring_of(group.components[0]).job,

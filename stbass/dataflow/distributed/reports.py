@@ -12,7 +12,7 @@ from stbass.dataflow.status import Status
 from stbass.errors import NotTransportable, WireError
 from stbass.wire import Opaque, dump_error, dumps
 
-__all__ = ["failed", "heard", "returned", "views"]
+__all__ = ["error_answer", "heard", "returned", "views"]
 
 
 def heard(group: str, report: bytes, listener: GroupListener) -> None:
@@ -53,7 +53,7 @@ def returned(answer: bytes) -> Any:
             raise WireError(f"a group sent an answer that is none: {other!r:.200}")
 
 
-def failed(error: BaseException) -> bytes:
+def error_answer(error: BaseException) -> bytes:
     """The answer to a call that raised."""
     return b'["error",' + dump_error(error, limit=LIMIT) + b"]"
 

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from time import monotonic
 from typing import Any
 
+from stbass._channels.cancellation import is_being_cancelled
 from stbass.dataflow.state.base import StateBackend
 from stbass.errors import JobFinishedError, ProcessCancelled, StateError
 from stbass.wire import dumps, loads
@@ -220,12 +221,6 @@ class Checkpoints:
         """Checkpoint ``n`` cannot be taken."""
         if n == self._n and self._taking is not None and not self._taking.done():
             self._taking.set_exception(error)
-
-
-def is_being_cancelled() -> bool:
-    """Whether it is the task that runs which somebody cancelled."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 def _has_failed(task: asyncio.Task[Any]) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, S
 from logging import getLogger
 from typing import Any
 
+from stbass._channels.cancellation import is_being_cancelled
 from stbass._values.policy import FailurePolicy
 from stbass.dataflow.engine.boundary import CLOSED, Inlet, Outlet, OutletEdge
 from stbass.dataflow.engine.edge import Edge, Inbox, LocalEdge, by_name, type_of_field
@@ -204,7 +205,7 @@ class Host:
             await carrying
         except asyncio.CancelledError:
             carrying.cancel()
-            if _is_cancelled():
+            if is_being_cancelled():
                 raise
             if self._cancelled:
                 raise ProcessCancelled("the process was cancelled") from None
@@ -230,7 +231,7 @@ class Host:
         try:
             await self._running
         except asyncio.CancelledError:
-            if _is_cancelled() or not self.is_cancelled:
+            if is_being_cancelled() or not self._cancelled:
                 raise
             raise ProcessCancelled("the process was cancelled") from None
         finally:
@@ -347,12 +348,7 @@ class Host:
         if errors:
             raise ExceptionGroup("components failed", errors)
 
-    @property
-    def is_cancelled(self) -> bool:
-        """Whether :meth:`cancel` was called."""
-        return self._cancelled
-
-    # What runners tell --------------------------------------------------------------------------
+    # RunnerHost -----------------------------------------------------------------------------
 
     @property
     def ended(self) -> bool:
@@ -432,8 +428,3 @@ def _destroy_of(runner: Runner) -> Callable[[], Coroutine[Any, Any, None]]:
 
 def _was_halted(error: BaseException) -> bool:
     return isinstance(error, ProcessCancelled) and getattr(error, "halted_by", None) is not None
-
-
-def _is_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

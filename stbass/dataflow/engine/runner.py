@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Container, Iterable
 from typing import Any, Protocol
 
+from stbass._channels.cancellation import is_being_cancelled
 from stbass._channels.choice import Choice
 from stbass._channels.transport import NOTHING
 from stbass._process.composable import Composable
@@ -222,9 +223,8 @@ class Runner:
             self.in_user = True
 
     def _failed(self, error: BaseException) -> None:
-        task = asyncio.current_task()
         # One that nobody asked for is a failure: of something that the user's code waited for.
-        is_cancel = isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
+        is_cancel = isinstance(error, asyncio.CancelledError) and is_being_cancelled()
         if self.ended and is_cancel:
             return
         if not is_cancel and error is not self._trouble:

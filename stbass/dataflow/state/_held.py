@@ -6,20 +6,20 @@ import fcntl
 import os
 from pathlib import Path
 
-__all__ = ["FileLock", "forget_in_children", "remember"]
+__all__ = ["FileLock", "forget_in_children", "keep_in_children"]
 
 _held: set[int] = set()
 
 
 def forget_in_children(descriptor: int) -> None:
-    """Close this in every child that is forked, until :func:`remember`.
+    """Close this in every child that is forked, until :func:`keep_in_children`.
 
     A child (of a pool of processes, for example) may outlive this process: with the descriptor it would keep the job.
     """
     _held.add(descriptor)
 
 
-def remember(descriptor: int) -> None:
+def keep_in_children(descriptor: int) -> None:
     """The descriptor is closed, or about to be."""
     _held.discard(descriptor)
 
@@ -79,7 +79,7 @@ class FileLock:
                 if self._is_there(descriptor):
                     self.path.unlink()
             finally:
-                remember(descriptor)
+                keep_in_children(descriptor)
                 os.close(descriptor)
 
     def _is_there(self, descriptor: int) -> bool:

@@ -23,7 +23,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from stbass.dataflow.state import _sql
 from stbass.dataflow.state._database import DatabaseStateBackend
-from stbass.dataflow.state._held import forget_in_children, remember
+from stbass.dataflow.state._held import forget_in_children, keep_in_children
 from stbass.dataflow.state._sql import Dialect, JobStatements, Lost, Statements
 from stbass.errors import ConfigurationError, MissingDependencyError, StateError
 
@@ -121,7 +121,7 @@ class PostgresStateBackend(DatabaseStateBackend):
     async def _close(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            remember(self._descriptor)
+            keep_in_children(self._descriptor)
             await connection.close()
 
     async def _read(self, make: Callable[_P, Statements[_T]], *args: _P.args, **kwargs: _P.kwargs) -> _T:
