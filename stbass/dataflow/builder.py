@@ -1,4 +1,4 @@
-"""From a model as it is written to a process."""
+"""Building a process from its description."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ class _Maker:
 
 
 def _mismatch(value: Any, hint: Any) -> str | None:
-    """What is wrong with an argument, if that can be told: only of those that have to be a number, text or so."""
+    """The mistake in an argument that has to be a number, text, truth or nothing; None if there is none."""
     takes = alternatives(hint)
     if not takes or not all(one in _FIXED for one in takes):
         return None

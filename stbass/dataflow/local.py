@@ -60,19 +60,19 @@ class LocalProcess(Process):
     # HostListener -------------------------------------------------------------------------------
 
     def snapshot_done(self, n: int, parts: Mapping[str, bytes]) -> None:
-        """The snapshot of the host is the whole checkpoint."""
+        """One host: its snapshot is the whole checkpoint."""
         self._checkpoints.add(n, parts)
 
     def snapshot_failed(self, n: int, error: Exception) -> None:
-        """The checkpoint fails with it."""
+        """The checkpoint fails."""
         self._checkpoints.failed(n, error)
 
     def status_changed(self, component: str, status: Status) -> None:
-        """The components here know their status themselves."""
+        """Nothing to do: the components here hold their status themselves."""
 
     def stop_requested(self) -> None:
-        """The host is all that there is to stop."""
+        """Stop the only host."""
         self._running_host.stop()
 
     def quiet(self) -> None:
-        """This host has no edges to others."""
+        """Never called: this host has no edges to others."""

@@ -153,7 +153,7 @@ class Process(Exportable, ABC):
         await self.destroy()
 
     async def init(self) -> None:
-        """Look whether everything fits, connect to the state, and initialise every component. Again does nothing.
+        """Look whether everything fits, connect to the state, and initialise every component. Idempotent.
 
         With a state that lasts, it goes on from the last checkpoint of the job. After a run that has ended and
         :meth:`destroy`, it starts afresh, with a new job id and components as they were made.
@@ -272,7 +272,7 @@ class Process(Exportable, ABC):
             self._checkpoints.cancel()
 
     async def destroy(self) -> None:
-        """Let every component that was initialised give back what it took, and leave the state. Again does nothing.
+        """Let every component that was initialised give back what it took, and leave the state. Idempotent.
 
         What the process is doing is cancelled first.
 
@@ -297,7 +297,7 @@ class Process(Exportable, ABC):
     # Its state ----------------------------------------------------------------------------------
 
     async def connect_state(self, state: StateBackend | None = None) -> None:
-        """Connect to the state, and tell it what this process is. Again does nothing.
+        """Connect to the state, and tell it what this process is. Calling it again does nothing.
 
         A job that has run to its end is left as it is.
 

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from stbass._engine.backend import ExecutionBackend
+from stbass.backends.celery.settings import worker_processes
+from stbass.process import Process
 
 ROOT = Path(__file__).parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -58,6 +60,13 @@ def test_development_brings_all_that_the_tests_use_and_a_demonstration_brings_no
 def test_every_backend_of_ours_can_be_loaded_by_its_entry_point(name: str) -> None:
     [found] = entry_points(group="stbass.backends", name=name)
     assert issubclass(found.load(), ExecutionBackend)
+
+
+@pytest.mark.parametrize("reference", sorted(PROJECT["entry-points"]["stbass.worker_processes"].values()))
+def test_every_worker_runs_the_processes_that_register_by_an_entry_point(reference: str) -> None:
+    [found] = [one for one in entry_points(group="stbass.worker_processes") if one.value == reference]
+    assert issubclass(found.load(), Process)
+    assert reference in worker_processes()
 
 
 def test_the_command_exists() -> None:

@@ -1,1 +1,1 @@
-"""Running a model in groups that are elsewhere: on Ray, or on the fleet."""
+"""Running the components of a process in groups, on Ray or on a fleet."""

@@ -1,4 +1,4 @@
-"""Whether a fleet has room for all groups of a process at once."""
+"""Admission: does the fleet have room for all groups of a process at once?"""
 
 from __future__ import annotations
 

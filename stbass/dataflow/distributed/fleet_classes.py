@@ -1,4 +1,4 @@
-"""Which classes a worker makes components of: those of modules that it was told to include, and no others."""
+"""The classes of which a worker makes components: only those in modules that it was told to include."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ class FleetGroup(GroupHandle):
             raise WireError(f"group {self.name!r} sent {kind!r}, which is nothing that there is")
 
     def lose(self, error: Exception) -> None:
-        """It is there no more. Again, or after it has ended in order, does nothing."""
+        """The group is lost. Does nothing if that is known, or if it has ended in order."""
         if self._over or self._lost is not None:
             return
         self._lost = error
@@ -105,7 +105,7 @@ class FleetGroup(GroupHandle):
         await self._making
 
     async def prepare(self) -> None:
-        """Whoever placed it sees to that, for all groups at once."""
+        """Wait until its components are made; :class:`FleetRun` places all groups at once."""
         await self._making
 
     def cancel(self) -> None:
@@ -128,7 +128,7 @@ class FleetGroup(GroupHandle):
 
     @property
     def is_lost(self) -> bool:
-        """Whether it is there no more, without having ended in order."""
+        """Whether the group was lost before it ended in order."""
         return self._lost is not None
 
     @property
@@ -137,13 +137,13 @@ class FleetGroup(GroupHandle):
         return self._over or self._lost is not None
 
     def close(self) -> None:
-        """Hear no more of it."""
+        """Stop reading its reports."""
         self._over = True
         self._reading.cancel()
         self._commands.abandon()
 
 
 def settle(future: asyncio.Future[None]) -> None:
-    """It has come about, perhaps again."""
+    """Set the result of a future, unless it is done."""
     if not future.done():
         future.set_result(None)

@@ -159,7 +159,7 @@ class _Service:
         return self._group
 
     def _make(self) -> None:
-        """Now every group has its place: this is the first that runs of the user's."""
+        """Make the components. Every group has its place by now; no code of the user has run before this."""
         plan = self._host.plan.encode()
         runtime = this_runtime()
         settings = None if runtime is None else runtime.settings
@@ -182,7 +182,7 @@ class _Service:
     # Whether there is somebody who says anything --------------------------------------------------
 
     async def _watch(self) -> None:
-        """End with the producer, however it ends: look for it as often as leases are looked after."""
+        """End when the producer is gone: look for it as often as leases are renewed."""
         pause = self._transport.options.lease / 2
         missed = False
         while True:

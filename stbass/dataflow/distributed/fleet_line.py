@@ -30,7 +30,7 @@ def piece_size(max_message_bytes: int) -> int:
 
 
 class Line:
-    """One end of it: of the one who sends, or of the one who reads.
+    """One end of a line: that of the sender, or that of the reader.
 
     Args:
         channel: what carries it; used by nobody else.

@@ -1,4 +1,4 @@
-"""What goes between the groups of a process on a fleet: two lines for each two groups that have an edge between them.
+"""The messages between groups on a fleet: one line in each direction between two groups that an edge connects.
 
 A line from one group to another carries, for all edges between the two:
 

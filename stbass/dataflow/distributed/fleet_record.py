@@ -1,4 +1,4 @@
-"""What a job that lasts leaves in Redis of its groups, so that the run that goes on with it ends them first.
+"""The record in Redis of the groups of a durable job, so that the run that resumes the job ends them first.
 
 ``stbass:flow:<job id>``
     string (JSON): the groups' process ids and channels; the producer, before it sends the groups, and again by the

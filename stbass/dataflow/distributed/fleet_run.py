@@ -1,4 +1,4 @@
-"""One run of a process on a fleet: its groups' channels, their placing at once, and what is cleared away afterwards."""
+"""One run of a process on a fleet: it opens the channels, places all groups at once, and cleans up afterwards."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = ["FleetRun"]
 
 
 class FleetRun:
-    """The groups of a process on a fleet, from before they are sent until nothing is left of them.
+    """The groups of a process on a fleet, from before they are sent until they are cleaned up.
 
     Args:
         process: the process's name.
@@ -167,7 +167,7 @@ class FleetRun:
         await _all(running)
 
     async def sent(self, group_id: str, ids: Sequence[str]) -> None:
-        """The groups are about to be sent, as processes of these ids; together Celery knows them by that of a group."""
+        """The groups are about to be sent, as processes with these ids, in a Celery group with this id."""
         self._group_id = group_id
         self._sent += ids
         if self._job_id is not None:
@@ -180,7 +180,7 @@ class FleetRun:
             await keep(self._backend, self._job_id, record)
 
     def ended(self, process: Composable, process_id: str, result: ProcessResult) -> None:
-        """A group runs no more."""
+        """A group has ended, in order or not."""
         if result.is_ok:
             self._done.append(process_id)
         for host, handle in zip(self._hosts, self.handles, strict=True):
@@ -218,7 +218,7 @@ class FleetRun:
             raise unavailable(self._backend.settings.backend, f"end process {self._process!r}", error) from error
 
     async def _over(self, grace: float) -> bool:
-        """Wait until all groups have ended. Whether they did so by themselves."""
+        """Wait until all groups have ended; true if they did so by themselves."""
         placing = self._placing
         if placing is None:
             return True
@@ -242,7 +242,7 @@ class FleetRun:
 
 
 class _GroupBackend(CeleryBackend):
-    """The fleet, for the groups of one run: it tells the run what is sent, and what became of it."""
+    """The backend for the groups of one run: it tells the run when they are sent, and how each ends."""
 
     group_run: FleetRun
 
@@ -258,7 +258,7 @@ class _GroupBackend(CeleryBackend):
 
 
 async def _all(waiting: Sequence[Any]) -> None:
-    """Until all are done, or one has failed: then its error."""
+    """Wait until all are done; raise the error of the first that fails."""
     tasks = [asyncio.ensure_future(one) for one in waiting]
     for task in tasks:
         task.add_done_callback(_known)  # of several that fail, one is told

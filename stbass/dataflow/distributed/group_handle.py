@@ -1,4 +1,4 @@
-"""A group of components as the process has it: the near side, whatever carries what goes to and fro."""
+"""The handle by which a process controls a group of components that runs elsewhere."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class GroupHandle(ABC):
         await self._ask("committed", n)
 
     async def views(self) -> Mapping[str, GroupView]:
-        """What there is to see of its components now, by name."""
+        """What can be seen of its components now, by name."""
         found: Mapping[str, GroupView] = await self._ask("views")
         return found
 
@@ -105,7 +105,7 @@ class GroupHandle(ABC):
         self._order("end_round", number)
 
     def stall(self, number: int, text: str) -> None:
-        """Nothing will ever come to those that wait: fail, saying so."""
+        """Fail with this text: components wait for something that will never come."""
         self._order("stall", number, text)
 
     def request_snapshot(self, n: int) -> None:

@@ -1,4 +1,4 @@
-"""A group of components of a process that runs elsewhere: the far side, whatever carries what goes to and fro.
+"""A group of components at the place where it runs, controlled by a process that is elsewhere.
 
 Whoever carries it makes a ``RemoteGroup`` of a plan (``plan_of``), hands it calls and
 what other groups send, and takes its reports and its answers back: all of them bytes of :mod:`stbass.wire`.
@@ -225,7 +225,7 @@ class RemoteGroup:
         return b""
 
     def gone(self, edge_id: str) -> None:
-        """Nobody takes anything from an edge any more."""
+        """The receiver of an edge has ended."""
         self._back[edge_id] += 1
         edge = self._leaving[edge_id]
         edge.source.edge_gone(edge)
@@ -268,12 +268,12 @@ class RemoteGroup:
         self._tell(dumps(["status", component, str(status)]))
 
     def stop_requested(self) -> None:
-        """All are told, by whoever runs the process; those here at once."""
+        """Stop the components here at once; the process stops the other groups."""
         self.host.stop()
         self._tell(dumps(["stop"]))
 
     def quiet(self) -> None:
-        """Nobody here can go on unless something comes from elsewhere."""
+        """Look again, once everything that is about to happen has happened."""
         self.look_soon()
 
     def look_soon(self) -> None:

@@ -1,4 +1,4 @@
-"""Groups of components that run on one event loop each: what each is, and what is said to it and by it.
+"""Groups of components, each of which runs on one event loop, and what a process and a group tell each other.
 
 Neither side's: ``DistributedProcess`` has a ``GroupHandle`` for each group, which is on the other side a
 ``RemoteGroup``, whatever lies between the two.
@@ -55,7 +55,7 @@ class Quiescence:
 
 @dataclass(frozen=True)
 class GroupView:
-    """What there is to see of a component that runs elsewhere.
+    """What can be seen of a component that runs elsewhere.
 
     Args:
         status: what it is doing.
@@ -73,7 +73,7 @@ class GroupView:
 
 
 class GroupListener(Protocol):
-    """Who hears of what happens in a group. Called on the event loop of the process."""
+    """Hears what happens in a group. Called on the event loop of the process."""
 
     def snapshot_done(self, group: str, n: int, parts: Mapping[str, bytes]) -> None:
         """The group's part of checkpoint ``n``."""
@@ -91,7 +91,7 @@ class GroupListener(Protocol):
         """Nothing happens in the group until something comes from elsewhere."""
 
     def lost(self, group: str, error: Exception) -> None:
-        """The group is there no more. Calls that wait for it raise the same error."""
+        """The group was lost. Calls that wait for it raise the same error."""
 
 
 def groups_of(

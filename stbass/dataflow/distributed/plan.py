@@ -1,4 +1,4 @@
-"""Plans of groups: the components as what they were made of, to be made again elsewhere."""
+"""The plan of a group: class and arguments of each component, from which it is made again where the group runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Processes whose components run in groups, each group elsewhere: what they have in common, whatever carries them.
+"""What processes on Ray and on a fleet have in common: their components run in groups, each on its own event loop.
 
 What is ours alone: all groups are there before anything of the user's runs; one that fails ends the others; a
 checkpoint is complete when every group's part has come; a round is over, or a run stuck, when all groups are quiet and
@@ -90,13 +90,13 @@ class DistributedProcess(Process):
 
     @abstractmethod
     async def _place(self, groups: Sequence[Group]) -> Sequence[GroupHandle]:
-        """A handle for each group, which tells ``self`` what it hears; nothing has to be there yet.
+        """Make a handle for each group, with ``self`` as its listener. Nothing has to be placed yet.
 
         ``_unplace`` is called afterwards even if this raised.
         """
 
     async def _unplace(self) -> None:
-        """Give back what ``_place`` took, once all groups are destroyed."""
+        """Release what ``_place`` took, once all groups are destroyed."""
 
     # What Process asks for ----------------------------------------------------------------------
 
@@ -177,7 +177,7 @@ class DistributedProcess(Process):
     # All groups at once -------------------------------------------------------------------------
 
     async def _all(self, what: str, work: Callable[[GroupHandle], Awaitable[T]]) -> list[T]:
-        """Do this with every group; one that fails ends the others.
+        """Do this with every group at once. If one fails, the others are ended.
 
         Raises:
             ExceptionGroup: what components raised, and the errors of groups that were lost.
@@ -244,22 +244,22 @@ class DistributedProcess(Process):
         self._checkpoints.add(n, parts)
 
     def snapshot_failed(self, group: str, n: int, error: Exception) -> None:
-        """The checkpoint fails with the part of any group."""
+        """The checkpoint fails if one group cannot give its part."""
         self._checkpoints.failed(n, error)
 
     def status_changed(self, group: str, component: str, status: Status) -> None:
-        """The component here shows it, too."""
+        """Show it on the component here."""
         wiring_of(self.components[component]).status = status
 
     def stop_requested(self, group: str) -> None:
-        """All groups are told."""
+        """Stop all groups."""
         if not self._stopping:
             self._stopping = True
             for one in self._groups.values():
                 one.stop()
 
     def lost(self, group: str, error: Exception) -> None:
-        """The group is there no more: the others end, too."""
+        """A group was lost: end the others, too."""
         self._lost[group] = error
         for name in self._groups[group].components if group in self._groups else ():
             wiring_of(self.components[name]).status = Status.FAILED
@@ -269,7 +269,7 @@ class DistributedProcess(Process):
             one.cancel()
 
     def quiet(self, group: str, state: Quiescence) -> None:
-        """Nothing happens in the group until something comes from elsewhere: is it so everywhere?
+        """End the round, or report that the run is stuck, if all groups are quiet and nothing is on its way.
 
         What each group says was true at a time of its own. If nevertheless every message that one says it sent is one
         that the other says it received, nothing has happened since: the first to do something would have received a
@@ -296,7 +296,7 @@ class DistributedProcess(Process):
 
 
 class _Elsewhere:
-    """What a component knows of whoever runs it, here, where it does not run."""
+    """The runner of a component that runs elsewhere, as the component here sees it."""
 
     is_waiting = False
 
@@ -310,11 +310,11 @@ class _Elsewhere:
         return self._wiring.steps_before
 
     async def run(self) -> None:
-        """It has a runner where it runs."""
+        """Refuse: it can only be run where it is."""
         raise DataflowError(f"component {self._wiring.name!r} runs elsewhere: run its process")
 
     def poke(self) -> None:
-        """It was cancelled or closed from outside."""
+        """Pass on that it was cancelled or closed."""
         wiring = self._wiring
         if wiring.events:
             wiring.events.clear()

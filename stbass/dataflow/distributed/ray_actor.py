@@ -57,7 +57,7 @@ class GroupActor:
 
     @property
     def group(self) -> RemoteGroup:
-        """The group, which is there once ``prepare`` has answered."""
+        """The group; it exists once ``prepare`` has answered."""
         assert self._group is not None, "nothing is asked of an actor before it has answered to prepare"
         return self._group
 
@@ -80,7 +80,7 @@ class GroupActor:
         self._has_news.set()
 
     async def reports(self) -> list[bytes]:
-        """What there is to report, as soon as there is something."""
+        """Wait for reports, and give all that there are."""
         await self._has_news.wait()
         self._has_news.clear()
         found, self._reports = self._reports, []

@@ -1,4 +1,4 @@
-"""What a group of components that runs elsewhere says of itself: reports, and answers to calls."""
+"""The messages of a group to its process: reports, and answers to calls."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def views(runners: Mapping[str, Runner]) -> bytes:
 
 
 def _that_travel(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Those that the wire can carry: what there is to see is no reason to fail."""
+    """The values, with a placeholder for each that the wire cannot carry: a view is no reason to fail."""
     found = {}
     for name, value in values.items():
         try:

@@ -1,4 +1,4 @@
-"""Values that come from somewhere else: from another group of components, or from a checkpoint."""
+"""Decoding values from another group of components, or from a checkpoint."""
 
 from __future__ import annotations
 

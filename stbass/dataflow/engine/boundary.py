@@ -1,4 +1,4 @@
-"""Edges that leave an event loop, and those that come in: neither knows what carries them.
+"""Edges between event loops: the end that sends, and the end that receives. Neither knows what carries them.
 
 A host gives whatever goes to another host to an :class:`Outlet`, in order: values in batches, marks of checkpoints,
 and the end. Whoever carries them gives them to the :class:`Inlet` of the same edge at the other host, in that order.
@@ -166,7 +166,7 @@ class Inlet:
         If that is so already when it is set, whoever sets it finds ``gone`` true.
         """
         self.gone = False
-        """Whether nobody takes anything from this edge any more."""
+        """Whether the receiver has ended."""
         self.closed = False
         """Whether its source has ended."""
         self.record: Callable[[Any], None] | None = None
@@ -205,7 +205,7 @@ class Inlet:
                 inbox.leave(self._room.arm)
 
     def _push(self) -> None:
-        """Put in what there is room for."""
+        """Put in as many values as there is room for."""
         inbox, waiting = self._inbox, self.waiting
         while waiting:
             if self.gone or inbox.link.closed:
@@ -227,7 +227,7 @@ class Inlet:
         self._marked(self, n)
 
     def close(self) -> None:
-        """The end has come: nothing follows. Again does nothing."""
+        """The source has ended: nothing follows. Calling it again does nothing."""
         if not self.closed:
             self.closed = True
             if not self.gone:
@@ -235,7 +235,7 @@ class Inlet:
             self._marked(self, CLOSED)
 
     def lose(self) -> None:
-        """Nobody takes anything from it any more."""
+        """The receiver has ended."""
         if not self.gone:
             self.gone = True
             self._room.wake()
@@ -244,7 +244,7 @@ class Inlet:
                 self.on_gone()
 
     def look_again(self) -> None:
-        """Something else than room has come about: a checkpoint begins."""
+        """A snapshot begins: whoever waits for room looks again."""
         self._room.wake()
 
 

@@ -39,7 +39,7 @@ class Checkpoints:
     ) -> None:
         self.state = state
         self.names_before: list[str] = []
-        """What the process was called in the runs that this one goes on from."""
+        """The names of the process in the earlier runs of this job."""
         self._every = every
         self._process = process
         self._request = request
@@ -54,18 +54,18 @@ class Checkpoints:
         """A checkpoint that is taken while nothing else runs, so that who waits for it waits for nothing else."""
 
     def reset(self) -> None:
-        """The job is another one: there is no checkpoint yet."""
+        """Start with another job, which has no checkpoint yet."""
         self._n = 0
         self._last = None
         self.names_before = []
 
     def close(self) -> None:
-        """Wait for no part any more."""
+        """Stop waiting for parts."""
         if self._taking is not None and not self._taking.done():
             self._taking.cancel()
 
     def cancel(self) -> None:
-        """Who waits for a checkpoint that is taken while nothing else runs gets :class:`ProcessCancelled`."""
+        """End a checkpoint that is taken while nothing else runs: :meth:`take` raises :class:`ProcessCancelled`."""
         scope, self._scope = self._scope, None
         if scope is not None:
             scope.reschedule(asyncio.get_running_loop().time())

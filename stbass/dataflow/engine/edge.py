@@ -1,4 +1,4 @@
-"""What lies between components: edges, and the inboxes that they lead to."""
+"""Edges between components, and the inboxes in which values wait for a component."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ ATOMS = frozenset({
 
 @dataclass(frozen=True)
 class Edge:
-    """From an output of one component to an input of another, or from an event to who handles it.
+    """From an output of one component to an input of another, or from a sender of events to a handler.
 
     Args:
         id: what it is known by in the process.
@@ -73,7 +73,7 @@ class Edge:
 
 
 def event_name(event: type[Event]) -> str:
-    """What the edges of a class of events begin and end with."""
+    """The name that stands for a class of events in the place of a field."""
     return f"event:{event.__module__}.{event.__qualname__}"
 
 
@@ -133,7 +133,7 @@ def copy_of(value: Any, component: str, output: str) -> Any:
 
 
 def type_of_field(component: Component, name: str) -> ChannelType | None:
-    """What a field carries; None: anything."""
+    """The type of a field; None if it carries anything."""
     spec = field_types(component).get(name, Any)
     return None if spec is Any or spec is object else ChannelType(spec, f"{component.name}.{name}")
 
@@ -160,20 +160,20 @@ def fitted(checker: ChannelType, value: Any, component: str, side: str, field: s
 
 
 class EdgeUser(Protocol):
-    """What edges and inboxes know of the runner whose they are."""
+    """The part of a runner that its edges and inboxes use."""
 
     name: str
     waker: Choice
 
     def edge_gone(self, edge: OutEdge) -> None:
-        """Nobody takes anything from an edge that it sends on any more."""
+        """The receiver of an edge on which it sends has ended."""
 
     def fail(self, error: BaseException) -> None:
         """Something that it depends on has failed."""
 
 
 class Inbox:
-    """The values for one input of a component, or its events: one channel, whoever sends on it.
+    """The values that wait for one input of a component, or its events: one channel for all senders.
 
     Args:
         owner: who takes them.
@@ -227,14 +227,14 @@ class Inbox:
         return self.link.try_take()
 
     def source_closed(self) -> None:
-        """One of those that send on it has ended."""
+        """One of its sources has ended."""
         self.open -= 1
         if not self.open and not self.overflow:
             self.chan.close()
 
     @property
     def is_dry(self) -> bool:
-        """Whether nothing is there to take, and nothing will come over the channel."""
+        """Whether it is empty, and nothing will come over the channel."""
         return self.link.closed and self.is_empty
 
     @property
@@ -255,7 +255,7 @@ class Inbox:
             other.notify()
 
     def contents(self) -> list[Any]:
-        """What is on its way to the component: taken or not, first to last."""
+        """All values on their way to the component, taken or not, first to last."""
         held = [] if self.held is NOTHING else [self.held]
         return [*held, *self.own, *self.backlog, *self.link.accepted(), *self.overflow]
 
@@ -272,7 +272,7 @@ class OutEdge(ABC):
     __slots__ = ("checker", "copy", "exact", "gone", "id", "source", "spec")
 
     offer: Callable[[Any], bool]
-    """Put a value in if there is room, and nobody waits for that. Raises ChannelClosedError: nobody takes any more."""
+    """Put a value in if there is room and nobody waits for it. ChannelClosedError: the receiver has ended."""
 
     def __init__(self, spec: Edge, source: EdgeUser, checker: ChannelType | None = None) -> None:
         self.spec = spec
@@ -282,7 +282,7 @@ class OutEdge(ABC):
         self.checker = checker
         self.exact = None if checker is None else checker.exact
         self.gone = False
-        """Whether nobody takes anything from it any more."""
+        """Whether the receiver has ended."""
 
     def fit(self, value: Any) -> Any:
         """The value as the receiver takes it."""
@@ -312,7 +312,7 @@ class LocalEdge(OutEdge):
         self.arm = Arm(source.waker, 0, inbox.link, reader=False)
 
     def lose(self) -> None:
-        """Who receives from it has ended."""
+        """The receiver has ended."""
         self.source.edge_gone(self)
 
     def close(self) -> None:
@@ -320,12 +320,12 @@ class LocalEdge(OutEdge):
             self.inbox.source_closed()
 
     def shared(self) -> None:
-        """There are others that end at the same input: no overtaking."""
+        """Other edges lead to the same input: from now on, do not overtake those that wait."""
         if not self.own:
             self.offer = self._offer_in_turn
 
     def served(self) -> None:
-        """It was its turn: it has some more, since changing turns for each value would cost more than the values."""
+        """It was its turn. It may send some more values: a change of turns costs more than a value."""
         self._credit = _TURN
 
     def _offer_in_turn(self, value: Any) -> bool:

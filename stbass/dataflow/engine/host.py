@@ -1,4 +1,4 @@
-"""The components of one event loop, and what runs them.
+"""The host: it runs the components of one event loop.
 
 A process on one machine has one host; a process on many has one on each, and the edges between them are carried by
 ``Outlet`` and ``Inlet``. A host knows nothing of how.
@@ -362,7 +362,7 @@ class Host:
         self.listener.status_changed(runner.name, status)
 
     def status_changed(self, runner: Runner, status: Status) -> None:
-        """A component has got another status, perhaps."""
+        """Set the status of a component, and tell the listener if it is another."""
         if runner.wiring.status is not status:
             runner.wiring.status = status
             self.listener.status_changed(runner.name, status)
@@ -378,7 +378,7 @@ class Host:
         self.listener.stop_requested()
 
     def look_whether_quiet(self) -> None:
-        """Nobody runs: is that the end of the round, or of everything?"""
+        """No component runs: end the round, or report that the run is stuck."""
         waiting = [runner for runner in self.runners.values() if runner.is_waiting]
         if self.inlets or self._outlets:
             self.listener.quiet()
@@ -398,7 +398,7 @@ class Host:
 
 
 def stalled(waits: Iterable[str]) -> DataflowError:
-    """The error of a run in which everybody waits for somebody else.
+    """The error of a run in which every component waits for another.
 
     Args:
         waits: what each waits for, in words.

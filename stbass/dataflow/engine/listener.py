@@ -1,4 +1,4 @@
-"""What a host tells whoever it works for."""
+"""The listener that a host reports to."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["HostListener"]
 
 
 class HostListener(Protocol):
-    """Who hears of what happens in a host. Called on its event loop; must not take long, and must not raise."""
+    """Hears what happens in a host. Called on its event loop; must not take long, and must not raise."""
 
     def snapshot_done(self, n: int, parts: Mapping[str, bytes]) -> None:
         """The snapshot for checkpoint ``n`` is complete: a part for each component, by name."""
@@ -26,7 +26,7 @@ class HostListener(Protocol):
         """A component has sent a ``StopEvent``: every host of the process is to :meth:`Host.stop`, also this one."""
 
     def quiet(self) -> None:
-        """Nobody here can go on unless something comes from elsewhere. Only of a host that has edges to others.
+        """No component here can go on unless something comes from elsewhere. Only of a host that has edges to others.
 
         If all hosts of a process are quiet, and every message between them has arrived, then nothing will come: a round
         of :meth:`Host.step` is over (:meth:`Host.end_round`), a run has come to a stop.

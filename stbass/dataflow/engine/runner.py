@@ -25,7 +25,7 @@ _TURN = 64
 
 
 class RunnerHost(Protocol):
-    """What a runner uses of the host that it is in."""
+    """The part of a host that its runners use."""
 
     active: int
     """How many components run, or are about to."""
@@ -51,7 +51,7 @@ class RunnerHost(Protocol):
 
 
 class RunnerSnapshot(Protocol):
-    """What a runner uses of a snapshot that waits for the end of its step."""
+    """The part of a snapshot that a runner uses, if the snapshot waits for the end of its step."""
 
     async def take_state(self, runner: Runner) -> None:
         """The step has ended."""
@@ -107,17 +107,17 @@ class Runner:
         self.inboxes: tuple[Inbox, ...] = ()
         self.events: Inbox | None = None
         self.edges: dict[str, list[OutEdge]] = {}
-        """Those that leave, by output or by the name of an event."""
+        """The edges on which it sends, by output or by the name of an event."""
         self.pending: list[tuple[OutEdge, Any]] = []
-        """What has been set and is not sent yet, since there is no room."""
+        """Values that have been set and are not sent yet, because there is no room."""
         self.live = 0
         """How many of its edges still have somebody who takes values."""
         self.in_user = self.ended = self.is_waiting = False
         self.steps = 0
         self.interrupt = False
-        """Whether there is something to see to before the next step: see :meth:`_attend`."""
+        """Whether :meth:`_attend` has something to deal with before the next step."""
         self.snapshot: RunnerSnapshot | None = None
-        """The one that waits for the end of the step."""
+        """The snapshot that waits for the end of the step."""
         self.gate: asyncio.Future[None] | None = None
         """While set, the user's code for a checkpoint runs, and no step may begin."""
         self._unwanted = False
@@ -134,7 +134,7 @@ class Runner:
     # Life ---------------------------------------------------------------------------------------
 
     def attach(self) -> None:
-        """The component is ours from now on."""
+        """Begin to run the component."""
         self.wiring.runner = self
         if self.wiring.closing:
             self.interrupt = True  # it was cancelled before there was anybody to tell
@@ -143,13 +143,13 @@ class Runner:
             self.component.__dict__["step"] = self.one_step
 
     def detach(self) -> None:
-        """The component is nobody's any more; it keeps its status."""
+        """Stop running the component; it keeps its status."""
         self.wiring.runner = None
         self.wiring.steps_before = self.steps
         self.component.__dict__.pop("step", None)
 
     async def work(self) -> None:
-        """Run to the end; what the engine calls."""
+        """Run the component to its end. The engine calls this."""
         self.wiring.status = Status.RUNNING
         try:
             if self._own_run:
@@ -163,7 +163,7 @@ class Runner:
             self.host.runner_left()
 
     async def work_once(self) -> None:
-        """One step at most; what the engine calls."""
+        """Make at most one step. The engine calls this."""
         self.wiring.status = Status.RUNNING
         try:
             await self._loop(1)
@@ -236,7 +236,7 @@ class Runner:
             self.end(Status.STOPPED if is_cancel else Status.FAILED)
 
     def end(self, status: Status) -> None:
-        """It ends: nothing more comes from it, and nothing more is taken."""
+        """End the component: it sends and receives nothing more."""
         if self.ended:
             return
         self.ended = True
@@ -341,7 +341,7 @@ class Runner:
             return NOTHING
 
     async def _handle(self, event: Event) -> None:
-        """Give an event to its handler, then step if there is nothing else that a step would wait for."""
+        """Give an event to its handler, then make a step if the component has no inputs to wait for."""
         component = self.component
         handlers = self.wiring.handlers
         found = next((handlers[cls] for cls in type(event).__mro__ if cls in handlers), None)
@@ -416,7 +416,7 @@ class Runner:
             self.edge_gone(edge)
 
     def _send_events(self) -> bool:
-        """Send the events that were queued. Whether one of them stops the process."""
+        """Send the events that were queued. True if one of them stops the process."""
         events, self.wiring.events = self.wiring.events, []
         stops = False
         for event in events:
@@ -434,7 +434,7 @@ class Runner:
         return stops
 
     async def _settle(self) -> None:
-        """All that follows a step: outputs and events, and a snapshot that waits for it."""
+        """Do all that follows a step: send outputs and events, and serve a snapshot that waits for this moment."""
         self._send_outputs()
         stops = bool(self.wiring.events) and self._send_events()
         if self.snapshot is not None:
@@ -445,7 +445,7 @@ class Runner:
             self.host.stop_requested()
 
     async def _drain(self) -> bool:
-        """Send what is pending. False: it stays, since the component ends or the round is over."""
+        """Send what is pending. False if some of it stays, because the component ends or the round is over."""
         # Whoever waits for room keeps its place in the line until it has got some: so those who share an input take
         # turns, however the event loop wakes them.
         lines: dict[str, LocalEdge] = {}
@@ -473,7 +473,7 @@ class Runner:
             edge.inbox.leave(edge.arm)
 
     def _send_pending(self, lines: Container[str]) -> bool:
-        """Send what there is room for. Whether something is left."""
+        """Send what there is room for. True if something is left."""
         blocked: set[str] = set()
         rest: list[tuple[OutEdge, Any]] = []
         waiting, self.pending = self.pending, rest
@@ -498,7 +498,7 @@ class Runner:
     # Waiting ------------------------------------------------------------------------------------
 
     async def _sleep(self) -> None:
-        """Until something happens at an attached link, or somebody pokes."""
+        """Wait until something happens at an attached link, or somebody pokes."""
         host, waker = self.host, self.waker
         waiter = waker.waiter = asyncio.get_running_loop().create_future()
         self.is_waiting = True
@@ -519,12 +519,12 @@ class Runner:
         self.waker.wake()
 
     def fail(self, error: BaseException) -> None:
-        """Something that the component depends on has failed: so does it."""
+        """Fail the component, because something that it depends on has failed."""
         self._trouble = self._trouble or error
         self.poke()
 
     def edge_gone(self, edge: OutEdge) -> None:
-        """Nobody takes anything from an edge any more."""
+        """The receiver of an edge has ended."""
         if edge.gone:
             return
         edge.gone = True
@@ -549,11 +549,11 @@ class Runner:
 
     @property
     def all_inboxes(self) -> list[Inbox]:
-        """Those of its inputs, and of its events."""
+        """The inboxes of its inputs, and of its events."""
         return [*self.inboxes] if self.events is None else [*self.inboxes, self.events]
 
     def end_if_over(self) -> bool:
-        """End if there will never be another step. Whether it did; called while it does not run."""
+        """End if there will never be another step; true if it has ended. Called while it does not run."""
         wiring = self.wiring
         if self.ended or self.pending or wiring.out or wiring.events:
             return False
@@ -575,7 +575,7 @@ class Runner:
         return f"{self.name!r} waits for {fields or 'events'}"
 
     async def _attend(self) -> bool:
-        """See to whatever interrupts. True: the component has ended."""
+        """Deal with whatever set ``interrupt``. True if the component has ended."""
         self.interrupt = False
         wiring = self.wiring
         if self.gate is not None:

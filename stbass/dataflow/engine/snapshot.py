@@ -63,7 +63,7 @@ class Snapshot:
         self._hooks: set[asyncio.Future[Any]] = set()
 
     def begin(self, marked: Inlet | None = None) -> None:
-        """This is the moment.
+        """Take the snapshot of this moment.
 
         Args:
             marked: the edge whose mark it was that came.

@@ -1,4 +1,4 @@
-"""What a component keeps between steps, as bytes and back: what the wire can carry, and Python's own iterators."""
+"""The state of a component as bytes, and back: what the wire can carry, and Python's own iterators."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that survive: written to disk when we say so, and cut back to what was written at a mark."""
+"""Files that survive a crash: synced to disk on demand, and truncated to what was written at a mark."""
 
 from __future__ import annotations
 

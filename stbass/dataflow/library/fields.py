@@ -1,4 +1,4 @@
-"""Which fields a reader or a writer has, and what they are called in the file or table."""
+"""The fields of readers and writers, and the columns of the file or table that they belong to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Components, their fields and events, and what is kept about each while a process runs it."""
+"""Components: their fields and events, and the record that the engine keeps about each."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _OWN = ("_wiring", MADE_WITH)
 
 
 class ComponentRunner(Protocol):
-    """What a component knows of whoever runs it."""
+    """The part of a runner that a component uses."""
 
     @property
     def steps(self) -> int:
@@ -59,7 +59,7 @@ class ComponentRunner(Protocol):
 
 
 class Wiring:
-    """All that is kept about one component and is not its user's: for the engine and the process that runs it.
+    """The record of one component that its engine and its process share. Everything else on a component is the user's.
 
     :func:`wiring_of` gives it.
 
@@ -126,7 +126,7 @@ class Wiring:
         self.poke()
 
     def poke(self) -> None:
-        """Something was queued, closed or cancelled: whoever runs it sees to that."""
+        """Something was queued, closed or cancelled: tell the runner."""
         if self.runner is not None:
             self.runner.poke()
 
@@ -220,7 +220,7 @@ class IOController:
         return self._own_wiring("is_closed").closing
 
     async def close(self) -> None:
-        """Say that no more comes: what was set in this step is still sent, then the component ends. Again does nothing.
+        """Say that no more comes: what was set in this step is still sent, then the component ends. Idempotent.
 
         Raises:
             DataflowError: this is the declaration of a class, not the ``io`` of a component.
@@ -557,7 +557,7 @@ class Component(Exportable):
 
 
 def wiring_of(component: Component) -> Wiring:
-    """What is kept about a component: how the engine and a process get at it."""
+    """The record of a component: the way for the engine and a process to get it."""
     return component._wiring
 
 
@@ -627,5 +627,5 @@ def field_types(component: Component) -> dict[str, Any]:
 
 
 def _is_code(value: Any) -> bool:
-    """Whether it is a part of the program and not of its state: the constructor puts it there again."""
+    """Whether it is part of the program and not of the state: the constructor sets it again."""
     return isinstance(value, type | ModuleType) or inspect.isroutine(value)

@@ -1,4 +1,4 @@
-"""What lies between an output and an input."""
+"""Connectors: from the output of one component to the input of another."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DEFAULT_MAXSIZE = 64
 
 
 class ConnectorMode(StrEnum):
-    """How values are shared out. Both mean the same here: every input that an output leads to gets every value."""
+    """How values are distributed. Both modes mean the same here: every connected input gets every value."""
 
     PIPELINE = "pipeline"
     PUBSUB = "pubsub"

@@ -1,4 +1,4 @@
-"""Whether values of one type may be ones of another."""
+"""Whether an output of one type may be connected to an input of another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cycles of components that wait for each other."""
+"""Cycles of components that deadlock, because each waits for another."""
 
 from __future__ import annotations
 

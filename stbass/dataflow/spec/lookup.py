@@ -1,4 +1,4 @@
-"""From the name of a class in a model file to the class."""
+"""Finding the class that a model file names."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ _INSTEAD = {
 
 
 class NotThere(DataflowError, LookupError):
-    """There is nothing of that name that could be had."""
+    """The name leads to nothing that can be imported."""
 
 
 def find(path: str) -> Any:
-    """What goes by the name ``module.Class``. The module is imported; names of the other tool's mean ours.
+    """Import the module, and give what ``module.Class`` names. Names of the other tool mean ours.
 
     Raises:
         NotThere: there is no such module or no such name in it, or importing it failed; says which.

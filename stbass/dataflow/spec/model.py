@@ -64,7 +64,7 @@ class ConnectorEntry:
 
 
 class Findings:
-    """What is wrong with a file: everything, each with its place.
+    """The mistakes in a file, each with its place.
 
     Args:
         lines: where each part of the file stands.

@@ -1,4 +1,4 @@
-"""What is wrong with a process, all of it at once, before any of its components does anything."""
+"""Validation: everything that is wrong with a process, found before any of its components runs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _COMPONENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong.
+    """One mistake.
 
     Args:
         problem: what it is, and what to do about it.
@@ -84,7 +84,7 @@ def findings(
     kind: str,
     unmade: Collection[str] = (),
 ) -> list[Finding]:
-    """All that is wrong with a process.
+    """Find everything that is wrong with a process.
 
     Args:
         components: what it consists of.
@@ -171,7 +171,7 @@ def _parts(components: list[Any], connectors: list[Any]) -> list[Finding]:
 
 
 class _Model:
-    """The parts of a process, by what they have to do with each other."""
+    """The parts of a process, and how they are connected."""
 
     def __init__(self, components: list[Component], connectors: list[Connector], unmade: frozenset[str]) -> None:
         self.all = components
@@ -190,7 +190,7 @@ class _Model:
             self.fed[connector.spec.target_component, connector.spec.input].append(connector)
 
     def fields(self) -> Iterator[Finding]:
-        """What is wrong with a component as it is."""
+        """Mistakes within a component."""
         for component in self.all:
             name, io = component.name, component.io
             for what, names in (("input", io.inputs), ("output", io.outputs)):
@@ -255,7 +255,7 @@ class _Model:
                         )
 
     def ends(self, kind: str) -> Iterator[Finding]:
-        """What is wrong with a connector, and with what it connects."""
+        """Mistakes in a connector and its ends."""
         for connector in self.connectors.values():
             if kind not in connector.kinds:
                 runs = ", ".join(sorted(connector.kinds)) or "none"
@@ -303,7 +303,7 @@ class _Model:
         return Finding(problem, name, f"{what} {field!r}", connector.id)
 
     def events(self) -> Iterator[Finding]:
-        """What is wrong with who sends and who handles which events."""
+        """Mistakes in which component sends and which handles an event."""
         sent = [event for one in self.all for event in one.io.output_events]
         for component in self.all:
             name, handled = component.name, wiring_of(component).handlers
@@ -329,7 +329,7 @@ class _Model:
                         )
 
     def cycles(self) -> Iterator[Finding]:
-        """Cycles in which everybody waits for everybody."""
+        """Cycles that deadlock."""
         for cycle in deadlocked_cycles(self._needs()):
             route = " → ".join(connector.id.replace("..", " → ") for connector in cycle)
             field = cycle[-1].spec.target

@@ -1,4 +1,4 @@
-"""What holds a job as long as this process lives, and no longer: file descriptors that forked children let go of."""
+"""Locks that this Python process holds until it dies. Forked children do not inherit them."""
 
 from __future__ import annotations
 

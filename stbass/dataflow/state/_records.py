@@ -1,4 +1,4 @@
-"""What is stored, as every backend stores it: JSON text, who holds a job, and parts of checkpoints with their sums."""
+"""The records that every state backend stores: JSON text, the holder of a job, parts of checkpoints with checksums."""
 
 from __future__ import annotations
 

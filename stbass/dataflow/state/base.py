@@ -1,4 +1,4 @@
-"""What every state backend can do: remember jobs, what they consist of, how far they came, and who runs them.
+"""The base class of state backends. They store jobs: their processes, statuses, checkpoints, and who runs them.
 
 The data model, which each backend stores in its own way (see the comment block at the top of its module). Everything
 belongs to a job; text is JSON, never pickle.
@@ -115,7 +115,7 @@ class StateBackend(Exportable, ABC):
             await self._end()
 
     async def attach(self, user: object) -> None:
-        """Use it, together with others perhaps: what nobody has connected yet is, until the last of them detaches.
+        """Begin to use it, perhaps together with others: it is connected until the last of them detaches.
 
         Args:
             user: who uses it, a process or a component.
@@ -130,7 +130,7 @@ class StateBackend(Exportable, ABC):
             self._users[id(user)] = user
 
     async def detach(self, user: object, *, has_job: bool = False) -> None:
-        """Use it no more. Idempotent. It stays as it is for the others, and if it was connected before.
+        """Stop using it. Idempotent. It stays connected for other users, or if it was connected before.
 
         Args:
             user: who used it.
@@ -382,7 +382,7 @@ class StateBackend(Exportable, ABC):
             await self._close()
 
     def _turn(self) -> asyncio.Lock:
-        """One at a time: for what changes this object itself."""
+        """The lock for what changes this object itself, on this event loop."""
         loop = asyncio.get_running_loop()
         if self._turn_of is None or self._turn_of[0] is not loop:
             self._turn_of = (loop, asyncio.Lock())
@@ -506,7 +506,7 @@ class StateBackend(Exportable, ABC):
         )
 
     def _lost(self, why: str) -> StateError:
-        """The error for a run that had the job and has it no more."""
+        """The error for a run that has lost the job."""
         return StateError(
             f"{self._job_id} in {self._where()} is no longer this run's: {why}. Nothing more is stored by this run;"
             " run the job again to go on from its last checkpoint"

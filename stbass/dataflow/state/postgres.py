@@ -206,7 +206,7 @@ class PostgresStateBackend(DatabaseStateBackend):
             waiting.cancel()
 
     async def _back_out(self, connection: psycopg.AsyncConnection[Any]) -> None:
-        """Leave no transaction behind; and no lock that nobody knows of."""
+        """Leave no transaction behind, and no lock that is not accounted for."""
         try:
             if not connection.closed:
                 await connection.rollback()
