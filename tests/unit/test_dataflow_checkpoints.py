@@ -14,53 +14,8 @@ import pytest
 from stbass.dataflow import Component, IOController, Status
 from stbass.dataflow.engine.userstate import dump_state, load_state
 from stbass.errors import CheckpointError, JobFinishedError, StateError
-from tests.support import dataflow_graphs
 from tests.support.dataflow import Add, Count, Endless, Keep, Lasting, checkpoints_of, local
-from tests.support.dataflow_graphs import SHAPES, came_out, make, whole
-
-
-async def broken_off(shape: str, n: int, dice: random.Random, maxsize: int) -> tuple[list[Any], int]:
-    """What comes out, and how many runs it took, if it is broken off some turns of the loop after a checkpoint."""
-    state = Lasting()
-    for runs in itertools.count(1):
-        process = make(shape, n, state, maxsize, checkpoint_every=None)
-        await process.init()
-        running = asyncio.ensure_future(process.run())
-        try:
-            for _ in range(dice.randint(1, 2)):
-                for _ in range(dice.randint(1, 40)):
-                    await asyncio.sleep(0)
-                if not running.done() and process.status is Status.RUNNING:
-                    taking = asyncio.ensure_future(checkpoints_of(process).take())
-                    await asyncio.wait((taking, running), return_when=asyncio.FIRST_COMPLETED)
-                    taking.cancel()
-            for _ in range(dice.randint(0, 30)):
-                await asyncio.sleep(0)
-            if running.done():
-                await running
-                return came_out(shape, process), runs
-            running.cancel()
-            await asyncio.wait((running,))
-        finally:
-            await process.destroy()
-    raise AssertionError
-
-
-@pytest.mark.parametrize("maxsize", [1, 3, 64])
-@pytest.mark.parametrize("shape", SHAPES)
-async def test_broken_off_at_random_it_gives_the_same(shape: str, maxsize: int) -> None:
-    n = 40
-    expected = await whole(shape, n)
-    assert len(expected) > 8
-    most = 0
-    for seed in range(12):
-        dice = random.Random(f"{shape} {maxsize} {seed}")
-        dataflow_graphs.pauses.seed(seed)
-        async with asyncio.timeout(30):
-            got, runs = await broken_off(shape, n, dice, maxsize)
-        assert got == expected, f"seed {seed}"
-        most = max(most, runs)
-    assert most > 1  # else nothing was broken off
+from tests.support.dataflow_graphs import came_out, make, whole
 
 
 async def test_a_slow_step_belongs_to_the_checkpoint_as_a_whole() -> None:

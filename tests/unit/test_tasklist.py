@@ -519,7 +519,7 @@ async def test_cancelling_it_waits_for_threads_and_cancelling_it_again_does_not(
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_deadline_frees_the_caller(run: Run, strategy: str) -> None:
     let_go = threading.Event()
-    process = Process("late", strategy, max_workers=2, on_failure=FailurePolicy.COLLECT, deadline=0.5)
+    process = Process("late", strategy, max_workers=2, on_failure=FailurePolicy.COLLECT, deadline=0.2)
     process.add_task(lambda: "quick")
     process.add_task(let_go.wait, 30)
     process.add_task(asyncio.sleep, 30)
