@@ -29,7 +29,6 @@ class Announcement(bootsteps.StartStopStep):
     """
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
-
     _announcer: _Announcer | None = None
 
     def start(self, consumer: Any) -> None:
@@ -57,7 +56,6 @@ class _Announcer(threading.Thread):
         self.announced = threading.Event()
         """Set once producers can see the worker."""
         self._stopping = threading.Event()
-        self._client: redis.Redis | None = None
         self._subscription: Any = None
         self._sweeper = Sweeper(fleet.settings, fleet.result_prefix)
 
