@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 import time
 from contextlib import AsyncExitStack
@@ -61,6 +62,8 @@ def run_demo(deadline: float) -> int:
     """
     # Progress goes to standard error, results to standard output.
     progress, out = _console(sys.stderr), _console(sys.stdout)
+    # A shell that starts it in the background has it ignore Ctrl-C, and asyncio.run would leave that as it is.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         result = asyncio.run(_demo(deadline, progress))
     except KeyboardInterrupt:

@@ -76,9 +76,16 @@ def test_two_fail_and_no_more(demo: tuple[int, str, str]) -> None:
     assert "\n2 failures; what the others found is kept (COLLECT):" in out
 
 
-@pytest.mark.parametrize(("how", "code"), [(None, 0), (signal.SIGINT, 130), (signal.SIGKILL, 137)])
-def test_however_it_ends_it_leaves_nothing_behind(how: signal.Signals | None, code: int) -> None:
-    process = GuardedProcess(COMMAND, name="demo", cwd=ROOT)
+# A shell that is not interactive has what it starts in the background ignore SIGINT.
+IN_THE_BACKGROUND = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "around"),
+    [(None, 0, []), (signal.SIGINT, 130, []), (signal.SIGINT, 130, IN_THE_BACKGROUND), (signal.SIGKILL, 137, [])],
+)
+def test_however_it_ends_it_leaves_nothing_behind(how: signal.Signals | None, code: int, around: list[str]) -> None:
+    process = GuardedProcess([*around, *COMMAND], name="demo", cwd=ROOT)
     try:
         process.wait_for_log("checkpoint", 60)
         started = descendants_of(process.pid)
