@@ -31,9 +31,9 @@ __all__ = ["Conversation"]
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-# The mcp package ends a stdio server in steps (its input closed, SIGTERM, SIGKILL) that take up to 6.5 s together, and
-# a second cancellation would interrupt them and leave the server running.
-_STDIO_CLOSING = 10.0
+# The mcp package ends a stdio server in steps (its input closed, SIGTERM, SIGKILL) whose time-outs are 6.5 s together,
+# and more on a busy machine. A second cancellation would interrupt them and leave the server running.
+_STDIO_CLOSING = 30.0
 # Closing an HTTP session is one more request, which a server that hangs may never answer.
 _HTTP_CLOSING = 2.0
 

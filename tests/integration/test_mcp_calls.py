@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import time
@@ -85,8 +86,16 @@ def first_progress() -> Iterator[asyncio.Future[str]]:
         yield told
 
 
-def held() -> tuple[set[asyncio.Task[object]], list[str], list[int]]:
-    """Tasks, open files that are sockets or pipes, and child processes of this Python process."""
+async def held() -> tuple[set[asyncio.Task[object]], list[str], list[int]]:
+    """Tasks, open files that are sockets or pipes, and child processes of this Python process.
+
+    What is garbage is not held: Python closes generators that the mcp package left to it in tasks of the loop, and
+    sockets of earlier tests, whenever it happens to collect them; so it collects them now.
+    """
+    gc.collect()
+    closing = [task for task in asyncio.all_tasks() if type(task.get_coro()).__name__ == "async_generator_athrow"]
+    if closing:
+        await asyncio.wait(closing)
     files = []
     for number in os.listdir("/proc/self/fd"):
         try:
@@ -97,11 +106,13 @@ def held() -> tuple[set[asyncio.Task[object]], list[str], list[int]]:
     return asyncio.all_tasks(), sorted(name for name in files if name.startswith(("socket:", "pipe:"))), children
 
 
-async def generators_closed() -> None:
-    """Wait until Python has closed the generators that the mcp package left to it; it does so in tasks of the loop."""
-    closing = [task for task in asyncio.all_tasks() if type(task.get_coro()).__name__ == "async_generator_athrow"]
-    if closing:
-        await asyncio.wait(closing)
+@pytest.fixture(scope="module", autouse=True)
+def _quick_to_collect() -> Iterator[None]:
+    """What is there before the module is not looked at each time."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 # Values ------------------------------------------------------------------------------------------
@@ -110,12 +121,12 @@ async def generators_closed() -> None:
 @everywhere()
 async def test_a_tool_is_called_with_its_arguments_and_its_value_comes_back(server: Server | None) -> None:
     # Given
-    before = held()
+    before = await held()
     # When
     result = await call(server, "describe", name="occam", tags=["a", "b"])
     # Then
     assert result.value == {"name": "occam", "tags": ["a", "b"]}
-    assert held() == before
+    assert await held() == before
 
 
 @everywhere("http", "sse")
@@ -163,10 +174,10 @@ async def test_calls_go_on_at_once(server: Server | None) -> None:
 
 
 async def test_servers_that_are_commands_run_at_once() -> None:
-    before = held()
+    before = await held()
     results = await asyncio.gather(*(call(None, "add", a=number, b=1) for number in range(3)))
     assert [result.value for result in results] == [{"result": 1}, {"result": 2}, {"result": 3}]
-    assert held() == before
+    assert await held() == before
 
 
 async def test_a_command_gets_the_environment_of_its_address_and_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,7 +266,7 @@ async def test_a_server_that_is_not_there_is_a_failure_at_once(path: str) -> Non
     # Given a port that nobody listens on
     with serving("http") as server:
         pass
-    before = held()
+    before = await held()
     process = MCPProcess(f"http://127.0.0.1:{server.port}{path}", "add", 60.0)
     # When
     started_at = time.monotonic()
@@ -267,7 +278,7 @@ async def test_a_server_that_is_not_there_is_a_failure_at_once(path: str) -> Non
     assert isinstance(error, ConnectionError)
     assert error.server == process.server_url
     assert "cannot be reached" in str(error)
-    assert held() == before
+    assert await held() == before
 
 
 @pytest.mark.parametrize(
@@ -279,19 +290,19 @@ async def test_a_server_that_is_not_there_is_a_failure_at_once(path: str) -> Non
     ],
 )
 async def test_a_command_that_does_not_run_is_a_failure_that_says_why(command: str, says: str) -> None:
-    before = held()
+    before = await held()
     error = (await MCPProcess(f"stdio:{command}", "add", 60.0).execute(ProcessContext("add"))).failure.error
     assert isinstance(error, MCPConnectionError)
     assert "could not be started" in str(error)
     assert says in str(error)
-    assert held() == before
+    assert await held() == before
 
 
 @pytest.mark.parametrize("transport", EVERYWHERE)
 async def test_a_server_that_dies_during_a_call_is_a_failure(transport: str) -> None:
     # Given
     with started(transport) as server, first_progress() as told:
-        before = held()
+        before = await held()
         async with asyncio.timeout(60), asyncio.TaskGroup() as group:
             calling = group.create_task(call(server, "wait"))
             number = int(await told)
@@ -300,7 +311,7 @@ async def test_a_server_that_dies_during_a_call_is_a_failure(transport: str) -> 
                 os.kill(number, signal.SIGKILL)
             else:
                 server.kill()
-        left = held()
+        left = await held()
     # Then
     error = calling.result().failure.error
     named(error, "wait", server)
@@ -314,7 +325,7 @@ async def test_a_server_that_dies_during_a_call_is_a_failure(transport: str) -> 
 async def test_a_tool_that_takes_too_long_is_a_timeout_and_is_told_to_stop(server: Server | None) -> None:
     # Given a command has to start first
     limit = 1.0 if server is not None else 4.0
-    before = held()
+    before = await held()
     # When
     result = await call(server, "wait", timeout=limit)
     # Then
@@ -325,7 +336,7 @@ async def test_a_tool_that_takes_too_long_is_a_timeout_and_is_told_to_stop(serve
     assert isinstance(error, TimeoutError)
     assert error.deadline == limit
     assert "its timeout" in str(error)
-    assert held() == before
+    assert await held() == before
     if server is not None:
         async with asyncio.timeout(10):
             assert await server.says() == "cancelled"
@@ -351,7 +362,7 @@ async def test_the_deadline_of_the_context_bounds_a_call_too(server: Server | No
 @pytest.mark.parametrize("path", ["/mcp", "/sse"])
 async def test_a_server_that_accepts_and_never_answers_is_a_timeout(path: str) -> None:
     # Given
-    before = held()
+    before = await held()
     release = asyncio.Event()
 
     async def ignore(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -368,7 +379,7 @@ async def test_a_server_that_accepts_and_never_answers_is_a_timeout(path: str) -
         # Then
         assert isinstance(result.failure.error, MCPTimeoutError)
         release.set()
-    assert before[2] == held()[2]
+    assert before[2] == (await held())[2]
 
 
 @pytest.mark.parametrize("path", ["/mcp", "/sse"])
@@ -393,10 +404,10 @@ async def test_something_else_at_the_address_is_a_failure_that_says_so(path: str
 
 
 async def test_a_command_that_speaks_something_else_is_a_failure() -> None:
-    before = held()
+    before = await held()
     result = await MCPProcess("stdio:echo hello", "add", 20.0).execute(ProcessContext("add"))
     assert isinstance(result.failure.error, MCPConnectionError)
-    assert held() == before
+    assert await held() == before
 
 
 async def test_a_question_that_is_refused_over_sse_is_a_failure_at_once() -> None:
@@ -418,7 +429,7 @@ async def test_a_question_that_is_refused_over_sse_is_a_failure_at_once() -> Non
 @everywhere()
 async def test_a_cancelled_call_leaves_nothing_behind_and_its_tool_is_told_to_stop(server: Server | None) -> None:
     # Given
-    before = held()
+    before = await held()
     with first_progress() as told:
         calling = asyncio.create_task(call(server, "wait"))
         async with asyncio.timeout(60):
@@ -429,7 +440,7 @@ async def test_a_cancelled_call_leaves_nothing_behind_and_its_tool_is_told_to_st
             with pytest.raises(asyncio.CancelledError):
                 await calling
     # Then
-    assert held() == before
+    assert await held() == before
     if server is None:
         assert not psutil.pid_exists(number)
     else:
@@ -439,7 +450,7 @@ async def test_a_cancelled_call_leaves_nothing_behind_and_its_tool_is_told_to_st
 
 async def test_a_call_that_is_cancelled_again_and_again_leaves_no_command_running() -> None:
     # Given
-    before = held()
+    before = await held()
     with first_progress() as told:
         calling = asyncio.create_task(call(None, "wait"))
         async with asyncio.timeout(60):
@@ -450,14 +461,14 @@ async def test_a_call_that_is_cancelled_again_and_again_leaves_no_command_runnin
         await asyncio.wait({calling}, timeout=0.01)
     # Then
     assert calling.cancelled()
-    assert held() == before
+    assert await held() == before
     assert not psutil.pid_exists(number)
 
 
 @everywhere()
 async def test_a_call_can_be_cancelled_at_any_moment(server: Server | None) -> None:
     # Given: of the command `cat` there is no answer to wait for; the moments are those of starting and stopping it
-    before = held()
+    before = await held()
     process = MCPProcess("stdio:cat" if server is None else server.url, "shout", 60.0).with_arguments(text="a")
     for steps in range(0, 120, 3):
         calling = asyncio.create_task(process.execute(ProcessContext("shout")))
@@ -469,20 +480,19 @@ async def test_a_call_can_be_cancelled_at_any_moment(server: Server | None) -> N
             await asyncio.wait({calling})
         # Then
         assert calling.cancelled() or calling.result().is_ok
-        await generators_closed()
-        assert held() == before, f"cancelled after {steps} steps"
+        assert await held() == before, f"cancelled after {steps} steps"
 
 
 async def test_an_answer_that_came_in_time_counts_however_long_the_server_takes_to_stop() -> None:
     # Given a command that has to be killed
-    before = held()
+    before = await held()
     with first_progress() as told:
         # When
         result = await call(None, "stubborn", timeout=6.0)
     # Then
     assert result.value == {"result": "done"}
     assert not psutil.pid_exists(int(told.result()))
-    assert held() == before
+    assert await held() == before
 
 
 # Logins ------------------------------------------------------------------------------------------
