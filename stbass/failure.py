@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from stbass._engine.supervise import Child, run_attempts
-from stbass._process.composable import Composable
-from stbass._process.context import ProcessContext
+from stbass._process.context import Composable, ProcessContext
 from stbass._values.outcome import ProcessResult
 from stbass._values.policy import FailurePolicy, RetryPolicy
 from stbass._values.report import FailureReport

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Any, Self
+from typing import Any
 
 from stbass import observe
-from stbass._engine.children import PlacedProcess, make_children, open_groups
+from stbass._engine.children import make_children, open_groups
 from stbass._engine.composition import (
+    CompositionResult,
     ProcessComposition,
-    TimedResult,
-    checked_composables,
-    optional_among,
-    run_to_end,
+    checked_members,
     timed,
 )
 from stbass._engine.registry import BackendRegistry
 from stbass._engine.supervise import Child, ended, supervise, too_late
-from stbass._process.composable import Composable
-from stbass._process.context import ProcessContext
+from stbass._process.context import Composable, ProcessContext, optional_among
 from stbass._values.checks import checked_limit
-from stbass._values.outcome import Failure, ProcessResult
+from stbass._values.outcome import ProcessResult
 from stbass._values.policy import FailurePolicy, OnFailure
 from stbass.errors import DeadlineExceeded
 
@@ -31,7 +27,7 @@ __all__ = ["PAR", "PARResult", "Parallel"]
 
 
 @dataclass(frozen=True)
-class PARResult(TimedResult):
+class PARResult(CompositionResult):
     """The outcome of processes that ran at once.
 
     Args:
@@ -45,29 +41,20 @@ class PARResult(TimedResult):
     _run: ProcessResult | None = field(default=None, repr=False, compare=False)
 
     @property
-    def is_ok(self) -> bool:
-        """Whether every process that is not optional succeeded."""
-        optional = self._optional
-        return all(result._ok or index in optional for index, result in enumerate(self.results))
-
-    @property
     def successes(self) -> list[ProcessResult]:
         """The results of those that succeeded."""
-        return [result for result in self.results if result._ok]
-
-    @property
-    def failures(self) -> list[Failure]:
-        """What is known of those that failed, the optional ones included."""
-        return [result.failure for result in self.results if not result._ok]
+        return [result for result in self.results if result.is_ok]
 
     @property
     def value(self) -> list[Any]:
         """The values of those that succeeded, in the order in which they were declared."""
-        return [result._value for result in self.results if result._ok]
+        return [result.value for result in self.results if result.is_ok]
 
 
 class Parallel(ProcessComposition[PARResult]):
     """What PAR, PLACED_PAR and PAR_FOR have in common."""
+
+    _settings = ("on_failure", "deadline", "limit")
 
     def __init__(
         self, on_failure: OnFailure, deadline: float | None, limit: int | None, registry: BackendRegistry | None
@@ -88,7 +75,7 @@ class Parallel(ProcessComposition[PARResult]):
         """
         # `observe` loads what draws when it is asked for: that costs more to import than everything else together.
         with observe.progress() if progress else nullcontext():
-            return await self._run_at_top(ProcessContext(self.name, None, self._channels))
+            return await self._run_at_top(ProcessContext(self.name, None, self.bound_channels))
 
     def run_sync(self, *, progress: bool = False) -> PARResult:
         """:meth:`run` for callers without an event loop.
@@ -96,7 +83,10 @@ class Parallel(ProcessComposition[PARResult]):
         Raises:
             RuntimeError: there is one in this thread.
         """
-        return run_to_end(self, self.run(progress=progress))
+        return self._run_to_end(self.run(progress=progress))
+
+    async def _run_in(self, ctx: ProcessContext) -> PARResult:
+        return await self._run_children(ctx, make_children(ctx, self.members))
 
     async def _run_children(self, ctx: ProcessContext, children: list[Child]) -> PARResult:
         started = monotonic()
@@ -137,29 +127,9 @@ class PAR(Parallel, kind="PAR"):
         registry: BackendRegistry | None = None,
     ) -> None:
         super().__init__(on_failure, deadline, limit, registry)
-        self._processes = checked_composables(processes, "PAR")
+        self._members = checked_members(processes, "PAR")
 
     @property
     def processes(self) -> tuple[Composable, ...]:
         """What it is put together from."""
-        return self._processes
-
-    async def _run_in(self, ctx: ProcessContext) -> PARResult:
-        return await self._run_children(ctx, make_children(ctx, [(process, None) for process in self._processes]))
-
-    def _inside(self) -> Iterable[PlacedProcess]:
-        return [(process, None) for process in self._processes]
-
-    def _parts(self) -> dict[str, Any]:
-        return {
-            "processes": list(self._processes),
-            "on_failure": self._on_failure,
-            "deadline": self._deadline,
-            "limit": self._limit,
-        }
-
-    @classmethod
-    def _from_parts(cls, parts: Mapping[str, Any]) -> Self:
-        return cls(
-            *parts["processes"], on_failure=parts["on_failure"], deadline=parts["deadline"], limit=parts["limit"]
-        )
+        return tuple(process for process, _ in self._members)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Self
 
 from stbass._engine.backend import ExecutionBackend
-from stbass._engine.children import PlacedProcess, make_children
-from stbass._engine.composition import checked_composable
+from stbass._engine.composition import PlacedProcess, checked_composable
 from stbass._engine.local import LocalBackend
 from stbass._engine.registry import BackendRegistry, backend_class, default_registry
-from stbass._process.composable import Composable
-from stbass._process.context import ProcessContext
+from stbass._process.context import Composable
 from stbass._values.checks import checked_deadline
 from stbass._values.endpoint import Placement
 from stbass._values.policy import FailurePolicy, OnFailure
@@ -55,15 +53,12 @@ class PLACED_PAR(Parallel, kind="PLACED_PAR"):
         registry: BackendRegistry | None = None,
     ) -> None:
         super().__init__(on_failure, deadline, limit, registry)
-        self._pairs = tuple(_checked_pair(pair, index) for index, pair in enumerate(pairs))
+        self._members = tuple(_checked_pair(pair, index) for index, pair in enumerate(pairs))
 
     @property
     def pairs(self) -> tuple[PlacedProcess, ...]:
         """Each process with its placement; None where it was given none."""
-        return self._pairs
-
-    async def _run_in(self, ctx: ProcessContext) -> PARResult:
-        return await self._run_children(ctx, make_children(ctx, self._pairs))
+        return tuple(self._members)
 
     @classmethod
     async def attach(
@@ -92,27 +87,15 @@ class PLACED_PAR(Parallel, kind="PLACED_PAR"):
         optional = frozenset(index for index, (_, is_optional) in enumerate(outcome) if is_optional)
         return PARResult([result for result, _ in outcome], None, optional)
 
-    def _inside(self) -> Iterable[PlacedProcess]:
-        return self._pairs
-
-    def _parts(self) -> dict[str, Any]:
-        return {
-            "processes": [process for process, _ in self._pairs],
-            "placements": [placement for _, placement in self._pairs],
-            "on_failure": self._on_failure,
-            "deadline": self._deadline,
-            "limit": self._limit,
-        }
+    def parts(self) -> dict[str, Any]:
+        """Its processes, where each was placed, and what the constructor was given beside them."""
+        return {**super().parts(), "placements": [placement for _, placement in self._members]}
 
     @classmethod
-    def _from_parts(cls, parts: Mapping[str, Any]) -> Self:
+    def from_parts(cls, parts: Mapping[str, Any]) -> Self:
+        """The inverse of :meth:`parts`."""
         pairs = zip(parts["processes"], parts["placements"], strict=True)
-        return cls(
-            *(process if placement is None else (process, placement) for process, placement in pairs),
-            on_failure=parts["on_failure"],
-            deadline=parts["deadline"],
-            limit=parts["limit"],
-        )
+        return cls._make(parts, *(process if where is None else (process, where) for process, where in pairs))
 
 
 def _checked_pair(pair: object, index: int) -> PlacedProcess:

@@ -12,13 +12,19 @@ from types import FunctionType
 from typing import Any, Self, overload
 
 from stbass._process.call import is_async
-from stbass._process.composable import Composable, checked_name
-from stbass._process.context import ProcessContext
+from stbass._process.context import Composable, ProcessContext, changed, changes_since, checked_name
 from stbass._values.arguments import remember
 from stbass._values.endpoint import Placement
 from stbass.errors import NotTransportable
 
-__all__ = ["Composable", "FunctionProcess", "Process", "ProcessContext", "known_processes", "reference_of"]
+__all__ = [
+    "Composable",
+    "FunctionProcess",
+    "Process",
+    "ProcessContext",
+    "known_processes",
+    "reference_of",
+]
 
 ProcessFunction = Callable[[ProcessContext], Any]
 
@@ -128,21 +134,14 @@ class FunctionProcess(Process):
                 f"process {self.name!r} cannot go to another Python process: it is not what {self.__module__}:"
                 f"{self.__qualname__} stands for. Define it at the top level of a module"
             )
-        changes = {
-            key: self.__dict__[key]
-            for key in ("_name", "_is_optional", "_channels", "_placement")
-            if key in self.__dict__
-        }
-        return _rebuilt, (self.__module__, self.__qualname__, changes)
+        return _rebuilt, (self.__module__, self.__qualname__, changes_since(self, found))
 
 
 def _rebuilt(module: str, qualname: str, changes: dict[str, Any]) -> FunctionProcess:
     found = functools.reduce(getattr, qualname.split("."), importlib.import_module(module))
     if not isinstance(found, FunctionProcess):
         raise TypeError(f"{module}:{qualname} is {found!r}, not a process")
-    made = found._copy()
-    made.__dict__.update(changes)
-    return made
+    return changed(found, **changes)
 
 
 def _decorate(*args: Any, **kwargs: Any) -> Any:

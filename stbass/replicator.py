@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
-from stbass._engine.children import PlacedProcess, make_children
+from stbass._engine.children import make_children
+from stbass._engine.composition import PlacedProcess, ProcessComposition
 from stbass._engine.registry import BackendRegistry
 from stbass._engine.supervise import Child
-from stbass._process.composable import Composable
-from stbass._process.context import ProcessContext
+from stbass._process.context import Composable, ProcessContext
 from stbass._values.checks import checked_count
 from stbass._values.policy import FailurePolicy, OnFailure
 from stbass.errors import NotTransportable
@@ -28,7 +28,7 @@ class _Replica(Composable):
 
     def __init__(self, factory: Callable[[int, ProcessContext], Any], index: int, name: str) -> None:
         self._factory = factory
-        self._index = index
+        self.index = index
         self._name = name
         self._called = False
         self._outcome: Any = None
@@ -37,13 +37,13 @@ class _Replica(Composable):
         """Call the factory before the replica runs; an error is raised when it runs."""
         self._called = True
         try:
-            self._outcome = self._factory(self._index, ctx)
+            self._outcome = self._factory(self.index, ctx)
         except Exception as error:
             self._outcome = _Raised(error)
         return self._outcome
 
     async def _perform(self, ctx: ProcessContext) -> Any:
-        outcome = self._outcome if self._called else self._factory(self._index, ctx)
+        outcome = self._outcome if self._called else self._factory(self.index, ctx)
         # Another attempt has to call the factory again: a coroutine can be awaited once.
         self._called, self._outcome = False, None
         if isinstance(outcome, _Raised):
@@ -105,7 +105,7 @@ class _Replicated:
             return [_numbered(factory, index) for index in range(self.size())]
         return [_Replica(factory, index, f"{self.name}[{index}]") for index in range(self.size())]
 
-    def inside(self) -> list[PlacedProcess]:
+    def members(self) -> list[PlacedProcess]:
         """What is known of them before they start: a function says nothing before it is called."""
         return [(self.factory, None)] if isinstance(self.factory, Composable) else []
 
@@ -135,7 +135,7 @@ class _Replicated:
                         " here. Let it be a plain function that returns a process defined at module level, for example"
                         " lambda index, ctx: Worker(index)"
                     )
-                process = _numbered(outcome, process._index)
+                process = _numbered(outcome, process.index)
             made.append(process)
         return made
 
@@ -149,7 +149,23 @@ def _is_async(factory: Factory) -> bool:
     return inspect.iscoroutinefunction(factory)
 
 
-class PAR_FOR(Parallel, kind="PAR_FOR"):
+class _OfReplicas(ProcessComposition[Any]):
+    """How replicas travel: as the processes that the factory makes."""
+
+    _replicated: _Replicated
+
+    def parts(self) -> dict[str, Any]:
+        """Its replicas, and what the constructor was given beside them."""
+        return {**super().parts(), "processes": self._replicated.expanded()}
+
+    @classmethod
+    def from_parts(cls, parts: Mapping[str, Any]) -> Self:
+        """The inverse of :meth:`parts`."""
+        processes = parts["processes"]
+        return cls._make(parts, len(processes), _Listed(processes))
+
+
+class PAR_FOR(_OfReplicas, Parallel, kind="PAR_FOR"):
     """Processes that run at once, as many as ``count``, made by a factory.
 
     Args:
@@ -180,6 +196,7 @@ class PAR_FOR(Parallel, kind="PAR_FOR"):
     ) -> None:
         super().__init__(on_failure, deadline, limit, registry)
         self._replicated = _Replicated("PAR_FOR", count, factory)
+        self._members = self._replicated.members()
 
     def _start_children(self, ctx: ProcessContext) -> list[Child]:
         replicated = self._replicated
@@ -203,30 +220,8 @@ class PAR_FOR(Parallel, kind="PAR_FOR"):
                 if isinstance(child.process, _Replica):
                     child.process.forget()
 
-    def _inside(self) -> Iterable[PlacedProcess]:
-        return self._replicated.inside()
 
-    def _parts(self) -> dict[str, Any]:
-        return {
-            "processes": self._replicated.expanded(),
-            "on_failure": self._on_failure,
-            "deadline": self._deadline,
-            "limit": self._limit,
-        }
-
-    @classmethod
-    def _from_parts(cls, parts: Mapping[str, Any]) -> Self:
-        processes = parts["processes"]
-        return cls(
-            len(processes),
-            _Listed(processes),
-            on_failure=parts["on_failure"],
-            deadline=parts["deadline"],
-            limit=parts["limit"],
-        )
-
-
-class SEQ_FOR(Sequential, kind="SEQ_FOR"):
+class SEQ_FOR(_OfReplicas, Sequential, kind="SEQ_FOR"):
     """Processes that run one after the other, as many as ``count``, made by a factory.
 
     Each finds on its channel ``input`` what the one before it passed on, as in :class:`stbass.SEQ`.
@@ -254,6 +249,7 @@ class SEQ_FOR(Sequential, kind="SEQ_FOR"):
     ) -> None:
         super().__init__(on_failure, deadline, registry)
         self._replicated = _Replicated("SEQ_FOR", count, factory)
+        self._members = self._replicated.members()
 
     async def _run_in(self, ctx: ProcessContext) -> SEQResult:
         children = make_children(ctx, [(process, None) for process in self._replicated.processes()])
@@ -262,26 +258,10 @@ class SEQ_FOR(Sequential, kind="SEQ_FOR"):
     def _asked(self, ctx: ProcessContext, children: list[Child]) -> Iterator[Child]:
         """Each replica when its turn has come, and what its factory makes of it."""
         for index, child in enumerate(children):
-            process = child.process
-            made = (
-                process.call(child.ctx) if isinstance(process, _Replica) and not _is_async(process._factory) else None
-            )
+            process, made = child.process, None
+            if isinstance(process, _Replica) and not _is_async(self._replicated.factory):
+                made = process.call(child.ctx)
             if isinstance(made, Composable):
                 (child,) = make_children(ctx, [(_numbered(made, index), None)])
                 children[index] = child
             yield child
-
-    def _inside(self) -> Iterable[PlacedProcess]:
-        return self._replicated.inside()
-
-    def _parts(self) -> dict[str, Any]:
-        return {
-            "processes": self._replicated.expanded(),
-            "on_failure": self._on_failure,
-            "deadline": self._deadline,
-        }
-
-    @classmethod
-    def _from_parts(cls, parts: Mapping[str, Any]) -> Self:
-        processes = parts["processes"]
-        return cls(len(processes), _Listed(processes), on_failure=parts["on_failure"], deadline=parts["deadline"])

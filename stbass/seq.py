@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Any, Self
+from typing import Any
 
-from stbass._engine.children import PlacedProcess, make_children, migrate_channels
+from stbass._engine.children import make_children, migrate_channels
 from stbass._engine.composition import (
+    CompositionResult,
     ProcessComposition,
-    TimedResult,
-    checked_composables,
-    optional_among,
-    run_to_end,
+    checked_members,
     timed,
 )
 from stbass._engine.registry import BackendRegistry
 from stbass._engine.supervise import Child, cancelled_itself, lend, run_child
-from stbass._process.composable import Composable
-from stbass._process.context import ProcessContext
-from stbass._values.outcome import Failure, ProcessResult
+from stbass._process.context import Composable, ProcessContext, frame_of, give, given_to, optional_among, sent_by
+from stbass._values.outcome import ProcessResult
 from stbass._values.policy import FailurePolicy, OnFailure, RetryPolicy
 
 __all__ = ["SEQ", "SEQResult", "Sequential"]
 
 
 @dataclass(frozen=True)
-class SEQResult(TimedResult):
+class SEQResult(CompositionResult):
     """The outcome of processes that ran one after the other.
 
     Args:
@@ -41,26 +38,15 @@ class SEQResult(TimedResult):
     _run: ProcessResult | None = field(default=None, repr=False, compare=False)
 
     @property
-    def is_ok(self) -> bool:
-        """Whether every stage that is not optional succeeded."""
-        optional = self._optional
-        return all(result._ok or index in optional for index, result in enumerate(self.results))
-
-    @property
     def value(self) -> Any:
         """What the last stage passed on; of an empty sequence, its input.
 
         Raises:
             BaseException: the last stage that ran failed, and is not optional: its error.
         """
-        if self.results and not self.results[-1]._ok and len(self.results) - 1 not in self._optional:
+        if self.results and self.results[-1].is_fail and len(self.results) - 1 not in self._optional:
             raise self.results[-1].failure.error
         return self._passed
-
-    @property
-    def failures(self) -> list[Failure]:
-        """What is known of the stages that failed, the optional ones included."""
-        return [result.failure for result in self.results if not result._ok]
 
 
 class Sequential(ProcessComposition[SEQResult]):
@@ -72,14 +58,14 @@ class Sequential(ProcessComposition[SEQResult]):
         Raises:
             NotTransportable: a stage cannot go to the backend that it was placed on; nothing was started.
         """
-        ctx = ProcessContext(self.name, None, self._channels)
-        ctx._given = (input_value,)
+        ctx = ProcessContext(self.name, None, self.bound_channels)
+        give(ctx, (input_value,))
         return await self._run_at_top(ctx)
 
     def _prepare(self, ctx: ProcessContext) -> None:
         super()._prepare(ctx)
-        if ctx._given is None:
-            ctx._given = (None,)
+        if given_to(ctx) is None:
+            give(ctx, (None,))
 
     def run_sync(self, input_value: Any = None) -> SEQResult:
         """:meth:`run` for callers without an event loop.
@@ -87,7 +73,11 @@ class Sequential(ProcessComposition[SEQResult]):
         Raises:
             RuntimeError: there is one in this thread.
         """
-        return run_to_end(self, self.run(input_value))
+        return self._run_to_end(self.run(input_value))
+
+    async def _run_in(self, ctx: ProcessContext) -> SEQResult:
+        children = make_children(ctx, self.members)
+        return await self._run_stages(ctx, children, children)
 
     async def _run_stages(self, ctx: ProcessContext, children: list[Child], stages: Iterable[Child]) -> SEQResult:
         """Run ``stages`` in turn; ``children`` has each of them when its turn has come, if not before."""
@@ -98,14 +88,15 @@ class Sequential(ProcessComposition[SEQResult]):
                 child.backend.check(child.process, child.ctx)
         goes_on = self._on_failure is FailurePolicy.COLLECT
         retry = self._on_failure if isinstance(self._on_failure, RetryPolicy) else None
-        plain = retry is None and ctx._deadline_at is None and ctx._slot is None
+        frame = frame_of(ctx)
+        plain = retry is None and frame.deadline_at is None and frame.slot is None
         task = asyncio.current_task()
         assert task is not None
         cancellations = task.cancelling()
-        given = ctx._given or (None,)
+        given = given_to(ctx) or (None,)
         results: list[ProcessResult] = []
         for stage in stages:
-            stage.ctx._given = given
+            give(stage.ctx, given)
             try:
                 if plain and stage.backend is None:
                     result = await stage.process.execute(stage.ctx)
@@ -120,10 +111,10 @@ class Sequential(ProcessComposition[SEQResult]):
                 # The stage has taken no notice. What comes after it must not run.
                 raise asyncio.CancelledError
             results.append(result)
-            if result._ok:
-                sent = stage.ctx._sent
-                given = tuple(sent) if sent else (result._value,)
-            elif goes_on or stage.process._is_optional:
+            if result.is_ok:
+                sent = sent_by(stage.ctx)
+                given = tuple(sent) if sent else (result.value,)
+            elif goes_on or stage.process.is_optional:
                 given = (None,)
             else:
                 break
@@ -158,23 +149,9 @@ class SEQ(Sequential, kind="SEQ"):
         registry: BackendRegistry | None = None,
     ) -> None:
         super().__init__(on_failure, deadline, registry)
-        self._processes = checked_composables(processes, "SEQ")
+        self._members = checked_members(processes, "SEQ")
 
     @property
     def processes(self) -> tuple[Composable, ...]:
         """What it is put together from."""
-        return self._processes
-
-    async def _run_in(self, ctx: ProcessContext) -> SEQResult:
-        children = make_children(ctx, [(process, None) for process in self._processes])
-        return await self._run_stages(ctx, children, children)
-
-    def _inside(self) -> Iterable[PlacedProcess]:
-        return [(process, None) for process in self._processes]
-
-    def _parts(self) -> dict[str, Any]:
-        return {"processes": list(self._processes), "on_failure": self._on_failure, "deadline": self._deadline}
-
-    @classmethod
-    def _from_parts(cls, parts: Mapping[str, Any]) -> Self:
-        return cls(*parts["processes"], on_failure=parts["on_failure"], deadline=parts["deadline"])
+        return tuple(process for process, _ in self._members)

@@ -8,7 +8,7 @@ from contextlib import aclosing
 from typing import Any, Literal, Self, get_args
 
 from stbass._engine.composition import Composition
-from stbass._process.context import ProcessContext
+from stbass._process.context import ProcessContext, hold_end
 from stbass._values.checks import checked_count
 from stbass._values.ids import new_id
 from stbass.alt import ALT, Guard
@@ -76,7 +76,7 @@ class _Shape(Composition):
         while (numbered := f"{name}[{len(names)}]") in ctx.channels:
             names.append(numbered)
         for one in names:
-            ctx._hold_end(one, side)
+            hold_end(ctx, one, side)
         return [ctx.channels[one] for one in names]
 
 
@@ -129,11 +129,11 @@ class Distributor(_Shape, kind="Distributor"):
         await _close(targets)
         return count
 
-    def _parts(self) -> dict[str, Any]:
+    def parts(self) -> dict[str, Any]:
         return {"strategy": self._strategy}
 
     @classmethod
-    def _from_parts(cls, parts: Mapping[str, Any]) -> Self:
+    def from_parts(cls, parts: Mapping[str, Any]) -> Self:
         made = object.__new__(cls)
         made._strategy = parts["strategy"]
         return made
@@ -185,11 +185,11 @@ class Collector(_Shape, kind="Collector"):
         await sink.aclose()
         return count
 
-    def _parts(self) -> dict[str, Any]:
+    def parts(self) -> dict[str, Any]:
         return {"ordered": self._ordered}
 
     @classmethod
-    def _from_parts(cls, parts: Mapping[str, Any]) -> Self:
+    def from_parts(cls, parts: Mapping[str, Any]) -> Self:
         made = object.__new__(cls)
         made._ordered = parts["ordered"]
         return made

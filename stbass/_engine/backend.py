@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stbass._channels.transport import Transport
-    from stbass._process.composable import Composable
-    from stbass._process.context import ProcessContext
+    from stbass._process.context import Composable, ProcessContext
     from stbass.result import ProcessResult
 
 __all__ = ["ExecutionBackend"]
@@ -26,8 +25,8 @@ class ExecutionBackend(ABC):
       (or, on another machine, has been told to stop).
     * The context's deadline, checkpoint and attempt mean the same as on one event loop.
     * So do channels; or a process with channels that do not reach there is refused before anything starts.
-    * Of a stage of a sequence, the values in ``ctx._given`` go there, and what it sent comes back in ``ctx._sent``
-      (see :mod:`stbass._engine.stage_context`).
+    * Of a stage of a sequence, the values that ``given_to(ctx)`` tells go there, and what it sent comes back by
+      ``note_sent(ctx, values)`` (see :mod:`stbass._engine.stage_context`).
     """
 
     enforces_limit: bool = False

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from stbass._process.composable import Composable
+from stbass._engine.composition import ProcessComposition
+from stbass._process.context import Composable
 from stbass.channel import Chan
 from stbass.errors import ChannelTopologyError, NotTransportable
 
@@ -34,24 +35,22 @@ def remote_processes(
     if backend is not None and backend.transport() is not None:
         yield backend, process, channels
         return
-    if not process._runs_others:
+    if not isinstance(process, ProcessComposition):
         return
-    if process._channels:
-        channels = {**channels, **process._channels}
-    inner: BackendRegistry | None = getattr(process, "_registry", None)
-    registry = registry if inner is None else inner
-    for member, explicit in process._inside():
+    if process.bound_channels:
+        channels = {**channels, **process.bound_channels}
+    registry = registry if process.registry is None else process.registry
+    for member, explicit in process.members:
         placement = member.placement if explicit is None else explicit
         yield from remote_processes(member, None if placement is None else registry.get(placement), registry, channels)
 
 
 def channels_in(process: Composable) -> dict[int, Chan[Any]]:
     """Every channel that is bound to a process or to anything in it."""
-    found = {id(channel): channel for channel in process._channels.values()}
-    if process._runs_others:
-        parts = getattr(process, "_parts", None)
+    found = {id(channel): channel for channel in process.bound_channels.values()}
+    if isinstance(process, ProcessComposition):
         try:
-            inside = {} if parts is None else parts()
+            inside = process.parts()
         except NotTransportable:
             inside = {}  # whoever sends it away says so, and why
         for one in _composables(inside):

@@ -9,24 +9,21 @@ from typing import Any, TypeVar
 
 from stbass._engine.backend import ExecutionBackend
 from stbass._engine.channel_migration import Placed, migrate_all, remote_processes
+from stbass._engine.composition import PlacedProcess
 from stbass._engine.registry import BackendRegistry, default_registry
 from stbass._engine.stage_context import StageContext
 from stbass._engine.supervise import Child, too_late, until
-from stbass._process.composable import Composable
-from stbass._process.context import ProcessContext
-from stbass._values.endpoint import Placement
+from stbass._process.context import ProcessContext, frame_of, given_to, inherit, own_channels
 from stbass._values.ids import new_id
 
-__all__ = ["PlacedProcess", "make_children", "migrate_channels", "open_groups", "registry_of"]
+__all__ = ["make_children", "migrate_channels", "open_groups", "registry_of"]
 
 T = TypeVar("T")
-PlacedProcess = tuple[Composable, Placement | None]
-"""A process and where it was explicitly placed."""
 
 
 def registry_of(owner: ProcessContext) -> BackendRegistry:
     """The registry that a composition uses: its own, else that of the composition around it, else the default."""
-    found = owner._registry
+    found = frame_of(owner).registry
     return default_registry() if found is None else found
 
 
@@ -37,9 +34,9 @@ def make_children(owner: ProcessContext, members: Iterable[PlacedProcess]) -> li
     members' too; in a sequence each member finds the stage's input, and has an output of its own.
     """
     parent = owner.process_name
-    inherited = owner._inherited()
-    channels = owner._own_channels()
-    given = owner._given
+    inherited = frame_of(owner).inherited()
+    given = given_to(owner)
+    channels = own_channels(owner)
     registry = registry_of(owner)
     children = []
     for process, explicit in members:
@@ -49,7 +46,7 @@ def make_children(owner: ProcessContext, members: Iterable[PlacedProcess]) -> li
         else:
             ctx = ProcessContext(process.name, None, channels, parent)
         if inherited:
-            ctx.__dict__.update(inherited)
+            inherit(ctx, inherited)
         placement = process.placement if explicit is None else explicit
         if placement is None:
             children.append(Child(process, ctx))
@@ -69,9 +66,8 @@ async def migrate_channels(owner: ProcessContext, children: Iterable[Child]) -> 
     """
     remote: list[Placed] = []
     for child in children:
-        if child.backend is not None or child.process._runs_others:
-            channels = child.ctx._own_channels()
-            remote += remote_processes(child.process, child.backend, registry_of(owner), channels)
+        if child.backend is not None or child.process.runs_others:
+            remote += remote_processes(child.process, child.backend, registry_of(owner), own_channels(child.ctx))
     if not remote:
         return
     await _in_time(owner, None, lambda: migrate_all(remote))
@@ -79,11 +75,12 @@ async def migrate_channels(owner: ProcessContext, children: Iterable[Child]) -> 
 
 async def _in_time(owner: ProcessContext, backend: ExecutionBackend | None, start: Callable[[], Awaitable[T]]) -> T:
     """What ``start`` gives; ``DeadlineExceeded`` once the owner's deadline is over."""
-    if owner._deadline_at is None:
+    deadline_at = frame_of(owner).deadline_at
+    if deadline_at is None:
         return await start()
     scope: asyncio.Timeout | None = None
     try:
-        async with until(owner._deadline_at, backend) as scope:
+        async with until(deadline_at, backend) as scope:
             return await start()
     except TimeoutError:
         # Without a scope the deadline was over before it began.
@@ -118,6 +115,6 @@ async def open_groups(owner: ProcessContext, children: Sequence[Child]) -> Any:
         handle = await _in_time(owner, backend, partial(backend.open_group, group_id, pairs))
         if handle is not None:
             for child in members:
-                child.ctx._group = group_id
+                frame_of(child.ctx).group = group_id
             first = handle if first is None else first
     return first

@@ -5,17 +5,17 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from datetime import timedelta
 from time import monotonic
-from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from stbass._engine.registry import BackendRegistry, checked_registry
 from stbass._engine.supervise import too_late
-from stbass._process.composable import Composable
-from stbass._process.context import ProcessContext
+from stbass._process.context import Composable, ProcessContext, emit_event, frame_of
 from stbass._values.checks import checked_deadline
-from stbass._values.outcome import ProcessResult, RunInfo, outcome_of_run
+from stbass._values.endpoint import Placement
+from stbass._values.outcome import Failure, ProcessResult, RunInfo, outcome_of_run, with_run
 from stbass._values.policy import FailurePolicy, OnFailure, RetryPolicy
 from stbass.errors import NotTransportable, ProcessCancelled
 from stbass.observe import events
@@ -23,18 +23,18 @@ from stbass.observe import events
 __all__ = [
     "Composition",
     "CompositionResult",
+    "PlacedProcess",
     "ProcessComposition",
     "checked_composable",
-    "checked_composables",
+    "checked_members",
     "checked_policy",
     "composition_kinds",
     "kind_of",
-    "optional_among",
-    "run_to_end",
     "timed",
 ]
 
-T = TypeVar("T")
+PlacedProcess = tuple[Composable, Placement | None]
+"""A process and where it was explicitly placed."""
 
 composition_kinds: dict[str, type[Composition]] = {}
 """Every kind of composition whose module is imported, by the name under which it travels."""
@@ -43,7 +43,7 @@ composition_kinds: dict[str, type[Composition]] = {}
 class Composition(Composable):
     """A composable that is put together from others and from values, not from a function or a class of the user.
 
-    It travels as ``kind`` (see :func:`kind_of`) and :meth:`_parts`, and is made again by :meth:`_from_parts`; what any
+    It travels as ``kind`` (see :func:`kind_of`) and :meth:`parts`, and is made again by :meth:`from_parts`; what any
     composable has (name, optional mark, bound channels, placement) is not among the parts.
     A kind of ours names itself: ``class PAR(Composition, kind="PAR")``.
     """
@@ -57,7 +57,7 @@ class Composition(Composable):
             composition_kinds[kind] = cls
 
     @abstractmethod
-    def _parts(self) -> dict[str, Any]:
+    def parts(self) -> dict[str, Any]:
         """What it is put together from: composables, at any depth of lists, tuples and dicts, and plain values.
 
         Raises:
@@ -66,8 +66,8 @@ class Composition(Composable):
 
     @classmethod
     @abstractmethod
-    def _from_parts(cls, parts: Mapping[str, Any]) -> Self:
-        """The inverse of :meth:`_parts`."""
+    def from_parts(cls, parts: Mapping[str, Any]) -> Self:
+        """The inverse of :meth:`parts`."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -96,23 +96,6 @@ def kind_of(composition: Composition) -> str:
     return kind
 
 
-def run_to_end(composition: Composition, coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a composition's coroutine on an event loop of its own.
-
-    Raises:
-        RuntimeError: there is an event loop in this thread already.
-    """
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(coroutine)
-    coroutine.close()
-    what = type(composition).__name__
-    raise RuntimeError(
-        f"{what}.run_sync() was called in a running event loop, which it would block: use `await {what}(...).run(...)`"
-    )
-
-
 def checked_composable(value: object, where: str) -> Composable:
     """``value``, if it can stand in a composition.
 
@@ -132,15 +115,15 @@ def checked_composable(value: object, where: str) -> Composable:
     raise TypeError(f"{where} must be a process or a composition, got {value!r}{hint}")
 
 
-def checked_composables(values: Iterable[object], what: str) -> tuple[Composable, ...]:
-    """``values``, if each can stand in a composition.
+def checked_members(values: Iterable[object], what: str) -> tuple[PlacedProcess, ...]:
+    """``values``, not explicitly placed, if each can stand in a composition.
 
     Raises:
         TypeError: one cannot; says which.
     """
     return tuple(
         [
-            value if isinstance(value, Composable) else checked_composable(value, f"argument {index} of {what}")
+            (value if isinstance(value, Composable) else checked_composable(value, f"argument {index} of {what}"), None)
             for index, value in enumerate(values)
         ]
     )
@@ -157,71 +140,23 @@ def checked_policy(value: object) -> OnFailure:
     raise TypeError(f"on_failure must be FailurePolicy.HALT, FailurePolicy.COLLECT or a RetryPolicy, got {value!r}")
 
 
-class CompositionResult(Protocol):
-    """What every result of a composition can tell."""
+class CompositionResult:
+    """What the results of compositions have in common; a dataclass derives from it, with these fields."""
 
-    @property
-    def is_ok(self) -> bool: ...
-
-    @property
-    def value(self) -> Any: ...
-
-    @property
-    def results(self) -> list[ProcessResult]: ...
-
-    @property
-    def _optional(self) -> frozenset[int]: ...
-
-
-R = TypeVar("R", bound=CompositionResult)
-
-
-class ProcessComposition(Composition, Generic[R]):
-    """A composition that runs processes, under a policy and until a deadline."""
-
-    _runs_others = True
-
-    def __init__(self, on_failure: OnFailure, deadline: float | None, registry: BackendRegistry | None) -> None:
-        self._on_failure = checked_policy(on_failure)
-        self._deadline = checked_deadline(deadline)
-        self._registry = checked_registry(registry)
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Which backends there are is a matter of the place where it runs.
-        return {**self.__dict__, "_registry": None}
-
-    @abstractmethod
-    async def _run_in(self, ctx: ProcessContext) -> R:
-        """Run its processes inside ``ctx``, whose registry and deadline are set."""
-
-    async def _perform(self, ctx: ProcessContext) -> ProcessResult:
-        around = ctx._deadline_at
-        self._prepare(ctx)
-        return _outcome(ctx, await self._run_in(ctx), around)
-
-    async def _run_at_top(self, ctx: ProcessContext) -> R:
-        self._prepare(ctx)
-        started = ctx._started = monotonic()
-        if not events.subscribers:
-            return await self._run_in(ctx)
-        events.emit(ctx._event("started"))
-        result = await self._run_in(ctx)
-        outcome = _outcome(ctx, result, None)
-        seen = outcome_of_run(outcome._ok, outcome._value, outcome._failure, started, monotonic() - started, ctx)
-        events.emit(ctx._event("ended", result=seen))
-        return result
-
-    def _prepare(self, ctx: ProcessContext) -> None:
-        if self._registry is not None:
-            ctx._registry = self._registry
-        if self._deadline is not None:
-            ctx._limit(monotonic() + self._deadline, self._deadline)
-
-
-class TimedResult:
-    """Tells when and how long a composition ran."""
-
+    results: list[ProcessResult]
+    _optional: frozenset[int]
     _run: ProcessResult | None
+
+    @property
+    def is_ok(self) -> bool:
+        """Whether every process that is not optional succeeded."""
+        optional = self._optional
+        return all(result.is_ok or index in optional for index, result in enumerate(self.results))
+
+    @property
+    def failures(self) -> list[Failure]:
+        """What is known of those that failed, the optional ones included."""
+        return [result.failure for result in self.results if not result.is_ok]
 
     @property
     def elapsed(self) -> timedelta | None:
@@ -233,19 +168,110 @@ class TimedResult:
         """When the whole ran, and under which name."""
         return None if self._run is None else self._run.run
 
+    @property
+    @abstractmethod
+    def value(self) -> Any:
+        """The values of its processes."""
+
+
+R = TypeVar("R", bound=CompositionResult)
+
+
+class ProcessComposition(Composition, Generic[R]):
+    """A composition that runs processes, under a policy and until a deadline."""
+
+    runs_others = True
+
+    _settings: ClassVar[tuple[str, ...]] = ("on_failure", "deadline")
+    # The processes that are known before it starts, each with where it was explicitly placed.
+    _members: Sequence[PlacedProcess] = ()
+
+    def __init__(self, on_failure: OnFailure, deadline: float | None, registry: BackendRegistry | None) -> None:
+        self._on_failure = checked_policy(on_failure)
+        self._deadline = checked_deadline(deadline)
+        self._registry = checked_registry(registry)
+
+    @property
+    def members(self) -> Sequence[PlacedProcess]:
+        """The processes that are known before it starts, each with where it was explicitly placed. For the engine."""
+        return self._members
+
+    @property
+    def registry(self) -> BackendRegistry | None:
+        """Where placements are looked up, as given; None: where the composition around it does."""
+        return self._registry
+
+    def parts(self) -> dict[str, Any]:
+        """Its processes, and what the constructor was given beside them."""
+        settings = {name: getattr(self, f"_{name}") for name in self._settings}
+        return {"processes": [process for process, _ in self._members], **settings}
+
+    @classmethod
+    def from_parts(cls, parts: Mapping[str, Any]) -> Self:
+        """The inverse of :meth:`parts`."""
+        return cls._make(parts, *parts["processes"])
+
+    @classmethod
+    def _make(cls, parts: Mapping[str, Any], *args: Any) -> Self:
+        make: Any = cls
+        made: Self = make(*args, **{name: parts[name] for name in cls._settings})
+        return made
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Which backends there are is a matter of the place where it runs.
+        return {**self.__dict__, "_registry": None}
+
+    @abstractmethod
+    async def _run_in(self, ctx: ProcessContext) -> R:
+        """Run its processes inside ``ctx``, whose registry and deadline are set."""
+
+    async def _perform(self, ctx: ProcessContext) -> ProcessResult:
+        around = frame_of(ctx).deadline_at
+        self._prepare(ctx)
+        return _outcome(ctx, await self._run_in(ctx), around)
+
+    async def _run_at_top(self, ctx: ProcessContext) -> R:
+        self._prepare(ctx)
+        started = monotonic()
+        emit_event(ctx, "started")
+        result = await self._run_in(ctx)
+        if events.subscribers:
+            outcome = with_run(_outcome(ctx, result, None), started, monotonic() - started, ctx)
+            emit_event(ctx, "ended", result=outcome)
+        return result
+
+    def _run_to_end(self, coroutine: Coroutine[Any, Any, R]) -> R:
+        """Run it on an event loop of its own.
+
+        Raises:
+            RuntimeError: there is an event loop in this thread already.
+        """
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return asyncio.run(coroutine)
+        coroutine.close()
+        what = type(self).__name__
+        raise RuntimeError(
+            f"{what}.run_sync() was called in a running event loop, which it would block:"
+            f" use `await {what}(...).run(...)`"
+        )
+
+    def _prepare(self, ctx: ProcessContext) -> None:
+        frame = frame_of(ctx)
+        if self._registry is not None:
+            frame.registry = self._registry
+        if self._deadline is not None:
+            frame.limit(monotonic() + self._deadline, self._deadline)
+
 
 def timed(ctx: ProcessContext, started: float) -> ProcessResult:
-    """What :class:`TimedResult` looks at: a run of ``ctx`` that began at ``started`` and ends now."""
+    """When and how long a composition ran: a run of ``ctx`` that began at ``started`` and ends now."""
     return outcome_of_run(True, None, None, started, monotonic() - started, ctx)
 
 
-def optional_among(processes: Iterable[Composable]) -> frozenset[int]:
-    """Which of them are optional, by index."""
-    return frozenset([index for index, process in enumerate(processes) if process._is_optional])
-
-
 def _outcome(ctx: ProcessContext, result: CompositionResult, around: float | None) -> ProcessResult:
-    """A composition's outcome as a process: its value, or an ``ExceptionGroup`` of the errors of its processes.
+    """The outcome of a composition as a process: its value, or an ``ExceptionGroup`` of the errors of its processes.
 
     Errors of processes that were only cancelled because another failed are left out of the group.
 
@@ -255,10 +281,9 @@ def _outcome(ctx: ProcessContext, result: CompositionResult, around: float | Non
     if result.is_ok:
         return ProcessResult.ok(result.value)
     results, optional = result.results, result._optional
-    failures = [one.failure for index, one in enumerate(results) if not one._ok and index not in optional]
-    errors = [failure.error for failure in failures if not isinstance(failure.error, ProcessCancelled)]
-    errors = errors or [failure.error for failure in failures]
-    group = BaseExceptionGroup(f"{len(failures)} of {len(results)} processes of {ctx.process_name!r} failed", errors)
+    failed = [one.failure.error for index, one in enumerate(results) if not one.is_ok and index not in optional]
+    errors = [error for error in failed if not isinstance(error, ProcessCancelled)] or failed
+    group = BaseExceptionGroup(f"{len(failed)} of {len(results)} processes of {ctx.process_name!r} failed", errors)
     if around is not None and monotonic() >= around and any(isinstance(error, TimeoutError) for error in errors):
         late = too_late(ctx, "running")
         late.__cause__ = group

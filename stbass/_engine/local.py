@@ -9,8 +9,7 @@ from stbass._engine.backend import ExecutionBackend
 from stbass._values.checks import checked_limit
 
 if TYPE_CHECKING:
-    from stbass._process.composable import Composable
-    from stbass._process.context import ProcessContext
+    from stbass._process.context import Composable, ProcessContext
     from stbass._values.outcome import ProcessResult
 
 __all__ = ["LocalBackend"]

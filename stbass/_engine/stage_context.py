@@ -13,9 +13,8 @@ They are real channels, with types, statistics and guards. They are made when th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
-from stbass._channels.transport import NOTHING
 from stbass._process.context import ProcessContext
 from stbass.channel import Chan
 
@@ -27,20 +26,18 @@ _ANY_NUMBER = 2**63
 class StageContext(ProcessContext):
     """The context of a stage, whose ``input`` has the values ``given``.
 
-    A backend that runs a stage elsewhere sends ``_given`` and ``_own_channels()`` there, makes a StageContext of them,
-    and brings back ``_sent`` if it is not empty.
+    A backend that runs a stage elsewhere sends there what :func:`given_to` and :func:`own_channels` say of its context,
+    makes a StageContext of that, and brings back what :func:`sent_by` says there, for :func:`note_sent` here.
     """
 
     placement = None
     # Channels of the composition around it, and those bound to the process itself, which go before the stage's own.
     _outer: Mapping[str, Chan[Any]] = {}
     _bound: Mapping[str, Chan[Any]] = {}
-    # All channels together, once they are asked for, and the output among them.
+    # All channels together, once they are asked for.
     _made: dict[str, Chan[Any]] | None = None
-    _output: Chan[Any] | None = None
-    # How many of the given values were received, and what was sent, without a channel or elsewhere.
+    # How many of the given values were received without a channel.
     _taken: int = 0
-    _put: list[Any] | None = None
 
     def __init__(
         self,
@@ -69,9 +66,9 @@ class StageContext(ProcessContext):
             for _ in range(self._taken):
                 stage_input.link.try_take()
             stage_input.close()
-            for value in self._put or ():
+            for value in self._sent or ():
                 self._output.link.try_offer(value)
-            self._put = None
+            self._sent = None
         return self._made
 
     @channels.setter
@@ -79,7 +76,6 @@ class StageContext(ProcessContext):
         self._made = value
 
     async def recv(self, channel_name: str) -> Any:
-        """See :meth:`ProcessContext.recv`."""
         if channel_name == "input" and self._made is None and "input" not in self._bound:
             given, taken = self._given, self._taken
             if given is not None and taken < len(given):
@@ -88,27 +84,13 @@ class StageContext(ProcessContext):
         return await super().recv(channel_name)
 
     async def send(self, channel_name: str, value: Any) -> None:
-        """See :meth:`ProcessContext.send`."""
         if channel_name == "output" and self._made is None and "output" not in self._bound:
-            if self._put is None:
-                self._put = [value]
+            if self._sent is None:
+                self._sent = [value]
             else:
-                self._put.append(value)
+                self._sent.append(value)
             return
         await super().send(channel_name, value)
-
-    @property
-    def _sent(self) -> list[Any] | None:
-        if self._output is not None:
-            sent = [] if self._put is None else self._put
-            while (value := self._output.link.try_take()) is not NOTHING:
-                sent.append(value)
-            self._put = sent
-        return self._put
-
-    @_sent.setter
-    def _sent(self, value: list[Any] | None) -> None:
-        self._put = value
 
     def _bind(self, channels: Mapping[str, Chan[Any]]) -> None:
         self._bound = {**self._bound, **channels}
@@ -118,9 +100,8 @@ class StageContext(ProcessContext):
     def _own_channels(self) -> dict[str, Chan[Any]]:
         return {**self._outer, **self._bound}
 
-    def _next_attempt(self) -> ProcessContext:
-        made = super()._next_attempt()
-        if isinstance(made, StageContext):
-            made._made = made._output = made._put = None
-            made._taken = 0
+    def _again(self) -> Self:
+        made = super()._again()
+        made._made = None
+        made._taken = 0
         return made

@@ -22,8 +22,7 @@ from time import monotonic
 
 from stbass._engine.backend import ExecutionBackend
 from stbass._engine.limiter import Slot, enter
-from stbass._process.composable import Composable, failure_of
-from stbass._process.context import ProcessContext
+from stbass._process.context import Composable, ProcessContext, emit_event, failure_of, frame_of, next_attempt
 from stbass._values.outcome import ProcessResult
 from stbass._values.policy import FailurePolicy, OnFailure, RetryPolicy
 from stbass.errors import DeadlineExceeded, ProcessCancelled, WorkerLostError
@@ -93,11 +92,13 @@ class _Supervision:
         "_halted_by",
         "_limit",
         "_owner",
+        "_plain",
         "_ready",
         "_reason",
         "_results",
         "_retry",
         "_running",
+        "_slot",
         "_tasks",
         "_then",
     )
@@ -113,8 +114,12 @@ class _Supervision:
     ) -> None:
         self._children = children
         self._owner = owner
+        frame = frame_of(owner)
+        self._slot = frame.slot
         self._halt = on_failure is not FailurePolicy.COLLECT
         self._retry = on_failure if isinstance(on_failure, RetryPolicy) else None
+        # The children have their deadline and their slot from the owner.
+        self._plain = self._retry is None and frame.deadline_at is None and frame.slot is None
         self._limit = len(children) if limit is None else limit
         self._then = then
         self._ready = deque(range(len(children)) if first is None else first)
@@ -127,15 +132,15 @@ class _Supervision:
     async def run(self) -> list[ProcessResult]:
         if events.subscribers:
             for child in self._children:
-                if not child.process._unseen:
-                    events.emit(child.ctx._event("queued"))
+                if not child.process.unseen:
+                    emit_event(child.ctx, "queued")
         try:
             async with asyncio.TaskGroup() as self._group:
                 self._start()
-                if self._owner._slot is not None:
+                if self._slot is not None:
                     lend(self._owner, [child for child, task in zip(self._children, self._tasks, strict=True) if task])
         finally:
-            if self._owner._slot is not None:
+            if self._slot is not None:
                 for child in self._children:
                     if child.covered:
                         _uncover(child)
@@ -152,10 +157,9 @@ class _Supervision:
 
     async def _run_one(self, index: int, child: Child) -> None:
         try:
-            ctx = child.ctx
-            if child.backend is None and self._retry is None and ctx._deadline_at is None and ctx._slot is None:
+            if self._plain and child.backend is None:
                 child.began = True
-                result = await child.process.execute(ctx)
+                result = await child.process.execute(child.ctx)
             else:
                 result = await run_child(child, self._retry)
         except asyncio.CancelledError:
@@ -164,7 +168,7 @@ class _Supervision:
             result = self._cancelled(child)
         self._results[index] = result
         self._running -= 1
-        if not result._ok and self._halts(child, result):
+        if not result.is_ok and self._halts(child, result):
             self._halt_for(child, result.failure.error)
         if self._then is not None or self._ready:
             self._go_on(index, result)
@@ -179,7 +183,7 @@ class _Supervision:
     def _halts(self, child: Child, result: ProcessResult) -> bool:
         if not self._halt or self._halted_by is not None or child.process.is_optional:
             return False
-        deadline_at = self._owner._deadline_at
+        deadline_at = frame_of(self._owner).deadline_at
         if deadline_at is None:
             return True
         tolerance = _CLOCK_TOLERANCE if isinstance(result.failure.error, DeadlineExceeded) else 0.0
@@ -225,14 +229,14 @@ def _is_cancelled() -> bool:
 
 async def run_child(child: Child, retry: RetryPolicy | None = None) -> ProcessResult:
     """Run one process to its end, or to its deadline, in its place."""
-    ctx = child.ctx
-    if ctx._deadline_at is None or (child.backend is None and child.process._runs_others):
+    deadline_at = frame_of(child.ctx).deadline_at
+    if deadline_at is None or (child.backend is None and child.process.runs_others):
         return await run_attempts(child, retry)
     try:
-        async with until(ctx._deadline_at, child.backend):
+        async with until(deadline_at, child.backend):
             return await run_attempts(child, retry)
     except TimeoutError:
-        return ended(child, too_late(ctx, "running" if child.began else "queued"))
+        return ended(child, too_late(child.ctx, "running" if child.began else "queued"))
     finally:
         if child.covered:
             _uncover(child)
@@ -257,14 +261,14 @@ async def run_attempts(child: Child, retry: RetryPolicy | None = None) -> Proces
     if retry is None:
         return result
     for attempt in range(retry.max_attempts - 1):
-        if result._ok:
+        if result.is_ok:
             break
         delay = retry.delay_for(attempt)
         remaining = child.ctx.remaining
         if remaining is not None and delay >= remaining:
             break
         await asyncio.sleep(delay)
-        child.ctx = child.ctx._next_attempt()
+        child.ctx = next_attempt(child.ctx)
         if isinstance(result.failure.error, WorkerLostError):
             child.ctx.resumed_from = result.failure.checkpoint
         result = await _run_once(child)
@@ -275,8 +279,8 @@ async def _run_once(child: Child) -> ProcessResult:
     if child.backend is not None:
         return await _run_on(child.backend, child)
     process, ctx = child.process, child.ctx
-    slot: Slot | None = ctx._slot
-    if slot is None or process._runs_others:
+    slot: Slot | None = frame_of(ctx).slot
+    if slot is None or process.runs_others:
         child.began = True
         return await process.execute(ctx)
     if child.covered:
@@ -292,12 +296,13 @@ async def _run_once(child: Child) -> ProcessResult:
 
 async def _run_on(backend: ExecutionBackend, child: Child) -> ProcessResult:
     process, ctx = child.process, child.ctx
+    frame = frame_of(ctx)
     limiter = slot = None
     try:
         limiter = await enter(backend)
-        if limiter is not None and process._runs_others:
+        if limiter is not None and process.runs_others:
             slot = Slot(limiter)
-        ctx._slot, ctx._in_slot = slot, slot is not None
+        frame.slot, frame.in_slot = slot, slot is not None
         child.began = True
         result: object = await backend.execute(process, ctx)
         if not isinstance(result, ProcessResult):
@@ -317,41 +322,43 @@ def lend(owner: ProcessContext, children: Iterable[Child]) -> None:
 
     Those that run in its place use it in its stead; if there are none, somebody else can have it meanwhile.
     """
-    slot: Slot | None = owner._slot
-    if slot is None or not owner._in_slot:
+    frame = frame_of(owner)
+    if frame.slot is None or not frame.in_slot:
         return
     for child in children:
-        if child.backend is None and not child.process._runs_others:
-            slot.users += 1
+        if child.backend is None and not child.process.runs_others:
+            frame.slot.users += 1
             child.covered = True
     leave_slot(owner)
 
 
 def leave_slot(ctx: ProcessContext) -> None:
     """``ctx`` uses its slot no more, if it still did."""
-    if ctx._in_slot:
-        ctx._in_slot = False
-        ctx._slot.leave()
+    frame = frame_of(ctx)
+    if frame.in_slot:
+        frame.in_slot = False
+        frame.slot.leave()
 
 
 def _uncover(child: Child) -> None:
     child.covered = False
-    child.ctx._slot.leave()
+    frame_of(child.ctx).slot.leave()
 
 
 def too_late(ctx: ProcessContext, phase: str) -> DeadlineExceeded:
     """The error of a process that had not ended at its deadline."""
-    span = ctx._deadline_span
+    frame = frame_of(ctx)
+    span = frame.deadline_span
     what = "was still waiting for its turn" if phase == "queued" else "had not ended"
     checkpoint = "" if ctx.last_checkpoint is None else f"; its last checkpoint: {reprlib.repr(ctx.last_checkpoint)}"
     where = "" if ctx.placement is None else f" on {ctx.placement.summary}"
-    if ctx._worker is not None:
-        where += f" (worker {ctx._worker})"
+    if frame.worker is not None:
+        where += f" (worker {frame.worker})"
     return DeadlineExceeded(
         f"process {ctx.process_name!r}{where} {what} when the deadline of {_seconds(span)} passed{checkpoint}",
         deadline=span,
         phase=phase,
-        worker=ctx._worker,
+        worker=frame.worker,
     )
 
 
@@ -362,8 +369,8 @@ def _seconds(span: float | None) -> str:
 def ended(child: Child, error: BaseException, traceback_str: str = "") -> ProcessResult:
     """A failure that the process itself could not tell of: it was cancelled, or its backend failed."""
     result = failure_of(error, child.ctx, traceback_str)
-    if events.subscribers and not child.process._unseen:
-        events.emit(child.ctx._event("ended", result=result))
+    if not child.process.unseen:
+        emit_event(child.ctx, "ended", result=result)
     return result
 
 
@@ -373,7 +380,7 @@ class Unobserved(Composable):
     It runs processes of its own, and keeps their deadline. Override :meth:`execute`; it must not raise ``Exception``.
     """
 
-    _runs_others = True
+    runs_others = True
 
     async def _perform(self, ctx: ProcessContext) -> ProcessResult:
         return await self.execute(ctx)

@@ -10,8 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import FunctionType, ModuleType
 from typing import Any
 
-from stbass._process.composable import Composable
-from stbass._process.context import ProcessContext
+from stbass._process.context import Composable, ProcessContext
 from stbass._values.endpoint import Placement
 
 __all__ = ["Call", "find_function", "is_async", "name_of", "reference_of_function"]

@@ -1,37 +1,54 @@
-"""What a process is given when it runs."""
+"""What can stand where a process can, what it is given when it runs, and one run of it."""
 
 from __future__ import annotations
 
+import copy
 import threading
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import traceback
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from time import monotonic
+from typing import Any, Literal, Self, TypeVar
 
+from stbass._channels.transport import NOTHING
+from stbass._process.frame import Frame
+from stbass._values.endpoint import Placement
 from stbass._values.ids import new_id
-from stbass._values.outcome import RunInfo, moment_of, utc_now
+from stbass._values.outcome import Failure, ProcessResult, RunInfo, moment_of, outcome_of_run, utc_now
+from stbass.channel import Chan
 from stbass.observe import events
 from stbass.timer import HasCheckpoint, running
 
-if TYPE_CHECKING:
-    from stbass._values.endpoint import Placement
-    from stbass.channel import Chan
+__all__ = [
+    "Composable",
+    "ProcessContext",
+    "changed",
+    "changes_since",
+    "checked_name",
+    "emit_event",
+    "failure_of",
+    "frame_of",
+    "give",
+    "given_to",
+    "hold_end",
+    "inherit",
+    "next_attempt",
+    "note_sent",
+    "optional_among",
+    "own_channels",
+    "sent_by",
+]
 
-__all__ = ["ContextSink", "ProcessContext"]
+C = TypeVar("C", bound="Composable")
+EventKind = Literal["queued", "started", "progress", "checkpoint", "ended"]
+T = TypeVar("T", bound="ProcessContext")
 
-_INHERITED = ("_deadline_at", "_deadline_span", "_registry", "_worker", "_slot")
+_NO_CHANNELS: Mapping[str, Chan[Any]] = {}
 _naming = threading.Lock()
-
-
-class ContextSink(Protocol):
-    """Where a backend receives what a process says about itself while it runs."""
-
-    def checkpoint(self, value: Any) -> None:
-        """Keep ``value`` where it outlives this Python process."""
-
-    def progress(self, done: float, total: float | None, note: str) -> None:
-        """Tell whoever waits for the process how far it is."""
+# Of contexts without one of their own. Never changed.
+_NO_FRAME = Frame()
 
 
 @dataclass(init=False, eq=False)
@@ -61,28 +78,19 @@ class ProcessContext:
     resumed_from: Any = None
 
     # Defaults stay on the class: a context is made for every process, and few processes ever set these.
+    _frame: Frame = field(default=_NO_FRAME, repr=False)
     _process_id: str | None = field(default=None, repr=False)
-    _deadline: datetime | None = field(default=None, repr=False)
-    # Monotonic: a clock that is set while the process runs must not move its deadline.
-    _deadline_at: float | None = field(default=None, repr=False)
-    # How many seconds the deadline was when it was set: what people know it by.
-    _deadline_span: float | None = field(default=None, repr=False)
     _checkpoint: Any = field(default=None, repr=False)
+    # When it started, on time.monotonic.
     _started: float | None = field(default=None, repr=False)
-    _started_elsewhere: datetime | None = field(default=None, repr=False)
-    _sink: ContextSink | None = field(default=None, repr=False)
-    _registry: Any = field(default=None, repr=False)
-    _group: str | None = field(default=None, repr=False)
-    _worker: str | None = field(default=None, repr=False)
-    # The slot of the backend whose place this runs in, and whether this itself is counted among its users.
-    _slot: Any = field(default=None, repr=False)
-    _in_slot: bool = field(default=False, repr=False)
-    # Of a stage: the values on its `input`, and what it has sent on its `output` (see stbass._engine.stage_context).
+    # Of a stage: the values on its `input`, what it has sent on its `output`, and that channel, if it was asked for
+    # (see stbass._engine.stage_context).
     _given: tuple[Any, ...] | None = field(default=None, repr=False)
     _sent: list[Any] | None = field(default=None, repr=False)
+    _output: Chan[Any] | None = field(default=None, repr=False)
     # What has to be undone when the process ends: the ends of channels that it holds, by name and side; and who was
     # `running` before it, if it has saved a checkpoint.
-    _unbind: dict[tuple[str, str], Callable[[], None]] | None = field(default=None, repr=False)
+    _held: dict[tuple[str, str], Callable[[], None]] | None = field(default=None, repr=False)
     _around: HasCheckpoint | None = field(default=None, repr=False)
 
     def __init__(
@@ -95,7 +103,7 @@ class ProcessContext:
         deadline: datetime | None = None,
     ) -> None:
         self.process_name = process_name
-        self.channels = {} if channels is None else dict(channels)
+        self.channels = dict(channels) if channels else {}
         self.parent = parent
         self.placement = placement
         if process_id is not None:
@@ -118,40 +126,27 @@ class ProcessContext:
             deadline_at: the child's own deadline on :func:`time.monotonic`.
         """
         made = ProcessContext(process_name, None, channels, parent or self.process_name, placement)
-        made.__dict__.update(self._inherited())
+        frame = made._frame = Frame.inside(self._frame.inherited())
         if deadline_at is not None:
-            made._limit(deadline_at)
+            frame.limit(deadline_at)
         return made
 
-    def _inherited(self) -> dict[str, Any]:
-        """What processes inside this one have from it; made once for all of them."""
-        own = self.__dict__
-        return {name: own[name] for name in _INHERITED if name in own}
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy, pickled or not, has a frame of its own.
+        return {**self.__dict__, "_frame": copy.copy(self._frame)}
 
-    def _limit(self, deadline_at: float, span: float | None = None) -> bool:
-        """Set the deadline, unless there is a nearer one. Whether it was set."""
-        if self._deadline_at is not None and self._deadline_at <= deadline_at:
-            return False
-        self._deadline_at = deadline_at
-        self._deadline_span = deadline_at - time.monotonic() if span is None else span
-        self._deadline = None
-        return True
-
-    def _next_attempt(self) -> ProcessContext:
-        """A context for running the same process once more after it failed."""
-        made = object.__new__(type(self))
-        made.__dict__.update(self.__dict__)
-        made.attempt = self.attempt + 1
-        made._process_id = made._checkpoint = made._started = made._started_elsewhere = made._unbind = None
-        made._group = None
+    def _again(self) -> Self:
+        made = copy.copy(self)
+        made.attempt += 1
+        made._process_id = made._checkpoint = made._started = made._held = made._sent = made._output = None
+        frame = made._frame
+        frame.started_elsewhere = frame.group = None
         return made
 
     def _bind(self, channels: Mapping[str, Chan[Any]]) -> None:
-        """Add the channels that are bound to the process itself."""
         self.channels = {**self.channels, **channels}
 
     def _own_channels(self) -> dict[str, Chan[Any]]:
-        """The channels that were bound, without those that stand for a stage's input and output."""
         return self.channels
 
     @property  # type: ignore[no-redef]
@@ -171,43 +166,36 @@ class ProcessContext:
     @property  # type: ignore[no-redef]
     def deadline(self) -> datetime | None:
         """When the process is cancelled (with its zone), or None."""
-        if self._deadline is None and self._deadline_at is not None:
-            self._deadline = moment_of(self._deadline_at)
-        return self._deadline
+        frame = frame_of(self)
+        if frame.deadline is None and frame.deadline_at is not None:
+            frame.deadline = moment_of(frame.deadline_at)
+        return frame.deadline
 
     @deadline.setter
     def deadline(self, value: datetime | None) -> None:
-        self._deadline = value
-        self._deadline_at = self._deadline_span = None
+        frame = frame_of(self)
+        frame.deadline = value
+        frame.deadline_at = frame.deadline_span = None
         if value is not None:
             now = utc_now() if value.tzinfo is not None else datetime.now()
-            self._deadline_span = (value - now).total_seconds()
-            self._deadline_at = time.monotonic() + self._deadline_span
+            frame.deadline_span = (value - now).total_seconds()
+            frame.deadline_at = monotonic() + frame.deadline_span
 
     @property
     def remaining(self) -> float | None:
         """Seconds to the deadline, never below 0; None without a deadline."""
-        return None if self._deadline_at is None else max(0.0, self._deadline_at - time.monotonic())
+        deadline_at = self._frame.deadline_at
+        return None if deadline_at is None else max(0.0, deadline_at - monotonic())
 
-    @property
-    def _started_at(self) -> datetime | None:
-        if self._started_elsewhere is not None:
-            return self._started_elsewhere
-        return None if self._started is None else moment_of(self._started)
-
-    @_started_at.setter
-    def _started_at(self, value: datetime | None) -> None:
-        # By a backend, for a process that runs on another machine.
-        self._started_elsewhere = value
-
-    def _run_info(self, started_at: datetime | None, ended_at: datetime | None) -> RunInfo:
+    def run_info(self, started_at: datetime | None, ended_at: datetime | None) -> RunInfo:
+        """What the result of this run says about where and when it ran."""
         return RunInfo(
             self.process_name,
             self.process_id,
             started_at,
             ended_at,
             None,
-            self._worker,
+            self._frame.worker,
             self.attempt,
             self.placement,
         )
@@ -238,8 +226,8 @@ class ProcessContext:
             ChannelClosedError: it is closed.
         """
         channel = self.get_channel(channel_name)
-        if self._unbind is None or (channel_name, "reader") not in self._unbind:
-            self._hold_end(channel_name, "reader")
+        if self._held is None or (channel_name, "reader") not in self._held:
+            hold_end(self, channel_name, "reader")
         return await channel.recv()
 
     async def send(self, channel_name: str, value: Any) -> None:
@@ -252,60 +240,316 @@ class ProcessContext:
             ChannelClosedError: it is closed.
         """
         channel = self.get_channel(channel_name)
-        if self._unbind is None or (channel_name, "writer") not in self._unbind:
-            self._hold_end(channel_name, "writer")
+        if self._held is None or (channel_name, "writer") not in self._held:
+            hold_end(self, channel_name, "writer")
         await channel.send(value)
-
-    def _hold_end(self, name: str, side: Literal["reader", "writer"]) -> None:
-        channel = self.channels[name]
-        if side == "reader":
-            channel.bind_reader(self.process_id)
-        else:
-            channel.bind_writer(self.process_id)
-        if self._unbind is None:
-            self._unbind = {}
-        self._unbind[name, side] = channel.unbind_reader if side == "reader" else channel.unbind_writer
 
     def _release(self) -> None:
         """Give the ends of its channels back, so that a later process may hold them."""
-        if self._unbind is not None:
-            held, self._unbind = self._unbind, None
-            for unbind in held.values():
-                unbind()
+        held, self._held = self._held, None
+        for give_back in (held or {}).values():
+            give_back()
         if running.get() is self:
             running.set(self._around)
 
+    def _drain_output(self) -> None:
+        if self._output is not None:
+            sent = self._sent or []
+            while (value := self._output.link.try_take()) is not NOTHING:
+                sent.append(value)
+            self._sent = sent
+
+    @property
+    def _started_at(self) -> datetime | None:
+        if self._frame.started_elsewhere is not None:
+            return self._frame.started_elsewhere
+        return None if self._started is None else moment_of(self._started)
+
     def checkpoint(self, value: Any) -> None:
         """Save a checkpoint: it is in the failure if the process fails, and on a fleet it outlives the worker."""
-        if self._sink is not None:
+        if self._frame.sink is not None:
             # First: one that it refuses must not take the place of the last that was kept.
-            self._sink.checkpoint(value)
+            self._frame.sink.checkpoint(value)
         self._checkpoint = value
         around = running.get()
         if around is not self:
             # For timers, which tell it when they expire.
             self._around = around
             running.set(self)
-            if self._unbind is None:
-                self._unbind = {}
-        if events.active():
-            events.emit(self._event("checkpoint", value=value))
+            if self._held is None:
+                self._held = {}
+        emit_event(self, "checkpoint", value=value)
 
     def progress(self, done: float, total: float | None = None, note: str = "") -> None:
         """Say how far the process is: ``done`` of ``total`` (any unit; None: unknown), with a note for people."""
-        if self._sink is not None:
-            self._sink.progress(done, total, note)
-        if events.active():
-            events.emit(self._event("progress", done=done, total=total, note=note))
+        if self._frame.sink is not None:
+            self._frame.sink.progress(done, total, note)
+        emit_event(self, "progress", done=done, total=total, note=note)
 
-    def _event(self, kind: Any, **details: Any) -> events.Event:
-        return events.Event(
-            kind,
-            self.process_name,
-            self.process_id,
-            self.parent,
-            self.placement,
-            self._worker,
-            self.attempt,
-            **details,
+
+# For the library: the user's face of a context stays small.
+
+
+def frame_of(ctx: ProcessContext) -> Frame:
+    """Where the process runs and until when, to be read and changed."""
+    if ctx._frame is _NO_FRAME:
+        ctx._frame = Frame()
+    return ctx._frame
+
+
+def inherit(ctx: ProcessContext, inherited: dict[str, Any]) -> None:
+    """Let a new context have what :meth:`Frame.inherited` says of the one around it."""
+    ctx._frame = Frame.inside(inherited)
+
+
+def give(ctx: ProcessContext, values: tuple[Any, ...]) -> None:
+    """Put ``values`` on the ``input`` of a stage that has not started."""
+    ctx._given = values
+
+
+def given_to(ctx: ProcessContext) -> tuple[Any, ...] | None:
+    """The values on the ``input`` of a stage, or of the stage that a composition is; None: it is no stage."""
+    return ctx._given
+
+
+def sent_by(ctx: ProcessContext) -> list[Any] | None:
+    """What a stage that has ended has sent on its ``output``."""
+    return ctx._sent
+
+
+def note_sent(ctx: ProcessContext, values: list[Any]) -> None:
+    """A stage has sent ``values`` elsewhere."""
+    ctx._sent = values
+
+
+def next_attempt(ctx: T) -> T:
+    """A context for running the same process once more after it failed."""
+    return ctx._again()
+
+
+def own_channels(ctx: ProcessContext) -> dict[str, Chan[Any]]:
+    """The channels that were bound, without those that stand for a stage's input and output."""
+    return ctx._own_channels()
+
+
+def hold_end(ctx: ProcessContext, name: str, side: Literal["reader", "writer"]) -> None:
+    """Hold an end of the channel ``name`` until the process ends.
+
+    Raises:
+        ChannelTopologyError: another process holds it.
+    """
+    channel = ctx.channels[name]
+    if side == "reader":
+        channel.bind_reader(ctx.process_id)
+    else:
+        channel.bind_writer(ctx.process_id)
+    if ctx._held is None:
+        ctx._held = {}
+    ctx._held[name, side] = channel.unbind_reader if side == "reader" else channel.unbind_writer
+
+
+def emit_event(ctx: ProcessContext, kind: EventKind, **details: Any) -> None:
+    """Tell those who observe, if anybody does, of something that happened to the process."""
+    if events.subscribers:
+        worker = ctx._frame.worker
+        event = events.Event(
+            kind, ctx.process_name, ctx.process_id, ctx.parent, ctx.placement, worker, ctx.attempt, **details
         )
+        events.emit(event)
+
+
+class Composable(ABC):
+    """Whatever can stand where a process can: a :class:`Process` or a composition of them."""
+
+    # Class attributes, so that a subclass need not call super().__init__().
+    _name: str | None = None
+    _is_optional: bool = False
+    _channels: Mapping[str, Chan[Any]] = _NO_CHANNELS
+    _placement: Placement | None = None
+
+    runs_others: bool = False
+    """Whether it only waits for processes of its own, whose deadline it then keeps itself. For the engine."""
+    unseen: bool = False
+    """Whether it is no process of the user's, but a means of running others, of which alone observers hear."""
+
+    @property
+    def name(self) -> str:
+        """Its name: given, or derived from the function or class."""
+        return self._name or type(self).__name__
+
+    @property
+    def process_id(self) -> str:
+        """A fresh UUID at every access."""
+        return new_id()
+
+    @property
+    def is_optional(self) -> bool:
+        """Whether its failure leaves the composition around it in order."""
+        return self._is_optional
+
+    @property
+    def placement(self) -> Placement | None:
+        """Where it runs unless told otherwise."""
+        return self._placement
+
+    @property
+    def bound_channels(self) -> Mapping[str, Chan[Any]]:
+        """The channels bound with :meth:`with_channels`, by name."""
+        return self._channels
+
+    def optional(self) -> Self:
+        """A copy whose failure does not halt the composition around it."""
+        made = self._copy()
+        made._is_optional = True
+        return made
+
+    def with_channels(self, **channels: Chan[Any]) -> Self:
+        """A copy with these named channels bound, beside those bound before.
+
+        Raises:
+            TypeError: something is not a channel.
+        """
+        for name, channel in channels.items():
+            if not (hasattr(channel, "send") and hasattr(channel, "recv")):
+                raise TypeError(f"with_channels({name}=…) takes a Chan, got {channel!r}")
+        made = self._copy()
+        made._channels = {**self._channels, **channels}
+        return made
+
+    def with_name(self, name: str) -> Self:
+        """A copy with another name.
+
+        Raises:
+            TypeError: the name is not a string.
+            ValueError: the name is empty.
+        """
+        made = self._copy()
+        made._name = checked_name(name)
+        return made
+
+    def _copy(self) -> Self:
+        # Not copy.copy(): that goes through __reduce__, which for a function means "by reference".
+        made = object.__new__(type(self))
+        made.__dict__.update(self.__dict__)
+        return made
+
+    async def execute(self, ctx: ProcessContext) -> ProcessResult:
+        """Run, and give back what happened. Never override this.
+
+        An ``Exception`` becomes a failure in the result; a value that is not a :class:`ProcessResult` a success
+        with that value. ``CancelledError``, ``KeyboardInterrupt`` and ``SystemExit`` pass through.
+        """
+        if self._channels:
+            ctx._bind(self._channels)
+        failure: Failure | None = None
+        value: Any = None
+        started = ctx._started = monotonic()
+        if events.subscribers:
+            emit_event(ctx, "started")
+        try:
+            value = await self._perform(ctx)
+        except Exception as error:
+            failure = _failure(error, ctx, traceback.format_exc())
+        else:
+            if isinstance(value, ProcessResult):
+                if value.is_ok:
+                    value = value.value
+                else:
+                    failure, value = _completed(value.failure, ctx), None
+            if ctx._output is not None:
+                ctx._drain_output()
+            if ctx._sent and failure is None:
+                value = ctx._sent[-1]
+        finally:
+            if ctx._held is not None:
+                ctx._release()
+        result = outcome_of_run(failure is None, value, failure, started, monotonic() - started, ctx)
+        if events.subscribers:
+            emit_event(ctx, "ended", result=result)
+        return result
+
+    @abstractmethod
+    def _perform(self, ctx: ProcessContext) -> Awaitable[Any]:
+        """The work itself, to be awaited; may raise."""
+
+
+def _failure(error: BaseException, ctx: ProcessContext, traceback_str: str = "") -> Failure:
+    return Failure(
+        error,
+        process_name=ctx.process_name,
+        process_id=ctx.process_id,
+        started_at=ctx._started_at,
+        placement=ctx.placement,
+        parent_process=ctx.parent,
+        channel_state={name: channel.stats.as_dict() for name, channel in ctx.channels.items()},
+        checkpoint=ctx.last_checkpoint,
+        traceback_str=traceback_str,
+    )
+
+
+def failure_of(error: BaseException, ctx: ProcessContext, traceback_str: str = "") -> ProcessResult:
+    """A failed result with everything that the context knows."""
+    failure = _failure(error, ctx, traceback_str)
+    started = failure.started_at
+    return ProcessResult(False, None, failure, failure.elapsed, ctx.run_info(started, failure.failed_at))
+
+
+def _completed(failure: Failure, ctx: ProcessContext) -> Failure:
+    """A failure that the process itself returned; if it has no name yet, with what only the context knows filled in."""
+    if failure.process_name != "unknown":
+        return failure
+    known = _failure(failure.error, ctx, failure.traceback_str)
+    return replace(
+        known,
+        failed_at=failure.failed_at,
+        started_at=failure.started_at or known.started_at,
+        placement=failure.placement or known.placement,
+        parent_process=failure.parent_process or known.parent_process,
+        channel_state=failure.channel_state or known.channel_state,
+        checkpoint=known.checkpoint if failure.checkpoint is None else failure.checkpoint,
+    )
+
+
+def optional_among(processes: Iterable[Composable]) -> frozenset[int]:
+    """Which of them are optional, by index."""
+    return frozenset([index for index, process in enumerate(processes) if process._is_optional])
+
+
+def changes_since(process: Composable, original: Composable | type[Composable]) -> dict[str, Any]:
+    """What makes ``process`` differ from ``original``, of which it is a copy or an instance, for :func:`changed`."""
+    changes: dict[str, Any] = {}
+    if process._name is not None and process._name != original._name:
+        changes["name"] = process._name
+    if process._placement != original._placement:
+        changes["placement"] = process._placement
+    if process._is_optional:
+        changes["optional"] = True
+    if process._channels:
+        changes["channels"] = process._channels
+    return changes
+
+
+def changed(process: C, **changes: Any) -> C:
+    """A copy of ``process`` with these changes: ``name``, ``placement``, ``optional``, ``channels``."""
+    made = process._copy()
+    if "name" in changes:
+        made._name = checked_name(changes["name"])
+    if "placement" in changes:
+        made._placement = changes["placement"]
+    if changes.get("optional"):
+        made._is_optional = True
+    return made.with_channels(**changes["channels"]) if "channels" in changes else made
+
+
+def checked_name(name: object) -> str:
+    """``name``, if it can be a name.
+
+    Raises:
+        TypeError: it is not a string.
+        ValueError: it is empty.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"a process's name is a str, got {name!r}")
+    if not name:
+        raise ValueError("a process's name cannot be empty")
+    return name

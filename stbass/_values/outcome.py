@@ -44,7 +44,7 @@ class RunInfo:
 class RunSource(Protocol):
     """Knows where a process ran. It is asked only when somebody reads ``ProcessResult.run``."""
 
-    def _run_info(self, started_at: datetime | None, ended_at: datetime | None) -> RunInfo: ...
+    def run_info(self, started_at: datetime | None, ended_at: datetime | None) -> RunInfo: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ def aware(moment: datetime) -> datetime:
 class _Draft:
     """A result that is being made: the layout of :class:`ProcessResult`, and not frozen yet."""
 
-    __slots__ = ("_elapsed", "_failure", "_ok", "_run", "_started", "_value")
+    __slots__ = ("_elapsed", "_failure", "_run", "_started", "_value", "is_ok")
 
     def __init__(
         self,
@@ -130,7 +130,7 @@ class _Draft:
         elapsed: float | timedelta | None,
         run: RunSource | RunInfo | None,
     ) -> None:
-        self._ok = ok
+        self.is_ok = ok
         self._value = value
         self._failure = failure
         self._started = started
@@ -144,7 +144,8 @@ class ProcessResult(_Draft):
 
     __slots__ = ()
 
-    _ok: bool
+    # A plain slot: the engine asks it of every process.
+    is_ok: bool
     _value: Any
     _failure: Failure | None
     elapsed: timedelta | None
@@ -152,14 +153,14 @@ class ProcessResult(_Draft):
 
     def __init__(
         self,
-        _ok: bool,
+        is_ok: bool,
         _value: Any = None,
         _failure: Failure | None = None,
         elapsed: timedelta | None = None,
         run: RunInfo | None = None,
     ) -> None:
         fill = object.__setattr__
-        fill(self, "_ok", _ok)
+        fill(self, "is_ok", is_ok)
         fill(self, "_value", _value)
         fill(self, "_failure", _failure)
         fill(self, "_started", None)
@@ -187,14 +188,9 @@ class ProcessResult(_Draft):
         return cls(False, None, Failure(error, **failure_fields))
 
     @property
-    def is_ok(self) -> bool:
-        """Whether it succeeded."""
-        return self._ok
-
-    @property
     def is_fail(self) -> bool:
         """Whether it failed."""
-        return not self._ok
+        return not self.is_ok
 
     @property
     def value(self) -> Any:
@@ -234,20 +230,20 @@ class ProcessResult(_Draft):
         if self._started is not None:
             started = moment_of(self._started)
             ended = started if self.elapsed is None else started + self.elapsed
-        made = source._run_info(started, ended)
+        made = source.run_info(started, ended)
         object.__setattr__(self, "_run", made)
         return made
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ProcessResult):
             return NotImplemented
-        return (self._ok, self._value, self._failure) == (other._ok, other._value, other._failure)
+        return (self.is_ok, self._value, self._failure) == (other.is_ok, other._value, other._failure)
 
     def __hash__(self) -> int:
-        return hash((self._ok, self._value, self._failure))
+        return hash((self.is_ok, self._value, self._failure))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ProcessResult, (self._ok, self._value, self._failure, self.elapsed, self.run)
+        return ProcessResult, (self.is_ok, self._value, self._failure, self.elapsed, self.run)
 
     def __repr__(self) -> str:
         if self._failure is None:
@@ -273,3 +269,8 @@ def outcome_of_run(
     made: Any = _Draft(ok, value, failure, started, elapsed, source)
     made.__class__ = ProcessResult
     return made  # type: ignore[no-any-return]
+
+
+def with_run(result: ProcessResult, started: float, elapsed: float, source: RunSource) -> ProcessResult:
+    """The same outcome as that of a run; the arguments are those of :func:`outcome_of_run`."""
+    return outcome_of_run(result.is_ok, result._value, result._failure, started, elapsed, source)

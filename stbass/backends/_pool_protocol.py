@@ -30,7 +30,7 @@ from typing import Any
 from stbass._values.endpoint import Placement
 from stbass.errors import NotTransportable
 
-__all__ = ["LENGTH", "Assignment", "frame", "pickled", "unpickled"]
+__all__ = ["LENGTH", "Assignment", "framed", "pickled", "unpickled"]
 
 LENGTH = struct.Struct(">Q")
 
@@ -50,7 +50,7 @@ class Assignment:
     given: tuple[Any, ...] | None
 
 
-def frame(body: bytes) -> bytes:
+def framed(body: bytes) -> bytes:
     """``body`` with its length before it."""
     return LENGTH.pack(len(body)) + body
 

@@ -14,10 +14,9 @@ import weakref
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any
 
-from stbass._process.composable import failure_of
-from stbass.backends._pool_protocol import LENGTH, Assignment, frame, pickled, unpickled
+from stbass._process.context import emit_event, failure_of, frame_of, given_to, note_sent
+from stbass.backends._pool_protocol import LENGTH, Assignment, framed, pickled, unpickled
 from stbass.backends._pool_worker import main
-from stbass.observe import events
 
 if TYPE_CHECKING:
     from stbass._process.context import ProcessContext
@@ -73,9 +72,9 @@ class PoolWorker:
         while True:
             kind, *rest = unpickled(await self._receive())
             if kind == "started":
-                ctx._started_at, ctx._worker = rest[0], self.name
-                if events.subscribers:
-                    events.emit(ctx._event("started"))
+                frame = frame_of(ctx)
+                frame.started_elsewhere, frame.worker = rest[0], self.name
+                emit_event(ctx, "started")
             elif kind == "checkpoint":
                 ctx.checkpoint(_value(rest[0]))
             elif kind == "progress":
@@ -118,7 +117,7 @@ class PoolWorker:
     async def _send(self, body: bytes) -> None:
         assert self._sending is not None
         async with self._sending:
-            await asyncio.get_running_loop().sock_sendall(self._outgoing, frame(body))
+            await asyncio.get_running_loop().sock_sendall(self._outgoing, framed(body))
 
     async def _receive(self) -> bytes:
         head = await self._exactly(LENGTH.size)
@@ -136,16 +135,17 @@ class PoolWorker:
 
 
 def _assignment(ctx: ProcessContext) -> Assignment:
+    frame = frame_of(ctx)
     return Assignment(
         ctx.process_name,
         ctx.process_id,
         ctx.parent,
         ctx.placement,
         ctx.remaining,
-        ctx._deadline_span,
+        frame.deadline_span,
         ctx.attempt,
         ctx.resumed_from,
-        ctx._given,
+        given_to(ctx),
     )
 
 
@@ -155,7 +155,7 @@ def _result(body: bytes, ctx: ProcessContext) -> ProcessResult:
     except Exception as error:  # a class of the user may raise anything when it is made again
         return failure_of(error, ctx, traceback.format_exc())
     if sent is not None:
-        ctx._sent = sent
+        note_sent(ctx, sent)
     made: ProcessResult = result
     return made
 

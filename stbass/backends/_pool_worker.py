@@ -14,10 +14,9 @@ from dataclasses import replace
 from typing import Any
 
 from stbass._engine.stage_context import StageContext
-from stbass._process.composable import Composable, failure_of
-from stbass._process.context import ProcessContext
+from stbass._process.context import Composable, ProcessContext, failure_of, frame_of, sent_by
 from stbass._values.outcome import ProcessResult, utc_now
-from stbass.backends._pool_protocol import LENGTH, Assignment, frame, pickled, unpickled
+from stbass.backends._pool_protocol import LENGTH, Assignment, framed, pickled, unpickled
 from stbass.errors import RemoteError
 
 __all__ = ["main"]
@@ -97,8 +96,9 @@ class _Worker:
 
     async def _run(self, process_body: bytes, assignment: Assignment) -> None:
         ctx = _context(assignment)
-        ctx._sink = self
-        ctx._worker = f"process {os.getpid()}"
+        frame = frame_of(ctx)
+        frame.sink = self
+        frame.worker = f"process {os.getpid()}"
         self._send("started", utc_now())
         try:
             process: Composable = unpickled(process_body)
@@ -126,7 +126,7 @@ class _Worker:
         self._send("progress", done, total, note)
 
     def _send(self, *message: Any) -> None:
-        body = frame(pickled(message, "a message of the worker"))
+        body = framed(pickled(message, "a message of the worker"))
         with self._sending:
             try:
                 self._outgoing.sendall(body)
@@ -144,13 +144,13 @@ def _context(assignment: Assignment) -> ProcessContext:
     ctx.attempt = assignment.attempt
     ctx.resumed_from = assignment.resumed_from
     if assignment.remaining is not None:
-        ctx._limit(time.monotonic() + assignment.remaining, assignment.span)
+        frame_of(ctx).limit(time.monotonic() + assignment.remaining, assignment.span)
     return ctx
 
 
 def _portable_result(ctx: ProcessContext, result: ProcessResult) -> bytes:
     try:
-        body = pickled((result, ctx._sent or None), f"the result of process {ctx.process_name!r}")
+        body = pickled((result, sent_by(ctx) or None), f"the result of process {ctx.process_name!r}")
         if result.is_fail:
             # An exception can often be pickled, but not be made again from that.
             unpickled(body)

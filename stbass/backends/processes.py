@@ -12,18 +12,16 @@ from typing import TYPE_CHECKING, Self
 
 from stbass._engine.backend import ExecutionBackend
 from stbass._engine.limiter import take_slot
-from stbass._process.composable import failure_of
+from stbass._process.context import emit_event, failure_of, own_channels
 from stbass._process.sync_threads import SyncThreads
 from stbass._values.checks import checked_count, checked_wait
 from stbass.backends._loop_end import LoopEnd
 from stbass.backends._pool_protocol import pickled
 from stbass.backends._pool_spawn import PoolWorker
 from stbass.errors import NotTransportable, WorkerLostError
-from stbass.observe import events
 
 if TYPE_CHECKING:
-    from stbass._process.composable import Composable
-    from stbass._process.context import ProcessContext
+    from stbass._process.context import Composable, ProcessContext
     from stbass._values.outcome import ProcessResult
 
 __all__ = ["ProcessPoolBackend"]
@@ -78,8 +76,7 @@ class ProcessPoolBackend(ExecutionBackend):
         """
         body = _packed(process, ctx)
         await self._loop_end.watch()
-        if events.subscribers:
-            events.emit(ctx._event("queued"))
+        emit_event(ctx, "queued")
         limiter = await take_slot(self, self._limit)
         try:
             worker = await self._free_worker()
@@ -89,8 +86,7 @@ class ProcessPoolBackend(ExecutionBackend):
                 await self._put_back(worker)
         finally:
             limiter.leave()
-        if events.subscribers:
-            events.emit(ctx._event("ended", result=result))
+        emit_event(ctx, "ended", result=result)
         return result
 
     def check(self, process: Composable, ctx: ProcessContext) -> None:
@@ -229,7 +225,7 @@ class ProcessPoolBackend(ExecutionBackend):
 
 
 def _packed(process: Composable, ctx: ProcessContext) -> bytes:
-    channels = {**ctx._own_channels(), **process.bound_channels}
+    channels = {**own_channels(ctx), **process.bound_channels}
     if channels:
         raise NotTransportable(
             f"process {process.name!r} cannot go to another Python process: it has channels ({', '.join(channels)}),"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from stbass._channels.memory import MEMORY
 from stbass._engine.backend import ExecutionBackend
+from stbass._process.context import frame_of, own_channels
 from stbass._process.sync_threads import SyncThreads
 from stbass._values.checks import checked_count, checked_limit
 from stbass.backends._loop_end import LoopEnd
@@ -21,8 +22,7 @@ from stbass.errors import BackendUnavailableError, NotTransportable
 
 if TYPE_CHECKING:
     from stbass._channels.transport import Transport
-    from stbass._process.composable import Composable
-    from stbass._process.context import ProcessContext
+    from stbass._process.context import Composable, ProcessContext
     from stbass._values.outcome import ProcessResult
 
 __all__ = ["ThreadBackend"]
@@ -64,7 +64,7 @@ class ThreadBackend(ExecutionBackend):
         Raises:
             NotTransportable: one is in the memory of the event loop here.
         """
-        for name, channel in {**ctx._own_channels(), **process.bound_channels}.items():
+        for name, channel in {**own_channels(ctx), **process.bound_channels}.items():
             if channel.transport is MEMORY:
                 raise NotTransportable(
                     f"process {process.name!r} cannot run in another thread: its channel {name!r} is in the memory of"
@@ -80,16 +80,17 @@ class ThreadBackend(ExecutionBackend):
         """
         self.check(process, ctx)
         await self._loop_end.watch()
-        if ctx._worker is None:
+        frame = frame_of(ctx)
+        if frame.worker is None:
             # Which of them says little to people, and the name is enough to tell it from the loop outside.
-            ctx._worker = self._name
+            frame.worker = self._name
         with self._lock:
             # Another one only when none is free: each costs a thread and three file descriptors.
             if len(self._threads) < self._count and all(thread.load for thread in self._threads):
                 self._threads.append(_LoopThread(f"stbass-{self._name}-{len(self._threads)}"))
             thread = min(self._threads, key=lambda one: one.load)
             thread.load += 1
-        channels = {**ctx._own_channels(), **process.bound_channels}
+        channels = {**own_channels(ctx), **process.bound_channels}
         shared = {name: (channel.share(), channel.transport) for name, channel in channels.items()}
         try:
             return await thread.run(lambda: _execute(process, ctx, shared))

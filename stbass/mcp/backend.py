@@ -6,15 +6,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from stbass._engine.backend import ExecutionBackend
-from stbass._process.composable import failure_of
+from stbass._process.context import failure_of
 from stbass._values.checks import checked_limit
 from stbass.errors import NotTransportable
 from stbass.mcp.address import parse_address
 from stbass.mcp.tools import MCPProcess, MCPServer
 
 if TYPE_CHECKING:
-    from stbass._process.composable import Composable
-    from stbass._process.context import ProcessContext
+    from stbass._process.context import Composable, ProcessContext
     from stbass.result import ProcessResult
 
 __all__ = ["MCPBackend"]

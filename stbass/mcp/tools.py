@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Self
 
-from stbass._process.composable import checked_name
-from stbass._process.context import ProcessContext
+from stbass._process.context import ProcessContext, checked_name, frame_of
 from stbass._values.arguments import made_with, remember
 from stbass._values.checks import is_number
 from stbass.errors import (
@@ -262,7 +261,7 @@ class MCPProcess(Process):
         )
 
     def _refuse_foreign_command(self, ctx: ProcessContext) -> None:
-        if self._address.kind != "stdio" or ctx._worker is None or self.server_url in _allowed_commands:
+        if self._address.kind != "stdio" or frame_of(ctx).worker is None or self.server_url in _allowed_commands:
             return
         positional, named = made_with(self) or ((), {})
         if self.server_url not in (*positional, *named.values()):
@@ -271,7 +270,7 @@ class MCPProcess(Process):
             f"{self._subject}: a message may not name the command that a worker runs; call "
             "stbass.mcp.allow_command(address) in a module that the worker includes",
             reference=f"{type(self).__module__}:{type(self).__qualname__}",
-            worker=ctx._worker,
+            worker=frame_of(ctx).worker,
         )
 
     @property

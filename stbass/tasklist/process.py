@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from stbass._engine.composition import checked_policy
 from stbass._engine.registry import BackendRegistry, checked_registry
-from stbass._process.composable import Composable, checked_name
-from stbass._process.context import ProcessContext
+from stbass._process.context import Composable, ProcessContext, checked_name, frame_of
 from stbass._values.checks import checked_count, checked_deadline
 from stbass._values.endpoint import Placement
 from stbass._values.outcome import ProcessResult
@@ -237,7 +236,7 @@ class Process:
         """One execution: the context in which its tasks run. However they end, status and results say how."""
         policy = self._on_failure if on_failure is None else checked_policy(on_failure)
         owner = ProcessContext(self.name)
-        owner._registry = self._registry
+        frame_of(owner).registry = self._registry
         with self._lock:
             self._check_idle("execute")
             self.status = Status.RUNNING
@@ -246,7 +245,7 @@ class Process:
         self.results = []
         try:
             if deadline is not None:
-                owner._limit(monotonic() + deadline, deadline)
+                frame_of(owner).limit(monotonic() + deadline, deadline)
             direct = here or not isinstance(policy, RetryPolicy)
             calls = [TaskCall(task, direct=direct) for task in self.tasks]
             with self._bar(progress) as bar:

@@ -18,9 +18,8 @@ from time import monotonic
 from typing import Any
 
 from stbass._engine.children import open_groups, registry_of
-from stbass._engine.supervise import Child, Unobserved, cancelled_itself, run_child, supervise, too_late, until
-from stbass._process.composable import failure_of
-from stbass._process.context import ProcessContext
+from stbass._engine.supervise import Child, Unobserved, cancelled_itself, ended, run_child, supervise, too_late, until
+from stbass._process.context import ProcessContext, emit_event, failure_of, frame_of
 from stbass._process.sync_threads import SyncThreads
 from stbass._values.outcome import ProcessResult
 from stbass._values.policy import FailurePolicy, OnFailure, RetryPolicy
@@ -76,7 +75,7 @@ class Work:
             for index in range(len(calls)):
                 self._contexts[index] = self.context(index)
                 if calls[index].placement is None:
-                    events.emit(self._contexts[index]._event("queued"))
+                    emit_event(self._contexts[index], "queued")
 
     def context(self, index: int) -> ProcessContext:
         """The context of a task."""
@@ -91,7 +90,7 @@ class Work:
             if self._closed:
                 return
             self.results[index] = result
-            if not result._ok:
+            if result.is_fail:
                 self._note_failure(index, result.failure.error)
         if self._on_end is not None:
             self._on_end(result)
@@ -169,7 +168,7 @@ class Work:
         with self._recording:
             self._closed = self.stopped = True
         running = {lane.current for lane in self._lanes}
-        at = self.owner._deadline_at
+        at = frame_of(self.owner).deadline_at
         late = at is not None and monotonic() >= at
         made = []
         for index, result in enumerate(self.results):
@@ -177,9 +176,7 @@ class Work:
                 ctx, runs = self.context(index), index in running
                 what = f"task {ctx.process_name!r} was {'cancelled' if runs else 'not started'}: {why}"
                 error = too_late(ctx, "running" if runs else "queued") if late else ProcessCancelled(what)
-                result = failure_of(error, ctx)
-                if events.subscribers:
-                    events.emit(ctx._event("ended", result=result))
+                result = ended(Child(self.calls[index], ctx), error)
             made.append(result)
         return made
 
@@ -191,7 +188,7 @@ class Lane(Unobserved):
         threads: where sync functions run; None: here.
     """
 
-    _unseen = True
+    unseen = True
 
     def __init__(self, work: Work, left: deque[int], threads: SyncThreads | None = None) -> None:
         self.work = work
@@ -217,7 +214,7 @@ class Lane(Unobserved):
         index = self.take()
         while index is not None:
             if self.threads is not None and work.retry is None and work.calls[index].is_plain:
-                index = await self._run_plain(index, self.threads, ctx._deadline_at)
+                index = await self._run_plain(index, self.threads, frame_of(ctx).deadline_at)
                 continue
             result = await self._run_one(index)
             work.record(index, result)

@@ -10,7 +10,7 @@ from typing import Any, Self, TypeAlias
 
 from stbass._engine.backend import ExecutionBackend
 from stbass._engine.registry import BackendRegistry
-from stbass._process.composable import Composable
+from stbass._process.context import Composable
 from stbass._values.endpoint import Placement
 from stbass.testing._checks import require
 from stbass.testing.backend_agents import Held

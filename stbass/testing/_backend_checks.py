@@ -7,8 +7,7 @@ import time
 from collections.abc import Awaitable
 from typing import Any
 
-from stbass._process.composable import Composable
-from stbass._process.context import ProcessContext
+from stbass._process.context import Composable, ProcessContext, changed, frame_of
 from stbass._values.checks import is_whole
 from stbass._values.outcome import ProcessResult
 from stbass._values.policy import FailurePolicy
@@ -124,7 +123,7 @@ async def sync_functions_run(bench: BackendBench) -> None:
 async def context_arrives(bench: BackendBench) -> None:
     """A process knows its name, id, parent, placement and deadline."""
     ctx = ProcessContext("me", placement=bench.placement, parent="somebody")
-    ctx._limit(time.monotonic() + 60.0)
+    frame_of(ctx).limit(time.monotonic() + 60.0)
     found = _value(await bench.backend.execute(agents.context_of.with_name("me"), ctx), "context_of")
     for name in ("process_name", "process_id", "parent", "placement", "attempt"):
         require(found[name] == getattr(ctx, name), f"ctx.{name} was {found[name]!r}, not {getattr(ctx, name)!r}")
@@ -158,9 +157,7 @@ async def stages_pass_values_on(bench: BackendBench) -> None:
 
 
 def _placed(bench: BackendBench, process: Process) -> Process:
-    placed = process.with_name(process.name)
-    placed._placement = bench.placement
-    return placed
+    return changed(process, placement=bench.placement)
 
 
 @_check

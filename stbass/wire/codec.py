@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from stbass._channels.transport import Transport
-from stbass._process.composable import Composable
+from stbass._process.context import Composable
 from stbass.channel import Chan
 from stbass.errors import NotTransportable, ProcessRefused, RemoteError, WireError
 from stbass.result import Failure, ProcessResult
@@ -211,14 +211,14 @@ def result_or_failure(result: ProcessResult, *, limit: int = LIMIT) -> bytes:
     except NotTransportable as error:
         reason = error
     run = result.run
-    if result._failure is None:
+    if result.is_ok:
         failure = Failure(reason)
         if run is not None:
             failure = replace(
                 failure, process_name=run.process_name, process_id=run.process_id, started_at=run.started_at
             )
     else:
-        failure = _reduced(result._failure, reason, limit)
+        failure = _reduced(result.failure, reason, limit)
     if run is not None:
         run = replace(run, placement=None)
     made = ProcessResult(False, None, failure, result.elapsed, run)

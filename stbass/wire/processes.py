@@ -16,11 +16,13 @@ plain functions, which nobody registers, only if it allows their module (see :cl
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from copy import copy
 from typing import Any
 
 from stbass._engine.composition import Composition, composition_kinds, kind_of
 from stbass._process.call import Call, reference_of_function
-from stbass._process.composable import Composable
+from stbass._process.context import Composable, changed, changes_since
 from stbass._values.arguments import made_with
 from stbass._values.endpoint import Placement
 from stbass.channel import Chan
@@ -62,7 +64,7 @@ def check_reference(process: Process) -> str:
     found = known_processes().get(reference)
     same: bool = found is target
     if isinstance(process, FunctionProcess):
-        same = isinstance(found, FunctionProcess) and found._function is process._function
+        same = isinstance(found, FunctionProcess) and found.function is process.function
     if not same:
         what = "something else" if found is not None else "no process"
         raise Unsendable(f"{shown} cannot be found by its reference: that is {what}", _OWN_NAME)
@@ -73,11 +75,10 @@ def _write_composable(writer: WireWriter, value: Composable) -> Any:
     if not writer.processes:
         raise Unsendable(f"process {value.name!r} cannot travel inside a value", _NOT_LIVE)
     writer.enter(value, 10)
-    given = vars(value)
     form: Form
     if isinstance(value, Composition):
         try:
-            kind, parts = kind_of(value), value._parts()
+            kind, parts = kind_of(value), value.parts()
         except NotTransportable as error:
             raise Unsendable(str(error)) from None
         form = {"~": "composition", "r": kind, "v": writer.fields(parts, parts)}
@@ -97,18 +98,18 @@ def _write_composable(writer: WireWriter, value: Composable) -> Any:
     else:
         cls = type(value)
         raise Unsendable(f"{cls.__module__}.{cls.__qualname__} cannot travel", "make it a subclass of Process")
-    name, placement = given.get("_name"), given.get("_placement")
-    if name is not None and name != original._name:
-        form["n"] = writer.write(name)
-    if placement != original._placement:
+    changes = changes_since(value, original)
+    if "name" in changes:
+        form["n"] = writer.write(changes["name"])
+    if "placement" in changes:
         try:
-            form["p"] = writer.write(placement)
+            form["p"] = writer.write(changes["placement"])
         except Unsendable as unsendable:
             raise unsendable.at(".placement") from None
-    if value._is_optional:
+    if "optional" in changes:
         form["o"] = 1
-    if value._channels:
-        form["ch"] = _write_channels(writer, value)
+    if "channels" in changes:
+        form["ch"] = _write_channels(writer, changes["channels"])
     writer.leave()
     return form
 
@@ -123,9 +124,9 @@ def _form_of_call(writer: WireWriter, call: Call) -> Form:
     return form
 
 
-def _write_channels(writer: WireWriter, process: Composable) -> list[Any]:
+def _write_channels(writer: WireWriter, channels: Mapping[str, Chan[Any]]) -> list[Any]:
     pairs: list[Any] = []
-    for name, channel in process._channels.items():
+    for name, channel in channels.items():
         try:
             pairs += (writer.write(name), writer.write(channel))
         except Unsendable as unsendable:
@@ -155,7 +156,7 @@ def _read_process(reader: WireReader, form: Form) -> Any:
     if isinstance(found, FunctionProcess):
         if args or kwargs:
             raise WireError(f"form 'process': the function {reference} takes no arguments of its own")
-        return _finished(reader, form, found._copy())
+        return _finished(reader, form, copy(found))
     try:
         made = found(*args, **kwargs)
     except (Exception, SystemExit) as error:
@@ -180,7 +181,7 @@ def _read_composition(reader: WireReader, form: Form) -> Any:
     cls = composition_kinds.get(kind)
     if cls is None:
         raise WireError(f"form 'composition': no kind {text_of(kind, 60)} is imported here")
-    return _finished(reader, form, cls._from_parts(reader.read_fields(part(form, "v", dict))))
+    return _finished(reader, form, cls.from_parts(reader.read_fields(part(form, "v", dict))))
 
 
 def _admission(reader: WireReader) -> Admission:
@@ -191,22 +192,23 @@ def _admission(reader: WireReader) -> Admission:
 
 def _finished(reader: WireReader, form: Form, made: Composable) -> Composable:
     """The copy with what was changed after the original was made."""
+    changes: dict[str, Any] = {}
     if "n" in form:
-        made = made.with_name(reader.read(form["n"]))
+        changes["name"] = reader.read(form["n"])
     if "p" in form:
         placement = reader.read(form["p"])
         if type(placement) not in (Placement, type(None)):
             raise WireError(f"form {form['~']!r}: {text_of(placement, 60)} is not a placement")
-        made._placement = placement
+        changes["placement"] = placement
     if form.get("o"):
-        made = made.optional()
+        changes["optional"] = True
     if "ch" in form:
         pairs = reader.read_items(part(form, "ch", list))
         channels = dict(zip(pairs[::2], pairs[1::2], strict=True))
         if not all(type(name) is str and isinstance(channel, Chan) for name, channel in channels.items()):
             raise WireError(f"form {form['~']!r}: {text_of(channels, 100)} are not channels")
-        made = made.with_channels(**channels)
-    return made
+        changes["channels"] = channels
+    return changed(made, **changes) if changes else made
 
 
 def _read_channel(reader: WireReader, form: Form) -> Any:

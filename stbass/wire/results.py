@@ -40,12 +40,11 @@ def write_outcome(writer: WireWriter, result: ProcessResult) -> Form:
         Unsendable: its value cannot travel.
     """
     writer.enter(result, 10)
-    failure = result._failure
     form: Form
-    if failure is None:
-        form = {"ok": True, "v": writer.write(result._value)}
+    if result.is_ok:
+        form = {"ok": True, "v": writer.write(result.value)}
     else:
-        form = {"ok": False, "f": write_failure(writer, failure)}
+        form = {"ok": False, "f": write_failure(writer, result.failure)}
     elapsed, run = result.elapsed, result.run
     if elapsed is not None:
         form["t"] = elapsed // _MICROSECOND

@@ -76,9 +76,8 @@ def remote_of(process: ProcessLike, input_data: Any = None) -> Remote:
         {name: _without_rules(value) for name, value in kwargs.items()},
         input_data,
     )
-    made._name = str(process.config.process_id)
     made._local = process
-    return made
+    return made.with_name(str(process.config.process_id))
 
 
 def _without_rules(value: Any) -> Any:
@@ -92,5 +91,4 @@ def _remade(
     target: type[ProcessLike], args: tuple[Any, ...], kwargs: Mapping[str, Any], input_data: Any, name: str | None
 ) -> Remote:
     made = _remotes[target](args, kwargs, input_data)
-    made._name = name
-    return made
+    return made if name is None else made.with_name(name)

@@ -11,8 +11,7 @@ from typing import Any
 from stbass._engine.children import registry_of
 from stbass._engine.registry import BackendRegistry
 from stbass._engine.supervise import Child, supervise
-from stbass._process.composable import failure_of
-from stbass._process.context import ProcessContext
+from stbass._process.context import ProcessContext, emit_event, failure_of, frame_of
 from stbass._values.outcome import ProcessResult as CoreResult
 from stbass._values.policy import FailurePolicy
 from stbass.errors import ProcessCancelled, ProcessSkipped, StbassError, ValidationFailed, WorkflowError
@@ -63,7 +62,7 @@ class Run:
         self._progression = Progression(graph, [graph.index[name] for name in before])
         self._watch: Watch | None = None
         self._owner = ProcessContext(name)
-        self._owner._registry = registry
+        frame_of(self._owner).registry = registry
         self._verdicts: dict[int, Verdict] = {}
         # In the order of the graph; None for nodes that completed in an earlier run.
         self._runs: list[NodeRun | None] = []
@@ -107,9 +106,8 @@ class Run:
             reset(node.process, self.results.get(name))
         self._check_inputs()
         if self._deadline is not None:
-            self._owner._limit(monotonic() + self._deadline, self._deadline)
-        if events.subscribers:
-            events.emit(self._owner._event("started"))
+            frame_of(self._owner).limit(monotonic() + self._deadline, self._deadline)
+        emit_event(self._owner, "started")
         try:
             async with lease as pools:
                 results = await self._run_all(pools)
@@ -147,12 +145,8 @@ class Run:
         self._outcome()
 
     def _prepare(self, pools: Pools) -> None:
-        inherited, parent = self._owner._inherited(), self._owner.process_name
         for index, (name, node) in enumerate(self._graph_nodes()):
-            ctx = ProcessContext(name, None, None, parent)
-            if inherited:
-                ctx.__dict__.update(inherited)
-            self._contexts.append(ctx)
+            self._contexts.append(self._owner.child(name))
             if name in self.results:
                 self._runs.append(None)
                 continue
@@ -163,8 +157,8 @@ class Run:
                 partial(self._input, index),
                 self._watch,
                 self._verdicts.get(index),
+                optional=not _halts(node),
             )
-            run._is_optional = not _halts(node)
             self._runs.append(run)
 
     def _context(self, name: str) -> ProcessContext:
@@ -242,7 +236,7 @@ class Run:
         if events.subscribers:
             error = None if culprit is None else ordered[culprit].exception
             outcome = CoreResult.ok(dict(ordered)) if error is None else CoreResult.fail(error)
-            events.emit(self._owner._event("ended", result=outcome))
+            emit_event(self._owner, "ended", result=outcome)
         if culprit is None:
             return dict(ordered)
         counts = ", ".join(

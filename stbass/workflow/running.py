@@ -11,8 +11,7 @@ from typing import Any, Literal
 from stbass._engine.backend import ExecutionBackend
 from stbass._engine.children import registry_of
 from stbass._engine.supervise import Child, Unobserved, ended, run_attempts, run_child, supervise
-from stbass._process.composable import Composable, failure_of
-from stbass._process.context import ProcessContext
+from stbass._process.context import Composable, ProcessContext, failure_of, frame_of
 from stbass._process.sync_threads import SyncThreads
 from stbass._values.endpoint import Placement
 from stbass._values.outcome import ProcessResult as CoreResult
@@ -75,6 +74,7 @@ class NodeRun(Unobserved):
         give_input: gives its input when it starts.
         watch: where to enter it if its progress comes from elsewhere.
         verdict: what came of looking at its input, if that has been done.
+        optional: whether the others go on when it fails.
     """
 
     def __init__(
@@ -85,6 +85,8 @@ class NodeRun(Unobserved):
         give_input: Callable[[], Any],
         watch: Watch | None = None,
         verdict: Verdict | None = None,
+        *,
+        optional: bool = False,
     ) -> None:
         self.process = process
         self.where = placement
@@ -95,6 +97,7 @@ class NodeRun(Unobserved):
         self.began: float | None = None
         """When it began, on :func:`time.monotonic`."""
         self._name = str(process.config.process_id)
+        self._is_optional = optional
 
     async def execute(self, ctx: ProcessContext) -> CoreResult:
         """Run it; never raises ``Exception``."""
@@ -110,7 +113,7 @@ class NodeRun(Unobserved):
                 return ended(Child(self, ctx), verdict)
         strategy = config.retry_strategy
         plain = config.process_type is ProcessType.ASYNC and self.where is None
-        if plain and strategy is None and config.timeout is None and ctx._deadline_at is None:
+        if plain and strategy is None and config.timeout is None and frame_of(ctx).deadline_at is None:
             return await Code(process, input_data).execute(ctx)
         policy = None if strategy is None else BackoffPolicy(strategy)
         attempt = _Attempt(self, input_data, 1 if policy is None else policy.max_attempts)
@@ -134,7 +137,7 @@ class _Attempt(Unobserved):
         inner.attempt = ctx.attempt
         inner.process_id = ctx.process_id
         if timeout is not None:
-            inner._limit(monotonic() + timeout, timeout)
+            frame_of(inner).limit(monotonic() + timeout, timeout)
         work, backend = self._work(inner)
         if run.watch is not None:
             run.watch[inner.process_id] = process
@@ -152,10 +155,10 @@ class _Attempt(Unobserved):
             return remote_of(process, self.input_data), registry_of(ctx).get(run.where)
         kind = process.config.process_type
         if kind is ProcessType.PROCESS:
-            ctx._sink = Progress(process)
+            frame_of(ctx).sink = Progress(process)
             # There, the event loop must stay free: it is told when to end.
             return Code(process, self.input_data, thread=True), run.pools[kind]
-        if kind is ProcessType.ASYNC and (ctx._deadline_at is None or is_coroutine(process)):
+        if kind is ProcessType.ASYNC and (frame_of(ctx).deadline_at is None or is_coroutine(process)):
             return Code(process, self.input_data), None
         return Code(process, self.input_data, threads=run.pools.threads), run.pools[ProcessType.THREAD]
 

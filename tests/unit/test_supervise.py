@@ -8,8 +8,7 @@ import random
 import pytest
 
 from stbass import PAR, PLACED_PAR, SEQ, BackendRegistry, FailurePolicy, LocalBackend, Placement, Process, ProcessResult
-from stbass._process.composable import Composable
-from stbass._process.context import ProcessContext
+from stbass._process.context import Composable, ProcessContext
 
 KINDS = ("gives", "sleeps", "fails", "fails late", "cleans up", "ignores", "gives up")
 POLICIES = (FailurePolicy.HALT, FailurePolicy.COLLECT, FailurePolicy.retry(2, base_delay=0.001))

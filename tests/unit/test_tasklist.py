@@ -20,8 +20,7 @@ from stbass import observe
 from stbass._engine.backend import ExecutionBackend
 from stbass._engine.local import LocalBackend
 from stbass._engine.registry import BackendRegistry, default_registry
-from stbass._process.composable import Composable
-from stbass._process.context import ProcessContext
+from stbass._process.context import Composable, ProcessContext
 from stbass._values.endpoint import Placement
 from stbass._values.outcome import ProcessResult
 from stbass._values.policy import FailurePolicy, RetryPolicy

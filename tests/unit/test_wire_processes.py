@@ -11,7 +11,7 @@ import pytest
 
 from stbass._channels.memory import MemoryTransport
 from stbass._engine.composition import Composition
-from stbass._process.composable import Composable
+from stbass._process.context import Composable
 from stbass._values.endpoint import Placement
 from stbass._values.policy import FailurePolicy
 from stbass.channel import Chan

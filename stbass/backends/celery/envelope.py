@@ -20,8 +20,7 @@ import msgspec
 
 from stbass import wire
 from stbass._channels.transport import Transport
-from stbass._process.composable import Composable, failure_of
-from stbass._process.context import ProcessContext
+from stbass._process.context import Composable, ProcessContext, failure_of, frame_of, sent_by
 from stbass._values.endpoint import Placement
 from stbass.backends.celery import keys
 from stbass.backends.celery.settings import FleetSettings
@@ -278,7 +277,7 @@ def failed_result(
         checkpoint: its last one, as it travels.
     """
     ctx = ProcessContext(envelope.name, envelope.id, None, envelope.parent, placement)
-    ctx.attempt, ctx._worker = attempt, worker
+    ctx.attempt, frame_of(ctx).worker = attempt, worker
     if checkpoint:
         ctx.resumed_from = wire.loads(checkpoint)
     return failure_of(error, ctx, traceback_str)
@@ -310,8 +309,8 @@ def seal_result(
         assert ctx is not None
         try:
             body = wire.dumps(result.value, limit=settings.max_message_bytes, what="result", processes=False)
-            if ctx._sent:
-                ran.sent = msgspec.Raw(wire.dumps(ctx._sent, limit=settings.max_message_bytes, what="output"))
+            if sent := sent_by(ctx):
+                ran.sent = msgspec.Raw(wire.dumps(sent, limit=settings.max_message_bytes, what="output"))
         except NotTransportable as error:
             result = ProcessResult(False, None, failure_of(error, ctx).failure, result.elapsed, result.run)
     status, traceback = "SUCCESS", None

@@ -20,7 +20,7 @@ from collections.abc import Coroutine, Mapping
 from typing import Any
 
 from stbass._channels.cancellation import to_the_end
-from stbass._process.context import ProcessContext
+from stbass._process.context import ProcessContext, frame_of
 from stbass.backends.celery.worker.runtime import this_runtime
 from stbass.dataflow.distributed.fleet_classes import Admitted
 from stbass.dataflow.distributed.fleet_line import Line
@@ -76,7 +76,7 @@ class _Service:
     def __init__(self, host: FleetHost, ctx: ProcessContext) -> None:
         self._host = host
         self._ctx = ctx
-        self._worker = ctx._worker or "a worker"
+        self._worker = frame_of(ctx).worker or "a worker"
         self._commands = self._line("commands")
         self._reports = self._line("reports")
         peers = sorted(set(host.homes.values()))
@@ -165,7 +165,7 @@ class _Service:
         settings = None if runtime is None else runtime.settings
         placement = self._ctx.placement
         queue = None if placement is None else placement.endpoint
-        named = Admitted(_nothing if settings is None else settings.allows, self._ctx._worker, queue)
+        named = Admitted(_nothing if settings is None else settings.allows, frame_of(self._ctx).worker, queue)
         group = self._group = RemoteGroup(plan, self._links, lambda report: self._reports.post(b"r" + report), named)
         for peer in self._peers:
             self._spawn(self._links.read(peer, group))

@@ -11,8 +11,7 @@ import redis
 from celery.result import GroupResult
 
 from stbass._engine.registry import BackendRegistry
-from stbass._process.composable import Composable
-from stbass._process.context import ProcessContext
+from stbass._process.context import Composable, ProcessContext
 from stbass._values.endpoint import Placement
 from stbass._values.outcome import ProcessResult
 from stbass._values.policy import FailurePolicy

@@ -10,8 +10,7 @@ from typing import Any, Protocol
 from stbass._channels.cancellation import is_being_cancelled
 from stbass._channels.choice import Choice
 from stbass._channels.transport import NOTHING
-from stbass._process.composable import Composable
-from stbass._process.context import ProcessContext
+from stbass._process.context import Composable, ProcessContext
 from stbass.dataflow.engine.edge import ATOMS, Inbox, LocalEdge, OutEdge, copy_of, event_name, fitted, type_of_field
 from stbass.dataflow.model.components import Component, wiring_of
 from stbass.dataflow.model.events import Event, StopEvent

@@ -16,8 +16,7 @@ from celery.result import GroupResult
 from stbass import wire
 from stbass._engine.backend import ExecutionBackend
 from stbass._engine.channel_migration import migrate
-from stbass._process.composable import Composable
-from stbass._process.context import ProcessContext
+from stbass._process.context import Composable, ProcessContext, frame_of, given_to, note_sent, own_channels
 from stbass.backends.celery import keys
 from stbass.backends.celery.envelope import ABSENT, Envelope, wired_placement
 from stbass.backends.celery.producer.client import FleetClient
@@ -129,17 +128,18 @@ class CeleryBackend(ExecutionBackend):
         envelope = self._checked.pop(ctx, None)
         if envelope is None:
             envelope = self._envelope(process, ctx)
-            if process._channels or process._runs_others or ctx._own_channels():
+            if process.bound_channels or process.runs_others or own_channels(ctx):
                 # The composition around it did not know this process yet.
-                await migrate(self, process, ctx._own_channels())
-        if ctx._deadline_span is not None:
-            envelope.deadline = round(ctx._deadline_span, 3)
+                await migrate(self, process, own_channels(ctx))
+        frame = frame_of(ctx)
+        if frame.deadline_span is not None:
+            envelope.deadline = round(frame.deadline_span, 3)
         envelope.reply, envelope.attempt = client.reply, ctx.attempt
         complete = partial(self._complete, envelope, process, ctx)
-        ticket = Ticket(envelope, self._grace, ctx.remaining, ctx.placement, ctx._group, complete)
+        ticket = Ticket(envelope, self._grace, ctx.remaining, ctx.placement, frame.group, complete)
         result = await client.run(ticket)
         if ticket.output:
-            ctx._sent = ticket.output
+            note_sent(ctx, ticket.output)
         return result
 
     def _envelope(self, process: Composable, ctx: ProcessContext) -> Envelope:
@@ -159,8 +159,9 @@ class CeleryBackend(ExecutionBackend):
         """Encode what is not encoded yet: when it is sent, so that many at once do not hold up the event loop."""
         if envelope.process is ABSENT:
             envelope.process = self._encode(process, ctx)
-        if ctx._given is not None:
-            envelope.given = self._wired(list(ctx._given), "input")
+        given = given_to(ctx)
+        if given is not None:
+            envelope.given = self._wired(list(given), "input")
         if ctx.resumed_from is not None:
             envelope.resumed = self._wired(ctx.resumed_from, "checkpoint")
 
@@ -183,7 +184,7 @@ class CeleryBackend(ExecutionBackend):
 
     def _encode(self, process: Composable, ctx: ProcessContext) -> msgspec.Raw:
         # Channels that it has from the compositions around it travel with it.
-        around = {name: one for name, one in ctx._own_channels().items() if name not in process._channels}
+        around = {name: one for name, one in own_channels(ctx).items() if name not in process.bound_channels}
         if around:
             process = process.with_channels(**around)
         return self._wired(process, "process")

@@ -27,8 +27,7 @@ from stbass import wire
 from stbass._channels.cancellation import to_the_end
 from stbass._engine.stage_context import StageContext
 from stbass._engine.supervise import Child, cancelled_itself, run_child
-from stbass._process.composable import Composable, failure_of
-from stbass._process.context import ProcessContext
+from stbass._process.context import Composable, ProcessContext, failure_of, frame_of
 from stbass._values.endpoint import Placement
 from stbass._values.outcome import ProcessResult
 from stbass.backends.celery import keys
@@ -448,13 +447,14 @@ class Runtime:
         if bytes(envelope.given):
             given = wire.loads(bytes(envelope.given), limit=self.settings.max_message_bytes)
             ctx = StageContext(job.name, tuple(given), None, envelope.parent)
-            ctx._process_id = job.id
+            ctx.process_id = job.id
         ctx.placement = job.placement
         ctx.attempt = envelope.attempt + job.attempt - 1
-        ctx._worker = self.worker
-        ctx._sink = _Sink(self, job)
+        frame = frame_of(ctx)
+        frame.worker = self.worker
+        frame.sink = _Sink(self, job)
         if until is not None:
-            ctx._limit(until, envelope.deadline)
+            frame.limit(until, envelope.deadline)
         job.ctx = ctx
         child = Child(process, ctx)
         try:
