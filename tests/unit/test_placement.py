@@ -26,7 +26,7 @@ from stbass import (
     ProcessResult,
 )
 from stbass._engine.limiter import Limiter
-from stbass._process.context import ProcessContext
+from stbass._process.context import ProcessContext, frame_of
 from stbass.errors import ConfigurationError, DeadlineExceeded, NotTransportable
 from stbass.placement import backend_class, default_registry
 from stbass.wire import dumps, loads_process
@@ -52,7 +52,7 @@ class Noting(LocalBackend):
 
     async def execute(self, process: Any, ctx: ProcessContext) -> ProcessResult:
         self.ran.append(ctx.process_name)
-        self.group_of[ctx.process_name] = ctx._group
+        self.group_of[ctx.process_name] = frame_of(ctx).group
         return await super().execute(process, ctx)
 
 
