@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from stbass.testing import RedisServer, Worker
 from tests.support.postgres_server import PostgresServer
+from tests.support.state_backends import DURABLE, Kind, kind_of
 
 MakeWorker = Callable[..., Worker]
 
@@ -18,6 +20,13 @@ def redis_server() -> Iterator[RedisServer]:
     """A Redis server for the whole session. Don't stop or restart it: for that, start one of your own."""
     with RedisServer() as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RedisServer]:
+    """A Redis server for the module, whose tests may do to it what they like as long as it runs afterwards."""
+    with RedisServer() as made:
+        yield made
 
 
 @pytest.fixture(scope="session")
@@ -39,6 +48,12 @@ def redis_url(redis_server: RedisServer) -> str:
     """The URL of the session's Redis, empty at the start of the test."""
     redis_server.command("FLUSHALL")
     return redis_server.url
+
+
+@pytest.fixture(params=DURABLE)
+def durable(request: pytest.FixtureRequest, tmp_path: Path) -> Kind:
+    """Each kind of state backend that outlives the process, with nothing stored yet."""
+    return kind_of(request.param, request, tmp_path)
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ from stbass.testing.pytest_celery_local import (
     docker_client,
     local_worker,
 )
+from tests.support.backends import registry_of
 from tests.support.puppets import Puppeteer
 
 # Fixtures that this module imports are its own, and so win over pytest-celery's.
@@ -131,9 +132,7 @@ async def backend(celery_setup: CeleryTestSetup) -> AsyncIterator[CeleryBackend]
 @pytest.fixture
 def registry(backend: CeleryBackend) -> BackendRegistry:
     """A registry in which every endpoint is a queue of the cluster."""
-    made = BackendRegistry()
-    made.register("*", backend)
-    return made
+    return registry_of(backend)
 
 
 @pytest.fixture

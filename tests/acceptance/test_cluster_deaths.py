@@ -16,6 +16,7 @@ from stbass.backends.celery import CeleryBackend
 from stbass.placement import PLACED_PAR, BackendRegistry
 from stbass.result import FailurePolicy
 from tests.acceptance.conftest import ClusterWorker
+from tests.support.backends import registry_of
 from tests.support.puppets import Hand, Puppet, Puppeteer
 
 pytestmark = pytest.mark.acceptance
@@ -45,9 +46,7 @@ def second_worker_cls() -> type[ClusterWorker]:
 
 @pytest.fixture
 def registry(backend: CeleryBackend, celery_setup: CeleryTestSetup) -> BackendRegistry:
-    made = BackendRegistry()
-    made.register("*", CeleryBackend(celery_setup.app, lease=LEASE))
-    return made
+    return registry_of(CeleryBackend(celery_setup.app, lease=LEASE))
 
 
 def _on(worker: CeleryTestWorker) -> int:
@@ -188,8 +187,7 @@ async def test_what_does_not_end_in_time_is_handed_back_at_once(
     celery_setup: CeleryTestSetup, backend: CeleryBackend, puppeteer: Puppeteer
 ) -> None:
     # A lease that would take too long to lapse.
-    registry = BackendRegistry()
-    registry.register("*", CeleryBackend(celery_setup.app, lease=3600))
+    registry = registry_of(CeleryBackend(celery_setup.app, lease=3600))
     puppets = [(Puppet(puppeteer.port).with_name(f"p{number}"), ANTHROPIC) for number in range(20)]
     composition = PLACED_PAR(*puppets, on_failure=FailurePolicy.COLLECT, registry=registry)
     running = asyncio.create_task(composition.run())

@@ -20,6 +20,7 @@ from stbass.result import FailurePolicy
 from stbass.wire import Signer
 from tests.acceptance.conftest import ClusterSetup, ClusterWorker
 from tests.support.agents import Fail, Give, Unregistered
+from tests.support.backends import registry_of
 from tests.support.puppets import Puppet, Puppeteer
 
 pytestmark = pytest.mark.acceptance
@@ -63,8 +64,7 @@ async def test_who_has_the_key_is_served_and_others_are_refused(
     for key in (None, ANOTHER_KEY):
         urls = (celery_setup.app.conf.broker_url, celery_setup.app.conf.result_backend)
         stranger = CeleryBackend(make_app("stranger", *urls, stbass_signing_key=key))
-        theirs = BackendRegistry()
-        theirs.register("*", stranger)
+        theirs = registry_of(stranger)
         async with asyncio.timeout(10):
             refused = await PLACED_PAR((Puppet(puppeteer.port), SIGNED), registry=theirs).run()
         error = refused.failures[0].error

@@ -23,19 +23,13 @@ PLACES = "placement: {orders: files@desk, sums: files@desk, multiply: desk, purs
 pytestmark = pytest.mark.acceptance
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    with RedisServer() as made:
-        yield made
-
-
 def settings(server: RedisServer) -> dict[str, str]:
     """How a program finds the fleet."""
     return {"STBASS_BROKER_URL": server.url, "STBASS_RESULT_BACKEND": server.url}
 
 
 @pytest.fixture(scope="module")
-def fleet(server: RedisServer) -> Iterator[dict[str, str]]:
+def deployed(server: RedisServer) -> Iterator[dict[str, str]]:
     """Workers as they are deployed, one for what has no endpoint and two for endpoints; the settings that find them."""
     found = settings(server)
     with ExitStack() as stack:
@@ -77,17 +71,17 @@ PRINTED = rf"""orders: completed in \d+\.\d s
 
 
 @pytest.mark.parametrize("kind", ["local", "ray", "celery"])
-def test_the_same_model_gives_the_same_file_everywhere(kind: str, folder: Path, fleet: dict[str, str]) -> None:
-    done = stbass("process", "run", folder / "model.yaml", "--process-type", kind, "--quiet", env=fleet)
+def test_the_same_model_gives_the_same_file_everywhere(kind: str, folder: Path, deployed: dict[str, str]) -> None:
+    done = stbass("process", "run", folder / "model.yaml", "--process-type", kind, "--quiet", env=deployed)
     assert (done.returncode, done.stderr) == (0, "")
     assert re.fullmatch(PRINTED, done.stdout), done.stdout
     assert (folder / "sums.csv").read_bytes() == expected(folder / "orders.csv")
 
 
 @pytest.mark.parametrize("kind", ["local", "celery"])
-def test_a_model_that_says_where_on_a_fleet_does_too(kind: str, folder: Path, fleet: dict[str, str]) -> None:
+def test_a_model_that_says_where_on_a_fleet_does_too(kind: str, folder: Path, deployed: dict[str, str]) -> None:
     (folder / "model.yaml").write_text(model(folder, kind="CeleryProcess", args=PLACES))
-    done = stbass("process", "run", folder / "model.yaml", "-t", kind, "-q", env=fleet)
+    done = stbass("process", "run", folder / "model.yaml", "-t", kind, "-q", env=deployed)
     assert (done.returncode, done.stderr) == (0, "")
     assert re.fullmatch(PRINTED, done.stdout), done.stdout
     assert (folder / "sums.csv").read_bytes() == expected(folder / "orders.csv")

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from stbass.testing import RedisServer, check_transport
 from stbass.testing.transports import TRANSPORT_CHECKS
 from stbass.transports.redis import RedisTransport
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    with RedisServer() as started:
-        yield started
 
 
 @pytest.mark.parametrize("name", TRANSPORT_CHECKS)

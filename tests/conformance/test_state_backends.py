@@ -12,18 +12,13 @@ import pytest
 from stbass.dataflow.state.base import StateBackend
 from stbass.dataflow.status import Status
 from stbass.errors import ConfigurationError, JobInUseError, NotFoundError, NotInitialisedError, StateError
-from tests.support.state_backends import DURABLE, KINDS, Kind, kind_of
+from tests.support.state_backends import KINDS, Kind, kind_of
 
 JOB = "Job_0123456789abcdef"
 
 
 @pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest, tmp_path: Path) -> Kind:
-    return kind_of(request.param, request, tmp_path)
-
-
-@pytest.fixture(params=DURABLE)
-def durable(request: pytest.FixtureRequest, tmp_path: Path) -> Kind:
     return kind_of(request.param, request, tmp_path)
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import ExitStack, aclosing, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from celery import Celery
@@ -13,16 +14,24 @@ from celery import Celery
 from stbass.backends.celery import CeleryBackend, make_app
 from stbass.placement import BackendRegistry
 from stbass.testing import RedisServer, Worker
+from tests.support.backends import registry_of
+
+if TYPE_CHECKING:
+    from tests.support.mcp_server import Server
 
 APP = "tests.support.worker_app"
 
 
 @dataclass
 class Fleet:
-    """A Redis with workers on ``anthropic`` and ``local:8080``."""
+    """A Redis, and the workers on it by endpoint."""
 
     server: RedisServer
     workers: dict[str, Worker]
+    conf: dict[str, Any] = field(default_factory=dict)
+    """Settings of the producer's application, for the fixture ``backend``."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Options of the backend, for the same."""
 
     @property
     def env(self) -> dict[str, str]:
@@ -38,30 +47,45 @@ class Fleet:
         return {name for name in map(str, names) if name and not name.startswith(("celery-", "_kombu"))}
 
 
+@contextmanager
+def workers_on(
+    server: RedisServer, *endpoints: str, env: Mapping[str, str] | None = None, **options: Any
+) -> Iterator[Fleet]:
+    """A worker for each of these endpoints, with these options; ``env`` is what they need beside the server's URL."""
+    made = Fleet(server, {})
+    with ExitStack() as stack:
+        for endpoint in endpoints:
+            worker = Worker(APP, endpoint, env={**made.env, **(env or {})}, **options)
+            made.workers[endpoint] = stack.enter_context(worker)
+        yield made
+        # Celery's AsyncResult unsubscribes when it is collected, which it must be while the server is there.
+        gc.collect()
+
+
 @pytest.fixture(scope="module")
-def fleet() -> Iterator[Fleet]:
-    """A fleet for the module; its workers are not to be harmed."""
-    with RedisServer() as server:
-        env = {"STBASS_BROKER_URL": server.url, "STBASS_RESULT_BACKEND": server.url}
-        with Worker(APP, "anthropic", env=env) as anthropic, Worker(APP, "local:8080", env=env) as local:
-            yield Fleet(server, {"anthropic": anthropic, "local:8080": local})
-            # Celery's AsyncResult unsubscribes when it is collected, which it must be while the server is there.
-            gc.collect()
+def fleet(server: RedisServer, request: pytest.FixtureRequest) -> Iterator[Fleet]:
+    """A fleet for the module, whose ``INCLUDE`` says what it may run; its workers are not to be harmed."""
+    with workers_on(server, "anthropic", "local:8080", include=getattr(request.module, "INCLUDE", ())) as made:
+        yield made
 
 
 @pytest.fixture
 async def backend(fleet: Fleet) -> AsyncIterator[CeleryBackend]:
     """A backend on the fleet, closed at the end of the test."""
-    made = CeleryBackend(fleet.app())
-    yield made
-    await made.aclose()
+    async with aclosing(CeleryBackend(fleet.app(**fleet.conf), **fleet.options)) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def mcp_server() -> Iterator[Server]:
+    """An MCP server over HTTP, for the module."""
+    from tests.support.mcp_server import serving
+
+    with serving("http") as made:
+        yield made
 
 
 @pytest.fixture
 def registry(backend: CeleryBackend) -> BackendRegistry:
     """A registry in which the fleet's endpoints are known."""
-    made = BackendRegistry()
-    made.register("anthropic", backend)
-    made.register("local:*", backend)
-    made.register("nowhere", backend)
-    return made
+    return registry_of(backend, "anthropic", "local:*", "nowhere")

@@ -19,15 +19,15 @@ UNKNOWN = r"cannot be reached .*tried for . s\), so whether the last operations 
 
 
 @pytest.fixture
-def server() -> Iterator[RedisServer]:
+def lasting_server() -> Iterator[RedisServer]:
     with RedisServer(persistent=True, args=("--appendfsync", "no")) as started:
         yield started
 
 
 @pytest.mark.parametrize("what", ["send", "recv", "choose to send", "choose to receive", "close", "bind"])
-async def test_what_waits_fails_when_redis_stays_away(server: RedisServer, what: str) -> None:
+async def test_what_waits_fails_when_redis_stays_away(lasting_server: RedisServer, what: str) -> None:
     # given a channel whose server dies while something waits
-    transport = RedisTransport(server.url, give_up=GIVE_UP)
+    transport = RedisTransport(lasting_server.url, give_up=GIVE_UP)
     channel: Chan[int] = Chan(int, transport=transport)
     await channel.bound()
     loop = asyncio.get_running_loop()
@@ -41,7 +41,7 @@ async def test_what_waits_fails_when_redis_stays_away(server: RedisServer, what:
         waiting: asyncio.Task[Any] = asyncio.create_task(operations[what]())
         # The other side sees it.
         await (channel.writable() if what in ("recv", "choose to receive") else channel.readable())
-    server.kill()
+    lasting_server.kill()
     began = loop.time()
     if what == "close":
         waiting = asyncio.create_task(channel.aclose())
@@ -58,12 +58,12 @@ async def test_what_waits_fails_when_redis_stays_away(server: RedisServer, what:
     await transport.aclose()
 
 
-async def test_values_that_were_accepted_and_may_be_lost_are_told_of(server: RedisServer) -> None:
-    transport = RedisTransport(server.url, give_up=GIVE_UP)
+async def test_values_that_were_accepted_and_may_be_lost_are_told_of(lasting_server: RedisServer) -> None:
+    transport = RedisTransport(lasting_server.url, give_up=GIVE_UP)
     channel: Chan[int] = Chan(int, transport=transport, capacity=8)
     await channel.send(1)
     await channel.flush()
-    server.kill()
+    lasting_server.kill()
     await channel.send(2)
     async with asyncio.timeout(10):
         with pytest.raises(BackendUnavailableError, match=r"values that channel .* had accepted may be lost: .*tried"):
@@ -71,35 +71,37 @@ async def test_values_that_were_accepted_and_may_be_lost_are_told_of(server: Red
         with pytest.raises(BackendUnavailableError, match="may be lost"):
             await channel.send(3)
         # and once that was told, it goes on when the server is back
-        server.restart()
+        lasting_server.restart()
         await channel.send(4)
         await channel.flush()
         assert await channel.recv() == 1
     await transport.aclose()
 
 
-async def test_a_transport_that_cannot_write_what_was_accepted_says_so_when_it_is_closed(server: RedisServer) -> None:
-    transport = RedisTransport(server.url, give_up=GIVE_UP)
+async def test_a_transport_that_cannot_write_what_was_accepted_says_so_when_it_is_closed(
+    lasting_server: RedisServer,
+) -> None:
+    transport = RedisTransport(lasting_server.url, give_up=GIVE_UP)
     channel: Chan[int] = Chan(int, transport=transport, capacity=8)
     await channel.send(1)
     await channel.flush()
-    server.kill()
+    lasting_server.kill()
     await channel.send(2)
     async with asyncio.timeout(10):
         with pytest.raises(BackendUnavailableError, match="may be lost"):
             await transport.aclose()
 
 
-async def test_a_server_that_comes_back_in_time_has_everything(server: RedisServer) -> None:
-    transport = RedisTransport(server.url, give_up=20)
+async def test_a_server_that_comes_back_in_time_has_everything(lasting_server: RedisServer) -> None:
+    transport = RedisTransport(lasting_server.url, give_up=20)
     channel: Chan[int] = Chan(int, transport=transport, capacity=8)
     await channel.send(1)
     await channel.flush()
-    server.kill()
+    lasting_server.kill()
     await channel.send(2)
     flushing = asyncio.create_task(channel.flush())
     async with asyncio.timeout(10):
-        await asyncio.to_thread(server.restart)
+        await asyncio.to_thread(lasting_server.restart)
         await flushing
         assert [await channel.recv(), await channel.recv()] == [1, 2]
     await transport.aclose()

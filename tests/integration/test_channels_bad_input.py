@@ -7,7 +7,7 @@ import logging
 import os
 import random
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -23,12 +23,6 @@ from stbass.testing import RedisServer
 from stbass.testing.redis_server import free_port
 from stbass.transports.redis import RedisTransport
 from tests.support.proxy import Proxy
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    with RedisServer() as started:
-        yield started
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,24 +15,19 @@ from stbass.backends.threads import ThreadBackend
 from stbass.channel import Chan
 from stbass.errors import ChannelTopologyError, NotTransportable
 from stbass.par import PAR
-from stbass.placement import PLACED_PAR, BackendRegistry, Placement
+from stbass.placement import PLACED_PAR, Placement
 from stbass.process import Process
 from stbass.replicator import SEQ_FOR
 from stbass.testing import RedisServer
 from stbass.testing.redis_server import find_redis_server, free_port
 from stbass.transports.redis import RedisTransport
 from stbass.transports.redis.address import RedisAddress
+from tests.support.backends import registry_of
 from tests.support.sentinel import answers
 from tests.support.talkers import Add, Produce, collect, produce_there
 from tests.support.waiting import until
 
 THERE = Placement(endpoint="there")
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    with RedisServer() as started:
-        yield started
 
 
 async def test_a_process_in_a_thread_talks_to_one_here(server: RedisServer) -> None:
@@ -42,8 +36,7 @@ async def test_a_process_in_a_thread_talks_to_one_here(server: RedisServer) -> N
     out: Chan[int] = Chan(int, transport=transport)
     back: Chan[int] = Chan(int, transport=transport, capacity=4)
     async with ThreadBackend(2) as threads, asyncio.timeout(20):
-        registry = BackendRegistry()
-        registry.register("there", threads)
+        registry = registry_of(threads, "there")
         result = await PLACED_PAR(
             Produce(50).with_channels(out=out),
             (Add(1).with_channels(inp=out, out=back), THERE),
@@ -80,8 +73,7 @@ async def test_a_backend_that_channels_do_not_reach_says_so_before_anything_star
 
     numbers: Chan[int] = Chan(int)
     async with make(1) as backend, asyncio.timeout(20):
-        registry = BackendRegistry()
-        registry.register("there", backend)
+        registry = registry_of(backend, "there")
         with pytest.raises(NotTransportable, match=reason):
             await PLACED_PAR(
                 starts,
@@ -95,8 +87,7 @@ async def test_a_backend_that_channels_do_not_reach_says_so_before_anything_star
 async def test_a_process_that_is_made_late_finds_its_channel_in_use_and_says_what_to_do(server: RedisServer) -> None:
     """What a factory makes is not known before it is called: then its channel cannot be moved any more."""
     backend = CeleryBackend(make_app("tests", broker_url=server.url, result_backend=server.url))
-    registry = BackendRegistry()
-    registry.register("there", backend)
+    registry = registry_of(backend, "there")
     numbers: Chan[int] = Chan(int, name="numbers")
 
     def make(index: int, ctx: ProcessContext) -> Process:

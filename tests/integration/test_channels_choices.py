@@ -8,7 +8,7 @@ import random
 import subprocess
 import sys
 from asyncio.subprocess import Process as OSProcess
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
@@ -44,12 +44,6 @@ async def main(name, url, rounds, out, inp):
 
 asyncio.run(main(*sys.argv[1:]))
 """
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    with RedisServer() as started:
-        yield started
 
 
 @asynccontextmanager

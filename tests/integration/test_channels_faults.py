@@ -8,7 +8,7 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -19,12 +19,6 @@ from stbass.errors import BackendUnavailableError, ChannelClosedError, ChannelTo
 from stbass.testing import RedisServer, check_transport
 from stbass.transports.redis import RedisTransport
 from tests.support.proxy import Direction, Proxy
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    with RedisServer() as started:
-        yield started
 
 
 @asynccontextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -22,12 +21,6 @@ from stbass.wire import Signer
 
 KEY = b"k" * 32
 LIMIT = 2000
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    with RedisServer() as started:
-        yield started
 
 
 def base_of(channel: Chan[Any]) -> str:

@@ -53,18 +53,18 @@ asyncio.run(main(*sys.argv[1:]))
 
 
 @pytest.fixture
-def server() -> Iterator[RedisServer]:
+def own_server() -> Iterator[RedisServer]:
     with RedisServer() as started:
         yield started
 
 
 @asynccontextmanager
 async def program(
-    what: str, server: RedisServer, channel: Chan[Any], *, lease: float = LEASE, ttl: float = TTL
+    what: str, own_server: RedisServer, channel: Chan[Any], *, lease: float = LEASE, ttl: float = TTL
 ) -> AsyncIterator[OSProcess]:
     """Another Python process with an end of the channel; killed at the end."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", PROGRAM, what, server.url, str(lease), str(ttl), json.dumps(channel.share())),
+        *(sys.executable, "-c", PROGRAM, what, own_server.url, str(lease), str(ttl), json.dumps(channel.share())),
         stdout=subprocess.PIPE,
     )
     try:
@@ -88,37 +88,37 @@ def written_down() -> tuple[dict[str, str], set[str]]:
     return model, names | {f"r.{field.split('.')[1]}" for field in names if field.startswith("w.")} | {"r"}
 
 
-def seen(server: RedisServer) -> dict[str, str]:
+def seen(own_server: RedisServer) -> dict[str, str]:
     """The type of each key that is there now; each has its tag, and a time to live that is not too long."""
     found = {}
-    for key in server.command("KEYS", "*"):
+    for key in own_server.command("KEYS", "*"):
         named = re.fullmatch(r"stbass:chan:\{([^{}]+)\}(.*)", key)  # what is in braces is the hash tag
         assert named, key
         part = named[2]
-        kind, ttl = server.command("TYPE", key), server.command("PTTL", key)
+        kind, ttl = own_server.command("TYPE", key), own_server.command("PTTL", key)
         if kind == "none":
             continue  # a proposal that was answered meanwhile
         # One that was shared before it was there is remembered for a minute.
-        remembered = not part and server.command("HEXISTS", key, "closed")
+        remembered = not part and own_server.command("HEXISTS", key, "closed")
         assert 0 < ttl <= (60 if remembered else LONG) * 1000, (key, ttl)
         found[re.sub(r":\d+$", ":N", part)] = str(kind)
     return found
 
 
 async def test_the_keys_and_fields_are_those_that_are_written_down_and_each_has_a_time_to_live(
-    server: RedisServer,
+    own_server: RedisServer,
 ) -> None:
     model, fields = written_down()
     assert set(model) == {"", ":parties", ":arms", ":props", ":offers:N", ":taken:N"}
-    transport = RedisTransport(server.url, lease=LEASE, ttl=LONG)
+    transport = RedisTransport(own_server.url, lease=LEASE, ttl=LONG)
     there: dict[str, str] = {}
     used: set[str] = set()
 
     def look() -> bool:
-        there.update(seen(server))
-        for key in server.command("KEYS", "stbass:chan:{*}"):
+        there.update(seen(own_server))
+        for key in own_server.command("KEYS", "stbass:chan:{*}"):
             if key.endswith("}"):
-                used.update(server.command("HKEYS", key))
+                used.update(own_server.command("HKEYS", key))
         return True
 
     async with asyncio.timeout(20):
@@ -126,7 +126,7 @@ async def test_the_keys_and_fields_are_those_that_are_written_down_and_each_has_
         for capacity in (0, 3):
             one: Chan[int] = Chan(int, capacity=capacity, transport=transport)
             await one.bound()
-            async with program("hold" if capacity else "send", server, one):
+            async with program("hold" if capacity else "send", own_server, one):
                 look()
                 if capacity:
                     one.bind_writer("second")
@@ -153,7 +153,7 @@ async def test_the_keys_and_fields_are_those_that_are_written_down_and_each_has_
         # choices on both sides, of which one does not answer
         choice: Chan[int] = Chan(int, transport=transport)
         await choice.bound()
-        async with program("choose", server, choice, lease=5, ttl=LONG) as process:
+        async with program("choose", own_server, choice, lease=5, ttl=LONG) as process:
             process.send_signal(signal.SIGSTOP)
             choosing: asyncio.Task[Any] = asyncio.create_task(ALT(Guard(choice), Guard(TIMER(2))))
             await until(lambda: look() and ":props" in there)
@@ -175,12 +175,14 @@ async def test_the_keys_and_fields_are_those_that_are_written_down_and_each_has_
 
 
 @pytest.mark.parametrize("what", ["recv", "send", "choose", "hold"])
-async def test_a_closed_channel_is_gone_when_the_lease_of_a_killed_end_is_over(server: RedisServer, what: str) -> None:
+async def test_a_closed_channel_is_gone_when_the_lease_of_a_killed_end_is_over(
+    own_server: RedisServer, what: str
+) -> None:
     # (It has a day to live otherwise.)
-    transport = RedisTransport(server.url, lease=LEASE)
+    transport = RedisTransport(own_server.url, lease=LEASE)
     channel: Chan[int] = Chan(int, capacity=4 if what == "hold" else 0, transport=transport)
     await channel.bound()
-    async with program(what, server, channel, ttl=86400) as process:
+    async with program(what, own_server, channel, ttl=86400) as process:
         # given an end that is killed, and nobody knows it yet
         process.kill()
         await process.wait()
@@ -190,30 +192,30 @@ async def test_a_closed_channel_is_gone_when_the_lease_of_a_killed_end_is_over(s
         await channel.aclose()
         await transport.aclose()
     # then nothing is left soon
-    await until(lambda: server.command("KEYS", "*") == [], timeout=LEASE + 2)
+    await until(lambda: own_server.command("KEYS", "*") == [], timeout=LEASE + 2)
 
 
 @pytest.mark.parametrize("what", ["recv", "hold"])
 async def test_of_a_channel_of_which_all_ends_were_killed_nothing_is_left_after_its_time_to_live(
-    server: RedisServer, what: str
+    own_server: RedisServer, what: str
 ) -> None:
-    transport = RedisTransport(server.url, lease=LEASE, ttl=TTL)
+    transport = RedisTransport(own_server.url, lease=LEASE, ttl=TTL)
     channel: Chan[int] = Chan(int, capacity=4, transport=transport)
     await channel.bound()
-    async with program(what, server, channel):
+    async with program(what, own_server, channel):
         await transport.aclose()
-        assert server.command("KEYS", "*") != []
-    await until(lambda: server.command("KEYS", "*") == [], timeout=TTL + 2)
+        assert own_server.command("KEYS", "*") != []
+    await until(lambda: own_server.command("KEYS", "*") == [], timeout=TTL + 2)
 
 
 @pytest.mark.parametrize("waits", [True, False])
 async def test_a_writer_that_was_killed_frees_its_place_within_two_leases_and_what_it_offered_is_nobodys(
-    server: RedisServer, waits: bool
+    own_server: RedisServer, waits: bool
 ) -> None:
-    transport = RedisTransport(server.url, lease=LEASE)
+    transport = RedisTransport(own_server.url, lease=LEASE)
     channel: Chan[int] = Chan(int, transport=transport)
     await channel.bound()
-    async with program("send" if waits else "choose", server, channel) as process:
+    async with program("send" if waits else "choose", own_server, channel) as process:
         process.kill()
         await process.wait()
         # when another takes its place

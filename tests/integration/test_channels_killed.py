@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from asyncio.subprocess import Process as OSProcess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -18,9 +18,10 @@ import pytest
 from stbass.alt import PRI_ALT, SKIP, Guard
 from stbass.backends.celery import CeleryBackend, make_app
 from stbass.channel import Chan
-from stbass.placement import PLACED_PAR, BackendRegistry, Placement
+from stbass.placement import PLACED_PAR, Placement
 from stbass.testing import RedisServer, Worker
 from stbass.transports.redis import RedisTransport
+from tests.support.backends import registry_of
 from tests.support.proxy import Proxy
 from tests.support.talkers import Tell
 
@@ -85,12 +86,6 @@ async def main(name, url, *shared):
 
 asyncio.run(main(*sys.argv[1:]))
 """
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    with RedisServer() as started:
-        yield started
 
 
 @pytest.fixture
@@ -310,8 +305,7 @@ async def test_a_checkpoint_is_never_ahead_of_what_was_sent() -> None:
     with RedisServer() as server:
         env = {"STBASS_BROKER_URL": server.url, "STBASS_RESULT_BACKEND": server.url, "TEST_LEASE": "0.5"}
         backend = CeleryBackend(make_app("tests", broker_url=server.url, stbass_lease=0.5), lease=0.5)
-        registry = BackendRegistry()
-        registry.register("anthropic", backend)
+        registry = registry_of(backend, "anthropic")
         out: Chan[int] = Chan(int, transport=backend.transport(), capacity=100_000)
         place = Placement(endpoint="anthropic")
         with Worker("tests.support.worker_app", "anthropic", env=env) as first:

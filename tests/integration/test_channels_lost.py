@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Iterator
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -16,9 +14,10 @@ from stbass.alt import ALT, Guard
 from stbass.backends.celery import CeleryBackend, make_app
 from stbass.channel import Chan
 from stbass.errors import ChannelClosedError
-from stbass.placement import PLACED_PAR, BackendRegistry, Placement
+from stbass.placement import PLACED_PAR, Placement
 from stbass.testing import RedisServer, Worker
 from stbass.transports.redis import RedisTransport
+from tests.support.backends import registry_of
 from tests.support.talkers import Take
 
 PLACE = Placement(endpoint="anthropic")
@@ -29,8 +28,7 @@ async def test_a_reader_on_a_killed_worker_is_replaced_by_its_next_attempt() -> 
     with RedisServer() as server:
         env = {"STBASS_BROKER_URL": server.url, "STBASS_RESULT_BACKEND": server.url, "TEST_LEASE": "1"}
         backend = CeleryBackend(make_app("tests", broker_url=server.url, stbass_lease=1.0), lease=1.0)
-        registry = BackendRegistry()
-        registry.register("anthropic", backend)
+        registry = registry_of(backend, "anthropic")
         inp: Chan[int] = Chan(int, transport=backend.transport())
         with Worker(APP, "anthropic", env=env) as first:
             async with asyncio.timeout(40):
@@ -51,12 +49,6 @@ async def test_a_reader_on_a_killed_worker_is_replaced_by_its_next_attempt() -> 
         assert result.value == [[2, 3]]
         await inp.aclose()
         await backend.aclose()
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    with RedisServer() as started:
-        yield started
 
 
 # A program: for each channel, how many values its writer sends, with which capacity, and what its reader does.

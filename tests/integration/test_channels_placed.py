@@ -19,6 +19,7 @@ from stbass.result import FailurePolicy
 from stbass.seq import SEQ
 from stbass.topology import ChanArray, Collector, Distributor
 from tests.integration.conftest import Fleet
+from tests.support.backends import registry_of
 from tests.support.talkers import Add, Meet, Produce, Shift, Take, collect, collect_there, shift_by_5, shift_by_10
 from tests.support.waiting import until
 
@@ -74,6 +75,8 @@ async def test_a_reader_that_ends_when_it_has_all_values_has_not_lost_its_place(
             assert result.results[1].value == list(range(500))
     # then nobody says that another has taken its place: there is none
     assert failed == []
+    for key in channel_keys(fleet):  # channels that nobody closes stay for a day
+        fleet.server.command("DEL", key)
 
 
 async def test_a_placed_process_inside_a_composition_beside_a_local_one(
@@ -109,8 +112,7 @@ async def test_channels_of_the_composition_reach_processes_on_workers(registry: 
 async def test_the_producer_talks_to_a_process_on_a_worker(fleet: Fleet, backend: CeleryBackend) -> None:
     # given a channel that the program itself made where the fleet's channels are
     inp: Chan[int] = Chan(int, transport=backend.transport())
-    registry = BackendRegistry()
-    registry.register("local:*", backend)
+    registry = registry_of(backend, "local:*")
 
     async with asyncio.timeout(20), asyncio.TaskGroup() as group:
         running = group.create_task(

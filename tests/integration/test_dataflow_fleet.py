@@ -58,24 +58,16 @@ SECONDS = 20
 
 
 @pytest.fixture(scope="module")
-def fleet() -> Iterator[Fleet]:
+def fleet(server: RedisServer) -> Iterator[Fleet]:
     """Workers on ``left`` and ``right`` that live as long as the module, and one for both of ``x`` and ``y``."""
-    with RedisServer() as server:
-        made = Fleet(server, {})
-        with worker(made, "left", slots=4), worker(made, "right", slots=4), worker(made, "x", "y", slots=2):
-            yield made
+    made = Fleet(server, {}, conf={"stbass_lease": LEASE}, options={"lease": LEASE})
+    with worker(made, "left", slots=4), worker(made, "right", slots=4), worker(made, "x", "y", slots=2):
+        yield made
 
 
 def worker(fleet: Fleet, *queues: str, slots: int) -> Worker:
     env = {**fleet.env, "TEST_LEASE": str(LEASE), "TEST_GRACE": "0.5"}
     return Worker(APP, *queues, env=env, include=INCLUDE, concurrency=slots)
-
-
-@pytest.fixture
-async def backend(fleet: Fleet) -> AsyncIterator[CeleryBackend]:
-    made = CeleryBackend(fleet.app(stbass_lease=LEASE), lease=LEASE)
-    yield made
-    await made.aclose()
 
 
 @pytest.fixture(autouse=True)

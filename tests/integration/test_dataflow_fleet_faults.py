@@ -20,8 +20,8 @@ from stbass.dataflow import CeleryProcess, LocalProcess, ProcessBuilder, Status
 from stbass.dataflow.spec.model import loads
 from stbass.dataflow.state import SqliteStateBackend
 from stbass.errors import BackendUnavailableError, JobFinishedError, SignatureError, StateLostError, WorkerLostError
-from stbass.testing import RedisServer, Worker
-from tests.integration.conftest import APP, Fleet
+from stbass.testing import RedisServer
+from tests.integration.conftest import Fleet, workers_on
 from tests.support.dataflow_fleet import LEASE
 from tests.support.dataflow_orders import LIBRARY, expected, model, write_orders
 
@@ -31,23 +31,16 @@ KEY = "a-key-for-the-tests-of-sixteen-or-more"
 ENDPOINTS = ("desk", "shop", "bank")
 PLACEMENT = {"orders": "desk", "sums": "desk", "multiply": "shop", "purse": "bank", "tithe": "bank"}
 SECONDS = 30
+INCLUDE = ["tests.support.dataflow_orders", LIBRARY]
 
 
 @pytest.fixture(scope="module")
 def fleet() -> Iterator[Fleet]:
     """A Redis with a password, and a worker for each endpoint, which all have a signing key."""
     with RedisServer(password=PASSWORD, persistent=True) as server:
-        made = Fleet(server, {})
-        env = {**made.env, "TEST_LEASE": str(LEASE), "TEST_GRACE": "0.5", "TEST_SIGNING_KEY": KEY}
-        for endpoint in ENDPOINTS:
-            made.workers[endpoint] = Worker(
-                APP, endpoint, env=env, include=["tests.support.dataflow_orders", LIBRARY], concurrency=2
-            ).start()
-        try:
+        env = {"TEST_LEASE": str(LEASE), "TEST_GRACE": "0.5", "TEST_SIGNING_KEY": KEY}
+        with workers_on(server, *ENDPOINTS, env=env, include=INCLUDE, concurrency=2) as made:
             yield made
-        finally:
-            for worker in made.workers.values():
-                worker.kill()
 
 
 def backend_of(fleet: Fleet) -> CeleryBackend:

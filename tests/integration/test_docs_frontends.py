@@ -72,7 +72,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def fleet(folder: Path) -> Iterator[dict[str, str]]:
+def settings(folder: Path) -> Iterator[dict[str, str]]:
     """The environment of a program that uses a fleet whose workers include the pages' modules."""
     with ExitStack() as stack:
         url = stack.enter_context(RedisServer()).url
@@ -105,7 +105,7 @@ def run(command: list[str], environment: dict[str, str], cwd: Path) -> str:
 def test_a_program_prints_what_the_page_says(program: Program, folder: Path, request: pytest.FixtureRequest) -> None:
     environment = {"PYTHONPATH": os.pathsep.join((str(ROOT), str(folder)))}
     if "celery_app" in program.code:
-        environment = request.getfixturevalue("fleet")
+        environment = request.getfixturevalue("settings")
     path = folder / f"program_{PROGRAMS.index(program)}.py"
     path.write_text(program.code)
     assert run([str(path)], environment, folder) == program.output

@@ -25,6 +25,7 @@ from stbass.result import FailurePolicy
 from stbass.testing import RedisServer, Worker
 from tests.integration.conftest import APP, Fleet
 from tests.support.agents import Fail, Give, Mark, Steps, noop
+from tests.support.backends import registry_of
 from tests.support.waiting import until
 
 ANTHROPIC = Placement(endpoint="anthropic")
@@ -142,8 +143,7 @@ async def test_after_halt_queued_ones_never_start(tmp_path: Path) -> None:
     with RedisServer() as server:
         env = {"STBASS_BROKER_URL": server.url, "STBASS_RESULT_BACKEND": server.url}
         backend = CeleryBackend(_app(server))
-        registry = BackendRegistry()
-        registry.register("*", backend)
+        registry = registry_of(backend)
         with Worker(APP, "anthropic", env=env):
             result = await PLACED_PAR(
                 (Fail(seconds=0.2), ANTHROPIC), (Mark(str(log)), Placement(endpoint="later")), registry=registry

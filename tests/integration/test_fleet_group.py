@@ -12,14 +12,14 @@ from stbass.backends.celery import CeleryBackend
 from stbass.placement import PLACED_PAR, BackendRegistry
 from tests.integration.conftest import Fleet
 from tests.support.agents import Fail, Give
+from tests.support.backends import registry_of
 
 
 async def test_a_group_subscribes_to_nothing_by_itself_and_can_be_waited_for(fleet: Fleet) -> None:
     # given a group of processes on a fleet
     app = fleet.app()
     backend = CeleryBackend(app)
-    registry = BackendRegistry()
-    registry.register("anthropic", backend)
+    registry = registry_of(backend, "anthropic")
     result = await PLACED_PAR(
         *[(Give(number), Placement(endpoint="anthropic")) for number in range(3)], registry=registry
     ).run()

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,30 +20,23 @@ from stbass._values.endpoint import Placement
 from stbass.backends.celery import CeleryBackend, install, make_app
 from stbass.backends.celery.settings import fleet_of
 from stbass.errors import ConfigurationError, DeadlineExceeded, NotTransportable
-from stbass.placement import PLACED_PAR, BackendRegistry
+from stbass.placement import PLACED_PAR
 from stbass.result import FailurePolicy
 from stbass.testing import RedisServer, Worker
-from tests.integration.conftest import APP
+from tests.integration.conftest import APP, Fleet, workers_on
 from tests.support.agents import Block, Give, Mark, Steps, Swallow, noop
+from tests.support.backends import registry_of
 from tests.support.waiting import until
 
 PLACE = Placement(endpoint="inside")
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    """A Redis with one worker whose leases are short."""
-    with RedisServer() as made:
-        env = {"STBASS_BROKER_URL": made.url, "STBASS_RESULT_BACKEND": made.url, "TEST_LEASE": "1.0"}
-        with Worker(APP, "inside", env=env, args=["-E"]):
-            yield made
-
-
-@pytest.fixture
-async def backend(server: RedisServer) -> AsyncIterator[CeleryBackend]:
-    made = CeleryBackend(make_app("tests", broker_url=server.url), queue="inside", lease=1.0)
-    yield made
-    await made.aclose()
+@pytest.fixture(scope="module", autouse=True)
+def fleet(server: RedisServer) -> Iterator[Fleet]:
+    """One worker whose leases are short."""
+    with workers_on(server, "inside", env={"TEST_LEASE": "1.0"}, args=["-E"]) as made:
+        made.options = {"queue": "inside", "lease": 1.0}
+        yield made
 
 
 def calls(server: RedisServer, command: str) -> int:
@@ -116,8 +109,7 @@ async def test_a_checkpoint_is_in_redis_though_the_event_loop_is_blocked(
 
 async def test_a_process_that_ignores_its_cancelling_is_given_up_after_the_grace(server: RedisServer) -> None:
     backend = CeleryBackend(make_app("tests", broker_url=server.url), queue="inside", grace=0.6)
-    registry = BackendRegistry()
-    registry.register("inside", backend)
+    registry = registry_of(backend, "inside")
     started = time.monotonic()
     result = await PLACED_PAR(
         (Swallow(3.0), PLACE), on_failure=FailurePolicy.COLLECT, deadline=0.4, registry=registry

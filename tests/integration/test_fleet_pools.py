@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
@@ -36,9 +37,8 @@ def pool(request: pytest.FixtureRequest) -> Iterator[tuple[str, RedisServer, Wor
 
 @pytest.fixture
 async def backend(pool: tuple[str, RedisServer, Worker]) -> AsyncIterator[CeleryBackend]:
-    made = CeleryBackend(make_app("tests", broker_url=pool[1].url), queue="pool")
-    yield made
-    await made.aclose()
+    async with aclosing(CeleryBackend(make_app("tests", broker_url=pool[1].url), queue="pool")) as made:
+        yield made
 
 
 async def test_results_are_right(backend: CeleryBackend, pool: tuple[str, RedisServer, Worker]) -> None:

@@ -11,6 +11,7 @@ from stbass.result import FailurePolicy
 from stbass.testing import RedisServer, Worker
 from tests.integration.conftest import APP, Fleet
 from tests.support.agents import Steps, Stubborn
+from tests.support.backends import registry_of
 from tests.support.waiting import until
 
 
@@ -27,8 +28,7 @@ async def test_what_a_lost_worker_left_is_found_by_the_next_attempt() -> None:
     with RedisServer() as server:
         env = {"STBASS_BROKER_URL": server.url, "STBASS_RESULT_BACKEND": server.url, "TEST_LEASE": "0.5"}
         backend = CeleryBackend(make_app("tests", broker_url=server.url), lease=0.5, on_worker_lost="fail")
-        registry = BackendRegistry()
-        registry.register("dies", backend)
+        registry = registry_of(backend, "dies")
         with Worker(APP, "dies", env=env) as worker:
             composition = PLACED_PAR(
                 (Steps(40, 0.05), Placement(endpoint="dies")),

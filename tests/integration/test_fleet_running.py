@@ -21,6 +21,7 @@ from stbass.seq import SEQ
 from tests.integration.conftest import Fleet
 from tests.support import agents
 from tests.support.agents import Fail, Give, Steps, Unregistered, noop, sync_thread, unsendable, whoami
+from tests.support.backends import registry_of
 from tests.support.waiting import until
 
 ANTHROPIC = Placement(model="opus", endpoint="anthropic")
@@ -319,8 +320,7 @@ async def test_a_backend_bounds_how_many_are_out_at_once(fleet: Fleet) -> None:
         most = max(most, out)
 
     limited = CeleryBackend(fleet.app(), concurrency_limit=3)
-    registry = BackendRegistry()
-    registry.register("anthropic", limited)
+    registry = registry_of(limited, "anthropic")
     with observe.subscribe(count):
         result = await PLACED_PAR(*[(Give(n, seconds=0.05), ANTHROPIC) for n in range(10)], registry=registry).run()
     assert result.is_ok

@@ -59,6 +59,7 @@ from tests.support.agents import (
     unsendable_checkpoint,
     whoami,
 )
+from tests.support.backends import registry_of
 from tests.support.waiting import until
 
 ANTHROPIC = Placement(endpoint="anthropic")
@@ -206,16 +207,14 @@ async def test_a_placed_composition_that_fails_keeps_what_its_parts_said(registr
 
 
 def test_run_sync_works_again_and_again(fleet: Fleet) -> None:
-    registry = BackendRegistry()
-    registry.register("*", CeleryBackend(fleet.app()))
+    registry = registry_of(CeleryBackend(fleet.app()))
     for number in range(3):
         result = PLACED_PAR((Give(number), ANTHROPIC), registry=registry).run_sync()
         assert result.value == [number]
 
 
 def test_one_application_in_event_loops_of_several_threads(fleet: Fleet) -> None:
-    registry = BackendRegistry()
-    registry.register("*", CeleryBackend(fleet.app()))
+    registry = registry_of(CeleryBackend(fleet.app()))
     values: dict[int, Any] = {}
 
     def work(number: int) -> None:
@@ -231,8 +230,7 @@ def test_one_application_in_event_loops_of_several_threads(fleet: Fleet) -> None
 
 
 def test_a_forked_child_has_connections_of_its_own(fleet: Fleet) -> None:
-    registry = BackendRegistry()
-    registry.register("*", CeleryBackend(fleet.app()))
+    registry = registry_of(CeleryBackend(fleet.app()))
     composition = PLACED_PAR((Give("parent"), ANTHROPIC), registry=registry)
     assert composition.run_sync().value == ["parent"]
     context = multiprocessing.get_context("fork")
@@ -253,8 +251,7 @@ def test_a_forked_child_has_connections_of_its_own(fleet: Fleet) -> None:
 
 
 async def test_a_child_forked_in_a_running_event_loop(fleet: Fleet, backend: CeleryBackend) -> None:
-    registry = BackendRegistry()
-    registry.register("*", backend)
+    registry = registry_of(backend)
     running = asyncio.create_task(PLACED_PAR((Give("parent", seconds=0.5), ANTHROPIC), registry=registry).run())
     await until(lambda: fleet.server.command("ZCARD", "stbass:leases"))
     context = multiprocessing.get_context("fork")
@@ -399,8 +396,7 @@ def odd_server() -> Iterator[RedisServer]:
 @pytest.mark.parametrize("name", ODD)
 async def test_an_odd_endpoint_is_a_queue_like_any_other(odd_server: RedisServer, name: str) -> None:
     backend = CeleryBackend(make_app("tests", broker_url=odd_server.url))
-    registry = BackendRegistry()
-    registry.register("*", backend)
+    registry = registry_of(backend)
     result = await PLACED_PAR((whoami, Placement(endpoint=name)), deadline=4, registry=registry).run()
     assert result.is_ok, result.failures
     assert result.value[0]["placement"] == Placement(endpoint=name)
@@ -468,8 +464,7 @@ async def test_a_deadline_that_is_over_before_it_begins(registry: BackendRegistr
 async def test_a_stopped_redis_holds_nobody_beyond_deadline_and_grace() -> None:
     with RedisServer() as server:
         backend = CeleryBackend(make_app("tests", broker_url=server.url), grace=0.4)
-        registry = BackendRegistry()
-        registry.register("anthropic", backend)
+        registry = registry_of(backend, "anthropic")
         os.kill(server.pid, signal.SIGSTOP)
         try:
             started = time.monotonic()

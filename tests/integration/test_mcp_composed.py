@@ -6,27 +6,19 @@ import asyncio
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from stbass import PAR, PLACED_PAR, SEQ, BackendRegistry, FailurePolicy, Placement, Process
+from stbass import PAR, PLACED_PAR, SEQ, FailurePolicy, Placement, Process
 from stbass.backends.celery import CeleryBackend, make_app
 from stbass.errors import MCPTimeoutError, MCPToolError, MCPUnknownToolError, NotTransportable, ProcessRefused
 from stbass.mcp import MCPBackend, MCPProcess, MCPServer
 from stbass.process import ProcessContext
 from stbass.testing import RedisServer, Worker
-from tests.support.mcp_server import Server, serving, stdio_address
+from tests.support.backends import registry_of
+from tests.support.mcp_server import Server, stdio_address
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "mcp_tools.py"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with serving("http") as made:
-        yield made
 
 
 @Process
@@ -40,9 +32,9 @@ async def shouted(ctx: ProcessContext) -> dict[str, Any]:
     return {"text": f"it is {found['result']}"}
 
 
-async def test_a_tool_is_a_stage_of_a_sequence(server: Server) -> None:
+async def test_a_tool_is_a_stage_of_a_sequence(mcp_server: Server) -> None:
     # Given
-    tools = MCPServer(server.url)
+    tools = MCPServer(mcp_server.url)
     program = SEQ(question, tools.tool("add").with_arguments(b=22), shouted, tools.tool("shout"))
     # When
     async with asyncio.timeout(30):
@@ -51,19 +43,19 @@ async def test_a_tool_is_a_stage_of_a_sequence(server: Server) -> None:
     assert result.value == "IT IS 42"
 
 
-async def test_a_tool_with_all_its_arguments_stands_after_any_stage(server: Server) -> None:
+async def test_a_tool_with_all_its_arguments_stands_after_any_stage(mcp_server: Server) -> None:
     @Process
     async def text(ctx: ProcessContext) -> str:
         return "a text"
 
     async with asyncio.timeout(30):
-        result = await SEQ(text, MCPProcess(server.url, "add").with_arguments(a=1, b=2)).run()
+        result = await SEQ(text, MCPProcess(mcp_server.url, "add").with_arguments(a=1, b=2)).run()
     assert result.value == {"result": 3}
 
 
-async def test_tools_run_at_once_and_a_failing_one_is_listed(server: Server) -> None:
+async def test_tools_run_at_once_and_a_failing_one_is_listed(mcp_server: Server) -> None:
     # Given
-    tools = MCPServer(server.url)
+    tools = MCPServer(mcp_server.url)
     program = PAR(
         tools.tool("add").with_arguments(a=1, b=2),
         tools.tool("refuse").with_arguments(why="no such book"),
@@ -83,17 +75,16 @@ async def test_tools_run_at_once_and_a_failing_one_is_listed(server: Server) -> 
     assert [failure.process_name for failure in result.failures] == ["refuse", "wait"]
 
 
-async def test_a_deadline_of_the_composition_ends_a_tool(server: Server) -> None:
+async def test_a_deadline_of_the_composition_ends_a_tool(mcp_server: Server) -> None:
     started_at = time.monotonic()
-    result = await PAR(MCPServer(server.url).tool("wait", timeout=None), deadline=0.5).run()
+    result = await PAR(MCPServer(mcp_server.url).tool("wait", timeout=None), deadline=0.5).run()
     assert time.monotonic() - started_at < 10
     assert isinstance(result.results[0].failure.error, TimeoutError)
 
 
-async def test_tools_are_placed_on_the_server_of_their_endpoint(server: Server) -> None:
+async def test_tools_are_placed_on_the_server_of_their_endpoint(mcp_server: Server) -> None:
     # Given
-    registry = BackendRegistry()
-    registry.register("tools", MCPBackend(server.url))
+    registry = registry_of(MCPBackend(mcp_server.url), "tools")
     nowhere = "http://127.0.0.1:9/mcp"
     # When
     async with asyncio.timeout(30):
@@ -108,9 +99,9 @@ async def test_tools_are_placed_on_the_server_of_their_endpoint(server: Server) 
     assert isinstance(result.results[1].failure.error, NotTransportable)
 
 
-async def test_tools_that_run_at_once_in_a_sequence_all_find_its_value(server: Server) -> None:
+async def test_tools_that_run_at_once_in_a_sequence_all_find_its_value(mcp_server: Server) -> None:
     # Given
-    tools = MCPServer(server.url)
+    tools = MCPServer(mcp_server.url)
     # When
     async with asyncio.timeout(30):
         result = await SEQ(
@@ -120,16 +111,15 @@ async def test_tools_that_run_at_once_in_a_sequence_all_find_its_value(server: S
     assert result.value == [{"result": 21}, {"result": 22}]
 
 
-async def test_tools_run_on_a_worker(server: Server) -> None:
+async def test_tools_run_on_a_worker(mcp_server: Server) -> None:
     # Given
-    tools, commands = MCPServer(server.url), MCPServer(stdio_address())
+    tools, commands = MCPServer(mcp_server.url), MCPServer(stdio_address())
     describe = tools.tool("describe")
     with RedisServer() as redis:
         env = {"STBASS_BROKER_URL": redis.url, "STBASS_RESULT_BACKEND": redis.url}
         with Worker("tests.support.worker_app", "tools", include=["stbass.mcp"], env=env):
             backend = CeleryBackend(make_app("tests", broker_url=redis.url))
-            registry = BackendRegistry()
-            registry.register("tools", backend)
+            registry = registry_of(backend, "tools")
             there = Placement(endpoint="tools")
             # When
             try:
@@ -151,7 +141,7 @@ async def test_tools_run_on_a_worker(server: Server) -> None:
     assert added.value == {"result": 3}
     assert isinstance(refused.failure.error, MCPToolError)
     assert refused.failure.error.tool == "refuse"
-    assert refused.failure.error.server == server.url
+    assert refused.failure.error.server == mcp_server.url
     assert isinstance(late.failure.error, MCPTimeoutError)
     assert isinstance(unknown.failure.error, MCPUnknownToolError)
     assert "add" in unknown.failure.error.known

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -57,12 +56,6 @@ class Search(MCPProcess):
 
     def __init__(self, limit: int) -> None:
         super().__init__("stdio:python search.py", "search", arguments={"limit": limit})
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with serving("http") as made:
-        yield made
 
 
 async def run(process: MCPProcess, **channels: Chan[Any]) -> ProcessResult:
@@ -174,10 +167,10 @@ async def test_the_value_is_sent_on_the_channel_output_too() -> None:
     assert running.result().value == {"a": 1}
 
 
-async def test_names_of_arguments_are_text(server: Server) -> None:
+async def test_names_of_arguments_are_text(mcp_server: Server) -> None:
     channel: Chan[Any] = Chan(object, name="input")
     async with asyncio.timeout(30), asyncio.TaskGroup() as group:
-        running = group.create_task(run(MCPProcess(server.url, "add"), input=channel))
+        running = group.create_task(run(MCPProcess(mcp_server.url, "add"), input=channel))
         await channel.send({1: 2})
     error = running.result().failure.error
     assert isinstance(error, MCPArgumentError)
@@ -238,25 +231,25 @@ async def test_a_server_is_as_healthy_as_its_ping(answer: bool | Exception, heal
 # The server --------------------------------------------------------------------------------------
 
 
-async def test_a_server_lists_its_tools_and_makes_processes_of_them(server: Server) -> None:
+async def test_a_server_lists_its_tools_and_makes_processes_of_them(mcp_server: Server) -> None:
     # Given
-    made = MCPServer(server.url, "calculator")
+    made = MCPServer(mcp_server.url, "calculator")
     # When
     tools = {tool.name: tool for tool in await made.tools()}
     # Then
     assert made.name == "calculator"
-    assert made.url == server.url
+    assert made.url == mcp_server.url
     assert isinstance(tools["add"], MCPTool)
     assert tools["add"].description == "Add two numbers."
     assert tools["add"].input_schema is not None
     assert set(tools["add"].input_schema["properties"]) == {"a", "b"}
     process = made.tool("add", timeout=20.0)
-    assert (process.server_url, process.tool_name, process.timeout) == (server.url, "add", 20.0)
+    assert (process.server_url, process.tool_name, process.timeout) == (mcp_server.url, "add", 20.0)
     assert (await run(process.with_arguments(a=2, b=2))).value == {"result": 4}
 
 
-async def test_health_says_whether_the_server_is_there(server: Server) -> None:
-    assert await MCPServer(server.url).health() is True
+async def test_health_says_whether_the_server_is_there(mcp_server: Server) -> None:
+    assert await MCPServer(mcp_server.url).health() is True
     with serving("http") as other:
         gone = MCPServer(other.url)
         assert await gone.health() is True
@@ -285,17 +278,17 @@ async def test_a_server_that_never_answers_is_not_healthy_and_lists_nothing() ->
         release.set()
 
 
-async def test_a_servers_headers_are_those_of_its_tools(server: Server) -> None:
-    made = MCPServer(server.url, headers={"X-Team": "core"})
+async def test_a_servers_headers_are_those_of_its_tools(mcp_server: Server) -> None:
+    made = MCPServer(mcp_server.url, headers={"X-Team": "core"})
     assert (await run(made.tool("header").with_arguments(name="x-team"))).value == {"result": "core"}
 
 
 # The backend -------------------------------------------------------------------------------------
 
 
-async def test_a_backend_runs_a_tool_on_its_server_whatever_server_it_was_written_for(server: Server) -> None:
+async def test_a_backend_runs_a_tool_on_its_server_whatever_server_it_was_written_for(mcp_server: Server) -> None:
     # Given
-    backend = MCPBackend(server.url, headers={"X-Team": "core"}, concurrency_limit=4)
+    backend = MCPBackend(mcp_server.url, headers={"X-Team": "core"}, concurrency_limit=4)
     process = MCPProcess("http://127.0.0.1:9/mcp", "header").with_arguments(name="x-team")
     # When
     result = await backend.execute(process, ProcessContext("header", placement=Placement(endpoint="tools")))
@@ -303,7 +296,7 @@ async def test_a_backend_runs_a_tool_on_its_server_whatever_server_it_was_writte
     assert result.value == {"result": "core"}
     assert process.server_url == "http://127.0.0.1:9/mcp"
     assert backend.concurrency_limit == 4
-    assert backend.name == f"mcp:{server.url}"
+    assert backend.name == f"mcp:{mcp_server.url}"
     assert await backend.health_check() is True
     assert await MCPBackend("http://127.0.0.1:9/mcp").health_check() is False
 
@@ -379,9 +372,9 @@ def test_a_process_travels_with_its_arguments() -> None:
     assert made.is_optional
 
 
-async def test_a_process_travels_with_its_headers(server: Server) -> None:
+async def test_a_process_travels_with_its_headers(mcp_server: Server) -> None:
     # Given
-    process = MCPProcess(server.url, "header", headers={"X-Team": "core"}).with_arguments(name="x-team")
+    process = MCPProcess(mcp_server.url, "header", headers={"X-Team": "core"}).with_arguments(name="x-team")
     # When
     made = travelled(process)
     # Then

@@ -22,15 +22,10 @@ from stbass.errors import CheckpointError, ConfigurationError, StateError
 from stbass.testing import RedisServer
 from stbass.testing.redis_server import free_port
 from tests.support.postgres_server import PostgresServer
-from tests.support.state_backends import DURABLE, Kind, kind_of
+from tests.support.state_backends import Kind
 
 JOB = "Job_0123456789abcdef"
 KEY = f"stbass:state:{JOB}"
-
-
-@pytest.fixture(params=DURABLE)
-def durable(request: pytest.FixtureRequest, tmp_path: Path) -> Kind:
-    return kind_of(request.param, request, tmp_path)
 
 
 # The same in every run, so that the tests have the same names.

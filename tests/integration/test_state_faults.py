@@ -25,7 +25,7 @@ from stbass.errors import JobInUseError, StateError
 from stbass.testing import RedisServer
 from tests.support.postgres_server import PostgresServer
 from tests.support.proxy import Proxy
-from tests.support.state_backends import DURABLE, Kind, kind_of
+from tests.support.state_backends import Kind, kind_of
 
 JOB = "Job_0123456789abcdef"
 LEASE = f"stbass:state:{JOB}:lease"
@@ -91,11 +91,6 @@ async def expiry(url: str) -> AsyncIterator[asyncio.Task[None]]:
         yield task
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-
-
-@pytest.fixture(params=DURABLE)
-def durable(request: pytest.FixtureRequest, tmp_path: Path) -> Kind:
-    return kind_of(request.param, request, tmp_path)
 
 
 @pytest.fixture

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,28 +15,15 @@ from stbass._values.policy import FailurePolicy
 from stbass.backends.celery import CeleryBackend
 from stbass.errors import ConfigurationError, DeadlineExceeded, NotTransportable, ProcessCancelled, ProcessRefused
 from stbass.tasklist import Process
-from stbass.testing import RedisServer, Worker
-from tests.integration.conftest import APP, Fleet
+from tests.integration.conftest import Fleet
 from tests.support import tasks, tasks_listed
+from tests.support.backends import registry_of
 from tests.support.waiting import until
 
 ANTHROPIC = Placement(endpoint="anthropic")
 LOCAL = Placement(endpoint="local:8080")
 STRATEGIES = ["sequential", "parallel", "hybrid"]
-
-
-@pytest.fixture(scope="module")
-def fleet() -> Iterator[Fleet]:
-    """Workers that may call the functions of :mod:`tests.support.tasks`."""
-    with RedisServer() as server:
-        env = {"STBASS_BROKER_URL": server.url, "STBASS_RESULT_BACKEND": server.url}
-        include = ["tests.support.tasks"]
-        with (
-            Worker(APP, "anthropic", include=include, env=env) as anthropic,
-            Worker(APP, "local:8080", include=include, env=env) as local,
-        ):
-            yield Fleet(server, {"anthropic": anthropic, "local:8080": local})
-            gc.collect()
+INCLUDE = ["tests.support.tasks"]
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -63,8 +48,7 @@ async def test_the_same_list_runs_on_the_fleet(fleet: Fleet, registry: BackendRe
 
 
 def test_it_needs_no_event_loop(fleet: Fleet) -> None:
-    registry = BackendRegistry()
-    registry.register("*", CeleryBackend(fleet.app()))
+    registry = registry_of(CeleryBackend(fleet.app()))
     process = Process("sync", "parallel", registry=registry)
     for number in range(50):
         process.add_task(tasks.add, number, placement=ANTHROPIC)

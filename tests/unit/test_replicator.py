@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from stbass import PAR_FOR, SEQ_FOR, BackendRegistry, FailurePolicy, LocalBackend, Placement, Process
+from stbass import PAR_FOR, SEQ_FOR, FailurePolicy, LocalBackend, Placement, Process
 from stbass._process.context import ProcessContext
 from stbass.errors import DeadlineExceeded, NotTransportable
 from stbass.wire import dumps, loads_process
+from tests.support.backends import registry_of
 from tests.support.compose import Gate, add_one, boom, echo, give
 
 
@@ -143,8 +144,7 @@ async def test_made_processes_run_where_they_are_placed() -> None:
             return await super().execute(process, ctx)
 
     backend = Counting()
-    registry = BackendRegistry()
-    registry.register("here", backend)
+    registry = registry_of(backend, "here")
 
     @Process(placement=Placement(endpoint="here"))
     async def placed(ctx: ProcessContext) -> None: ...

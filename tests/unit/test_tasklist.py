@@ -29,6 +29,7 @@ from stbass.process import Process as CoreProcess
 from stbass.tasklist import Process, Task
 from stbass.tasklist.bar import Bar
 from tests.support import tasks
+from tests.support.backends import registry_of
 from tests.support.task_lists import WAYS, Run
 
 STRATEGIES = ["sequential", "parallel", "hybrid"]
@@ -601,9 +602,7 @@ def elsewhere() -> Elsewhere:
 
 @pytest.fixture
 def registry(elsewhere: Elsewhere) -> BackendRegistry:
-    made = BackendRegistry()
-    made.register("fast", elsewhere)
-    return made
+    return registry_of(elsewhere, "fast")
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

@@ -28,6 +28,7 @@ from stbass.workflow import (
     WorkflowPoolManager,
     create_workflow,
 )
+from tests.support.backends import registry_of
 from tests.support.nodes import Add, Blocks, Failing, Give, Node, Waits, Who
 
 FAST = Placement(endpoint="fast")
@@ -367,9 +368,7 @@ def elsewhere() -> Elsewhere:
 
 @pytest.fixture
 def registry(elsewhere: Elsewhere) -> BackendRegistry:
-    made = BackendRegistry()
-    made.register("fast", elsewhere)
-    return made
+    return registry_of(elsewhere, "fast")
 
 
 async def test_a_placed_node_runs_on_the_backend_of_its_endpoint(
@@ -421,8 +420,7 @@ async def test_a_placement_nobody_registered_is_here(registry: BackendRegistry) 
 
 
 async def test_the_limit_of_a_backend_holds_for_placed_nodes() -> None:
-    registry = BackendRegistry()
-    registry.register("fast", LocalBackend(2))
+    registry = registry_of(LocalBackend(2), "fast")
     now = most = 0
 
     async def count(name: str, input_data: Any) -> None:
