@@ -59,7 +59,7 @@ def test_the_producer_gets_four_results(environment: dict[str, str]) -> None:
 
 
 def test_the_readme_begins_with_a_program_for_the_event_loop_and_one_for_the_fleet() -> None:
-    # Those of its sections on the front ends are run by tests/integration/test_docs_frontends.py and test_docs_dataflow.py.
+    # Those of its sections on the front ends are run by test_docs_frontends.py and test_docs_dataflow.py.
     assert ["celery_app" in block for block in BLOCKS] == [False, True, False, False, False]
 
 

@@ -493,7 +493,8 @@ async def test_cancelling_it_waits_for_threads_and_cancelling_it_again_does_not(
         running = asyncio.create_task(process.execute_async())
         await started.wait()
         running.cancel()
-        await asyncio.sleep(0.01)
+        for _ in range(10):
+            await asyncio.sleep(0)
         assert not running.done()
         return process, running
 
