@@ -248,8 +248,8 @@ async def test_nothing_is_left_in_redis(fleet: Fleet, registry: BackendRegistry)
         registry=registry,
     )
     await composition.run()
-    # The group is kept as long as its results, for attach.
-    assert {key for key in fleet.keys() - before if not key.startswith("stbass:group:")} == set()
+    # The group is kept as long as its results, for attach. A message is acknowledged a moment after its result is there.
+    await until(lambda: {key for key in fleet.keys() - before if not key.startswith("stbass:group:")} == set())
 
 
 async def test_progress_and_checkpoints_are_seen_live(backend: CeleryBackend, fleet: Fleet) -> None:

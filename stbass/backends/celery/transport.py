@@ -1,20 +1,29 @@
 """A kombu transport for Redis that takes many messages in one round trip, and acknowledges many in one.
 
 It is kombu's own Redis transport but for two things. Stock, every message costs a BRPOP, a MULTI/ZADD/HSET when it is
-delivered and a MULTI/ZREM/HDEL when it is acknowledged, each a round trip. Here a BLMOVE wakes the worker; one script
-then takes what else is there, as far as the prefetch limit allows, and notes all of it as unacknowledged, atomically;
-and the messages that are acknowledged in one turn of the event loop are removed with one command. The keys and their
-contents are kombu's, so that stock workers and this one can consume the same queue.
+delivered and a MULTI/ZREM/HDEL when it is acknowledged, each a round trip; and a message that was popped for a worker
+that dies before it has noted it is lost. Here the worker waits without taking (see :mod:`.watch`), for one queue and
+for many in the same way; one script then takes what is there, as far as the prefetch limit allows, and notes all of it
+as unacknowledged, atomically; and the messages that are acknowledged in one turn of the event loop are removed with one
+command. The keys and their contents are kombu's, so that stock workers and this one can consume the same queue, but for
+one (under kombu's ``global_keyprefix``):
+
+``stbass:took:<id>``
+    string; this worker; it alone; ten minutes. The tags of the messages that it took last: if the answer was lost with
+    the connection, they are asked for again. ``<id>`` is one event loop's connection to the broker.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import re
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from queue import Empty
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import msgspec
 import redis
@@ -23,73 +32,143 @@ from kombu.transport import redis as stock
 from kombu.transport import virtual
 from kombu.utils.json import loads
 
+from stbass._values.ids import new_id
 from stbass.backends.celery.envelope import routing_in_message
+from stbass.backends.celery.watch import ListWatch
 
 __all__ = ["Channel", "Transport"]
 
 _log = logging.getLogger(__name__)
 
 _ACK_DELAY = 0.01
+_TICK = 1.0
+"""Seconds between looks at the connection that waits for messages."""
+_ANSWER_TIMEOUT = 10.0
+"""Seconds for which a server may leave a question without an answer, unless ``socket_timeout`` says so."""
 TAKE_MOST = 128
 """Messages taken in one turn: enough to make the round trip cheap, few enough to leave work for other workers."""
 
 TAKE = """
--- Take messages from a queue and note them as unacknowledged (kombu's format).
--- KEYS: queue, unacked hash, unacked index.
--- ARGV: how many more to take, how the routing stands in our own messages, the queue's name, messages taken already
--- Gives: all good messages; messages that are not messages
+-- Take messages from queues and note them as unacknowledged (kombu's format).
+-- KEYS: unacked hash, unacked index, what was taken last, then the queues' lists, the most urgent first.
+-- ARGV: how many to take, whether equally urgent lists share that ('1') or the first has all it can ('0'), the number
+--       of this call (the same again: its answer was lost), then per list: how the routing stands in our own messages,
+--       the queue's name, its rank, whether its messages are to be noted ('1'; '0': nobody will acknowledge them)
+-- Gives per list that had some: its number, good messages, messages that are not messages. After a lost answer: 0 and
+-- the entries of those messages in the unacked hash.
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
-local routing, ours = ARGV[2], ',"",' .. cjson.encode(ARGV[3]) .. ']'
-local good, bad, noted, index = {}, {}, {}, {}
--- Our own messages end in a fixed form, so that they need not be parsed: ...<routing>"delivery_tag":"<36 characters>"}}
-local function quick(raw)
-  if raw:sub(-55, -40) == '"delivery_tag":"' and raw:sub(-3) == '"}}'
-     and raw:sub(-55 - #routing, -56) == routing then
-    return raw:sub(-39, -4), ours
+local room, shared, call = tonumber(ARGV[1]), ARGV[2] == '1', ARGV[3]
+local before = redis.call('GET', KEYS[3])
+if before then
+  local tags = cmsgpack.unpack(before)
+  if table.remove(tags) == call then
+    local entries = {}
+    for _, entry in ipairs(redis.call('HMGET', KEYS[1], unpack(tags))) do
+      if entry then table.insert(entries, entry) end
+    end
+    return {{0, entries, {}}}
   end
 end
-local function parsed(raw)
-  local ok, message = pcall(cjson.decode, raw)
-  local properties = ok and type(message) == 'table' and message.properties
-  local info = type(properties) == 'table' and properties.delivery_info
-  local tag = type(properties) == 'table' and properties.delivery_tag
-  if type(info) == 'table' and type(tag) == 'string' and type(info.exchange or '') == 'string'
-     and type(info.routing_key or '') == 'string' then
-    return tag, ',' .. cjson.encode(info.exchange or '') .. ',' .. cjson.encode(info.routing_key or '') .. ']'
+local lists, out, taken = {}, {}, {}
+for i = 4, #KEYS do
+  local routing, queue, rank, noted = unpack(ARGV, 4 * (i - 3), 4 * (i - 3) + 3)
+  local length = redis.call('LLEN', KEYS[i])
+  if length > 0 then
+    table.insert(lists, {i - 3, KEYS[i], length, 0, routing, queue, rank, noted == '1'})
   end
 end
-local function note(raw)
-  local tag, rest = quick(raw)
-  if not tag then tag, rest = parsed(raw) end
-  if not tag then
-    table.insert(bad, raw)
-    return
+-- How many from each
+local first = 1
+while first <= #lists and room > 0 do
+  local last = first
+  while last < #lists and lists[last + 1][7] == lists[first][7] do last = last + 1 end
+  local share = shared and math.max(1, math.floor(room / (last - first + 1))) or room
+  for _, most in ipairs({share, room}) do
+    for i = first, last do
+      local more = math.min(lists[i][3] - lists[i][4], most, room)
+      lists[i][4] = lists[i][4] + more
+      room = room - more
+    end
   end
-  table.insert(noted, tag)
-  table.insert(noted, '[' .. raw .. rest)
-  table.insert(index, now)
-  table.insert(index, tag)
-  table.insert(good, raw)
+  first = last + 1
 end
-for i = 4, #ARGV do note(ARGV[i]) end
-local more = tonumber(ARGV[1])
-if more > 0 then
-  local taken = redis.call('RPOP', KEYS[1], more)
-  if taken then for _, raw in ipairs(taken) do note(raw) end end
+for _, list in ipairs(lists) do
+  local number, key, length, count, routing, queue, rank, noting = unpack(list)
+  if count > 0 then
+    -- Our own messages end in a fixed form, and need not be parsed: ...<routing>"delivery_tag":"<36 characters>"}}
+    local ours = ',"",' .. cjson.encode(queue) .. ']'
+    local function quick(raw)
+      if raw:sub(-55, -40) == '"delivery_tag":"' and raw:sub(-3) == '"}}'
+         and raw:sub(-55 - #routing, -56) == routing then
+        return raw:sub(-39, -4), ours
+      end
+    end
+    local function parsed(raw)
+      local ok, message = pcall(cjson.decode, raw)
+      local properties = ok and type(message) == 'table' and message.properties
+      local info = type(properties) == 'table' and properties.delivery_info
+      local tag = type(properties) == 'table' and properties.delivery_tag
+      if type(info) == 'table' and type(tag) == 'string' and type(info.exchange or '') == 'string'
+         and type(info.routing_key or '') == 'string' then
+        return tag, ',' .. cjson.encode(info.exchange or '') .. ',' .. cjson.encode(info.routing_key or '') .. ']'
+      end
+    end
+    local raws = redis.call('LRANGE', key, -count, -1)
+    local good, bad, noted, index = {}, {}, {}, {}
+    for i = #raws, 1, -1 do
+      local raw = raws[i]
+      local tag, rest = quick(raw)
+      if not tag then tag, rest = parsed(raw) end
+      if not tag then
+        table.insert(bad, raw)
+      else
+        table.insert(good, raw)
+        if noting then
+          table.insert(noted, tag)
+          table.insert(noted, '[' .. raw .. rest)
+          table.insert(index, now)
+          table.insert(index, tag)
+          table.insert(taken, tag)
+        end
+      end
+    end
+    if #noted > 0 then
+      redis.call('HSET', KEYS[1], unpack(noted))
+      redis.call('ZADD', KEYS[2], unpack(index))
+    end
+    -- Last: a server that refuses to note them does not lose them.
+    redis.call('LTRIM', key, 0, -count - 1)
+    table.insert(out, {number, good, bad})
+  end
 end
-if #noted > 0 then
-  redis.call('HSET', KEYS[2], unpack(noted))
-  redis.call('ZADD', KEYS[3], unpack(index))
+if #taken > 0 then
+  table.insert(taken, call)
+  redis.call('SET', KEYS[3], cmsgpack.pack(taken), 'EX', 600)
 end
-return {good, bad}
+return out
 """
 
 _decode = msgspec.json.Decoder().decode
+_TAG = re.compile(rb'"delivery_tag": *"([^"]+)"')
+
+
+def _or_default(socket_timeout: Any) -> float:
+    return float(socket_timeout or _ANSWER_TIMEOUT)
+
+
+class _List(NamedTuple):
+    """One of a queue's lists: kombu keeps one per priority."""
+
+    queue: str
+    key: str
+    rank: int
 
 
 class QoS(stock.QoS):
     """kombu's acknowledgement bookkeeping, written in batches."""
+
+    channel: Channel
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -119,9 +198,7 @@ class QoS(stock.QoS):
         if not tags:
             return
         try:
-            self.channel.batch_client.pipeline(transaction=True).zrem(
-                self.channel.prefixed(self.unacked_index_key), *tags
-            ).hdel(self.channel.prefixed(self.unacked_key), *tags).execute()
+            self.channel.forget(tags)
         except redis.RedisError as error:
             # Nothing is lost by it: the results are stored, so a message that comes again is dropped.
             _log.warning("cannot acknowledge %d messages: %s; trying again with the next", len(tags), error)
@@ -142,10 +219,21 @@ class Channel(stock.Channel):
     QoS = QoS
     _noted = False
     _turn_thread: int | None = None
-    _waits_for: str | None = None
+    _in_poll: Any
     _brpop_sent_at: Any = None
     _batch_client: redis.Redis | None = None
     refused: ClassVar[Counter[str]] = Counter()
+    _unanswered: ClassVar[dict[str, tuple[str, str]]] = {}
+    """Per broker: where a message may have been taken for us without our knowing, and the number of that call."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._watch = ListWatch()
+        self._id = new_id()
+        self._unnoted: set[str] = set()
+        self._refusal: str | None = None
+        self._rests_until = 0.0
+        self._rest = 0.0
+        super().__init__(*args, **kwargs)
 
     @property
     def batch_client(self) -> redis.Redis:
@@ -159,81 +247,185 @@ class Channel(stock.Channel):
         """``key`` as it is in Redis."""
         return f"{self.global_keyprefix}{key}"
 
+    def forget(self, tags: list[str]) -> None:
+        """These messages are dealt with.
+
+        Raises:
+            redis.RedisError: the server is away, or refuses.
+        """
+        pipe = self.batch_client.pipeline(transaction=True)
+        pipe.zrem(self.prefixed(self.unacked_index_key), *tags)
+        pipe.hdel(self.prefixed(self.unacked_key), *tags)
+        pipe.execute()
+
+    # Waiting: kombu's names, as its poller calls them --------------------------------------------
+
+    def basic_consume(self, queue: str, no_ack: bool, *args: Any, **kwargs: Any) -> Any:
+        """See kombu."""
+        answer = super().basic_consume(queue, no_ack, *args, **kwargs)
+        if no_ack:
+            self._unnoted.add(queue)
+        else:
+            self._unnoted.discard(queue)
+        # What it waits for is not all any more: the next turn asks again.
+        self._in_poll = None
+        return answer
+
+    def _lists(self) -> list[_List]:
+        queues = self._queue_cycle.consume(len(self.active_queues))
+        return [_List(queue, self._q_for_pri(queue, rank), rank) for rank in self.priority_steps for queue in queues]
+
     def _brpop_start(self, timeout: float | None = None) -> None:
         self._turn_thread = threading.get_ident()
-        self._waits_for = self._only_queue()
-        if self._waits_for is None:
-            super()._brpop_start(timeout)
+        if time.monotonic() < self._rests_until:
             return
-        key = self.prefixed(self._waits_for)
-        self._in_poll = self.client.connection
+        lists = self._lists()
+        if not lists:
+            return
+        connection = self.client.connection
+        try:
+            self._watch.look(connection, [self.prefixed(one.key) for one in lists])
+        except OSError:
+            # Closed while it was idle. Nothing is lost with it; kombu makes another in the next turn.
+            connection.disconnect()
+            return
+        self._in_poll = connection
         self._brpop_sent_at = time.monotonic()
-        # Moves the message to where it was: this waits for one and takes none, so that none is on its way to a worker
-        # that may just be dying.
-        self.client.connection.send_command("BLMOVE", key, key, "RIGHT", "RIGHT", timeout or self.brpop_timeout)
-
-    def _only_queue(self) -> str | None:
-        """The queue, if there is one only: BLMOVE waits for one list, and kombu keeps one per queue and priority."""
-        if len(self.active_queues) != 1 or list(self.priority_steps) != [0]:
-            return None
-        [queue] = self.active_queues
-        return str(queue)
 
     def _brpop_read(self, **options: Any) -> bool:
-        waited = self._waits_for
+        found, rests = False, time.monotonic() < self._rests_until
+        connection = self.client.connection
         try:
-            try:
-                command = "BRPOP" if waited is None else "BLMOVE"
-                answer = self.client.parse_response(self.client.connection, command, **options)
-            except self.connection_errors:
-                self.client.connection.disconnect()
-                raise
-        finally:
-            self._in_poll: Any = None
-            self._flush_brpop_reauth()
-        if not answer:
+            found = self._watch.read()
+        except OSError as error:
+            _log.debug("the connection that waits for messages is made anew: %s", error)
+            connection.disconnect()
+        except redis.ResponseError as error:
+            self._refused_for_now(error)
+        if self._pending_reauth_token(connection) is not None:
+            connection.set_re_auth_token(None)
+            connection.disconnect()
+        if not found or rests:
             raise Empty
-        taken: list[bytes] = []
-        if waited is None:
-            key, first = answer
-            key = key.decode() if isinstance(key, bytes) else key
-            taken.append(first)
-        else:
-            key = waited
-        queue = key.rsplit(self.sep, 1)[0]
-        self._queue_cycle.rotate(queue)
+        self._in_poll = None
+        if not self.qos.can_consume():
+            raise Empty
+        return self._take_some()
+
+    def look_after(self) -> None:
+        """Called every second: is the server still there, and is there something that we have not heard of?"""
+        if not self._in_poll:
+            return
+        with contextlib.suppress(Empty):
+            self._brpop_read()
+        if not self._in_poll:
+            return
+        now, asked_at = time.monotonic(), self._watch.asked_at
+        if asked_at is not None and now - asked_at > (_or_default(self.socket_timeout)):
+            _log.warning("the broker has not answered for %.0f s; connecting anew", now - asked_at)
+            self.client.connection.disconnect()
+        elif asked_at is None and now - self._brpop_sent_at >= self.brpop_timeout:
+            self._brpop_start()
+
+    @property
+    def hears(self) -> bool:
+        """Whether the server answered when it was last asked."""
+        asked_at = self._watch.asked_at
+        return asked_at is None or time.monotonic() - asked_at < _TICK
+
+    # Taking --------------------------------------------------------------------------------------
+
+    def _take_some(self) -> bool:
+        lists = self._lists()
+        if not lists:
+            raise Empty
         room = self.qos.can_consume_max_estimate()
-        more = TAKE_MOST if room is None else max(0, min(TAKE_MOST, room) - len(taken))
-        client = self.batch_client
-        names = [self.prefixed(name) for name in (key, self.unacked_key, self.unacked_index_key)]
         try:
-            good, bad = self._take(keys=names, args=[more, routing_in_message(queue), queue, *taken], client=client)
-        except self.connection_errors:
-            # Not noted, so it is still ours to put back; if that fails too, the caller hears of it.
-            if taken:
-                client.rpush(names[0], *taken)
-            raise
-        if not good and not bad:
+            taken = self._take_from(lists, TAKE_MOST if room is None else min(TAKE_MOST, room))
+        except redis.ResponseError as error:
+            self._refused_for_now(error)
+            raise Empty from None
+        if self._refusal is not None:
+            _log.warning("the broker gives messages again")
+            self._refusal, self._rest = None, 0.0
+        if not taken:
             # Another worker was quicker.
             raise Empty
-        for raw in bad:
-            self._refuse(queue, raw)
-        self._deliver_all(good, queue)
+        messages = []
+        for number, good, bad in taken:
+            if number == 0:
+                messages += list(self._parsed_entries(good))
+                continue
+            queue = lists[number - 1].queue
+            self._queue_cycle.rotate(queue)
+            messages += [(queue, raw) for raw in good]
+            for raw in bad:
+                self._refuse(queue, raw)
+        self._deliver_all(messages)
         return True
 
-    def _deliver_all(self, messages: list[bytes], queue: str) -> None:
-        self._noted = True
+    def _take_from(self, lists: list[_List], room: int) -> list[Any]:
+        where = f"{self.connection.client.as_uri()}{self.global_keyprefix}"
+        taker, call = self._unanswered.pop(where, (self._id, new_id()))
+        client = self.batch_client
+        names = (self.unacked_key, self.unacked_index_key, f"stbass:took:{taker}", *(one.key for one in lists))
+        args: list[Any] = [room, int(self.queue_order_strategy == "round_robin"), call]
+        for one in lists:
+            args += (routing_in_message(one.queue), one.queue, one.rank, int(one.queue not in self._unnoted))
+        keys = [self.prefixed(name) for name in names]
+        try:
+            try:
+                answer: list[Any] = self._take(keys=keys, args=args, client=client)
+            except redis.ConnectionError:
+                # Closed while it was idle, perhaps. Whether it was taken or not: the same call gives the same answer.
+                answer = self._take(keys=keys, args=args, client=client)
+        except self.connection_errors:
+            self._unanswered[where] = (taker, call)
+            raise
+        return answer
+
+    def _refused_for_now(self, error: redis.ResponseError) -> None:
+        """The server is there and says no, for as long as it is full, a replica, or still loading."""
+        self._rest = min(1.0, self._rest * 2 or 0.05)
+        self._rests_until = time.monotonic() + self._rest
+        self._in_poll = None
+        if self._refusal is None:
+            self._refusal = str(error)
+            _log.warning("the broker gives no messages: %s; trying again until it does", error)
+
+    def _parsed_entries(self, entries: list[bytes]) -> Iterator[tuple[str, bytes]]:
+        for entry in entries:
+            message, exchange, routing_key = _decode(entry)
+            for queue in self._lookup(exchange, routing_key):
+                yield queue, msgspec.json.encode(message)
+
+    def _deliver_all(self, messages: list[tuple[str, bytes]]) -> None:
+        messages.reverse()
         try:
             while messages:
-                raw = messages.pop(0)
-                # kombu marks what plain JSON does not have.
-                payload = loads(raw.decode()) if b"__type__" in raw else _decode(raw)
-                self.connection._deliver(payload, queue)
+                queue, raw = messages.pop()
+                payload = self._payload(queue, raw)
+                if payload is not None:
+                    self._noted = queue not in self._unnoted
+                    self.connection._deliver(payload, queue)
         finally:
             self._noted = False
-            for raw in reversed(messages):
+            for queue, raw in messages:
                 # Taken but not delivered, because one before them broke the connection: back to the queue.
-                self.qos.restore_by_tag(_decode(raw)["properties"]["delivery_tag"], leftmost=False)
+                if queue not in self._unnoted:
+                    self.qos.restore_by_tag(_decode(raw)["properties"]["delivery_tag"], leftmost=False)
+
+    def _payload(self, queue: str, raw: bytes) -> Any:
+        try:
+            # kombu marks what plain JSON does not have.
+            return loads(raw.decode()) if b"__type__" in raw else _decode(raw)
+        except (ValueError, RecursionError):
+            # What Lua took for JSON, and is none.
+            self._refuse(queue, raw)
+            tag = _TAG.search(raw)
+            if tag is not None:
+                self.forget([tag[1].decode("utf-8", "replace")])
+            return None
 
     def _refuse(self, queue: str, raw: bytes) -> None:
         self.refused[queue] += 1
@@ -246,11 +438,52 @@ class Channel(stock.Channel):
                 raw,
             )
 
+    def close(self) -> None:
+        """See kombu; but there is nothing to be read first."""
+        if self._in_poll:
+            self._in_poll.disconnect()
+            self._in_poll = None
+        super().close()
+
+
+class _Poller(stock.MultiChannelPoller):
+    """kombu's poller; but what it reads are no messages, and is read whether there is room for messages or not."""
+
+    def _update_brpop_polling(self) -> None:
+        """Nothing is paused."""
+
+    def on_readable(self, fileno: int) -> None:
+        channel, kind = self._fd_to_chan.get(fileno, (None, None))
+        if channel is not None and kind == "BRPOP":
+            channel.handlers[kind]()
+        else:
+            super().on_readable(fileno)
+
+    def maybe_check_brpop_health(self) -> None:
+        for channel in list(self._channels):
+            channel.look_after()
+
+    def get(self, callback: Any, timeout: float | None = None) -> Any:
+        return super().get(callback, _TICK if timeout is None else min(timeout, _TICK))
+
 
 class Transport(stock.Transport):
     """Named in ``broker_transport`` by :func:`stbass.backends.celery.make_app` and ``install``."""
 
     Channel = Channel
-    # An idle worker asks again after this many seconds; what comes wakes it at once. It is also how long an idle worker
-    # takes to notice that it was told to consume another queue.
+    # An idle worker asks again after this many seconds, to see that the server is there; what comes wakes it at once.
     brpop_timeout = 3
+
+    _looks: Any = None
+    cycle: Any
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.cycle = _Poller()
+
+    def register_with_event_loop(self, connection: Any, loop: Any) -> None:
+        """See kombu."""
+        super().register_with_event_loop(connection, loop)
+        if self._looks is not None:
+            self._looks.cancel()
+        self._looks = loop.call_repeatedly(_TICK, self.cycle.maybe_check_brpop_health)

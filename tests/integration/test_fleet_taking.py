@@ -1,0 +1,242 @@
+"""How a worker takes messages: of one queue, of several, and of queues with a list per priority."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import kombu
+import pytest
+from celery import Celery
+
+from stbass._process.context import ProcessContext
+from stbass._values.outcome import ProcessResult
+from stbass.backends.celery import CeleryBackend, make_app
+from stbass.backends.celery.app import TRANSPORT
+from stbass.testing import RedisServer, Worker
+from tests.integration.conftest import APP
+from tests.support.agents import Give
+from tests.support.proxy import Proxy
+from tests.support.waiting import until
+
+LEASE = 1.0
+PRIORITISED = "tests.support.prioritised_app"
+
+
+@pytest.fixture
+def server() -> Iterator[RedisServer]:
+    with RedisServer() as made:
+        yield made
+
+
+@pytest.fixture
+async def backend(server: RedisServer) -> AsyncIterator[CeleryBackend]:
+    made = CeleryBackend(make_app("tests", broker_url=server.url, stbass_lease=LEASE), lease=LEASE)
+    yield made
+    await made.aclose()
+
+
+def worker(server: RedisServer, *queues: str, app: str = APP, **more: Any) -> Worker:
+    env = {"STBASS_BROKER_URL": server.url, "STBASS_RESULT_BACKEND": server.url, "TEST_LEASE": str(LEASE)}
+    return Worker(app, *queues, env={**env, **more.pop("env", {})}, **more)
+
+
+def start(backend: CeleryBackend, queue: str, value: object) -> asyncio.Task[ProcessResult]:
+    to = CeleryBackend(backend._app, queue=queue, lease=LEASE)
+    return asyncio.create_task(to.execute(Give(value), ProcessContext("give")))
+
+
+@pytest.mark.parametrize("app", [APP, PRIORITISED])
+async def test_a_message_for_a_worker_of_two_queues_that_dies_is_not_lost(
+    server: RedisServer, backend: CeleryBackend, app: str
+) -> None:
+    with worker(server, "a", "b", app=app) as one:
+        assert (await start(backend, "a", 0)).value == 0
+        # It waits for messages; Redis tells it of some that it does not come to read.
+        os.kill(one.pid, signal.SIGSTOP)
+        sent = [start(backend, queue, n) for n, queue in enumerate("abab")]
+        await until(lambda: server.command("LLEN", "a") + server.command("LLEN", "b") == 4)
+        one.kill()
+        one.start()
+        async with asyncio.timeout(20):
+            assert [result.value for result in await asyncio.gather(*sent)] == [0, 1, 2, 3]
+    assert (server.command("LLEN", "a"), server.command("LLEN", "b")) == (0, 0)
+
+
+async def _killed_again_and_again(server: RedisServer, backend: CeleryBackend, count: int, kills: int) -> None:
+    workers = [worker(server, "a", "b", "c") for _ in range(2)]
+    for one in workers:
+        await asyncio.to_thread(one.start)
+    try:
+        sent = []
+        for kill in range(kills):
+            victim = workers[kill % 2]
+            part = count // kills
+            for n in range(part):
+                sent.append(start(backend, "abc"[n % 3], kill * part + n))
+                if n == part // 2:
+                    await asyncio.sleep(0)  # half of them are sent before the kill, half after it
+                    os.kill(victim.pid, signal.SIGKILL)
+            await asyncio.to_thread(victim.kill)
+            await asyncio.to_thread(victim.start)
+        async with asyncio.timeout(60):
+            results = await asyncio.gather(*sent)
+        values = Counter(result.value for result in results)
+        assert values == Counter(range(len(sent)))
+        await until(lambda: server.command("HLEN", "unacked") == 0, timeout=20)
+        assert [server.command("LLEN", queue) for queue in "abc"] == [0, 0, 0]
+    finally:
+        for one in workers:
+            one.kill()
+
+
+async def test_a_worker_of_three_queues_is_killed_three_times(server: RedisServer, backend: CeleryBackend) -> None:
+    await _killed_again_and_again(server, backend, 600, 3)
+
+
+@pytest.mark.slow
+async def test_a_worker_of_three_queues_is_killed_twenty_times_under_12000_messages(
+    server: RedisServer, backend: CeleryBackend
+) -> None:
+    await _killed_again_and_again(server, backend, 12_000, 20)
+
+
+async def test_a_queue_is_added_and_cancelled_while_the_worker_waits(
+    server: RedisServer, backend: CeleryBackend
+) -> None:
+    app: Celery = backend._app
+    with worker(server, "a"):
+        assert (await start(backend, "a", 0)).value == 0
+        waits = start(backend, "late", 1)
+        await until(lambda: server.command("LLEN", "late") == 1)
+        assert app.control.add_consumer("late", reply=True, timeout=5)
+        assert (await asyncio.wait_for(waits, 10)).value == 1
+        began = time.monotonic()
+        assert (await start(backend, "late", 2)).value == 2
+        assert time.monotonic() - began < 1
+        assert app.control.cancel_consumer("late", reply=True, timeout=5)
+        cancelled = start(backend, "late", 3)
+        # The other queue goes on, and what is asked for afterwards is answered first.
+        assert [(await start(backend, "a", n)).value for n in range(3)] == [0, 1, 2]
+        assert server.command("LLEN", "late") == 1
+        assert app.control.add_consumer("late", reply=True, timeout=5)
+        assert (await asyncio.wait_for(cancelled, 10)).value == 3
+
+
+async def test_a_full_queue_does_not_hold_up_another(server: RedisServer, backend: CeleryBackend) -> None:
+    many = [start(backend, "a", n) for n in range(1500)]
+    few = [start(backend, "b", n) for n in range(5)]
+    await until(lambda: (server.command("LLEN", "a"), server.command("LLEN", "b")) == (1500, 5))
+    with worker(server, "a", "b", concurrency=4):
+        await asyncio.gather(*few)
+        assert not all(task.done() for task in many)
+        await asyncio.gather(*many)
+
+
+async def test_no_more_is_taken_than_the_prefetch_limit_allows(server: RedisServer, backend: CeleryBackend) -> None:
+    most = 0
+
+    with worker(server, "a", "b", concurrency=3):
+        sent = [start(backend, "ab"[n % 2], n) for n in range(300)]
+        while not all(task.done() for task in sent):
+            most = max(most, int(server.command("HLEN", "unacked")))
+            await asyncio.sleep(0)
+    # What is acknowledged in one turn is removed from there a moment later.
+    assert 0 < most <= 3 * 4
+
+
+async def test_the_more_urgent_is_taken_first(server: RedisServer, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    app = make_app("tests", broker_url=server.url)
+    app.conf.broker_transport_options = {"priority_steps": [0, 3, 6, 9]}
+    for n, priority in enumerate((9, 6, 3, 0)):
+        # With Redis, 0 is the most urgent.
+        app.send_task("prioritised.note", (str(log), f"{n}"), queue="ab"[n % 2], priority=priority)
+    with worker(server, "a", "b", app=PRIORITISED, concurrency=1, pool="solo"):
+        await until(lambda: log.exists() and len(log.read_text().splitlines()) == 4)
+    assert log.read_text().split() == ["3", "2", "1", "0"]
+
+
+async def test_answers_to_control_commands_leave_nothing_behind(server: RedisServer, backend: CeleryBackend) -> None:
+    app: Celery = backend._app
+    with worker(server, "a", "b"):
+        began = time.monotonic()
+        for _ in range(4):
+            assert len(await asyncio.to_thread(app.control.ping, timeout=1.0)) == 1
+        # Each waits for its second for more answers, and then does not wait for the server.
+        assert time.monotonic() - began < 6
+    assert server.command("HLEN", "unacked") == 0
+
+
+async def test_an_idle_worker_of_many_queues_asks_little(server: RedisServer) -> None:
+    def asked() -> int:
+        # Not what the worker does beside: it announces itself, and looks for lost workers.
+        stats = server.command("INFO", "commandstats")
+        return sum(int(stats[name]["calls"]) for name in stats if name.split("_")[1] in ("exists", "blmove", "brpop"))
+
+    with worker(server, *"abcdefgh", app=PRIORITISED, env={"TEST_LEASE": "10"}):
+        before, seconds = asked(), 6
+        await asyncio.sleep(seconds)  # nothing happens meanwhile, which is the point
+        spent = asked() - before
+    assert spent <= seconds / 2
+
+
+@pytest.mark.parametrize("after", [True, False])
+async def test_the_connection_is_cut_at_any_moment(server: RedisServer, after: bool) -> None:
+    """Every message is delivered, and once, unless it was its acknowledgement that was cut off."""
+    cuts = 0
+    for at in range(1, 60, 4):
+        async with Proxy(server.port, cut_at=("to client", at), after=after) as proxy:
+            got, unsure = await asyncio.to_thread(_consume_through, proxy.url, server)
+            cuts += proxy.cuts
+        once = Counter(f"{queue}{n}" for queue in "ab" for n in range(4))
+        assert not once - got, at
+        assert set(got - once) <= unsure, at
+        assert (server.command("HLEN", "unacked"), server.command("LLEN", "a")) == (0, 0), at
+    assert cuts > 4
+
+
+def _consume_through(url: str, server: RedisServer) -> tuple[Counter[str], set[str]]:
+    got: Counter[str] = Counter()
+    unsure: set[str] = set()
+
+    def receive(body: str, message: Any) -> None:
+        got[body] += 1
+        try:
+            message.ack()
+        except BaseException:
+            unsure.add(body)
+            raise
+
+    def put(numbers: tuple[int, ...]) -> None:
+        for number in numbers:
+            for queue in queues:
+                queue.put(f"{queue.queue.name}{number}")
+
+    with kombu.Connection(server.url) as direct:
+        queues = [direct.SimpleQueue(name) for name in "ab"]
+        put((0, 1))
+        more, ends = True, time.monotonic() + 20
+        while len(got) < 8 and time.monotonic() < ends:
+            try:
+                with (
+                    kombu.Connection(url, transport=TRANSPORT, transport_options={"priority_steps": [0]}) as connection,
+                    connection.Consumer([kombu.Queue(name) for name in "ab"], callbacks=[receive]),
+                ):
+                    while len(got) < 8 and time.monotonic() < ends:
+                        if len(got) == 4 and more:
+                            # It waits by then, and has waited before.
+                            put((2, 3))
+                            more = False
+                        connection.drain_events(timeout=5)
+            except connection.connection_errors:
+                continue
+        for queue in queues:
+            queue.close()
+    return got, unsure
