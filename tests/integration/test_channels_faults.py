@@ -160,15 +160,15 @@ READER = """
 import asyncio, json, sys
 from stbass.channel import Chan
 from stbass.transports.redis import RedisTransport
-from stbass.transports.redis.reader import Reader
+from stbass.transports.redis.rendezvous import Rendezvous
 
 async def main(url, shared):
     channel = Chan.open(json.loads(shared), transport=RedisTransport(url, lease=0.5))
     channel.bind_reader("the one that dies")
     await channel.bound()
     def stop(self, settled, *, streaming):
-        print(self._taken[0].value, flush=True)
-    Reader._send_ack = stop
+        print(self.state.moved[0].value, flush=True)
+    Rendezvous._send_ack = stop
     await channel.recv()
 
 asyncio.run(main(*sys.argv[1:]))

@@ -9,7 +9,7 @@ import socket
 import time
 import weakref
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -19,12 +19,10 @@ from stbass.transports.redis import scripts
 from stbass.transports.redis.address import RedisAddress
 from stbass.transports.redis.connection import Answer, Pipe, command
 from stbass.transports.redis.keys import inbox
+from stbass.transports.redis.scripts import Script
 from stbass.wire import Signer
 
-if TYPE_CHECKING:
-    from stbass.transports.redis.link import RedisLink
-
-__all__ = ["Client", "Options"]
+__all__ = ["Client", "Journal", "OpenEnd", "Options", "ScriptCall", "Teller"]
 
 _log = logging.getLogger(__name__)
 _LEAVE_SECONDS = 2.0
@@ -40,30 +38,60 @@ ALONE = 0.0001
 """Seconds: who offers values more often than this writes them together at the end of the turn."""
 
 
-class Call(NamedTuple):
-    """A call of the script OFFER or ACK, to be sent with others."""
+class ScriptCall(NamedTuple):
+    """A call of the script OFFER or ACK, which may be sent with others."""
 
-    kind: Literal[b"o", b"a"]
+    script: Script
     key: bytes
     args: tuple[bytes, ...]
     answer: Answer
 
 
-class Part(Protocol):
-    """One side of a channel with a capacity, where operations have happened that the server does not know of."""
+class OpenEnd(Protocol):
+    """One end of a channel, as its client sees it."""
 
-    def call(self) -> Call | None:
+    @property
+    def name(self) -> str:
+        """Of the channel, for messages."""
+
+    @property
+    def uncertain(self) -> bool:
+        """Whether something has happened there, and the server may not know it."""
+
+    def told(self, kind: str, details: list[Any]) -> None:
+        """A message came. Raises ``ValueError`` if it is none that a script sends."""
+
+    def sync(self, *, restarted: bool | None = None) -> None:
+        """Renew the lease, and ask for what may not have been told; ``restarted`` is given after a reconnection."""
+
+    def unreachable(self, problem: StbassError) -> None:
+        """The server stays away."""
+
+    async def flush(self) -> None:
+        """Return when the server knows everything that has happened there."""
+
+    def leave(self, *, final: bool) -> asyncio.Future[None] | None:
+        """Give up the end. Done when the server knows."""
+
+    def drop_pipe(self) -> None:
+        """Give up its connection for blocking reads."""
+
+
+class Teller(Protocol):
+    """An end of a channel with a capacity, where operations have happened that the server does not know of."""
+
+    def tell_alone(self) -> bool:
+        """There is nothing else to tell: use a connection of its own, if that is better; whether it was done."""
+
+    def calls(self) -> list[ScriptCall]:
         """What tells the server, for the client's own connection. From now on it counts as told."""
 
-    def commit(self) -> None:
-        """Tell the server: there is nothing else to tell."""
-
-    def committed(self) -> None:
-        """What :meth:`call` gave was written."""
+    def after_calls(self) -> None:
+        """What :meth:`calls` gave was written."""
 
 
 class Journal:
-    """What one program does with channels that have a capacity: one process of a fleet, or all that is in one event loop.
+    """What one program does with channels that have a capacity: a process of a fleet, or all that is in one event loop.
 
     The server learns of its operations in their order, but not of a receive that is the latest of all: the program may
     still be at work on that value, and if it is killed the value goes to the next reader. So the receive is told
@@ -73,8 +101,8 @@ class Journal:
     __slots__ = ("in_hand",)
 
     def __init__(self) -> None:
-        self.in_hand: Part | None = None
-        """The end where the latest operation of all was a receive."""
+        self.in_hand: weakref.ref[Any] | None = None
+        """The end (a :class:`Teller`) where the latest operation of all was a receive."""
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -105,7 +133,7 @@ class Client:
             on_give_up=self._gave_up,
             subscribe=inbox(self.id),
         )
-        self._links: weakref.WeakValueDictionary[int, RedisLink] = weakref.WeakValueDictionary()
+        self._links: weakref.WeakValueDictionary[int, OpenEnd] = weakref.WeakValueDictionary()
         self._numbers = 0
         self._spare: list[Pipe] = []
         self._renewal: asyncio.TimerHandle | None = None
@@ -113,23 +141,36 @@ class Client:
         self.refused: dict[str, int] = {}
         """How many values were refused, by kind of reason."""
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._leaving: set[asyncio.Future[None]] = set()
         self.closing = False
         self.journal = Journal()
-        self.uncommitted: dict[Part, None] = {}
+        self.uncommitted: dict[Teller, None] = {}
         """What has happened here and the server does not know, in order of what came first."""
-        self.beside: dict[Part, None] = {}
+        self.beside: dict[Teller, None] = {}
         """Who has told something on a connection of its own, and has no answer yet."""
         self.committed_at = 0.0
         self.offered_at = 0.0
         self._end = self.loop.create_task(self._close_at_the_end(), name="stbass-channels")
 
-    def enter(self, link: RedisLink) -> int:
+    def enter(self, link: OpenEnd) -> int:
         """Keep an end's lease, and hand it its messages; gives the number of the party."""
         self._numbers += 1
         self._links[self._numbers] = link
         if self._renewal is None:
             self._renewal = self.loop.call_later(self.options.lease / 3, self._renew)
         return self._numbers
+
+    def leave_for(self, texts: Sequence[bytes], pipe: Pipe | None) -> None:
+        """Send the commands by which an end is given up that nobody has any more, and drop its connection."""
+        if not self.closing:
+            answered = self.loop.create_future()
+            self._leaving.add(answered)
+            answered.add_done_callback(self._leaving.discard)
+            for text in texts[:-1]:
+                self.pipe.call(text)
+            self.pipe.call(texts[-1], lambda _: None if answered.done() else answered.set_result(None))
+        if pipe is not None:
+            pipe.drop()
 
     def spawn(self, work: Any) -> asyncio.Task[Any]:
         """Do something beside."""
@@ -173,11 +214,11 @@ class Client:
 
     # Values of channels with a capacity: what happens in one turn goes out together ------------------------------
 
-    def happened(self, part: Part, *, wakes: bool = False) -> None:
+    def happened(self, end: Teller, *, wakes: bool = False) -> None:
         """A value was accepted or received without asking: the server is told at the end of the turn, or before.
 
         Args:
-            part: where.
+            end: where.
             wakes: whether somebody waited for it, who is about to run: then it is the end of that turn. What a killed
                 program had not even begun to deal with was not received.
         """
@@ -186,13 +227,14 @@ class Client:
                 self.loop.call_soon(self.loop.call_soon, self.commit)
             else:
                 self.loop.call_soon(self.commit)
-        self.uncommitted[part] = None
+        self.uncommitted[end] = None
 
     def goes_on(self, journal: Journal) -> None:
         """A program does something else: it has dealt with what it received last."""
-        part, journal.in_hand = journal.in_hand, None
-        if part is not None:
-            self.happened(part)
+        in_hand, journal.in_hand = journal.in_hand, None
+        end = None if in_hand is None else in_hand()
+        if end is not None:
+            self.happened(end)
 
     def is_quiet(self, now: float) -> bool:
         """Whether there is no reason to wait for more to write."""
@@ -210,31 +252,30 @@ class Client:
         It is called between two operations of the program, never within one, and before the server is told anything
         else. So what is in Redis is always what the program had done at one moment.
         """
-        parts = self.uncommitted
-        if not parts:
+        ends = self.uncommitted
+        if not ends:
             return
         self.uncommitted = {}
         self.committed_at = time.time()
-        for part in self.beside:
-            # What was told on another connection may be lost with that, and must not be missing before this.
-            parts[part] = None
-        self.beside.clear()
-        if len(parts) == 1:
-            for part in parts:
-                part.commit()
-            self.pipe.push()
+        if len(ends) == 1 and next(iter(ends)).tell_alone():
             return
-        calls = [call for part in parts if (call := part.call()) is not None]
-        if calls:
+        # What was told on another connection may be lost with that, and must not be missing before this.
+        ends |= self.beside
+        self.beside = {}
+        calls = [call for end in ends for call in end.calls()]
+        if len(calls) == 1:
+            [(script, key, args, answer)] = calls
+            self.pipe.call(command(b"EVALSHA", script.sha, b"1", key, *args), answer)
+        elif calls:
             self._call_together(calls)
-            self.pipe.push()
-        for part in parts:
-            part.committed()
+        self.pipe.push()
+        for end in ends:
+            end.after_calls()
 
-    def _call_together(self, calls: list[Call]) -> None:
+    def _call_together(self, calls: list[ScriptCall]) -> None:
         args = [b"turn"]
         for call in calls:
-            args += (call.kind, b"%d" % len(call.args), *call.args)
+            args += (b"o" if call.script is scripts.OFFER else b"a", b"%d" % len(call.args), *call.args)
 
         def answered(reply: Any) -> None:
             replies = reply if isinstance(reply, list) else [reply] * len(calls)
@@ -251,14 +292,14 @@ class Client:
         while self._spare:
             pipe = self._spare.pop()
             if not pipe.closed:
-                pipe._on_down = on_down
+                pipe.on_down = on_down
                 return pipe
         return Pipe(self.options.address, give_up=self.options.give_up, on_down=on_down, known=True)
 
     def give_back(self, pipe: Pipe) -> None:
         """Nothing is read from it now."""
         if len(self._spare) < _SPARE_PIPES and not self.closing and not pipe.closed:
-            pipe._on_down = _nothing
+            pipe.on_down = _nothing
             self._spare.append(pipe)
         else:
             pipe.drop()
@@ -327,7 +368,7 @@ class Client:
             self._renewal.cancel()
         links = list(self._links.values())
         uncertain = any(link.uncertain for link in links)
-        left = {future for link in links if (future := link.leave(final=True)) is not None}
+        left = {future for link in links if (future := link.leave(final=True)) is not None} | self._leaving
         if left and self.pipe.ready:
             # Otherwise whoever makes the connection is being cancelled too.
             _, left = await asyncio.wait(left, timeout=_LEAVE_SECONDS)
@@ -344,7 +385,7 @@ class Client:
         for pipe in self._spare:
             await pipe.aclose()
         for link in list(self._links.values()):
-            link.incoming.drop_pipe()
+            link.drop_pipe()
         await self.pipe.aclose()
 
 

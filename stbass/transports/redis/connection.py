@@ -74,7 +74,7 @@ class Pipe(asyncio.Protocol):
         self._on_push = on_push
         self._on_up = on_up
         self._on_give_up = on_give_up
-        self._on_down = on_down
+        self.on_down = on_down
         self._subscribe = subscribe
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
@@ -191,10 +191,10 @@ class Pipe(asyncio.Protocol):
             self._greeting.put_nowait(error or ConnectionResetError("the connection was closed"))
         if self._closing or not was_ready:
             return
-        if self._on_down is not None:
+        if self.on_down is not None:
             self._closing = True
             self._waiting.clear()
-            self._on_down()
+            self.on_down()
         elif self._connecting is None:
             self._connecting = self._loop.create_task(self._connect(), name="stbass-redis-connect")
 
@@ -245,9 +245,9 @@ class Pipe(asyncio.Protocol):
             )
         was_up, self._was_up = self._was_up, False
         waiting, self._waiting = self._waiting, deque()
-        if self._on_down is not None and not self._closing:
+        if self.on_down is not None and not self._closing:
             self._closing = True
-            self._on_down()
+            self.on_down()
         for _, answer in waiting:
             if answer is not None:
                 answer(problem)

@@ -1,377 +1,961 @@
-"""One end of a channel in Redis: its lease, its places, its messages. What moves: :mod:`.reader`, :mod:`.writer`."""
+"""One open end of a channel in Redis: its lease, its places, its choices, and how values come to it.
+
+What is known of the end stands in :class:`.EndState`. How values move is one of two protocols, each a subclass:
+:mod:`.rendezvous`, for a channel without a capacity, and :mod:`.buffered`.
+
+A place, that of the writer or that of the reader, is asked for when a process is bound to it, or when it is first
+used. If another party holds it, that one is asked whether it lives: it says so at once, and the place is refused; the
+lease of a dead one ends, and the place is ours.
+
+A value is moved by the server from the list of what is offered into the list of what is taken, and told to the reader:
+by a blocking move on a connection of its own while somebody waits here, or by a script that moves all that is there.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from abc import abstractmethod
 from asyncio import Future
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
 
-from stbass._channels.transport import Arm, ChannelStats, Happened, LinkSpec, Side
-from stbass.errors import StbassError
+from stbass._channels.choice import Arm
+from stbass._channels.transport import ChannelStats, Happened, Link, LinkSpec, Side
+from stbass.errors import (
+    ChannelClosedError,
+    ChannelTopologyError,
+    SignatureError,
+    StateLostError,
+    StbassError,
+)
 from stbass.transports.redis import scripts
-from stbass.transports.redis.arms import Arms
-from stbass.transports.redis.party import Party
-from stbass.transports.redis.places import Place, Places
-from stbass.transports.redis.reader import Reader
-from stbass.transports.redis.writer import Writer
-
-if TYPE_CHECKING:
-    from stbass.transports.redis.client import Client
-    from stbass.transports.redis.transport import RedisTransport
+from stbass.transports.redis.client import Client, Options
+from stbass.transports.redis.connection import Answer, Pipe, command
+from stbass.transports.redis.end_state import ASKING, FREE, HELD, LEAVING, EndState, PendingSend, Place
+from stbass.transports.redis.scripts import Script
 
 __all__ = ["RedisLink"]
 
 _PLACES: dict[Side, Place] = {"writer": "w", "reader": "r"}
 
 
-class RedisLink(Party):
+class RedisLink(Link):
     """One open end of a channel in Redis.
 
     Args:
-        transport: what it was made by.
+        connect: gives the running event loop's client.
+        transport: what it was made by, for messages.
         channel_id: which channel.
         namespace: in which it is found by its name, if it is.
-        creates: whether the channel comes into being if it is not there; else that means that it is closed.
-        loose: whether it was shared before it was there: then this end may be over before the other one comes, which
-            must find it closed.
+        creates: whether the channel comes into being if it is not there.
+        loose: whether it was shared before it was there.
     """
 
     def __init__(
         self,
-        transport: RedisTransport,
         spec: LinkSpec,
+        options: Options,
+        connect: Callable[[], Client],
+        transport: str,
         channel_id: str,
         namespace: str | None,
         *,
         creates: bool,
         loose: bool = False,
     ) -> None:
-        super().__init__(transport, spec, channel_id, namespace, creates=creates, loose=loose)
-        self.places = Places(self)
-        self.incoming = Reader(self)
-        self.outgoing = Writer(self)
-        self.arms = Arms(self)
+        self.state = EndState(spec, options, transport, channel_id, namespace, creates, loose)
+        super().__init__(spec)
+        self._connect = connect
 
-    def on_new_party(self, client: Client) -> int:
-        """See :meth:`Party.on_new_party`."""
-        self.places.forget()
-        return client.enter(self)
-
-    def on_joined(self, closed: bool, acked: int, sent: int, got: int) -> None:
-        """See :meth:`Party.on_joined`."""
-        self.outgoing.note(acked, sent)
-        self.incoming.got = got
-        if closed:
-            self.told_closed()
-
-    # A value moves -------------------------------------------------------------------------------
-
-    def offer(self, value: Any) -> Future[None] | None:
-        """See :meth:`Link.offer`."""
-        if self.closed:
-            raise self.closed_error()
-        self.touch()
-        return self.outgoing.offer(value)
-
-    def take(self) -> Future[Any]:
-        """See :meth:`Link.take`."""
-        self.touch()
-        return self.incoming.take()
-
-    def try_take(self) -> Any:
-        """See :meth:`Link.try_take`."""
-        return self.incoming.try_take()
-
-    async def flush(self) -> None:
-        """See :meth:`Link.flush`."""
-        if self._client is not None and self.uncertain:
-            self.goes_on()
-            self._client.commit()
-            await self.outgoing.written()
-            await self.incoming.acknowledged()
+    # What the two protocols do -------------------------------------------------------------------
 
     @property
-    def uncertain(self) -> bool:
-        """Whether something has happened here, and the server may not know it."""
-        return self.outgoing.unwritten or self.incoming.unacknowledged
+    @abstractmethod
+    def busy(self) -> bool:
+        """Whether something here has no answer yet, or can still be received."""
 
-    async def withdraw(self, waiter: Future[Any]) -> Happened | None:
-        """See :meth:`Link.withdraw`."""
-        if self.incoming.knows(waiter):
-            return await self.incoming.withdraw(waiter)
-        return await self.outgoing.withdraw(waiter)
+    @property
+    @abstractmethod
+    def room(self) -> int:
+        """How many values would be accepted at once."""
+
+    @abstractmethod
+    def note(self, acked: int, sent: int) -> None:
+        """The reader has acknowledged all up to ``acked``."""
+
+    @abstractmethod
+    def _advance_sends(self) -> None:
+        """Go on with the sends that wait."""
+
+    @abstractmethod
+    def _advance_receives(self) -> None:
+        """Go on with whoever waits first."""
+
+    @abstractmethod
+    def _writer_held(self, offered: int, acked: int, sent: int) -> None:
+        """The writer's place is ours: this is where the former writer stopped."""
+
+    @abstractmethod
+    def _reader_held(self, acked: int, got: int, kept: bool) -> None:
+        """The reader's place is ours, with lists of our own: this is where the former reader stopped."""
+
+    @abstractmethod
+    def _reader_lost(self, free: bool) -> None:
+        """The reader's place is another's, or nobody's, with everything that was not acknowledged."""
+
+    @abstractmethod
+    def _end_receives(self) -> None:
+        """The channel is closed; what was accepted or given can still be received."""
+
+    @abstractmethod
+    def _withdraw_send(self, send: PendingSend) -> Any:
+        """Take back a value that is offered."""
+
+    @abstractmethod
+    def _take_in(self, raw: bytes) -> None:
+        """An element was moved here."""
+
+    @abstractmethod
+    def _acknowledging(self, most: int = 0, *, whole: bool = False) -> tuple[bytes, ...]:
+        """The arguments of ACK: acknowledge what may be, and move what is there. From now on it counts as told."""
+
+    @abstractmethod
+    def _meet_reader(self, arm: Arm) -> Any:
+        """Receive, for a choice that has decided for it."""
+
+    @abstractmethod
+    def _meet_writer(self, arm: Arm) -> Any:
+        """Send, for a choice that has decided for it."""
+
+    def _confirm(self, number: int) -> None:
+        """What was received up to that number is known to be acknowledged."""
+
+    def tell_received(self) -> None:
+        """Acknowledge what may be, before anything that follows."""
+        self.here.commit()
+
+    # Talking to the server -----------------------------------------------------------------------
+
+    @property
+    def here(self) -> Client:
+        """The event loop's part; changes only if the event loop does."""
+        client = self.state.client
+        return self._enter() if client is None else client
+
+    def _enter(self) -> Client:
+        client = self._connect()
+        self.state.forget_places()
+        self.state.enter(client, client.enter(self))
+        return client
+
+    def touch(self) -> None:
+        """Somebody wants to use this end: if the event loop or its connections are others by now, join anew."""
+        client = self.state.client
+        if client is None or client.closing or client.loop is not asyncio.get_running_loop():
+            if client is not None and not client.closing and client.loop.is_running():
+                # Here, in another thread.
+                raise ChannelTopologyError(
+                    f"channel {self.name!r} is used in two event loops at the same time; open an end for the other one:"
+                    f" Chan.open(channel.share(), transport=channel.transport)",
+                    channel_name=self.name,
+                )
+            self._enter()
+
+    def goes_on(self) -> None:
+        """The program does something here: it has dealt with what it received last."""
+        s = self.state
+        if s.journal.in_hand is not None and s.client is not None:
+            s.client.goes_on(s.journal)
+
+    def call(self, script: Script, *args: bytes, answer: Answer | None = None, now: bool = False) -> None:
+        """Call a script; ``answer`` gets its reply or an error, whatever they are."""
+        client = self.here
+        if client.closing:
+            if answer is not None:
+                answer(self.state.transport_closed())
+            return
+        if client.uncommitted:
+            client.commit()
+        self.prepare()
+        text = self.state.text(script, *args)
+        if now and client.is_alone():
+            client.pipe.call_now((text, answer))
+        else:
+            client.pipe.call(text, answer)
+
+    async def ask(self, script: Script, *args: bytes, place: Place | None = None) -> list[Any] | None:
+        """Call a script and wait for what it did; None if nothing, see :meth:`route`. Errors are raised."""
+        future: Future[list[Any]] = self.here.loop.create_future()
+
+        def answered(reply: Any) -> None:
+            if future.done():
+                return
+            if isinstance(reply, list):
+                future.set_result(reply)
+            else:
+                future.set_exception(self.state.problem(reply))
+
+        self.call(script, *args, answer=answered)
+        return self.route(await future, place)
+
+    def route(self, reply: list[Any], place: Place | None = None) -> list[Any] | None:
+        """What a script answers (see :mod:`.scripts`): the answer if it did its work; else its meaning here, and None.
+
+        Args:
+            reply: of the script.
+            place: which one the script needs.
+        """
+        match reply[0], place:
+            case b"ok", _:
+                return reply
+            case (b"taken" | b"free") as word, ("w" | "r"):
+                self._lose(place, free=word == b"free")
+            case b"gone", _:
+                self._vanished()
+            case b"closed", _:
+                self.told_closed()
+            case b"held", ("w" | "r"):
+                # Does the holder live? It says so at once; if it is dead, its lease ends.
+                delay = reply[4] / 1000 + 0.01
+                self.state.retries[place] = self.here.loop.call_later(delay, self._hold, place)
+            case b"type", ("w" | "r"):
+                self._refuse(place, self.state.other_type(reply[1]))
+        return None
+
+    def prepare(self) -> None:
+        """Something is about to be asked: the first contact makes this end known."""
+        s = self.state
+        if s.joined:
+            return
+        s.joined = True
+        client = self.here
+
+        def answered(reply: Any) -> None:
+            if not isinstance(reply, list) or self.route(reply) is None:
+                return  # whatever was asked after it gets the same error
+            s.run_id = client.pipe.run_id
+            _, closed, _, acked, sent, got = reply
+            self.note(acked, sent)
+            s.got = got
+            if closed:
+                self.told_closed()
+
+        flags = (b"1" if s.creates else b"0", b"1" if s.loose else b"0")
+        name = s.spec.name.encode("utf-8", "surrogatepass")
+        text = s.text(scripts.JOIN, s.lease, s.ttl, *flags, name, s.type_name, b"%d" % s.spec.capacity)
+        client.pipe.call(text, answered)
+
+    def closed_error(self) -> StbassError:  # type: ignore[override]
+        """Why an operation on this channel is refused."""
+        if self.state.data_lost is not None:
+            return StateLostError(str(self.state.data_lost))
+        return ChannelClosedError(f"channel {self.name!r} is closed", channel_name=self.name)
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise self.closed_error()
 
     # The end -------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """See :meth:`Link.close`."""
         self._close()
 
     async def aclose(self) -> None:
-        """See :meth:`Link.aclose`."""
         closing = self._close()
         if closing is not None:
             await closing
 
     def _close(self) -> Future[None] | None:
-        if self.closed and (self.left or self._client is None):
+        s = self.state
+        if self.closed and (s.left or s.client is None):
             return None
         self.closed = True
-        if self._client is not None:
-            self.goes_on()
-        if self._client is None and not self._shared and not self._loose and self.namespace is None and self.creates:
+        self.goes_on()
+        if s.client is None and not s.shared and not s.loose and s.namespace is None and s.creates:
             return None  # nobody else can know of it
         done: Future[None] = self.here.loop.create_future()
 
         def answered(reply: Any) -> None:
             if isinstance(reply, list):
-                if reply[0] == b"ok":
-                    self.outgoing.note(*reply[1:])
-                self.told_closed()
+                if self.route(reply) is not None:
+                    self.note(*reply[1:])
+                    self.told_closed()
                 if not done.done():
                     done.set_result(None)
             elif not done.done():
-                done.set_exception(self.problem(reply))
+                done.set_exception(s.problem(reply))
                 done.exception()
 
-        self.post(scripts.CLOSE, answer=answered)
+        self.call(scripts.CLOSE, answer=answered)
         return done
 
+    def _vanished(self) -> None:
+        """There is no such channel in Redis: it was closed, or the server has lost its data."""
+        s = self.state
+        run_id = self.here.pipe.run_id
+        if s.run_id and run_id != s.run_id:
+            s.data_lost = StateLostError(
+                f"channel {self.name!r} is not in Redis at {s.options.address} any more: the server was restarted"
+                f" without its data"
+            )
+        s.left = s.vain = True
+        for place, state in s.places.items():
+            if state == ASKING:
+                s.places[place] = FREE
+        self.told_closed()
+        s.tell_places()
+
     def told_closed(self) -> None:
-        """The channel is closed."""
+        """The channel is closed. Nobody takes what waits here."""
         self.closed = True
-        self.outgoing.told_closed()
-        self.incoming.told_closed()
-        self.arms.heat_all()
+        self.state.fail_sends(self.closed_error)
+        self._end_receives()
+        self.heat_all()
         self.settle()
 
     def settle(self) -> None:
         """Leave a closed channel when nothing here waits for it any more."""
-        if self.closed and not self.left and not self.outgoing.busy and not self.incoming.busy:
+        if self.closed and not self.state.left and not self.state.sending and not self.busy:
             self.leave(final=False)
 
     def leave(self, *, final: bool) -> Future[None] | None:
         """Give up this end's places and its lease. Done when the server knows."""
-        client = self._client
-        if client is None or not self.joined or (self.left and (self.vain or not final)):
+        s = self.state
+        client = s.client
+        if client is None or not s.joined or (s.left and (s.vain or not final)):
             return None
         self.goes_on()
-        self.incoming.tell_received()
+        self.tell_received()
         done: Future[None] = client.loop.create_future()
 
         def answered(reply: Any) -> None:
-            if isinstance(reply, list) and reply[0] == b"stay" and self.joined:
-                self.left = False
+            state = self.state  # this end lives until it knows whether it has left
+            if isinstance(reply, list) and not reply[1] and state.joined:
+                state.left = False
             if not done.done():
                 done.set_result(None)
 
-        self.left = True
+        s.left = True
         if final:
-            self.places.forget()
-        client.pipe.call(self.text(scripts.LEAVE, b"1" if final else b"0"), answered)
+            s.forget_places()
+        client.pipe.call(s.text(scripts.LEAVE, b"1" if final else b"0"), answered)
         if final:
-            self.joined = False
-            self.incoming.fail(self.transport_closed())
-            self.outgoing.fail(self.transport_closed())
-            self.places.tell_changed()
+            s.joined = False
+            self._fail_reader(s.transport_closed())
+            self._fail_writer(s.transport_closed())
+            s.tell_places()
         return done
 
     def __del__(self) -> None:
-        client = self._client
-        if client is not None and self.joined and not self.left and not client.closing:
-            text = self.text(scripts.LEAVE, b"1")
-            received = self.incoming.telling()
-            pipe = self.incoming.pipe
-
-            def leave() -> None:
-                if received is not None:
-                    client.pipe.call(received)
-                client.pipe.call(text)
-                if pipe is not None:
-                    pipe.drop()
-
+        s = self.state
+        client = s.client
+        if client is not None and s.joined and not s.left and not client.closing:
             if not client.loop.is_closed():
-                client.loop.call_soon_threadsafe(leave)
+                client.loop.call_soon_threadsafe(client.leave_for, self._last_words(), s.pipe)
 
-    # Choice --------------------------------------------------------------------------------------
+    def _last_words(self) -> list[bytes]:
+        """The commands by which an end is given up that nobody has any more."""
+        return [self.state.text(scripts.LEAVE, b"1")]
 
-    def attach(self, arm: Arm) -> None:
-        """See :meth:`Link.attach`."""
-        self.touch()
-        if arm.reader:
-            self.goes_on()
-        self.arms.attach(arm)
-
-    def detach(self, arm: Arm) -> None:
-        """See :meth:`Link.detach`."""
-        self.arms.detach(arm)
-
-    def ready(self, arm: Arm) -> bool:
-        """See :meth:`Link.ready`."""
-        return self.arms.ready(arm)
-
-    def announce(self, arm: Arm) -> None:
-        """See :meth:`Link.announce`."""
-        self.arms.announce(arm)
-
-    def resume(self, arm: Arm) -> None:
-        """See :meth:`Link.resume`."""
-        self.arms.resume(arm)
-
-    async def probe(self, arm: Arm) -> bool:
-        """See :meth:`Link.probe`."""
-        return await self.arms.probe(arm)
-
-    async def meet(self, arm: Arm) -> Happened | None:
-        """See :meth:`Link.meet`."""
-        return await self.arms.meet(arm)
+    def drop_pipe(self) -> None:
+        """Give up the connection of the blocking move."""
+        self.state.drop_pipe()
 
     def unreachable(self, problem: StbassError) -> None:
         """The server stays away: what waits here fails, and choices find out for themselves."""
-        if not self.joined or self.left:
+        if not self.state.joined or self.state.left:
             return
-        error = self.problem(problem)
-        self.outgoing.fail(error)
-        self.incoming.fail(error)
-        self.arms.heat_all()
+        error = self.state.problem(problem)
+        self._fail_writer(error)
+        self._fail_reader(error)
+        self.heat_all()
 
     # What the server tells -----------------------------------------------------------------------
 
     def told(self, kind: str, details: list[Any]) -> None:
-        """A message came."""
+        """A message came.
+
+        Raises:
+            ValueError: it is none that a script sends.
+        """
+        s = self.state
         match kind, details:
             case "ack", [int(acked), int(sent)]:
-                self.outgoing.told_acked(acked, sent)
+                if not s.holds("w"):
+                    return  # it was sent to the former holder
+                if max(acked, sent) > s.number:
+                    raise ValueError(f"number {max(acked, sent)} is acknowledged, and the last is {s.number}")
+                self.note(acked, sent)
             case "look", [int(number)]:
-                self.arms.told_look(number)
+                arm = s.arms_by_number.get(number)
+                if arm is None:
+                    return
+                if arm.choice.passive:
+                    self._register(arm, tell=False)
+                else:
+                    self._heat(arm)
             case "closed", []:
                 self.told_closed()
-            case "claim", [int(number), str(reference), str(rank)]:
-                self.arms.told_claim(number, reference, rank)
-            case "no", [int(number)]:
-                self.outgoing.refused(number)
-            case (("gave" | "deny"), [str(reference)]):
-                self.arms.told_answer(reference, kind == "gave")
             case "lost", ["w" | "r"]:
                 self.sync()  # what is offered here must not be offered again unless that is so
-            case "free", [("w" | "r") as side]:
-                self.places.told_free(side)
-            case "held", [("w" | "r") as side, str(owner), str(who), (int() | float() | str()) as since]:
-                self.places.told_held(side, owner, who, since)
-            case "ask", [("w" | "r") as side, str(asker)]:
-                self.post(scripts.AFFIRM, side.encode(), asker.encode())
+            case "free", [("w" | "r") as place]:
+                if s.places[place] == ASKING:
+                    self._hold(place)
+            case "held", [("w" | "r") as place, str(owner), str(who), (int() | float() | str()) as since]:
+                if s.places[place] == ASKING:
+                    me = s.where(self.here)
+                    self._refuse(place, s.held_by(place, self._owner(place), me, owner, who, since))
+            case "ask", [("w" | "r") as place, str(asker)]:
+                self.call(scripts.AFFIRM, place.encode(), asker.encode())
             case _:
                 raise ValueError(f"unknown message {kind!r:.40} {details!r:.100}")
 
     def sync(self, *, restarted: bool | None = None) -> None:
         """Renew the lease, and ask for what may not have been told. ``restarted`` is given after a reconnection."""
-        if not self.joined or self.left:
+        s = self.state
+        if not s.joined or s.left:
             return
 
         def answered(reply: Any) -> None:
-            if not isinstance(reply, list) or self.left:
-                return
-            if reply[0] != b"ok":
-                self.vanished()
+            if not isinstance(reply, list) or s.left or self.route(reply) is None:
                 return
             _, closed, _, acked, sent, w, r, now, _ = reply
-            self._run_id = self.here.pipe.run_id
-            self.outgoing.note(acked, sent)
-            if now.endswith(b"n"):
-                self.outgoing.refused(int(now[:-1]))
-            elif now:
-                self.outgoing.accepted(int(now[:-1]))
+            s.run_id = self.here.pipe.run_id
+            self.note(acked, sent)
+            if now:
+                s.told_urgent(int(now[:-1]), not now.endswith(b"n"))
             if closed:
                 self.told_closed()
                 return
-            if not w and self.places.holds("w"):
-                self.places.told_lost("w")
-            if not r and self.places.holds("r"):
-                self.places.told_lost("r")
+            if not w and s.holds("w"):
+                self._lose("w")
+            if not r and s.holds("r"):
+                self._lose("r")
             if restarted is not None:
-                self.arms.again()
+                # The connection was lost: look again.
+                for arm in list(s.arms):
+                    self._register(arm)
 
-        if restarted is not None:
+        if restarted is not None and s.holds("r") and not s.fetching and not s.acking:
             # Before any answer to what was sent again: what it has moved may have been told on the lost connection.
-            self.incoming.again()
-        self.post(scripts.SYNC, self.lease, self.ttl, answer=answered)
+            self._check()
+        self.call(scripts.SYNC, s.lease, s.ttl, answer=answered)
 
-    # Who holds the sides -------------------------------------------------------------------------
+    # Who holds the places ------------------------------------------------------------------------
 
     def bind(self, side: Side, owner: str) -> None:
-        """See :meth:`Link.bind`."""
         if _has_loop():
             self.touch()
-        before = self.owner(_PLACES[side])
+        s, place = self.state, _PLACES[side]
+        before = self._owner(place)
         super().bind(side, owner)
-        self.places.bind(_PLACES[side], changed=before != owner, now=_has_loop() and not self.closed)
+        s.problems.pop(place, None)
+        if s.places[place] == LEAVING:
+            s.wanted.add(place)
+        elif before != owner or s.places[place] == FREE:
+            s.places[place] = FREE
+            if _has_loop() and not self.closed:
+                self._hold(place)
 
     def unbind(self, side: Side) -> None:
-        """See :meth:`Link.unbind`."""
         super().unbind(side)
-        self.places.free(_PLACES[side])
+        s, place = self.state, _PLACES[side]
+        s.problems.pop(place, None)
+        s.wanted.discard(place)
+        if s.places[place] in (FREE, LEAVING):
+            return
+        if s.left:
+            s.places[place] = FREE
+            return
+        self.goes_on()
+        self.tell_received()
+        s.places[place] = LEAVING
+        s.giving_back += 1
+        # What is under way on another connection must not come after it.
+        s.on_fetched(partial(self._give_back, place)) if place == "r" else self._give_back(place)
 
-    def owner(self, place: Place) -> str | None:
-        """The process that a side is bound to here."""
+    def _give_back(self, place: Place) -> None:
+        s = self.state
+        s.places[place] = FREE
+
+        def answered(reply: Any) -> None:
+            s.giving_back -= 1
+            s.tell_places()
+
+        self.call(scripts.FREE, place.encode(), answer=answered)
+        if place == "r":
+            self._given_back()
+        if place in s.wanted:
+            s.wanted.discard(place)
+            self._hold(place)
+
+    def _owner(self, place: Place) -> str | None:
         return self.writer if place == "w" else self.reader
 
-    def disown(self, place: Place) -> None:
-        """The side turned out to be another's."""
-        super().unbind("writer" if place == "w" else "reader")
-
     async def bound(self) -> None:
-        """See :meth:`Link.bound`."""
         if self.closed:
             return
         self.touch()
-        await self.places.bound()
+        s = self.state
+        for place, state in s.places.items():
+            if self._owner(place) is not None and state == FREE:
+                self._hold(place)
+        if not s.joined:
+            await self.ask(scripts.SYNC, s.lease, s.ttl)
+        while ASKING in s.places.values() or s.giving_back:
+            await s.place_changed()
+        for place in s.places:
+            problem = s.problems.pop(place, None)
+            if problem is not None:
+                raise problem
+
+    def held(self, place: Place) -> bool:
+        """Whether this end holds the place; asks for it if not, and goes on when it has it."""
+        state = self.state.places[place]
+        if state == HELD:
+            return True
+        if state == FREE:
+            self._hold(place)
+        elif state == LEAVING:
+            self.state.wanted.add(place)
+        return False
+
+    async def _placed(self, place: Place) -> None:
+        """Return when this end holds the place.
+
+        Raises:
+            StbassError: it cannot.
+        """
+        s = self.state
+        while not self.closed and not self.held(place):
+            await s.place_changed()
+            if s.places[place] == FREE and s.refusal is not None:
+                raise s.refusal
+
+    def _hold(self, place: Place, anew: bool = False) -> None:
+        """Ask for a place; ``anew``: for the reader's, that is ours, with new lists."""
+        s = self.state
+        s.places[place] = ASKING
+        s.stop_retry(place)
+        owner = self._owner(place) or ""
+
+        def answered(reply: Any) -> None:
+            if s.places[place] != ASKING or owner != (self._owner(place) or ""):
+                return
+            if not isinstance(reply, list):
+                self._refuse(place, s.problem(reply))
+            elif self.route(reply, place) is not None:
+                self._is_held(place, reply)
+
+        self.call(
+            scripts.HOLD,
+            place.encode(),
+            owner.encode("utf-8", "surrogatepass"),
+            s.where(self.here).encode("utf-8", "backslashreplace"),
+            s.type_name,
+            s.lease,
+            b"1" if anew else b"0",
+            answer=answered,
+        )
+
+    def _is_held(self, place: Place, reply: list[Any]) -> None:
+        s = self.state
+        _, epoch, offered, acked, sent, got, closed, kept = reply
+        s.places[place] = HELD
+        s.refusal = None
+        s.left = False
+        if place == "w":
+            self._writer_held(offered, acked, sent)
+            self._advance_sends()
+            self.heat("writer")
+        else:
+            if epoch != s.epoch:
+                s.drop_pipe()
+                s.renewed()
+                s.epoch = epoch
+                s.stale = False
+                self._reader_held(acked, got, bool(kept))
+            s.told_wait = False
+            self._advance_receives()
+            self.heat("reader")
+        if closed:
+            self.told_closed()
+        s.tell_places()
+
+    def _refuse(self, place: Place, error: StbassError) -> None:
+        s = self.state
+        s.stop_retry(place)
+        s.places[place] = FREE
+        if self._owner(place) is not None:
+            super().unbind("writer" if place == "w" else "reader")
+            s.problems[place] = error
+        s.refusal = error
+        if place == "w":
+            self._fail_writer(error)
+        else:
+            self._fail_reader(error)
+        self.heat_all()
+        s.tell_places()
+
+    def _lose(self, place: Place, *, free: bool = False) -> None:
+        """Another party holds the place, or nobody: what waits here is offered, or asked for, when we have it again."""
+        s = self.state
+        if s.places[place] != LEAVING:
+            s.places[place] = FREE
+        if place == "r":
+            self._reader_lost(free)
+            self._given_back()
+            return
+        again = list(s.pending.values())
+        s.pending.clear()
+        s.queue.extendleft(reversed(again))
+        s.settle_urgent()
+        if s.queue or s.returned:
+            self.held("w")
+
+    def _given_back(self) -> None:
+        """The reader's place is not ours any more."""
+        s = self.state
+        s.drop_pipe()
+        s.epoch = -1
+        s.told_wait = False
+        s.renewed()
+        if s.waiters:
+            self.held("r")
+
+    # Sending -------------------------------------------------------------------------------------
+
+    def _enqueue(self, payload: bytes) -> Future[None]:
+        """A send that waits."""
+        s = self.state
+        waiter: Future[None] = self.here.loop.create_future()
+        send = PendingSend(waiter, payload)
+        s.queue.append(send)
+        s.sends[waiter] = send
+        self._advance_sends()
+        return waiter
+
+    def _fail_writer(self, error: StbassError) -> None:
+        self.state.fail_sends(lambda: self.state.problem(error))
+
+    async def withdraw(self, waiter: Future[Any]) -> Happened | None:
+        s = self.state
+        if waiter in s.waiters:
+            waiter.cancel()
+            s.waiters.remove(waiter)
+            self._advance_receives()
+            return None
+        send = s.sends.pop(waiter, None)
+        if send is None:
+            happened = waiter.done() and not waiter.cancelled() and waiter.exception() is None
+            return Happened(waiter.result()) if happened else None
+        waiter.cancel()
+        if send.happened:
+            return Happened()
+        if send in s.queue:
+            s.queue.remove(send)
+            return None
+        found: Happened | None = await self._withdraw_send(send)
+        return found
+
+    # How values come -----------------------------------------------------------------------------
+
+    def _wait(self) -> None:
+        """Nothing is here: tell that a receive waits, and wait in a blocking move."""
+        s = self.state
+        if self.closed:
+            if not s.fetching:
+                self._check()
+            return
+        told, s.told_wait = s.told_wait, True
+        if s.blocked:
+            if not told:
+                self.call(scripts.WAIT, b"1", answer=self._waits)
+            return
+        pipe = s.pipe
+        if pipe is None or pipe.closed:
+            pipe = s.pipe = self.here.take_pipe(self._down)
+        if not told:
+            pipe.call(s.text(scripts.WAIT, b"1"), self._waits)
+        self._block(pipe)
+
+    def _waits(self, reply: Any) -> None:
+        if not isinstance(reply, list):
+            self._fail_reader(self.state.problem(reply))
+        elif self.route(reply, "r") is not None and reply[1]:
+            self.told_closed()
+
+    def _block(self, pipe: Pipe) -> None:
+        pipe.call(*self._blocking(pipe))
+
+    def _blocking(self, pipe: Pipe) -> tuple[bytes, Answer]:
+        """The blocking move, to be called on that connection."""
+        s = self.state
+        s.blocked = True
+        epoch = s.epoch
+        offers, taken = b"%b:offers:%d" % (s.key, epoch), b"%b:taken:%d" % (s.key, epoch)
+
+        def moved(reply: Any) -> None:
+            if pipe is not s.pipe or epoch != s.epoch:
+                return
+            s.blocked = False
+            if not isinstance(reply, bytes):
+                self._fail_reader(s.problem(reply))
+            elif s.fetching:
+                # What is being fetched on the other connection was moved before it.
+                s.overtaking.append(reply)
+            else:
+                self._take_in(reply)
+                s.settled.clear()
+                self._advance_receives()
+                if s.moved:
+                    self.heat("reader")
+
+        return command(b"BLMOVE", offers, taken, b"LEFT", b"RIGHT", b"0"), moved
+
+    def _check(self) -> None:
+        """Ask what is there."""
+        s = self.state
+        self.here.commit()
+        s.fetching += 1
+        args = self._acknowledging(max(1, self.capacity), whole=True)
+        self.call(scripts.ACK, *args, answer=partial(self._fetched, s.told, s.received))
+
+    def _fetched(self, told: int, received: int, reply: Any) -> None:
+        """What was asked for came: acknowledged was what was received up to ``told`` of up to ``received``."""
+        s = self.state
+        s.end_fetch()
+        if not isinstance(reply, list):
+            self._fail_reader(s.problem(reply))
+        elif self.route(reply, "r") is not None:
+            self._confirm(told)
+            self._take_in_all(reply)
+            if reply[1]:
+                self.closed = True
+                # What the program is still at work on is there, and does not come here once more.
+                if reply[2] <= (told < received) and not s.moved and not s.sending:
+                    self._fail_closed()
+            self._advance_receives()
+            self.heat("reader")
+            self.settle()
+
+    async def _look(self) -> bool:
+        """Fetch what is there, for a choice; whether there is something."""
+        s = self.state
+        if s.fetching or s.acking:
+            await self.ask(scripts.WAIT, b"1" if s.told_wait else b"0", place="r")
+            return bool(s.moved) or not (s.fetching or s.acking)
+        self.here.commit()
+        s.fetching += 1
+        try:
+            args = self._acknowledging(max(1, self.capacity), whole=True)
+            reply = await self.ask(scripts.ACK, *args, place="r")
+        finally:
+            s.end_fetch()
+        if reply is None:
+            return False
+        self._take_in_all(reply)
+        if not s.moved and reply[1]:
+            s.drained = True
+            self.told_closed()
+            raise self.closed_error()
+        return bool(s.moved)
+
+    def _take_in_all(self, reply: list[Any]) -> None:
+        s = self.state
+        for raw in reply[3:]:
+            self._take_in(raw)
+        if not s.fetching and s.overtaking:
+            overtaking, s.overtaking = s.overtaking, []
+            for raw in overtaking:
+                self._take_in(raw)
+            s.settled.clear()
+
+    def _drop_element(self, raw: bytes, reason: Exception | str) -> None:
+        """What is none of ours is dropped, counted and logged."""
+        self.here.warn(
+            "signature" if isinstance(reason, SignatureError) else "value",
+            f"channel {self.name!r}: refused a value in Redis: {reason}",
+        )
+        self.call(scripts.DROP, raw)
+
+    def _fail_closed(self) -> None:
+        """The channel is closed, and nothing more comes."""
+        self.state.drained = True
+        self.state.drop_pipe()
+        self.state.fail_receives(self.closed_error)
+
+    def _fail_reader(self, error: StbassError) -> None:
+        s = self.state
+        # What was moved for a connection that is given up is only found again with new lists.
+        s.stale = s.holds("r")
+        s.drop_pipe()
+        s.told_wait = False
+        s.fail_receives(lambda: s.problem(error))
+
+    def _down(self) -> None:
+        """The connection of the blocking move was lost."""
+        s = self.state
+        s.pipe = None
+        s.blocked = False
+        if not s.left and s.holds("r"):
+            s.stale = True
+            if s.resend is not None:
+                # An acknowledgement was under way there: once more, on the other connection.
+                resend, s.resend = s.resend, None
+                resend()
+            elif not s.acking:
+                self._renew()
+        else:
+            s.end_fetch(all_of_them=True)
+
+    def _renew(self) -> None:
+        """The server may not know yet that a connection is gone, and still move a value for it: to lists of its own."""
+        s = self.state
+        s.stale = False
+        if s.left or not s.holds("r"):
+            return
+        self.tell_received()
+        # What else was moved here goes back to the front, and comes again.
+        s.renewed()
+        s.told_wait = False
+        s.end_fetch(all_of_them=True)
+        self._hold("r", anew=True)
+
+    # Choice --------------------------------------------------------------------------------------
+
+    def attach(self, arm: Arm) -> None:
+        self.touch()
+        s = self.state
+        if arm.reader:
+            self.goes_on()
+        s.last_arm += 1
+        s.arms[arm] = s.last_arm
+        s.arms_by_number[s.last_arm] = arm
+        if self.closed:
+            s.hot.add(arm)
+            return
+        if not arm.choice.passive:
+            self.held("r" if arm.reader else "w")
+        self._register(arm)
+
+    def _register(self, arm: Arm, *, tell: bool = True) -> Future[bool]:
+        """Let the server, and the other side, know the arm; the answer is whether it is ready."""
+        s = self.state
+        known: Future[bool] = self.here.loop.create_future()
+        s.registered[arm] = known
+
+        def answered(reply: Any) -> None:
+            ready = True  # an error is for whoever tries to meet
+            if isinstance(reply, list) and self.route(reply) is not None:
+                if reply[2]:
+                    self.told_closed()
+                ready = bool(reply[1])
+            if ready and arm in s.arms:
+                self._heat(arm)
+            if not known.done():
+                known.set_result(ready)
+
+        self.call(
+            scripts.ATTACH,
+            b"%d" % s.arms[arm],
+            b"r" if arm.reader else b"w",
+            b"1" if arm.open else b"0",
+            b"1" if arm.choice.passive else b"0",
+            arm.choice.rank.encode(),
+            b"1" if tell else b"0",
+            answer=answered,
+        )
+        return known
+
+    def detach(self, arm: Arm) -> None:
+        s = self.state
+        number = s.arms.pop(arm)
+        del s.arms_by_number[number]
+        s.hot.discard(arm)
+        s.registered.pop(arm, None)
+        if not s.left and s.joined:
+            self.call(scripts.DETACH, b"%d" % number)
+
+    def announce(self, arm: Arm) -> None:
+        self._register(arm)
+
+    def ready(self, arm: Arm) -> bool:
+        return arm in self.state.hot or self._ready_here(arm)
+
+    def _ready_here(self, arm: Arm) -> bool:
+        return bool(self.state.moved) if arm.reader else self.state.holds("w") and self.room > 0
+
+    async def probe(self, arm: Arm) -> bool:
+        if self.closed:
+            return True
+        s = self.state
+        known = s.registered.pop(arm, None) or self._register(arm, tell=False)
+        s.registered.pop(arm, None)
+        await known
+        if not arm.choice.passive:
+            return self.ready(arm)
+        return known.result() or self.ready(arm)
+
+    def _heat(self, arm: Arm) -> None:
+        self.state.hot.add(arm)
+        arm.notify()
+
+    def heat(self, side: Literal["reader", "writer"]) -> None:
+        """Something has changed at one side."""
+        for arm in list(self.state.arms):
+            if arm.reader == (side == "reader") and (self._ready_here(arm) or self.closed):
+                self._heat(arm)
+
+    def heat_all(self) -> None:
+        """The channel is closed, or there is an error to be raised."""
+        for arm in list(self.state.arms):
+            self._heat(arm)
+
+    async def meet(self, arm: Arm) -> Happened | None:
+        s = self.state
+        # Before the question: what is said to be ready after it is news.
+        s.hot.discard(arm)
+        place: Place = "r" if arm.reader else "w"
+        async with s.meeting[place]:
+            if not self.closed and not self.held(place):
+                await self._placed(place)
+            try:
+                happened: Happened | None = await (self._meet_reader(arm) if arm.reader else self._meet_writer(arm))
+            except StbassError:
+                if self.closed:
+                    s.hot.add(arm)
+                raise
+            return happened
 
     # What it tells -------------------------------------------------------------------------------
 
+    @property
+    def uncertain(self) -> bool:
+        """Whether something has happened here, and the server may not know it."""
+        return False
+
     def stats(self) -> ChannelStats:
-        """See :meth:`Link.stats`."""
-        waiting: Literal["sender", "receiver"] | None = None
-        if self.outgoing.waiting or self.incoming.offered:
-            waiting = "sender"
-        elif self.incoming.waiting:
-            waiting = "receiver"
-        last = max(self.incoming.last, self.outgoing.last)
-        return ChannelStats(
-            max(self.outgoing.sent, self.incoming.got),
-            self.incoming.got,
-            waiting,
-            datetime.fromtimestamp(last, UTC) if last else None,
-        )
+        return self.state.stats()
 
     @property
     def sent(self) -> int:
-        """See :attr:`Link.sent`."""
-        return self.outgoing.sent
+        return self.state.sent
 
     @property
     def used(self) -> bool:
-        """See :attr:`Link.used`."""
-        return bool(
-            self.outgoing.sent or self.outgoing.waiting or self.incoming.got or self.incoming.waiting or self.arms.any
-        )
+        return self.state.used
 
     def share(self) -> dict[str, Any]:
-        """See :meth:`Link.share`."""
-        self._shared = True
-        if self._client is None or not self._run_id:
+        s = self.state
+        s.shared = True
+        if s.client is None or not s.run_id:
             # The other end may be there first.
-            self._loose = self.creates
-            if _has_loop() and not self.closed and not self.joined:
-                self.ask(
-                    scripts.SYNC, b"%d" % (self.options.lease * 1000), b"%d" % (self.options.ttl * 1000)
-                ).add_done_callback(_forget)
-        return {"id": self.id, "new": self._loose, "namespace": self.namespace}
-
-
-def _forget(future: Future[Any]) -> None:
-    if not future.cancelled():
-        future.exception()
+            s.loose = s.creates
+            if _has_loop() and not self.closed and not s.joined:
+                self.call(scripts.SYNC, s.lease, s.ttl)
+        return {"id": s.id, "new": s.loose, "namespace": s.namespace}
 
 
 def _has_loop() -> bool:

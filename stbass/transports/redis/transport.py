@@ -11,10 +11,12 @@ from stbass._channels.transport import LinkSpec, Transport
 from stbass._values.ids import new_id
 from stbass.errors import ChannelTopologyError, ConfigurationError, StbassError
 from stbass.transports.redis.address import RedisAddress, hide_password
+from stbass.transports.redis.buffered import Buffered
 from stbass.transports.redis.client import Client, Journal, Options
 from stbass.transports.redis.keys import base_key
 from stbass.transports.redis.link import RedisLink
 from stbass.transports.redis.loops import PerLoop
+from stbass.transports.redis.rendezvous import Rendezvous
 from stbass.wire import LIMIT, Signer
 
 __all__ = ["RedisTransport", "Scope"]
@@ -79,7 +81,7 @@ class RedisTransport(Transport):
     def link(self, spec: LinkSpec) -> RedisLink:
         """A new channel; with a namespace, the channel of that name."""
         namespace = self._options.namespace
-        return RedisLink(self, spec, new_id() if namespace is None else spec.name, namespace, creates=True)
+        return self._end(spec, new_id() if namespace is None else spec.name, namespace, creates=True)
 
     def open(self, spec: LinkSpec, shared: Mapping[str, Any]) -> RedisLink:
         """See :meth:`Transport.open`.
@@ -89,11 +91,15 @@ class RedisTransport(Transport):
         """
         match shared:
             case {"id": str(channel_id), "new": bool(new), "namespace": (None | str()) as namespace} if channel_id:
-                return RedisLink(self, spec, channel_id, namespace, creates=new, loose=new)
+                return self._end(spec, channel_id, namespace, creates=new, loose=new)
         raise ChannelTopologyError(
             f"channel {spec.name!r} cannot be opened: {dict(shared)!r:.100} does not name a channel in Redis",
             channel_name=spec.name,
         )
+
+    def _end(self, spec: LinkSpec, channel_id: str, namespace: str | None, **options: bool) -> RedisLink:
+        protocol = Buffered if spec.capacity else Rendezvous
+        return protocol(spec, self._options, self.client, repr(self), channel_id, namespace, **options)
 
     def reaches(self, other: Transport) -> bool:
         """Whether that one's channels are in the same Redis."""
@@ -190,16 +196,14 @@ class Scope(Transport):
     def link(self, spec: LinkSpec) -> RedisLink:
         """See :meth:`RedisTransport.link`."""
         made = self._transport.link(spec)
-        made.user = self._user
-        made.own_journal = self._journal
+        made.state.user, made.state.own_journal = self._user, self._journal
         self._opened.append(made)
         return made
 
     def open(self, spec: LinkSpec, shared: Mapping[str, Any]) -> RedisLink:
         """See :meth:`RedisTransport.open`."""
         made = self._transport.open(spec, shared)
-        made.user = self._user
-        made.own_journal = self._journal
+        made.state.user, made.state.own_journal = self._user, self._journal
         self._opened.append(made)
         return made
 

@@ -79,7 +79,7 @@ if not epoch then return {'gone'} end
 local number = number_of(ARGV[3])
 if tonumber(given or 0) == number then return {'ok', tonumber(sent or 0)} end
 local reader = call('HGET', R, ARGV[2])
-if holder ~= me or not reader then return {'gone'} end
+if holder ~= me or not reader then return {'none'} end
 call('HDEL', R, ARGV[2])
 local offers = lists(epoch)
 call('RPUSH', offers, ARGV[3])

@@ -153,11 +153,11 @@ LEAVE = Script(
     "LEAVE",
     r"""
 -- final (1/0): otherwise not while there are values in a closed channel, for somebody who may still come for them
--- ok.  stay
+-- ok: whether it has left
 local epoch, closed, w, r = unpack(call('HMGET', S, 'epoch', 'closed', 'w', 'r'))
-if not epoch then return {'ok'} end
+if not epoch then return {'ok', 1} end
 local left = values(epoch)
-if closed and left > 0 and ARGV[2] == '0' then return {'stay'} end
+if closed and left > 0 and ARGV[2] == '0' then return {'ok', 0} end
 if r == me then free('r') end
 if w == me then free('w') end
 left = values(call('HGET', S, 'epoch'))
@@ -177,7 +177,7 @@ elseif closed and left == 0 then
   for _, key in ipairs({P, A, R, offers, taken}) do call('PEXPIRE', key, longest + 1000) end
   call('PEXPIRE', S, call('HEXISTS', S, 'loose') == 1 and math.max(60000, longest + 1000) or longest + 1000)
 end
-return {'ok'}
+return {'ok', 1}
 """,
 )
 

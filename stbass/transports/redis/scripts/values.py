@@ -10,7 +10,7 @@ OFFER = Script(
     "OFFER",
     r"""
 -- ttl (ms), then entries.  For each value that is sent: as few commands as can be.
--- ok: acked, sent
+-- ok: acked, sent, whether values were refused because the channel is closed
 local holder, closed, epoch, offered, acked, sent = unpack(call('HMGET', S, 'w', 'closed', 'epoch', 'offered', 'acked',
   'sent'))
 if not epoch then return {'gone'} end
@@ -58,7 +58,7 @@ if call('EXISTS', arms) == 1 then
     end
   end
 end
-return {refused and 'closed' or 'ok', acked, sent}
+return {'ok', acked, sent, refused and 1 or 0}
 """,
     lean=True,
 )
@@ -101,7 +101,7 @@ return {'ok', got, closed and 1 or 0, 1}
 ACK = Script(
     "ACK",
     r"""
--- number (acknowledge all up to it), how many elements to move, all there is (1/0), received (the writer has room by it)
+-- number (acknowledge all up to it), how many elements to move, all there is (1/0), received (the writer has room)
 -- ok: whether it is closed, and then how many elements are not acknowledged; the elements that were moved, or all
 local number, most, received = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[5])
 local holder, closed, epoch, writer, acked, done, got, sent, offered = unpack(call('HMGET', S, 'r', 'closed', 'epoch',

@@ -1,0 +1,444 @@
+"""A channel with a capacity: a send that finds room has happened, and values are fetched ahead.
+
+The writer's end knows how much room there is at least (values offered less values received, as far as it was told).
+The reader's end takes what is here. What happens at either is told to Redis at once, or with everything else that
+happens in this turn of the event loop (see :meth:`.Client.commit`), always between two operations of the program.
+
+What was received makes room, but is acknowledged no earlier than what the program does next (see :class:`.Journal`): so
+the value that a killed program was at work on goes to the next reader, or was handed on, never both. ``_due`` decides.
+"""
+
+from __future__ import annotations
+
+import time
+import weakref
+from asyncio import Future
+from functools import partial
+from typing import Any
+
+from stbass._channels.choice import Arm
+from stbass._channels.transport import NOTHING, Happened
+from stbass.errors import ChannelTopologyError, SignatureError, StateLostError, StbassError, WireError
+from stbass.transports.redis import scripts
+from stbass.transports.redis.client import ScriptCall
+from stbass.transports.redis.connection import Pipe
+from stbass.transports.redis.end_state import MovedValue, PendingSend
+from stbass.transports.redis.entries import parse_entry
+from stbass.transports.redis.link import RedisLink
+
+__all__ = ["Buffered"]
+
+_FAR = 4
+"""How many windows a value may be ahead of the one before it."""
+
+
+class Buffered(RedisLink):
+    """One end of a channel with a capacity."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        # A value in hand does not keep its channel.
+        self._me: weakref.ref[Buffered] = weakref.ref(self)
+
+    @property
+    def busy(self) -> bool:
+        s = self.state
+        if s.fetching or s.received > s.told:
+            return True
+        return not s.drained and bool(s.waiters or s.holds("r"))
+
+    # Sending -------------------------------------------------------------------------------------
+
+    @property
+    def room(self) -> int:
+        s = self.state
+        if s.queue or self.closed or not self.held("w"):
+            return 0
+        return self.capacity - (s.number - s.acked)
+
+    def offer(self, value: Any) -> Future[None] | None:
+        self._check_open()
+        self.touch()
+        payload = self.state.codec.encode(value)
+        self._raise_write_failure()
+        if self.room > 0:
+            self._accept(payload)
+            return None
+        return self._enqueue(payload)
+
+    def _accept(self, payload: bytes, *, wakes: bool = False) -> None:
+        s = self.state
+        client = self.here
+        if s.journal.in_hand is not None:
+            client.goes_on(s.journal)
+        outbox = s.outbox
+        if not outbox:
+            client.happened(self, wakes=wakes)
+        s.number += 1
+        outbox.append(payload)
+        s.unwritten += 1
+        s.sent += 1
+        s.sent_at = now = time.time()
+        # Half a window: the reader can begin with these while the next are made.
+        if 2 * len(outbox) >= self.capacity > 8 or client.is_quiet(now):
+            client.commit()
+
+    def _advance_sends(self) -> None:
+        s = self.state
+        if not s.queue or self.closed or not self.held("w"):
+            return
+        while s.queue and self.capacity > s.number - s.acked:
+            send = s.queue.popleft()
+            if send.waiter.done():
+                continue  # cancelled: its task is about to withdraw it
+            self._accept(send.payload, wakes=not s.queue)
+            s.resolve(send)
+
+    def note(self, acked: int, sent: int) -> None:
+        s = self.state
+        if acked > s.acked:
+            s.acked = acked
+            s.sent_at = time.time()
+            self._advance_sends()
+            self.heat("writer")
+        s.sent = max(sent + s.unwritten, s.sent)
+
+    def _writer_held(self, offered: int, acked: int, sent: int) -> None:
+        s = self.state
+        s.outbox[:0] = s.returned
+        s.returned.clear()
+        s.number = offered + len(s.outbox)
+        s.acked = acked
+        s.sent = sent + len(s.outbox)
+        if s.outbox:
+            self.here.happened(self)
+            self.here.commit()
+
+    async def _withdraw_send(self, send: PendingSend) -> Happened | None:
+        return None
+
+    async def _meet_writer(self, arm: Arm) -> Happened | None:
+        self._check_open()
+        self._raise_write_failure()
+        if self.room <= 0:
+            return None
+        self._accept(self.state.codec.encode(arm.value))
+        return Happened()
+
+    # Receiving -----------------------------------------------------------------------------------
+
+    def take(self) -> Future[Any]:
+        self.touch()
+        s = self.state
+        if self.closed and s.drained:
+            raise self.closed_error()
+        self.goes_on()
+        waiter: Future[Any] = self.here.loop.create_future()
+        s.waiters.append(waiter)
+        self._advance_receives()
+        return waiter
+
+    def try_take(self) -> Any:
+        """What has been fetched already."""
+        s = self.state
+        if s.moved and not s.waiters:
+            return self._consume()
+        return NOTHING
+
+    def _consume(self, *, wakes: bool = False) -> Any:
+        s = self.state
+        client = self.here
+        if s.journal.in_hand is not None:
+            client.goes_on(s.journal)
+        now = time.time()
+        untold = s.received - s.told
+        if untold > 0 and (2 * untold >= self.capacity > 8 or client.is_quiet(now)):
+            # Half a window: the writer can go on.
+            client.commit()
+        first = s.moved.popleft()
+        if self not in client.uncommitted:
+            client.happened(self, wakes=wakes)
+        s.journal.in_hand = self._me
+        s.received = first.number
+        place = s.got
+        s.got = place + 1
+        s.got_at = now
+        return s.spec.accept(first.value, place)
+
+    def _advance_receives(self) -> None:
+        s = self.state
+        waiters = s.waiters
+        while waiters:
+            if waiters[0].done():
+                waiters.popleft()  # cancelled
+                continue
+            if not self.held("r"):
+                return
+            if not s.moved:
+                if s.stale:
+                    self._renew()
+                elif not self._news:  # else what is there is about to be fetched
+                    self._wait()
+                return
+            waiter = waiters.popleft()
+            try:
+                waiter.set_result(self._consume(wakes=True))
+            except StbassError as error:
+                waiter.set_exception(error)
+
+    async def _meet_reader(self, arm: Arm) -> Happened | None:
+        s = self.state
+        if self.closed and s.drained:
+            raise self.closed_error()
+        self.goes_on()
+        while not s.moved:
+            if not await self._look():
+                return None
+        return Happened(self._consume())
+
+    def _take_in(self, raw: bytes) -> None:
+        s = self.state
+        if not raw or not s.holds("r"):
+            return  # with new lists under way, all of this comes again
+        entry = parse_entry(raw)
+        if entry is None or entry.kind != b"b":
+            self._drop_element(raw, "it is not one that stbass wrote")
+            return
+        number, kind, count, _ = entry
+        last = number + count - 1
+        if last <= s.last_moved:
+            return  # it came by another way already
+        if number > s.last_moved + _FAR * (self.capacity + 8):
+            self._drop_element(raw, f"its number is {number}, and the one before it has {s.last_moved}")
+            return
+        try:
+            values = s.codec.decode(entry)
+        except (WireError, SignatureError) as error:
+            self._drop_element(raw, error)
+            return
+        skip = max(0, s.last_moved + 1 - number)
+        s.moved.extend([MovedValue(raw, number + i, kind, values[i]) for i in range(skip, count)])
+        s.last_moved = last
+
+    def _reader_held(self, acked: int, got: int, kept: bool) -> None:
+        s = self.state
+        # If the place was ours before, what was received here comes once more, and is passed over.
+        if not kept:
+            s.received, s.got = acked, got
+        s.received = s.last_moved = max(acked, s.received)
+        s.told = s.confirmed = s.credited = acked
+        if self._due > acked:
+            self.here.happened(self)
+
+    def _reader_lost(self, free: bool) -> None:
+        s = self.state
+        if s.received > s.confirmed:
+            what = (
+                "the place of the reader was lost, and whoever takes it"
+                if free
+                else ("another end has taken the place of the reader, and")
+            )
+            s.doubt = ChannelTopologyError(
+                f"channel {self.name!r}: {what} receives once more what was received here and not acknowledged"
+                f" ({s.received - s.confirmed} values at most)",
+                channel_name=self.name,
+            )
+        if s.journal.in_hand is self._me:
+            s.journal.in_hand = None
+        s.told = s.confirmed = s.credited = s.received
+
+    def _end_receives(self) -> None:
+        s = self.state
+        if s.drained or s.vain:
+            self._fail_closed()
+        elif s.holds("r"):
+            if not s.fetching:
+                self._check()
+        elif s.waiters:
+            self.held("r")
+
+    # Telling the server --------------------------------------------------------------------------
+
+    @property
+    def _due(self) -> int:
+        """Up to this number the program has dealt with what it received: so much may be acknowledged."""
+        return self.state.received - (self.state.journal.in_hand is self._me)
+
+    @property
+    def _news(self) -> bool:
+        s = self.state
+        return s.holds("r") and (self._due > s.told or s.received > s.credited)
+
+    @property
+    def _can_fetch(self) -> bool:
+        s = self.state
+        return not (s.blocked or s.fetching or s.pipe is None or s.pipe.closed) and s.holds("r")
+
+    def _acknowledging(self, most: int = 0, *, whole: bool = False) -> tuple[bytes, ...]:
+        s = self.state
+        s.told = self._due
+        s.credited = s.received
+        return b"%d" % s.told, b"%d" % most, b"1" if whole else b"0", b"%d" % s.credited
+
+    def tell_alone(self) -> bool:
+        """Acknowledge and fetch in one, if there is nothing else to tell; whether it was so. See :class:`.Teller`."""
+        s = self.state
+        if s.outbox or not self._news or not self._can_fetch or not self.here.pipe.idle:
+            return False
+        assert s.pipe is not None
+        self.here.beside[self] = None
+        args = self._acknowledging(self.capacity)
+        self._fetch(s.pipe, args, s.told)
+        return True
+
+    def calls(self) -> list[ScriptCall]:
+        """What tells the server; from now on it counts as told."""
+        s = self.state
+        found = []
+        if s.outbox:
+            payloads, s.outbox = s.outbox, []
+            elements = s.codec.batches(s.number - len(payloads) + 1, payloads)
+            found.append(
+                ScriptCall(scripts.OFFER, s.key, (s.party, s.ttl, *elements), partial(self._written, payloads))
+            )
+        if self._news or (s.confirmed < s.told and s.holds("r")):
+            args = (s.party, *self._acknowledging())
+            found.append(ScriptCall(scripts.ACK, s.key, args, partial(self._acknowledged, s.told)))
+        if found:
+            self.prepare()
+        return found
+
+    def after_calls(self) -> None:
+        """What :meth:`calls` gave was sent: fetch what is there."""
+        s = self.state
+        if self._can_fetch and s.pipe is not None:
+            self._fetch(s.pipe, (b"0", b"%d" % self.capacity, b"0", b"0"), 0)
+        elif s.waiters and not s.moved and not s.blocked and not s.fetching:
+            self._wait()
+
+    def _fetch(self, pipe: Pipe, args: tuple[bytes, ...], told: int) -> None:
+        s = self.state
+        s.fetching += 1
+        pipe.call(s.text(scripts.ACK, *args), partial(self._fetched, told, s.received))
+        if s.waiters:
+            self._block(pipe)
+        pipe.push()
+
+    def tell_received(self) -> None:
+        """Acknowledge what may be, once more, on the connection that all else follows on.
+
+        It may have been lost with the other one, and what follows here must not overtake it.
+        """
+        s = self.state
+        self.here.commit()
+        if self._due > s.confirmed and s.holds("r"):
+            args = self._acknowledging()
+            self.here.pipe.call(s.text(scripts.ACK, *args), partial(self._acknowledged, s.told))
+
+    def _last_words(self) -> list[bytes]:
+        s = self.state
+        words = super()._last_words()
+        if s.received > s.confirmed and s.holds("r"):
+            number = b"%d" % s.received
+            words.insert(0, s.text(scripts.ACK, number, b"0", b"0", number))
+        return words
+
+    def _confirm(self, number: int) -> None:
+        s = self.state
+        s.confirmed = max(s.confirmed, number)
+        if s.confirmed >= s.told:
+            self.here.beside.pop(self, None)
+
+    def _acknowledged(self, number: int, reply: Any) -> None:
+        if not isinstance(reply, list):
+            self._fail_reader(self.state.problem(reply))
+        elif self.route(reply, "r") is not None:
+            self._confirm(number)
+            if reply[1] and not self.state.fetching:
+                self.told_closed()
+            self.settle()
+
+    def _written(self, payloads: list[bytes], reply: Any) -> None:
+        s = self.state
+        if not isinstance(reply, list):
+            s.unwritten -= len(payloads)
+            self._lose_written(s.problem(reply))
+            self._fail_writer(s.problem(reply))
+        elif self.route(reply, "w") is not None:
+            s.unwritten -= len(payloads)
+            self.note(reply[1], reply[2])
+            self.settle()
+        elif s.vain:
+            s.unwritten -= len(payloads)
+            error = self.closed_error()
+            if isinstance(error, StateLostError):  # else its reader has closed and left it
+                self._lose_written(error)
+        else:
+            # Another end took the place while we thought that it is ours: they are written when it is again.
+            s.returned += payloads
+            self.held("w")
+        self._tell_written()
+
+    # What Redis does not know --------------------------------------------------------------------
+
+    @property
+    def uncertain(self) -> bool:
+        s = self.state
+        return s.unwritten > 0 or s.received > s.confirmed or s.doubt is not None
+
+    async def flush(self) -> None:
+        s = self.state
+        if s.client is None or not self.uncertain:
+            return
+        self.goes_on()
+        s.client.commit()
+        while s.unwritten and s.write_failure is None:
+            done: Future[None] = self.here.loop.create_future()
+            s.flushes.append(done)
+            await done
+        if s.write_failure is not None:
+            raise self._failed(s.write_failure)
+        wanted = s.received
+        while s.confirmed < wanted or s.doubt is not None:
+            if s.doubt is not None:
+                doubt, s.doubt = s.doubt, None
+                raise doubt
+            args, number = self._acknowledging(), s.told
+            # On the connection that all else follows on; once more, if it was told on the other one.
+            reply = await self.ask(scripts.ACK, *args, place="r")
+            if reply is not None or s.vain:
+                # A channel that is gone has nothing that another reader could get: the next operation says so.
+                self._confirm(number)
+
+    def _lose_written(self, error: StbassError) -> None:
+        self.state.write_failure = error
+        self.here.warn("lost", f"channel {self.name!r}: values that were accepted may be lost: {error}")
+
+    def _failed(self, error: StbassError) -> StbassError:
+        """The error for whoever asks what has become of accepted values."""
+        return type(error)(f"values that channel {self.name!r} had accepted may be lost: {error}", **error.__dict__)
+
+    def _raise_write_failure(self) -> None:
+        """Once, whoever sends the next value must know."""
+        s = self.state
+        if s.write_failure is not None:
+            error, s.write_failure = s.write_failure, None
+            raise self._failed(error)
+
+    def _tell_written(self) -> None:
+        s = self.state
+        if s.unwritten and s.write_failure is None:
+            return
+        flushes, s.flushes = s.flushes, []
+        for done in flushes:
+            if not done.done():
+                done.set_result(None)
+
+    def _fail_writer(self, error: StbassError) -> None:
+        super()._fail_writer(error)
+        s = self.state
+        if s.returned:
+            s.unwritten -= len(s.returned)
+            s.returned.clear()
+            self._lose_written(error)
+            self._tell_written()
