@@ -211,7 +211,7 @@ async def test_a_stage_that_is_killed_again_and_again_hands_on_every_value_once(
 
     # then all were handed on in order, none was lost, and none twice
     twice = len(received) - len(set(received))
-    print(f"{count} values, {killed} kills: {count - len(set(received))} lost, {twice} twice")
+    print(f"{count} values, {killed} kills: {count - len(set(received))} lost, {twice} twice")  # noqa: T201 - for -rP
     assert killed > kills / 2
     assert received == list(range(count))
 

@@ -16,8 +16,7 @@ from asyncio import Future
 from functools import partial
 from typing import Any
 
-from stbass._channels.choice import Arm
-from stbass._channels.transport import NOTHING, Happened
+from stbass._channels.transport import NOTHING, Arm, Happened
 from stbass.errors import ChannelTopologyError, SignatureError, StateLostError, StbassError, WireError
 from stbass.transports.redis import scripts
 from stbass.transports.redis.client import ScriptCall

@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeAlias
 
-from stbass._channels.choice import Arm
-from stbass._channels.transport import ChannelStats, LinkSpec
+from stbass._channels.transport import Arm, ChannelStats, LinkSpec
 from stbass.errors import BackendUnavailableError, ChannelTopologyError, StbassError
 from stbass.transports.redis.client import Client, Journal, Options
 from stbass.transports.redis.connection import Pipe

@@ -20,8 +20,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
-from stbass._channels.choice import Arm
-from stbass._channels.transport import ChannelStats, Happened, Link, LinkSpec, Side
+from stbass._channels.transport import Arm, ChannelStats, Happened, Link, LinkSpec, Side
 from stbass.errors import (
     ChannelClosedError,
     ChannelTopologyError,

@@ -17,8 +17,8 @@ import time
 from asyncio import Future
 from typing import Any
 
-from stbass._channels.choice import DECIDING, Arm
-from stbass._channels.transport import Happened
+from stbass._channels.choice import DECIDING
+from stbass._channels.transport import Arm, Happened
 from stbass._values.ids import new_id
 from stbass.errors import BackendUnavailableError, SignatureError, StbassError, WireError
 from stbass.transports.redis import scripts

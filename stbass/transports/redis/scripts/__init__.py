@@ -10,6 +10,8 @@ first element of an answer is a word:
 ``taken``   another party holds the side by now, and nothing was done
 ``free``    nobody holds the side, and nothing was done
 ``none``    there is nobody to do it with
+``held``    another party holds the place; what follows says who
+``type``    the channel carries another type, which follows
 """
 
 from __future__ import annotations
