@@ -21,7 +21,7 @@ from stbass.errors import ChannelTopologyError, SignatureError, StateLostError, 
 from stbass.transports.redis import scripts
 from stbass.transports.redis.client import ScriptCall
 from stbass.transports.redis.connection import Pipe
-from stbass.transports.redis.end_state import MovedValue, PendingSend
+from stbass.transports.redis.end_state import HELD, MovedValue, PendingSend
 from stbass.transports.redis.entries import parse_entry
 from stbass.transports.redis.link import RedisLink
 
@@ -56,11 +56,14 @@ class Buffered(RedisLink):
         return self.capacity - (s.number - s.acked)
 
     def offer(self, value: Any) -> Future[None] | None:
-        self._check_open()
+        if self.closed:
+            raise self.closed_error()
         self.touch()
-        payload = self.state.codec.encode(value)
-        self._raise_write_failure()
-        if self.room > 0:
+        s = self.state
+        payload = s.codec.encode(value)
+        if s.write_failure is not None:
+            self._raise_write_failure()
+        if not s.queue and s.places["w"] == HELD and s.number - s.acked < self.capacity:
             self._accept(payload)
             return None
         return self._enqueue(payload)
@@ -147,17 +150,19 @@ class Buffered(RedisLink):
     def _consume(self, *, wakes: bool = False) -> Any:
         s = self.state
         client = self.here
-        if s.journal.in_hand is not None:
-            client.goes_on(s.journal)
+        journal = s.journal
+        if journal.in_hand is not None and journal.in_hand is not self._me:
+            client.goes_on(journal)
         now = time.time()
         untold = s.received - s.told
         if untold > 0 and (2 * untold >= self.capacity > 8 or client.is_quiet(now)):
             # Half a window: the writer can go on.
+            journal.in_hand = None
             client.commit()
         first = s.moved.popleft()
         if self not in client.uncommitted:
             client.happened(self, wakes=wakes)
-        s.journal.in_hand = self._me
+        journal.in_hand = self._me
         s.received = first.number
         place = s.got
         s.got = place + 1
