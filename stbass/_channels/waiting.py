@@ -10,7 +10,7 @@ from stbass._channels.cancellation import defer, to_the_end
 from stbass._channels.choice import Choice
 from stbass._channels.transport import Arm, Link
 
-__all__ = ["abandon", "interrupted", "until_ready"]
+__all__ = ["abandon", "interrupted", "resolve", "until_ready"]
 
 
 class _Watch(Choice):
@@ -41,6 +41,12 @@ async def until_ready(link: Link, *, reader: bool) -> None:
             await told
     finally:
         link.detach(arm)
+
+
+def resolve(future: asyncio.Future[None]) -> None:
+    """Let whoever awaits ``future`` go on, unless it is done already."""
+    if not future.done():
+        future.set_result(None)
 
 
 def abandon(waiter: asyncio.Future[Any]) -> None:

@@ -14,6 +14,7 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from stbass._channels.waiting import resolve
 from stbass._values.checks import is_whole
 from stbass.errors import ConfigurationError
 
@@ -61,7 +62,7 @@ class Limiter:
         while self.waiting and self.inside < self.limit:
             waiter = self.waiting.popleft()
             try:
-                waiter.loop.call_soon_threadsafe(_resolve, waiter.future)
+                waiter.loop.call_soon_threadsafe(resolve, waiter.future)
             except RuntimeError:
                 continue  # its event loop was closed while it waited: nobody is there any more
             waiter.admitted = True
@@ -76,11 +77,6 @@ class Limiter:
             else:
                 self.waiting.remove(waiter)
             self._admit()
-
-
-def _resolve(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
 
 
 async def enter(backend: ExecutionBackend) -> Limiter | None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from stbass._process.context import emit_event, failure_of, frame_of, given_to, note_sent
 from stbass.backends._pool_protocol import LENGTH, Assignment, framed, pickled, unpickled
-from stbass.backends._pool_worker import main
+from stbass.backends._pool_worker import serve_pool
 
 if TYPE_CHECKING:
     from stbass._process.context import ProcessContext
@@ -35,7 +35,7 @@ class PoolWorker:
         self._incoming, outgoing = socket.socketpair()
         incoming, self._outgoing = socket.socketpair()
         with incoming, outgoing:
-            self._process = _SPAWN.Process(target=main, args=(incoming, outgoing), name="stbass-worker")
+            self._process = _SPAWN.Process(target=serve_pool, args=(incoming, outgoing), name="stbass-worker")
             self._process.start()
         self._incoming.setblocking(False)
         self._outgoing.setblocking(False)

@@ -1,4 +1,4 @@
-"""The worker process of a :class:`stbass.backends.pools.ProcessPoolBackend`: runs one process at a time."""
+"""The worker process of a :class:`stbass.backends.processes.ProcessPoolBackend`: runs one process at a time."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from stbass._values.outcome import ProcessResult, utc_now
 from stbass.backends._pool_protocol import LENGTH, Assignment, framed, pickled, unpickled
 from stbass.errors import RemoteError
 
-__all__ = ["main"]
+__all__ = ["serve_pool"]
 
 
-def main(incoming: socket.socket, outgoing: socket.socket) -> None:
+def serve_pool(incoming: socket.socket, outgoing: socket.socket) -> None:
     """Serve the pool until it closes its end, or is gone."""
     # Ctrl-C goes to the whole group of processes; what becomes of a worker is the pool's decision.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 from stbass._channels.memory import MEMORY
+from stbass._channels.waiting import resolve
 from stbass._engine.backend import ExecutionBackend
 from stbass._process.context import frame_of, own_channels
 from stbass._process.sync_threads import SyncThreads
@@ -183,7 +184,7 @@ class _LoopThread:
             self._tasks.discard(task)
             # Closed, if that loop did not wait for what it had started: then nobody is there any more.
             with contextlib.suppress(RuntimeError):
-                here.call_soon_threadsafe(_wake, done)
+                here.call_soon_threadsafe(resolve, done)
 
         def cancel() -> None:
             started[0].cancel()
@@ -216,7 +217,7 @@ class _LoopThread:
                 left.cancel()
             await asyncio.gather(*rest, return_exceptions=True)
             self._sync.shutdown()
-            here.call_soon_threadsafe(_wake, ended)
+            here.call_soon_threadsafe(resolve, ended)
             self.loop.stop()
 
         with self._lock:
@@ -224,8 +225,3 @@ class _LoopThread:
             asyncio.run_coroutine_threadsafe(wind_up(), self.loop)
         await asyncio.shield(ended)
         self._thread.join()
-
-
-def _wake(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from stbass.dataflow.model.components import steps_of
 from stbass.dataflow.process import Process
+from stbass.dataflow.spec.plain import short_repr
 
 __all__ = ["ModelView", "Summary", "summary_of"]
 
@@ -124,7 +125,7 @@ class Summary:
         widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
         for name, status, steps, exports in rows:
             unit = "step " if steps == "1" else "steps"
-            values = "  ".join(f"{key}={_short(value)}" for key, value in exports.items())
+            values = "  ".join(f"{key}={short_repr(value)}" for key, value in exports.items())
             line = f"  {name:<{widths[0]}}  {status:<{widths[1]}}  {steps:>{widths[2]}} {unit}  {values}"
             lines.append(line.rstrip())
         return "\n".join(lines) + "\n"
@@ -164,8 +165,3 @@ def _for_json(value: Any) -> Any:
         return json.loads(json.dumps(value, allow_nan=False))
     except (TypeError, ValueError, RecursionError):
         return repr(value)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:59]}…"

@@ -6,13 +6,14 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
+from stbass._channels.waiting import resolve
 from stbass.dataflow.distributed.fleet_line import Line
 from stbass.dataflow.distributed.group_handle import GroupHandle
 from stbass.dataflow.distributed.groups import Group, GroupListener, GroupView
 from stbass.errors import DataflowError, ProcessCancelled, StbassError, WireError
 from stbass.wire import dumps, load_error
 
-__all__ = ["FleetGroup", "settle"]
+__all__ = ["FleetGroup"]
 
 
 class FleetGroup(GroupHandle):
@@ -62,9 +63,9 @@ class FleetGroup(GroupHandle):
             if call is not None and not call.done():
                 call.set_result(answer)
         elif kind == b"+":
-            settle(self.running)
+            resolve(self.running)
         elif kind == b"m":
-            settle(self._making)
+            resolve(self._making)
         elif kind == b"x":
             error = load_error(rest)
             self.lose(error if isinstance(error, Exception) else DataflowError(f"group {self.name!r} ended: {error!r}"))
@@ -141,9 +142,3 @@ class FleetGroup(GroupHandle):
         self._over = True
         self._reading.cancel()
         self._commands.abandon()
-
-
-def settle(future: asyncio.Future[None]) -> None:
-    """Set the result of a future, unless it is done."""
-    if not future.done():
-        future.set_result(None)

@@ -20,6 +20,7 @@ from collections.abc import Coroutine, Mapping
 from typing import Any
 
 from stbass._channels.cancellation import to_the_end
+from stbass._channels.waiting import resolve
 from stbass._process.context import ProcessContext, frame_of
 from stbass.backends.celery.worker.runtime import this_runtime
 from stbass.dataflow.distributed.fleet_classes import Admitted
@@ -176,8 +177,7 @@ class _Service:
         self._reports.post(b"a%b %b" % (number, answer))
         if name == "destroy":
             await self._reports.flush()
-            if not self._end.done():
-                self._end.set_result(None)
+            resolve(self._end)
 
     # Whether there is somebody who says anything --------------------------------------------------
 

@@ -10,6 +10,7 @@ from typing import Any
 import redis
 from celery.result import GroupResult
 
+from stbass._channels.waiting import resolve
 from stbass._engine.registry import BackendRegistry
 from stbass._process.context import Composable, ProcessContext
 from stbass._values.endpoint import Placement
@@ -18,7 +19,7 @@ from stbass._values.policy import FailurePolicy
 from stbass.backends.celery import CeleryBackend
 from stbass.channel import Chan
 from stbass.dataflow.distributed.fleet_admission import check_room, not_admitted
-from stbass.dataflow.distributed.fleet_group import FleetGroup, settle
+from stbass.dataflow.distributed.fleet_group import FleetGroup
 from stbass.dataflow.distributed.fleet_host import FleetHost
 from stbass.dataflow.distributed.fleet_line import CAPACITY, Line, piece_size
 from stbass.dataflow.distributed.fleet_record import Record, end_former, forget, keep
@@ -184,7 +185,7 @@ class FleetRun:
             self._done.append(process_id)
         for host, handle in zip(self._hosts, self.handles, strict=True):
             if host is process:
-                settle(self._results[handle.name])
+                resolve(self._results[handle.name])
                 error: Exception = DataflowError(f"group {handle.name!r} has ended, though nobody told it to")
                 if result.is_fail:
                     found = result.failure.error

@@ -186,7 +186,7 @@ class DistributedProcess(Process):
         """
         if self._is_cancelled:
             raise self._cancelled()
-        tasks = [asyncio.ensure_future(_awaited(work(group))) for group in self._groups.values()]
+        tasks = [asyncio.ensure_future(work(group)) for group in self._groups.values()]
         try:
             _, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
             if pending:
@@ -334,10 +334,6 @@ def _show(component: Component, view: GroupView) -> None:
         present = getattr(type(component), name, None)
         if not isinstance(present, property | OutputField):  # what is computed is computed here too
             setattr(component, name, value)
-
-
-async def _awaited(work: Awaitable[T]) -> T:
-    return await work
 
 
 def _members(error: BaseException) -> Sequence[BaseException]:

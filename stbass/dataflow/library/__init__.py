@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from stbass.dataflow.library.data import DataReader, DataWriter
     from stbass.dataflow.library.files import FileReader, FileWriter
     from stbass.dataflow.library.formats import Chunk
-    from stbass.dataflow.library.sql import SQLReader, SQLWriter
+    from stbass.dataflow.library.sql_reader import SQLReader
+    from stbass.dataflow.library.sql_writer import SQLWriter
 
 __all__ = ["Chunk", "DataReader", "DataWriter", "FileReader", "FileWriter", "SQLReader", "SQLWriter"]
 
@@ -24,8 +25,8 @@ _HOME = {
     "DataWriter": "data",
     "FileReader": "files",
     "FileWriter": "files",
-    "SQLReader": "sql",
-    "SQLWriter": "sql",
+    "SQLReader": "sql_reader",
+    "SQLWriter": "sql_writer",
 }
 
 __getattr__, __dir__ = lazy(__name__, globals(), _HOME)

@@ -18,6 +18,7 @@ from stbass.dataflow.model.connector import Connector
 from stbass.dataflow.model.events import Event, StopEvent
 from stbass.dataflow.model.fitting import may_fit
 from stbass.dataflow.spec.cycles import deadlocked_cycles
+from stbass.dataflow.spec.plain import short_repr
 from stbass.errors import ChannelTypeError, InvalidProcessError
 
 __all__ = ["Finding", "check_model", "check_names", "findings"]
@@ -137,7 +138,7 @@ def _parts(components: list[Any], connectors: list[Any]) -> list[Finding]:
                 hint = f"; make one of it: {one.__name__}(name=…)"
             elif callable(getattr(one, "component", None)):
                 hint = "; make a component of it: .component(name=…)"
-            found.append(Finding(f"components[{index}] is no component: {_short(one)}{hint}"))
+            found.append(Finding(f"components[{index}] is no component: {short_repr(one)}{hint}"))
             continue
         names[one.name] += 1
         if not wiring_of(one).is_made:
@@ -161,7 +162,7 @@ def _parts(components: list[Any], connectors: list[Any]) -> list[Finding]:
         if isinstance(one, Connector):
             ids[one.id] += 1
         else:
-            found.append(Finding(f"connectors[{index}] is no connector: {_short(one)}"))
+            found.append(Finding(f"connectors[{index}] is no connector: {short_repr(one)}"))
     found += [
         Finding(f"it is there {count} times; once is enough", connector=name)
         for name, count in ids.items()
@@ -376,8 +377,3 @@ def _near(name: str, known: Iterable[str]) -> str:
 def _repaired(name: str, further: str = "") -> str:
     repaired = re.sub(rf"[^A-Za-z0-9_{re.escape(further)}-]+", "_", name).lstrip("-.") or "_"
     return repaired if repaired[0].isalpha() or repaired[0] == "_" else f"_{repaired}"
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:59]}…"
