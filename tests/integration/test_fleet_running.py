@@ -300,6 +300,9 @@ async def test_the_limit_is_what_the_workers_announce(backend: CeleryBackend) ->
         ({"grace": float("nan")}, "grace"),
         ({"queue": ""}, "queue"),
         ({"on_worker_lost": "ignore"}, "on_worker_lost"),
+        ({"max_attempts": 0}, "max_attempts"),
+        ({"max_attempts": 2.0}, "max_attempts"),
+        ({"max_attempts": True}, "max_attempts"),
     ],
 )
 async def test_wrong_arguments_are_refused_by_name(fleet: Fleet, arguments: dict[str, object], name: str) -> None:

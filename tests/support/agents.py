@@ -297,3 +297,18 @@ async def own_deadline(ctx: ProcessContext) -> Any:
     """A composition made on a worker, with a nearer deadline of its own."""
     result = await PAR(whoami, Give(1, seconds=30), on_failure=FailurePolicy.COLLECT, deadline=0.3).run()
     return [item.is_ok for item in result.results], str(result.failures[0].error)
+
+
+class EndWorker(Process):
+    """Note the attempt, checkpoint it, and end the Python process that runs it."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    async def run(self, ctx: ProcessContext) -> None:
+        """End it."""
+        _write(self.path, f"{ctx.attempt} {ctx.resumed_from}")
+        ctx.checkpoint(ctx.attempt)
+        # As long as a checkpoint may take to be in Redis, and more.
+        await asyncio.sleep(0.3)
+        os._exit(1)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from functools import lru_cache
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -38,6 +38,7 @@ from stbass.result import ProcessResult, RunInfo, utc_now
 __all__ = [
     "ABSENT",
     "ENVELOPE_HEADER",
+    "MOST_ATTEMPTS",
     "SIGNATURE_HEADER",
     "Envelope",
     "Meta",
@@ -59,6 +60,8 @@ ENVELOPE_HEADER = "stbass"
 """Header of a message that holds the envelope: among the arguments it would be text within text within text."""
 SIGNATURE_HEADER = "stbass_signature"
 
+MOST_ATTEMPTS = 2**31 - 1
+
 ABSENT = msgspec.Raw()
 """Stands for a part that is not there: msgspec leaves a part out if it is this very object."""
 
@@ -75,7 +78,8 @@ class Envelope(msgspec.Struct, omit_defaults=True):
     parent: str | None = None
     reply: str = ""
     """Channel on which the producer is told."""
-    lost: str = "redeliver"
+    max_attempts: Annotated[int, msgspec.Meta(ge=1, le=MOST_ATTEMPTS)] = 3
+    """How many workers it may lose: with the last of them it fails."""
     is_optional: bool = False
     deadline: float | None = None
     """Seconds that it had when it was submitted, for messages; ``stbass:deadline:<id>`` lives as long as it may."""

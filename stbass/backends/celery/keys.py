@@ -7,8 +7,10 @@ Keys (type; written by; read by; time to live):
 
 ``stbass:run:<id>``
     hash; the worker (claim, checkpoint); worker and producer; deleted when the result is stored.
-    Fields: ``attempt`` (1, 2, ...), ``worker`` (who holds it), ``queue``, ``reply`` (whom to tell), ``lost`` (what
-    to do when the worker dies: ``redeliver`` or ``fail``), ``tag`` (kombu's delivery tag), ``checkpoint`` (wire text).
+    Fields: ``attempt`` (1, 2, ...: claims), ``worker`` (who holds it), ``queue``, ``reply`` (whom to tell), ``most``
+    (how many workers it may lose: with the last of them it fails), ``deaths`` (how many it has lost: a claim after a
+    worker that handed it back is an attempt, and no death), ``swept`` (the attempt whose worker was found to be lost,
+    and counted), ``tag`` (kombu's delivery tag), ``checkpoint`` (wire text).
 ``stbass:leases``
     sorted set, id -> when the lease ends (ms, the server's clock); the worker; worker and producer; members go with
     their process.
@@ -129,9 +131,11 @@ def reply_channel(client_id: str) -> str:
 CLAIM = """
 -- Claim processes for a worker, many at once (at most 1000: a command's arguments go over Lua's stack).
 -- ARGV: worker, result key prefix, run ttl (s), and packed (msgpack: an argument each would cost more than the work) a
---       list with, per process: id, lease (ms), has a deadline (0/1), reply, queue, lost, delivery tag
+--       list with, per process: id, lease (ms), has a deadline (0/1), reply, queue, how many workers it may lose,
+--       delivery tag
 -- Gives per process: status, attempt, remaining (ms, -1: no deadline), checkpoint or ''
--- status: go; done (its result is stored); busy (another worker holds its lease); cancelled; late
+-- status: go; done (its result is stored); busy (another worker holds its lease); cancelled; late; or lost: it has lost
+--         as many workers as it may, then attempt is the last one, remaining is their number, a fifth value the worker
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local worker, prefix, ttl, jobs = ARGV[1], ARGV[2], ARGV[3], cmsgpack.unpack(ARGV[4])
@@ -144,8 +148,17 @@ for index, job in ipairs(jobs) do
 end
 -- Whoever found that a worker is lost holds its lease (see SWEEP), and must not keep the next worker waiting for it.
 local function given_up(run)
-  local lost, swept, attempt = unpack(redis.call('HMGET', run, 'lost', 'swept', 'attempt'))
-  return lost == 'redeliver' and swept and swept == attempt
+  local swept, attempt = unpack(redis.call('HMGET', run, 'swept', 'attempt'))
+  return swept and swept == attempt
+end
+-- How many workers it has lost. A lease that still stands although it is over is of a worker that did not hand it back.
+local function deaths_of(run, lapsed)
+  local deaths, swept, attempt = unpack(redis.call('HMGET', run, 'deaths', 'swept', 'attempt'))
+  if lapsed and attempt and swept ~= attempt then
+    redis.call('HSET', run, 'swept', attempt)
+    return redis.call('HINCRBY', run, 'deaths', 1)
+  end
+  return tonumber(deaths or '0')
 end
 -- Most batches hold nothing but fresh processes, which two commands tell.
 local fresh = redis.call('EXISTS', unpack(marks)) == 0
@@ -163,9 +176,16 @@ for index, job in ipairs(jobs) do
     status = 'busy'
   elseif not fresh and redis.call('EXISTS', 'stbass:cancelled:' .. id) == 1 then
     status = 'cancelled'
-  elseif timed == 1 then
-    remaining = redis.call('PTTL', 'stbass:deadline:' .. id)
-    if remaining <= 0 then status = 'late' end
+  else
+    local deaths = fresh and 0 or deaths_of(run, ends[index])
+    if deaths >= job[6] then
+      local found = redis.call('HMGET', run, 'attempt', 'checkpoint', 'worker')
+      out[index] = {'lost', tonumber(found[1]), deaths, found[2] or '', found[3]}
+      status = 'lost'
+    elseif timed == 1 then
+      remaining = redis.call('PTTL', 'stbass:deadline:' .. id)
+      if remaining <= 0 then status = 'late' end
+    end
   end
   if status == 'go' then
     claimed[id] = true
@@ -173,7 +193,7 @@ for index, job in ipairs(jobs) do
       attempt = tonumber(redis.call('HGET', run, 'attempt') or '0') + 1
       if attempt > 1 then checkpoint = redis.call('HGET', run, 'checkpoint') or '' end
     end
-    redis.call('HSET', run, 'attempt', attempt, 'worker', worker, 'reply', reply, 'queue', job[5], 'lost', job[6],
+    redis.call('HSET', run, 'attempt', attempt, 'worker', worker, 'reply', reply, 'queue', job[5], 'most', job[6],
                'tag', job[7])
     redis.call('EXPIRE', run, ttl)
     table.insert(leases, now + lease)
@@ -183,7 +203,7 @@ for index, job in ipairs(jobs) do
       table.insert(started[reply], {id, attempt})
     end
   end
-  out[index] = {status, attempt, remaining, checkpoint}
+  if status ~= 'lost' then out[index] = {status, attempt, remaining, checkpoint} end
 end
 if #leases > 0 then redis.call('ZADD', 'stbass:leases', unpack(leases)) end
 for reply, entries in pairs(started) do
@@ -194,20 +214,26 @@ return out
 
 SWEEP = """
 -- Find processes whose lease has run out. ARGV: how long (ms) the finder has to deal with them, how many at most
--- Gives per process: id, then its record (lost, tag, queue, worker, attempt, reply, checkpoint). Until the time is over
--- nobody else finds them; if the finder dies meanwhile, somebody finds them then.
+-- Gives per process: id, whether it may lose no more workers (0/1), how many it has lost, then its record (tag, queue,
+-- worker, attempt, reply, checkpoint). Until the time is over nobody else finds them; if the finder dies meanwhile,
+-- somebody finds them then.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local out = {}
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', 'stbass:leases', '-inf', now, 'LIMIT', 0, ARGV[2])) do
-  local run = redis.call('HMGET', 'stbass:run:' .. id,
-                         'lost', 'tag', 'queue', 'worker', 'attempt', 'reply', 'checkpoint')
-  if run[1] then
+  local key = 'stbass:run:' .. id
+  local run = redis.call('HMGET', key, 'tag', 'queue', 'worker', 'attempt', 'reply', 'checkpoint')
+  local most, deaths, swept = unpack(redis.call('HMGET', key, 'most', 'deaths', 'swept'))
+  if run[4] and most then
     redis.call('ZADD', 'stbass:leases', now + ARGV[1], id)
-    -- The worker that lost it must see that it has, should it live after all.
-    redis.call('HSET', 'stbass:run:' .. id, 'swept', run[5])
-    for index = 1, 7 do run[index] = run[index] or '' end
-    table.insert(out, {id, run})
+    deaths = tonumber(deaths or '0')
+    if swept ~= run[4] then
+      deaths = redis.call('HINCRBY', key, 'deaths', 1)
+      -- The worker that lost it must see that it has, should it live after all.
+      redis.call('HSET', key, 'swept', run[4])
+    end
+    for index = 1, 6 do run[index] = run[index] or '' end
+    table.insert(out, {id, deaths >= tonumber(most) and 1 or 0, deaths, run})
   else
     redis.call('ZREM', 'stbass:leases', id)
   end

@@ -17,12 +17,20 @@ from stbass.backends.celery.envelope import Envelope, failed_result, seal_result
 from stbass.backends.celery.settings import EXECUTE, FleetSettings
 from stbass.errors import WorkerLostError
 
-__all__ = ["Sweeper"]
+__all__ = ["Sweeper", "worker_lost"]
 
 _log = logging.getLogger(__name__)
 _AT_ONCE = 200
 _HOLD_MS = 5000
 _WHENEVER = 1e18
+
+
+def worker_lost(deaths: int, worker: str, queue: str, attempt: int) -> WorkerLostError:
+    """That a process has lost as many workers as it may."""
+    died = f"the worker {worker} (queue {queue!r}) died while it ran the process (attempt {attempt})"
+    if deaths > 1:
+        died += f"; its worker died {deaths} times: it is likely what kills them"
+    return WorkerLostError(died, worker=worker, attempt=attempt)
 
 
 class Sweeper:
@@ -55,11 +63,10 @@ class Sweeper:
         """
         dealt = 0
         while found := self._find(args=[_HOLD_MS, _AT_ONCE]):
-            for raw_id, (lost, tag, queue, worker, attempt, reply, checkpoint) in found:
-                task_id, number = raw_id.decode(), int(attempt)
-                names = (worker.decode(), queue.decode())
-                if lost == b"fail":
-                    self._fail(task_id, number, *names, reply.decode(), checkpoint)
+            for raw_id, is_last, deaths, (tag, queue, worker, attempt, reply, checkpoint) in found:
+                task_id, names = raw_id.decode(), (worker.decode(), queue.decode())
+                if is_last:
+                    self._fail(task_id, deaths, int(attempt), *names, reply.decode(), checkpoint)
                 else:
                     self._redeliver(task_id, tag.decode(), *names)
                 dealt += 1
@@ -75,19 +82,17 @@ class Sweeper:
         if self._broker is not None:
             self._broker.close()
 
-    def _fail(self, task_id: str, attempt: int, worker: str, queue: str, reply: str, checkpoint: bytes) -> None:
-        error = WorkerLostError(
-            f"the worker {worker} (queue {queue!r}) died while it ran the process (attempt {attempt})",
-            worker=worker,
-            attempt=attempt,
-        )
+    def _fail(
+        self, task_id: str, deaths: int, attempt: int, worker: str, queue: str, reply: str, checkpoint: bytes
+    ) -> None:
+        error = worker_lost(deaths, worker, queue, attempt)
         # Its name is known to whoever waits for it.
         lost = Envelope(task_id, queue, "unknown", 0.0)
         result = failed_result(error, lost, worker=worker, attempt=attempt, checkpoint=checkpoint)
         meta = seal_result(task_id, result, self._settings)
         packed = msgspec.msgpack.encode([(task_id, attempt, meta.decode(), reply)])
         self._finish(args=[self._prefix, self._settings.result_ttl, packed])
-        _log.warning("%s", error)
+        _log.warning("process %s: %s", task_id, error)
 
     def _redeliver(self, task_id: str, tag: str, worker: str, queue: str) -> None:
         """Put the message back where kombu would put it, as kombu would: marked as redelivered, first in the queue."""

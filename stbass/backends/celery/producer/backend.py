@@ -17,8 +17,9 @@ from stbass import wire
 from stbass._engine.backend import ExecutionBackend
 from stbass._engine.channel_migration import migrate
 from stbass._process.context import Composable, ProcessContext, frame_of, given_to, note_sent, own_channels
+from stbass._values.checks import is_whole
 from stbass.backends.celery import keys
-from stbass.backends.celery.envelope import ABSENT, Envelope, wired_placement
+from stbass.backends.celery.envelope import ABSENT, MOST_ATTEMPTS, Envelope, wired_placement
 from stbass.backends.celery.producer.client import FleetClient
 from stbass.backends.celery.producer.group import IdleGroupResult
 from stbass.backends.celery.producer.slots import WorkerSlots, consumers, worker_slots
@@ -47,6 +48,9 @@ class CeleryBackend(ExecutionBackend):
             queue announce (they bound it themselves; the rest waits in the queue).
         on_worker_lost: what becomes of a process whose worker died: ``"redeliver"`` (another worker runs it again, with
             ``ctx.attempt`` 2 and ``ctx.resumed_from``) or ``"fail"``.
+        max_attempts: how many workers a process may lose before it fails with :class:`~stbass.errors.WorkerLostError`:
+            it is likely what kills them. With ``on_worker_lost="fail"`` it is one. A worker that stops hands back what
+            it runs, and is not lost.
         lease: seconds after which a worker that is not heard of is lost.
         grace: seconds beyond a deadline that a worker has to answer.
 
@@ -61,6 +65,7 @@ class CeleryBackend(ExecutionBackend):
         queue: str | None = None,
         concurrency_limit: int | None = None,
         on_worker_lost: Literal["redeliver", "fail"] = "redeliver",
+        max_attempts: int = 3,
         lease: float = 10.0,
         grace: float = 2.0,
     ) -> None:
@@ -74,6 +79,9 @@ class CeleryBackend(ExecutionBackend):
             "a whole number of at least 1 or None",
         )
         _check("on_worker_lost", on_worker_lost, on_worker_lost in ("redeliver", "fail"), "'redeliver' or 'fail'")
+        _check(
+            "max_attempts", max_attempts, is_whole(max_attempts) and max_attempts >= 1, "a whole number of at least 1"
+        )
         for name, value in (("lease", lease), ("grace", grace)):
             _check(name, value, type(value) in (int, float) and 0 < value < 86400, "a number of seconds above 0")
         self._app = app
@@ -82,7 +90,7 @@ class CeleryBackend(ExecutionBackend):
         self._queue = queue
         self._limit = concurrency_limit
         self._announced: int | None = None
-        self._lost = on_worker_lost
+        self._max_attempts = 1 if on_worker_lost == "fail" else min(max_attempts, MOST_ATTEMPTS)
         self._lease = float(lease)
         self._grace = float(grace)
         # Of processes that were checked and have not been sent. One that is never sent goes with its context.
@@ -151,7 +159,7 @@ class CeleryBackend(ExecutionBackend):
             self._lease,
             placement=wired_placement(ctx.placement),
             parent=ctx.parent,
-            lost=self._lost,
+            max_attempts=self._max_attempts,
             is_optional=process.is_optional,
         )
 

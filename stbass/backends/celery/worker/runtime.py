@@ -33,6 +33,7 @@ from stbass._values.outcome import ProcessResult
 from stbass.backends.celery import keys
 from stbass.backends.celery.envelope import ABSENT, Envelope, Reply, failed_result, open_envelope, reply_to, seal_result
 from stbass.backends.celery.settings import FleetSettings, fleet_of, included
+from stbass.backends.celery.sweep import worker_lost
 from stbass.errors import (
     DeadlineExceeded,
     NotTransportable,
@@ -372,20 +373,28 @@ class Runtime:
                 int(job.envelope.deadline is not None),
                 job.envelope.reply,
                 job.envelope.queue,
-                job.envelope.lost,
+                job.envelope.max_attempts,
                 job.tag,
             )
             for job in jobs
         ]
         answers = await self._claim_script(args=[self.worker, self._prefix, keys.RUN_TTL, _pack(packed)])
         now = time.monotonic()
-        for job, (status, attempt, remaining, checkpoint) in zip(jobs, answers, strict=True):
+        for job, (status, attempt, remaining, checkpoint, *worker) in zip(jobs, answers, strict=True):
             if status == b"go":
                 self._start(job, attempt, now + remaining / 1000 if remaining >= 0 else None, checkpoint)
             elif status == b"done":
                 self._done(job, Outcome("done"))
             elif status == b"busy":
                 self._busy(job)
+            elif status == b"lost":
+                job.attempt = attempt
+                error = worker_lost(remaining, worker[0].decode(), job.envelope.queue, attempt)
+                job.result = failed_result(
+                    error, job.envelope, job.placement, worker=error.worker, attempt=attempt, checkpoint=checkpoint
+                )
+                _log.error("process %r (%s): %s", job.name, job.id, error)
+                self._finished.append(job)
             else:
                 self._not_started(job, status == b"cancelled")
 
