@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import inspect
 import sys
@@ -11,6 +10,7 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 from stbass._process.context import Composable, ProcessContext
+from stbass._process.sync_threads import shared_threads
 from stbass._values.endpoint import Placement
 
 __all__ = ["Call", "find_function", "is_async", "name_of", "reference_of_function"]
@@ -46,7 +46,7 @@ class Call(Composable):
     async def _perform(self, ctx: ProcessContext) -> Any:
         if is_async(self.function):
             return await self.function(*self.args, **self.kwargs)
-        value = await asyncio.to_thread(self.function, *self.args, **self.kwargs)
+        value = await shared_threads().call_plain(functools.partial(self.function, *self.args, **self.kwargs))
         return await value if inspect.isawaitable(value) else value
 
     def __repr__(self) -> str:

@@ -9,12 +9,12 @@ import socket
 import threading
 import time
 import traceback
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
 from stbass._engine.stage_context import StageContext
 from stbass._process.context import Composable, ProcessContext, failure_of, frame_of, sent_by
+from stbass._process.sync_threads import shared_threads
 from stbass._values.outcome import ProcessResult, utc_now
 from stbass.backends._pool_protocol import LENGTH, Assignment, framed, pickled, unpickled
 from stbass.errors import RemoteError
@@ -31,26 +31,6 @@ def serve_pool(incoming: socket.socket, outgoing: socket.socket) -> None:
     asyncio.run(_Worker(incoming, outgoing).serve())
 
 
-class _Threads(ThreadPoolExecutor):
-    """Threads for sync functions, which knows how many still run."""
-
-    def __init__(self) -> None:
-        super().__init__(thread_name_prefix="stbass-sync")
-        self.running = 0
-        self._counting = threading.Lock()
-
-    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future = super().submit(fn, *args, **kwargs)
-        with self._counting:
-            self.running += 1
-        future.add_done_callback(self._ended)
-        return future
-
-    def _ended(self, future: Future[Any]) -> None:
-        with self._counting:
-            self.running -= 1
-
-
 class _Worker:
     """Reads what the pool says, and answers. Also the sink of the process that runs."""
 
@@ -58,7 +38,7 @@ class _Worker:
         self._incoming = incoming
         self._outgoing = outgoing
         self._sending = threading.Lock()
-        self._threads = _Threads()
+        self._threads = shared_threads()
         self._task: asyncio.Task[None] | None = None
 
     async def serve(self) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from contextvars import ContextVar
 from typing import Any, Final
 
 from stbass._process.context import ProcessContext
-from stbass._process.sync_threads import SyncThreads
+from stbass._process.sync_threads import SyncThreads, shared_threads
 from stbass.errors import ProcessFailed
 from stbass.workflow.protocols import ProcessLike
 from stbass.workflow.state import ProcessResult
@@ -68,7 +67,7 @@ async def run_code(
         if overrides_execute(process):
             return _unwrapped(await process.execute(input_data), process)
         if thread and not is_coroutine(process):
-            return _unwrapped(await asyncio.to_thread(process.process, input_data), process)
+            return _unwrapped(await shared_threads().call_plain(process.process, input_data), process)
         return await own_process(process, input_data)
     finally:
         _running.reset(token)

@@ -312,3 +312,26 @@ class EndWorker(Process):
         # As long as a checkpoint may take to be in Redis, and more.
         await asyncio.sleep(0.3)
         os._exit(1)
+
+
+MEETING = 60
+_meeting = threading.Barrier(MEETING)
+
+
+@Process
+def meet(ctx: ProcessContext) -> int:
+    """Block until so many do so in this Python process."""
+    return _meeting.wait(20)
+
+
+@Process
+async def meet_by_hand(ctx: ProcessContext) -> int:
+    """The same in a thread of the event loop's own."""
+    return await asyncio.to_thread(_meeting.wait, 20)
+
+
+@Process
+def block(ctx: ProcessContext) -> None:
+    """Note it in the file that the environment names, and block for long."""
+    _write(os.environ["TEST_BLOCK_LOG"], ctx.process_name)
+    time.sleep(600)

@@ -11,6 +11,7 @@ from typing import Any
 from celery.concurrency.base import BasePool, apply_target
 from celery.utils.log import get_logger
 
+from stbass._process.sync_threads import shared_threads
 from stbass.backends.celery.settings import fleet_of
 from stbass.backends.celery.worker.runtime import Job, Runtime, current_runtime
 
@@ -114,7 +115,9 @@ class AsyncioPool(BasePool):
     def _get_info(self) -> dict[str, Any]:
         info: dict[str, Any] = super()._get_info()
         running = 0 if self._runtime is None else self._runtime.running
-        return {**info, "max-concurrency": self.limit, "running": running}
+        # Sync processes that were cancelled: a thread cannot be stopped, and ends when what it runs does.
+        abandoned = shared_threads().abandoned.value
+        return {**info, "max-concurrency": self.limit, "running": running, "abandoned-threads": abandoned}
 
 
 def _tune_garbage_collection() -> None:

@@ -28,6 +28,7 @@ from stbass._channels.cancellation import to_the_end
 from stbass._engine.stage_context import StageContext
 from stbass._engine.supervise import Child, cancelled_itself, run_child
 from stbass._process.context import Composable, ProcessContext, failure_of, frame_of
+from stbass._process.sync_threads import SyncThreads, shared_threads
 from stbass._values.endpoint import Placement
 from stbass._values.outcome import ProcessResult
 from stbass.backends.celery import keys
@@ -311,6 +312,8 @@ class Runtime:
 
     async def _serve(self) -> None:
         self._main = asyncio.current_task()
+        # Of processes that call `asyncio.to_thread` themselves: asyncio's own are few, and its end waits for them.
+        self._loop.set_default_executor(SyncThreads("stbass-to-thread", shared_threads().abandoned))
         self._redis = self.settings.backend.async_client()
         self._claim_script = self._redis.register_script(keys.CLAIM)
         self._finish_script = self._redis.register_script(keys.FINISH)

@@ -1,0 +1,102 @@
+"""Sync processes that block: here, and on a worker."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from stbass._process.context import ProcessContext
+from stbass._values.endpoint import Placement
+from stbass.backends.celery import CeleryBackend
+from stbass.errors import DeadlineExceeded
+from stbass.placement import PLACED_PAR, BackendRegistry
+from stbass.result import FailurePolicy
+from stbass.testing import RedisServer
+from tests.integration.conftest import Fleet, workers_on
+from tests.support.agents import MEETING, block, meet, meet_by_hand
+from tests.support.backends import registry_of
+from tests.support.waiting import until
+
+ANTHROPIC = Placement(endpoint="anthropic")
+
+
+BLOCKED = """
+import asyncio, os, sys, time
+from stbass import PAR, FailurePolicy, Process
+
+@Process
+def blocked(ctx):
+    print("blocked", flush=True)
+    time.sleep(600)
+
+@Process
+def quick(ctx):
+    return 3
+
+async def main(deadline):
+    result = await PAR(blocked, deadline=deadline, on_failure=FailurePolicy.COLLECT).run()
+    print(result.is_ok, flush=True)
+    if pid := os.fork():
+        sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+
+asyncio.run(main(%s))
+# The child has none of its parent's threads.
+os._exit(asyncio.run(PAR(quick).run()).value != [3])
+"""
+
+
+def test_a_sync_process_does_not_hold_up_the_end_of_the_program() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", BLOCKED % 0.3], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert (done.stdout.split(), done.returncode) == (["blocked", "False"], 0), done.stderr
+
+
+def test_a_sync_process_does_not_hold_up_ctrl_c() -> None:
+    program = subprocess.Popen([sys.executable, "-c", BLOCKED % None], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert program.stdout is not None
+    assert program.stdout.readline() == b"blocked\n"
+    program.send_signal(signal.SIGINT)
+    _, errors = program.communicate(timeout=30)
+    assert program.returncode == -signal.SIGINT
+    assert errors.rstrip().endswith(b"KeyboardInterrupt")
+
+
+async def test_a_worker_has_as_many_threads_as_it_needs(fleet: Fleet, registry: BackendRegistry) -> None:
+    meeting = [(meet.with_name(f"m{n}"), ANTHROPIC) for n in range(MEETING)]
+    result = await PLACED_PAR(*meeting, registry=registry, deadline=30.0).run()
+    assert result.is_ok
+    # and processes that block in threads of the event loop have them too
+    meeting = [(meet_by_hand.with_name(f"m{n}"), ANTHROPIC) for n in range(MEETING)]
+    assert (await PLACED_PAR(*meeting, registry=registry, deadline=30.0).run()).is_ok
+
+
+async def test_what_a_worker_abandons_takes_nobodys_place_and_does_not_hold_up_its_stop(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    env = {"TEST_GRACE": "0.3", "TEST_BLOCK_LOG": str(log)}
+    with RedisServer() as server, workers_on(server, "anthropic", env=env) as fleet:
+        worker = fleet.workers["anthropic"]
+        app = fleet.app()
+        backend = CeleryBackend(app)
+        blocked = [(block.with_name(f"b{n}"), ANTHROPIC) for n in range(MEETING)]
+        result = await PLACED_PAR(
+            *blocked, registry=registry_of(backend), deadline=2.0, on_failure=FailurePolicy.COLLECT
+        ).run()
+        assert [type(item.failure.error) for item in result.results] == [DeadlineExceeded] * MEETING
+        assert len(log.read_text().splitlines()) == MEETING
+        # Others are served, and the worker tells how many threads are left behind.
+        met = [(meet.with_name(f"m{n}"), ANTHROPIC) for n in range(MEETING)]
+        assert (await PLACED_PAR(*met, registry=registry_of(backend), deadline=30.0).run()).is_ok
+        stats = await asyncio.to_thread(app.control.inspect([worker.name], timeout=5).stats)
+        assert stats[worker.name]["pool"]["abandoned-threads"] == MEETING
+        # Stopped, it waits for its grace and no longer, and hands back what runs.
+        running = asyncio.create_task(backend.execute(block, ProcessContext("b", placement=ANTHROPIC)))
+        await until(lambda: len(log.read_text().splitlines()) == MEETING + 1)
+        assert await asyncio.to_thread(worker.terminate, 10) == 0
+        await until(lambda: server.command("LLEN", "anthropic") == 1)
+        running.cancel()
+        await asyncio.wait((running,))
+        await backend.aclose()
