@@ -156,7 +156,7 @@ class _Alternation(Coroutine[Any, Any, Any]):
         """Pick one of ``ready``, which is in order except for timers: these come last."""
 
     def recheck(self) -> None:
-        """Ask the preconditions again: something that they read has changed, other than by a partner's coming."""
+        """Ask the preconditions again, because something that they depend on has changed."""
         if self._choice is not None:
             self._choice.wake()
 
@@ -251,7 +251,7 @@ class _Alternation(Coroutine[Any, Any, Any]):
                 self._offering.pop().end_offer()
 
     async def _ask_links(self) -> None:
-        """Ask links that only know what they were told. They are attached first, so that nothing is missed after."""
+        """Ask remote links what is ready. They are attached first, so that nothing is missed afterwards."""
         asked = [arm for arm in self._arms if not arm.link.local]
         self._attach(asked)
         try:
@@ -274,7 +274,7 @@ class _Alternation(Coroutine[Any, Any, Any]):
         """The timers that have expired."""
         if not self._timers:
             return []
-        # The event loop may call a little before the time by its own clock.
+        # The event loop may call a timer a little early by its own clock.
         now = max(get_running_loop().time(), self._reached)
         return [index for index in self._timers if self._countdowns[index].at <= now and index not in shut]
 
@@ -332,7 +332,7 @@ class _Alternation(Coroutine[Any, Any, Any]):
         return index, value
 
     async def _released(self, choice: Choice) -> None:
-        """Return when nobody holds a claim: one who does is completing it from afar, and only they know the outcome."""
+        """Wait until nobody holds a claim: whoever does is completing the choice, and alone knows its outcome."""
         while choice.state == CLAIMED:
             choice.waiter = get_running_loop().create_future()
             try:
@@ -359,7 +359,7 @@ class _Alternation(Coroutine[Any, Any, Any]):
     # The same choice again ----------------------------------------------------------------------
 
     def _keepable(self) -> bool:
-        """Whether it can stay attached: links that say at once what is ready, and nothing that has to be asked."""
+        """Whether it can stay attached: all links are local, and no precondition or type has to be asked anew."""
         channels = [self._guards[arm.index].channel for arm in self._arms]
         return not self._dynamic and all(
             isinstance(one, Chan) and one.link.local and (arm.reader or not one.is_sequence)

@@ -17,7 +17,7 @@ __all__ = ["DEADLINE", "TIMER", "Countdown", "TimerExpired", "running"]
 
 
 class HasCheckpoint(Protocol):
-    """What the running process last saved."""
+    """A process that may have saved a checkpoint."""
 
     @property
     def last_checkpoint(self) -> Any:
@@ -47,7 +47,7 @@ class TimerExpired(TimeoutError):
     last_checkpoint: Any = None
 
     def __post_init__(self) -> None:
-        # What an exception is pickled, and sent, by.
+        # An exception is pickled, and sent, by its args.
         self.args = self.started_at, self.deadline, self.elapsed, self.timer_name, self.last_checkpoint
 
     def __str__(self) -> str:

@@ -68,7 +68,7 @@ class ChanArray:
 
 
 class _Shape(Composition):
-    """A process whose channels are its parts: they are bound to it, and so go where it goes."""
+    """A process whose channels are bound to it, and so go where it goes."""
 
     def _ends(self, ctx: ProcessContext, name: str, side: Literal["reader", "writer"]) -> list[Chan[Any]]:
         """The channels ``name[0]``, ``name[1]``, …, or ``name``, held by this process until it ends."""
@@ -195,7 +195,7 @@ class Collector(_Shape, kind="Collector"):
         return made
 
 
-# One value to some of the targets: gives back the targets to go on with, the next one first; none if it went nowhere.
+# Each hands one value to some targets, and returns the targets that are left, the next one first.
 
 
 async def _in_turn(value: Any, targets: list[Chan[Any]]) -> list[Chan[Any]]:

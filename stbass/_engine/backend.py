@@ -24,18 +24,18 @@ class ExecutionBackend(ABC):
     * Cancelling :meth:`execute` cancels the process; when it has raised ``CancelledError`` the process no longer runs
       (or, on another machine, has been told to stop).
     * The context's deadline, checkpoint and attempt mean the same as on one event loop.
-    * So do channels; or a process with channels that do not reach there is refused before anything starts.
-    * Of a stage of a sequence, the values that ``given_to(ctx)`` tells go there, and what it sent comes back by
-      ``note_sent(ctx, values)`` (see :mod:`stbass._engine.stage_context`).
+    * Channels work as on one event loop, or a process whose channels do not reach there is refused at the start.
+    * For a stage of a sequence, the backend takes the values of ``given_to(ctx)`` to where the stage runs, and reports
+      what the stage has sent with ``note_sent(ctx, values)`` (see :mod:`stbass._engine.stage_context`).
     """
 
     enforces_limit: bool = False
-    """Whether the backend itself keeps to :attr:`concurrency_limit`, so that callers need not wait."""
+    """Whether the backend enforces :attr:`concurrency_limit` itself, so that callers need not wait for a slot."""
 
     deadline_grace: float = 0.0
-    """Seconds after a deadline in which the backend itself answers for what it runs.
+    """Seconds after a deadline in which callers still wait for the backend's own failure before they cancel.
 
-    Callers wait that long for its own failure, which knows more (which worker, which phase), before they cancel.
+    That failure says more than theirs: which worker, which phase.
     """
 
     @abstractmethod
@@ -57,17 +57,17 @@ class ExecutionBackend(ABC):
         """Identifier of the backend, for people."""
 
     def transport(self) -> Transport | None:
-        """What channels of processes run on that are sent here; None if they stay on the caller's event loop.
+        """The transport for channels of processes that are sent here; None if they stay on the caller's event loop.
 
-        Channels in memory that are bound to such processes are moved there before anything starts.
+        Channels in memory that are bound to such processes are moved to it before anything starts.
         """
         return None
 
     async def open_group(self, group_id: str, members: Sequence[tuple[Composable, ProcessContext]]) -> Any:
-        """Told before several processes are run together, with their contexts; gives back the group's handle or None.
+        """Called before several processes run together, with their contexts. Returns the group's handle, or None.
 
         A backend that sends processes away checks here, before any of them starts, that all of them can go.
-        The default knows no groups, and asks :meth:`check` for each.
+        The default has no groups, and calls :meth:`check` for each process.
 
         Raises:
             NotTransportable: a process cannot be sent; nothing has been sent then.
@@ -76,7 +76,7 @@ class ExecutionBackend(ABC):
             self.check(process, ctx)
 
     def check(self, process: Composable, ctx: ProcessContext) -> None:  # noqa: B027 - a default, not a stub
-        """Refuse a process that cannot be sent here, before anything that comes earlier in its program has run.
+        """Refuse a process that cannot be sent here. Called before any earlier part of its program has run.
 
         The default refuses none.
 
@@ -85,13 +85,15 @@ class ExecutionBackend(ABC):
         """
 
     async def attach_group(self, group_id: str, deadline: float | None = None) -> list[tuple[ProcessResult, bool]]:
-        """Of a group that was opened earlier, also by another Python process, in its order: result, is it optional?
+        """The results of a group that was opened earlier, in its order, each with whether its process is optional.
+
+        The group may have been opened by another Python process.
 
         Args:
-            deadline: seconds to wait; what has no result then is a failure.
+            deadline: seconds to wait; a process that has no result by then counts as failed.
 
         Raises:
-            NotImplementedError: this backend knows no groups.
-            LookupError: it knows no such group.
+            NotImplementedError: this backend has no groups.
+            LookupError: there is no such group.
         """
         raise NotImplementedError(f"backend {self.name!r} knows no groups: it forgets its processes when they end")

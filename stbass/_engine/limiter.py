@@ -1,9 +1,9 @@
-"""Never more than so many at once on a backend, whoever composes them: on any event loop, in any thread, at any depth.
+"""Limits how many processes run on a backend at once, over all event loops, threads and compositions together.
 
-A slot is held for a process that runs on the backend. A composition that was sent there only waits while its processes
-run elsewhere, so it lends its slot then, and takes one again before a process of its own runs in its place. So
-processes of a composition can be placed on the backend that the composition itself is on, even if that has a limit
-of 1: nobody holds a slot and waits for another.
+Each process that runs on the backend holds a slot. A composition that was sent there only waits while its processes run
+elsewhere, so it lends out its slot meanwhile, and takes one again before a process of its own runs in its place. A
+composition can therefore place its processes on the backend that it runs on itself, even one with a limit of 1: nobody
+holds a slot while waiting for another.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Limiter", "Slot", "enter", "take_slot"]
 
 _limiters: dict[int, Limiter] = {}
-# One lock for all limiters: what is done under it takes microseconds, and no limiter vanishes while somebody enters.
+# One lock for all limiters: it is held for microseconds, and keeps a limiter from vanishing while somebody enters.
 _lock = threading.Lock()
 
 
@@ -38,9 +38,9 @@ class _Waiter:
 
 
 class Limiter:
-    """Admits as many at a time as the backend's ``concurrency_limit`` said last, first come first served.
+    """Admits as many at a time as the backend's latest ``concurrency_limit`` allows, first come, first served.
 
-    It exists while somebody is inside or waits.
+    It exists as long as somebody holds a slot or waits for one.
     """
 
     __slots__ = ("backend", "inside", "limit", "waiting")
@@ -80,15 +80,15 @@ class Limiter:
 
 
 async def enter(backend: ExecutionBackend) -> Limiter | None:
-    """Wait for a slot on ``backend`` and take it; cancelled meanwhile, none is taken.
+    """Wait for a slot on ``backend`` and take it. If the wait is cancelled, no slot is taken.
 
     Returns:
-        The limiter to leave, or None: the backend has no limit, or keeps it itself.
+        The limiter to leave; None if the backend has no limit, or enforces it itself.
 
     Raises:
         ConfigurationError: its limit is not a number of at least 1.
     """
-    # A backend is a stranger's code: what it says is looked at.
+    # Anybody may have written the backend, so its answer is checked.
     limit: Any = None if backend.enforces_limit else backend.concurrency_limit
     if limit is None or limit == sys.maxsize:
         return None
@@ -100,7 +100,7 @@ async def enter(backend: ExecutionBackend) -> Limiter | None:
 
 
 async def take_slot(backend: ExecutionBackend, limit: int) -> Limiter:
-    """Wait for one of ``limit`` slots on ``backend`` and take it; cancelled meanwhile, none is taken."""
+    """Wait for one of ``limit`` slots on ``backend`` and take it. If the wait is cancelled, no slot is taken."""
     with _lock:
         limiter = _limiters.get(id(backend))
         if limiter is None:
@@ -122,9 +122,9 @@ async def take_slot(backend: ExecutionBackend, limit: int) -> Limiter:
 
 
 class Slot:
-    """The place of a composition on a backend, shared by all that runs there with it.
+    """A composition's slot on a backend, shared by its processes that run there in its place.
 
-    It is held while at least one process uses it; the next one after that takes it anew.
+    It is held while at least one process uses it. When none does, the next process waits for a new slot.
     """
 
     __slots__ = ("_backend", "_entering", "_limiter", "users")
@@ -137,18 +137,18 @@ class Slot:
         """How many processes use it; at first the composition itself, until it has started its own."""
 
     async def enter(self) -> None:
-        """Use it together with those who do already; without any, wait at the limiter first."""
+        """Begin to use the slot; if nobody uses it at present, wait for the limiter first."""
         if self.users:
             self.users += 1
             return
-        # Those who come meanwhile wait for the same slot, not for one each: they may want to talk to each other.
+        # Whoever comes meanwhile waits for the same slot, not another: these processes may need to talk to each other.
         async with self._entering:
             if not self.users:
                 self._limiter = await enter(self._backend)
             self.users += 1
 
     def leave(self) -> None:
-        """Use it no more."""
+        """Stop using the slot."""
         self.users -= 1
         if not self.users and self._limiter is not None:
             self._limiter.leave()

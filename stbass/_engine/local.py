@@ -1,4 +1,4 @@
-"""Here: processes run on the event loop of whoever composes them."""
+"""The backend that runs processes on the caller's own event loop."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ class LocalBackend(ExecutionBackend):
 
     @property
     def concurrency_limit(self) -> int:
-        """As given; without a limit the largest int there is for sizes."""
+        """The limit that was given; without one, ``sys.maxsize``."""
         return sys.maxsize if self._concurrency_limit is None else self._concurrency_limit
 
     @property
     def name(self) -> str:
-        """As given; ``local`` by default."""
+        """The name that was given; ``local`` by default."""
         return self._name
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""Which backend runs what is placed where."""
+"""The registry that maps placements to backends."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _WILD = "*?["
 
 
 class BackendRegistry:
-    """Maps placements to backends.
+    """Finds the backend for a placement.
 
     A placement is looked up by its endpoint, then by its model. For each, a name that was registered wins over a
-    pattern, and a longer pattern over a shorter one. What nothing matches runs on :attr:`default`.
+    pattern, and a longer pattern over a shorter one. A placement that nothing matches runs on :attr:`default`.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class BackendRegistry:
         self._default = LocalBackend()
 
     def register(self, name: str, backend: ExecutionBackend) -> None:
-        """Register a backend for an endpoint or a model; one registered before under the same name is replaced.
+        """Register a backend for an endpoint or a model. It replaces one registered under the same name.
 
         Args:
             name: the endpoint or the model, or a pattern with ``*``, ``?`` or ``[...]``, such as ``local:*``.
@@ -46,7 +46,7 @@ class BackendRegistry:
             self._order.append(name)
 
     def unregister(self, name: str) -> None:
-        """Forget what was registered under ``name``. Processes that run there already go on.
+        """Remove the backend registered under ``name``. Processes that already run there go on.
 
         Raises:
             KeyError: nothing is registered under that name; the message names what is.
@@ -67,12 +67,12 @@ class BackendRegistry:
 
     @property
     def names(self) -> list[str]:
-        """What is registered, in the order registered."""
+        """The registered names and patterns, in the order registered."""
         return list(self._order)
 
     @property
     def default(self) -> ExecutionBackend:
-        """Where everything runs that nothing else is registered for: a :class:`LocalBackend`."""
+        """The backend for placements that no registered name matches: a :class:`LocalBackend`."""
         return self._default
 
     @property
@@ -118,7 +118,7 @@ _default_registry = BackendRegistry()
 
 
 def default_registry() -> BackendRegistry:
-    """The registry of every composition that is given none, and that runs in no other composition with one."""
+    """The registry of a composition that was given none and is not inside a composition that has one."""
     return _default_registry
 
 

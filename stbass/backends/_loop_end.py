@@ -1,4 +1,4 @@
-"""Giving things back when an event loop ends, for what nobody closed."""
+"""Closes resources that nobody has closed when their event loop ends."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ __all__ = ["LoopEnd"]
 
 
 class LoopEnd:
-    """Calls and awaits ``close`` when the last event loop that used something ends.
+    """Awaits ``close()`` when the last event loop that used a resource ends.
 
-    An event loop closes the asynchronous generators that still run before it ends: so one waits on each loop.
+    Before it ends, an event loop closes the asynchronous generators that still run. So one waits on each loop.
     """
 
     def __init__(self, close: Callable[[], Awaitable[None]]) -> None:
@@ -19,14 +19,14 @@ class LoopEnd:
         self._sentinels: dict[asyncio.AbstractEventLoop, AsyncGenerator[None, None]] = {}
 
     async def watch(self) -> None:
-        """The running event loop uses it."""
+        """Note that the running event loop uses the resource."""
         loop = asyncio.get_running_loop()
         if loop not in self._sentinels:
             sentinel = self._sentinels[loop] = self._wait(loop)
             await anext(sentinel)
 
     async def forget(self) -> None:
-        """It has been closed: no loop has to be watched any more."""
+        """Stop watching all loops: the resource has been closed."""
         sentinels, self._sentinels = self._sentinels, {}
         own = sentinels.pop(asyncio.get_running_loop(), None)
         if own is not None:

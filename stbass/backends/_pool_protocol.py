@@ -1,23 +1,23 @@
-"""What a pool and its worker processes tell each other, as frames on a pair of sockets.
+"""The messages between a pool and its worker processes: frames on a pair of sockets.
 
-A frame is its length (8 bytes, big end first) and a pickled tuple, whose first item says what it is:
+A frame is its length (8 bytes, big-endian) and a pickled tuple, whose first item says what it is:
 
 | from the pool | |
 |---|---|
-| ``run``, process, :class:`Assignment` | run this; the process is pickled by itself |
+| ``run``, process, :class:`Assignment` | run this; the process is pickled separately |
 | ``cancel`` | cancel what runs |
 
 | from the worker | |
 |---|---|
 | ``started``, date | it runs |
-| ``checkpoint``, value | as given to ``ctx.checkpoint``; pickled by itself |
+| ``checkpoint``, value | as given to ``ctx.checkpoint``; pickled separately |
 | ``progress``, done, total, note | as given to ``ctx.progress`` |
-| ``ended``, (result, values sent on ``output`` or None) | it has ended; pickled by itself |
+| ``ended``, (result, values sent on ``output`` or None) | it has ended; pickled separately |
 | ``cancelled`` | it has ended, by a cancellation |
-| ``unusable`` | likewise, and has left a thread behind that cannot be stopped |
+| ``unusable`` | like ``cancelled``, but a thread that cannot be stopped still runs |
 
-What comes from the user is pickled by itself, so that a class which cannot be made again does not spoil the frame.
-Both ends are the same program on the same machine, so this is no way in for anybody else.
+The user's values are pickled separately, so that one that cannot be unpickled does not spoil the frame.
+Both ends belong to one program on one machine, so nobody else can send a pickle.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LENGTH = struct.Struct(">Q")
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """What a worker has to know of a process's context. ``remaining`` is in seconds."""
+    """The parts of a process's context that a worker needs. ``remaining`` is in seconds."""
 
     process_name: str
     process_id: str

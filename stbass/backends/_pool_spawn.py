@@ -1,4 +1,4 @@
-"""A worker process as its pool sees it: started, talked to, killed."""
+"""The pool's handle on one worker process: it starts the process, talks to it and kills it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _alive: weakref.WeakSet[PoolWorker] = weakref.WeakSet()
 
 
 class PoolWorker:
-    """One Python process, and the sockets to talk to it. It belongs to no event loop. Made in a thread: that waits."""
+    """One Python process, and the sockets to talk to it, bound to no event loop. Make it in a thread: it blocks."""
 
     def __init__(self) -> None:
         self._incoming, outgoing = socket.socketpair()
@@ -43,7 +43,7 @@ class PoolWorker:
         self._sending: asyncio.Lock | None = None
         self._exit_code: int | None = None
         self.free = True
-        """Whether it can be given a process: it runs none, and has left nothing behind."""
+        """Whether it can take a process: it runs none, and no thread of an earlier one is left."""
         _alive.add(self)
 
     @property
@@ -87,7 +87,7 @@ class PoolWorker:
                 return None
 
     async def cancel(self) -> bool:
-        """Ask it to cancel what it runs. False: it runs nothing yet."""
+        """Ask it to cancel what it runs; False if it runs nothing."""
         if self._sending is None or self.free:
             return False
         with contextlib.suppress(ConnectionError):  # if it is dead, the conversation finds out
@@ -95,7 +95,7 @@ class PoolWorker:
         return True
 
     async def end(self, threads: Executor | None) -> None:
-        """Kill it, and return when it is gone; that is waited for in ``threads``, or in those of the event loop."""
+        """Kill it, and return when it is gone. The wait takes a thread of ``threads``, or of the event loop."""
         if self._exit_code is None:
             self.kill()
             await asyncio.get_running_loop().run_in_executor(threads, self._process.join)
@@ -103,13 +103,13 @@ class PoolWorker:
             self._process.close()
 
     def kill(self) -> None:
-        """Kill it; nobody may be talking to it."""
+        """Kill it, and close the sockets. Nobody may be talking to it."""
         self.signal_end()
         self._incoming.close()
         self._outgoing.close()
 
     def signal_end(self) -> None:
-        """Kill it; whoever talks to it finds out."""
+        """Kill it. Whoever is talking to it gets a ``ConnectionError``."""
         self.free = False
         if self._exit_code is None:
             self._process.kill()
@@ -167,7 +167,7 @@ def _value(body: bytes) -> Any:
         return f"a checkpoint that cannot be read here: {error!r}"
 
 
-# Registered after multiprocessing.util was imported, and so run before what that does: wait for them, for ever.
+# Registered after multiprocessing.util was imported, so it runs before that module's exit handler, which joins them.
 @atexit.register
 def _kill_all() -> None:
     for worker in list(_alive):

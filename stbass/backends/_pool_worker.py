@@ -24,7 +24,7 @@ __all__ = ["serve_pool"]
 
 def serve_pool(incoming: socket.socket, outgoing: socket.socket) -> None:
     """Serve the pool until it closes its end, or is gone."""
-    # Ctrl-C goes to the whole group of processes; what becomes of a worker is the pool's decision.
+    # Ctrl-C goes to the whole group of processes; the pool decides what becomes of a worker.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     incoming.setblocking(False)
     outgoing.setblocking(True)
@@ -32,7 +32,7 @@ def serve_pool(incoming: socket.socket, outgoing: socket.socket) -> None:
 
 
 class _Worker:
-    """Reads what the pool says, and answers. Also the sink of the process that runs."""
+    """Reads the pool's messages and answers them. It is also the sink of the process that runs."""
 
     def __init__(self, incoming: socket.socket, outgoing: socket.socket) -> None:
         self._incoming = incoming
@@ -54,7 +54,7 @@ class _Worker:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait((self._task,), timeout=1.0)
-        # Not an orderly end: that would wait for threads which nobody can stop.
+        # Not an orderly end: that would wait for threads that nobody can stop.
         os._exit(0)
 
     async def _next(self) -> bytes | None:
@@ -94,7 +94,7 @@ class _Worker:
             self._send("unusable" if self._threads.running else "cancelled")
 
     def checkpoint(self, value: Any) -> None:
-        """Tell the pool at once, so that it outlives this Python process.
+        """Send it to the pool at once, so that it outlives this Python process.
 
         Raises:
             NotTransportable: it cannot be pickled.
@@ -132,7 +132,7 @@ def _portable_result(ctx: ProcessContext, result: ProcessResult) -> bytes:
     try:
         body = pickled((result, sent_by(ctx) or None), f"the result of process {ctx.process_name!r}")
         if result.is_fail:
-            # An exception can often be pickled, but not be made again from that.
+            # Many exceptions can be pickled, but not unpickled.
             unpickled(body)
     except Exception as error:
         body = pickled((_as_text(result) if result.is_fail else failure_of(error, ctx), None), "a failure")
@@ -140,7 +140,7 @@ def _portable_result(ctx: ProcessContext, result: ProcessResult) -> bytes:
 
 
 def _as_text(result: ProcessResult) -> ProcessResult:
-    """A failure whose error cannot leave this Python process: with its text in the error's place."""
+    """The failure with a ``RemoteError`` in place of an error that cannot leave this Python process."""
     failure = result.failure
     error = failure.error
     kind = type(error)
@@ -156,6 +156,6 @@ def _as_text(result: ProcessResult) -> ProcessResult:
 def _portable(value: Any) -> Any:
     try:
         unpickled(pickled(value, "a checkpoint"))
-    except Exception:  # whatever a class raises there: its text is what is left
+    except Exception:  # a class may raise anything here: only its text is kept
         return str(value)
     return value

@@ -1,4 +1,4 @@
-"""A pool of Python processes: for what computes, and for what must be killed when it does not end."""
+"""A pool of Python processes, for work that computes, and for work that must be killed if it does not end."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ class ProcessPoolBackend(ExecutionBackend):
         self._lock = threading.Lock()
         self._workers: set[PoolWorker] = set()
         self._idle: list[PoolWorker] = []
-        # For what blocks: starting a Python process, and waiting for its end. Not the event loop's own threads, which
-        # would be there for as long as that loop is.
+        # For calls that block: starting a Python process, and waiting for its end. Not the event loop's own threads,
+        # which would live as long as that loop.
         self._helpers: SyncThreads | None = None
         self._spawning: set[asyncio.Future[PoolWorker]] = set()
         self._loop_end = LoopEnd(self.aclose)
-        # If nobody closes it. Workers that are left at the end of the program are killed then.
+        # In case nobody closes it. At the end of the program, workers are killed in _pool_spawn.
         weakref.finalize(self, _kill_all, self._workers).atexit = False
 
     async def execute(self, process: Composable, ctx: ProcessContext) -> ProcessResult:
@@ -117,7 +117,7 @@ class ProcessPoolBackend(ExecutionBackend):
 
     @property
     def name(self) -> str:
-        """As given; ``processes`` by default."""
+        """The name that was given; ``processes`` by default."""
         return self._name
 
     async def aclose(self) -> None:
@@ -129,7 +129,7 @@ class ProcessPoolBackend(ExecutionBackend):
         for worker in busy:
             worker.signal_end()
         loop = asyncio.get_running_loop()
-        # Those that nobody waits for any more are kept for the next one, and there is to be none.
+        # A worker that nobody waits for any more becomes idle when it has started, and here none may be left.
         if spawning := [future for future in self._spawning if future.get_loop() is loop]:
             await asyncio.wait(spawning)
             with self._lock:
@@ -180,7 +180,7 @@ class ProcessPoolBackend(ExecutionBackend):
             return self._helpers
 
     def _keep(self, spawning: asyncio.Future[PoolWorker]) -> None:
-        """Whoever wanted this worker was cancelled meanwhile: the next one has it."""
+        """Keep a worker whose caller was cancelled meanwhile: the next caller gets it."""
         if not spawning.cancelled() and spawning.exception() is None:
             with self._lock:
                 self._workers.add(spawning.result())
@@ -201,12 +201,12 @@ class ProcessPoolBackend(ExecutionBackend):
             await asyncio.wait((conversation,))
         except asyncio.CancelledError as error:
             cancel = error
-            # Another cancellation means: now.
+            # A second cancellation means: at once.
             with contextlib.suppress(asyncio.CancelledError):
                 if await worker.cancel():
                     await asyncio.wait((conversation,), timeout=self._patience)
         conversation.cancel()  # unless it has ended
-        # Not for long: it only has to leave the sockets.
+        # This is short: it only has to let go of the sockets.
         await asyncio.wait((conversation,))
         if conversation.cancelled():
             result = None
@@ -220,7 +220,7 @@ class ProcessPoolBackend(ExecutionBackend):
             result = conversation.result()
         if result is not None:
             return result
-        # Without a cancellation from here, the process has raised it itself.
+        # If nobody cancelled it from here, the process itself has raised CancelledError.
         raise asyncio.CancelledError if cancel is None else cancel
 
 

@@ -1,4 +1,4 @@
-"""Event loops in threads: for processes that would hold up the event loop of whoever composes them."""
+"""Event loops in threads, for processes that would block the caller's event loop."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ __all__ = ["ThreadBackend"]
 class ThreadBackend(ExecutionBackend):
     """Runs each process on one of several event loops, each in a thread of its own.
 
-    What blocks in a process holds up only its own thread. Sync functions run in threads beside those; one that was
-    cancelled is abandoned, since a thread cannot be stopped. A channel in memory serves one event loop, so it cannot
-    reach from here to there.
+    A process that blocks holds up only its own thread. Sync functions run in other threads; one that is cancelled is
+    abandoned, since a thread cannot be stopped. A channel in memory belongs to one event loop, so it cannot lead to
+    another thread.
 
     Threads start with the first process, and end with :meth:`aclose`, at the end of ``async with``, or with the event
     loop that used them last. They can be used again after that.
@@ -60,7 +60,7 @@ class ThreadBackend(ExecutionBackend):
         self._loop_end = LoopEnd(self.aclose)
 
     def check(self, process: Composable, ctx: ProcessContext) -> None:
-        """Check that its channels reach there.
+        """Check that its channels reach another thread.
 
         Raises:
             NotTransportable: one is in the memory of the event loop here.
@@ -83,7 +83,7 @@ class ThreadBackend(ExecutionBackend):
         await self._loop_end.watch()
         frame = frame_of(ctx)
         if frame.worker is None:
-            # Which of them says little to people, and the name is enough to tell it from the loop outside.
+            # Which thread it is says little to people; the backend's name tells it apart from the event loop outside.
             frame.worker = self._name
         with self._lock:
             # Another one only when none is free: each costs a thread and three file descriptors.
@@ -105,16 +105,16 @@ class ThreadBackend(ExecutionBackend):
 
     @property
     def concurrency_limit(self) -> int:
-        """As given; without a limit the largest int there is for sizes."""
+        """The limit that was given; without one, ``sys.maxsize``."""
         return sys.maxsize if self._limit is None else self._limit
 
     @property
     def name(self) -> str:
-        """As given; ``threads`` by default."""
+        """The name that was given; ``threads`` by default."""
         return self._name
 
     async def aclose(self) -> None:
-        """Cancel what still runs, and end the threads. Sync functions that still run are left to themselves."""
+        """Cancel what still runs, and end the threads. Sync functions that still run are abandoned."""
         with self._lock:
             threads, self._threads = self._threads, []
         for thread in threads:
@@ -134,7 +134,7 @@ class ThreadBackend(ExecutionBackend):
 async def _execute(
     process: Composable, ctx: ProcessContext, shared: Mapping[str, tuple[Mapping[str, Any], Transport]]
 ) -> ProcessResult:
-    """In the thread: with ends of its channels that belong to the event loop there."""
+    """Run it in the thread, with ends of its channels that belong to the event loop there."""
     if not shared:
         return await process.execute(ctx)
     ends = {name: Chan.open(what, transport=transport) for name, (what, transport) in shared.items()}
@@ -153,10 +153,10 @@ class _LoopThread:
         self._sync = SyncThreads(f"{name}-sync")
         self.loop.set_default_executor(self._sync)
         self._tasks: set[asyncio.Task[ProcessResult]] = set()
-        # What is scheduled before it is closed is found, and cancelled, when it closes.
+        # Guards `_closed`, so that closing finds, and cancels, all that was scheduled before.
         self._lock = threading.Lock()
         self._closed = False
-        # Not joined at the end of the program: nobody who is left could want its results.
+        # A daemon: at the end of the program nobody is left who wants its results.
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
 
@@ -169,7 +169,7 @@ class _LoopThread:
             self.loop.close()
 
     async def run(self, execute: Callable[[], Any]) -> ProcessResult:
-        """Await ``execute()`` there. A cancellation here is one there, and is waited for."""
+        """Await ``execute()`` there. A cancellation here is passed on, and its end is awaited."""
         here = asyncio.get_running_loop()
         done: asyncio.Future[None] = here.create_future()
         started: list[asyncio.Task[ProcessResult]] = []
@@ -182,7 +182,7 @@ class _LoopThread:
 
         def end(task: asyncio.Task[ProcessResult]) -> None:
             self._tasks.discard(task)
-            # Closed, if that loop did not wait for what it had started: then nobody is there any more.
+            # That loop is closed if it did not wait for what it had started: then nobody is left to tell.
             with contextlib.suppress(RuntimeError):
                 here.call_soon_threadsafe(resolve, done)
 
