@@ -305,7 +305,7 @@ def same_array(left: Any, right: Any) -> bool:
 
 
 @given(nps.arrays(fixed_types, nps.array_shapes(min_dims=0, min_side=0, max_dims=4, max_side=4)), st.booleans())
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 def test_an_array_arrives_with_type_shape_order_and_every_bit(array: Any, by_columns: bool) -> None:
     if by_columns:
         array = numpy.asfortranarray(array)

@@ -56,7 +56,7 @@ def read_by_everyone(data: bytes | str) -> None:
 
 
 @given(st.binary(max_size=200))
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 def test_any_bytes(data: bytes) -> None:
     read_by_everyone(data)
 

@@ -91,7 +91,7 @@ def assert_same(found: ProcessResult, sent: ProcessResult) -> None:
 
 
 @given(results)
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 def test_any_result_arrives_unchanged(result: ProcessResult) -> None:
     assert_same(load_result(dump_result(result)), result)
     inside = loads(dumps({"r": [result]}))["r"][0]

@@ -75,13 +75,13 @@ plain = st.recursive(
 
 
 @given(anything)
-@settings(max_examples=250)
+@settings(max_examples=250, deadline=None)
 def test_any_value_arrives_exactly_as_it_was_sent(value: Any) -> None:
     assert same(loads(dumps(value)), value)
 
 
 @given(plain)
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 def test_a_json_value_is_plain_json_for_whoever_reads_it(value: Any) -> None:
     data = dumps(value)
 
