@@ -1,4 +1,4 @@
-"""What can be asked of an MCP server: call a tool, list the tools, answer at all."""
+"""The requests to an MCP server: call a tool, list the tools, see whether it answers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["call_tool", "list_tools", "ping", "plain_arguments"]
 
 Progress = Callable[[float, float | None, str], None]
 
-# A listing that never ends is a server's mistake, and must not become ours.
+# A server that never stops listing must not keep us for ever.
 _PAGES = 100
 _SHOWN_NAMES = 20
 _SHOWN_TEXT = 2000
@@ -95,7 +95,7 @@ async def ping(conversation: Conversation, answered: Callable[[], None] | None =
     """
 
     async def talk(client: Client) -> None:
-        # Having connected is the answer: the newer protocol has no ping.
+        # Connecting is enough: the newer protocol has no ping.
         return None
 
     await conversation.hold(talk, answered)
@@ -154,7 +154,7 @@ def _failed(
     content: Any,
     code: int | None,
 ) -> MCPError:
-    """The error for a call that the server answered with one: what it means shows only from what the server lists."""
+    """The error for a call that the server answered with one; only its list of tools shows what that means."""
     said = conversation.redacted(said.strip())
     if len(said) > _SHOWN_TEXT:
         said = said[:_SHOWN_TEXT] + "…"

@@ -166,7 +166,7 @@ class Conversation:
         timeout: httpx2.Timeout | None = None,
         auth: httpx2.Auth | None = None,
     ) -> httpx2.AsyncClient:
-        # What it is given are the mcp package's defaults. Ours hold instead.
+        # The arguments are the mcp package's defaults, for which ours are used instead.
         async def note(response: httpx2.Response) -> None:
             self.status = response.status_code if response.status_code >= 400 else None
             # Over SSE an answer comes by another way than its question. The client only logs that a question was
@@ -258,7 +258,7 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 
 
 class _Readdressing(httpx2.AsyncHTTPTransport):
-    """Puts what must not show into a request's address below the layers that log it and name it in errors."""
+    """Puts the secret parts into a request's address, below the layers that log addresses and show them in errors."""
 
     def __init__(self, shown: httpx2.URL, real: httpx2.URL) -> None:
         # A client that is given a transport no longer looks for a proxy itself.
@@ -289,9 +289,9 @@ class _Readdressing(httpx2.AsyncHTTPTransport):
 
 
 class _Stderr:
-    """What a server that we started writes on its standard error: into the log, and the end of it into errors.
+    """The standard error of a server that we started: it goes to the log, and the end of it into errors.
 
-    It cannot simply share ours: inside a Celery worker that is no file.
+    The server cannot simply share ours: inside a Celery worker that is no file.
     """
 
     def __init__(self, address: Address) -> None:
@@ -322,7 +322,7 @@ class _Stderr:
         return self._tail.decode(errors="replace").strip()
 
     def close(self) -> None:
-        """Take what it wrote last, and close. It has ended by now."""
+        """Read the last that it wrote, and close. The server has ended by now."""
         self._loop.remove_reader(self._source)
         self._read()
         os.close(self._source)

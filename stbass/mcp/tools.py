@@ -79,7 +79,7 @@ def _checked_timeout(timeout: object) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class _Bound:
-    """What holds for the conversation that is held in this context."""
+    """The time limit and the listener of the conversation in the current context."""
 
     clock: asyncio.Timeout
     on_progress: Callable[[float, float | None, str], None] | None = None
@@ -112,9 +112,8 @@ class MCPProcess(Process):
     """A process that calls a tool of an MCP server once.
 
     **Arguments** are those bound with :meth:`with_arguments` and those found on the channel ``input``, if it has one: a
-    mapping received there adds to what is bound, and what is bound wins. Anything else received there is not arguments:
-    ``None`` adds nothing; another value is an error, unless arguments are bound, and then it is left alone, as by any
-    stage of a SEQ that does not use its input.
+    mapping received there adds to what is bound, and what is bound wins. ``None`` adds nothing. Any other value is an
+    error if no arguments are bound, and else is ignored, as by any stage of a SEQ that does not use its input.
 
     **Value**: the tool's structured content if it gives any, as it is (the ``mcp`` package's servers wrap a plain
     number as ``{"result": 3}``); else, if its content is one text, that text; else the list of its content's parts as
@@ -136,7 +135,7 @@ class MCPProcess(Process):
         server_url: address of the server; see :mod:`stbass.mcp.address`.
         tool_name: name of the tool, and, until :meth:`with_name`, of the process.
         timeout: seconds for connecting and the call together; the deadline of the context bounds them too. None: only
-            that one does.
+            the deadline does.
         headers: sent with every HTTP request, for example ``{"Authorization": "Bearer …"}``.
         arguments: as with :meth:`with_arguments`.
 
@@ -196,7 +195,7 @@ class MCPProcess(Process):
         return made
 
     def at_server(self, server_url: str, headers: Mapping[str, str]) -> Self:
-        """A copy that calls its tool on another server. It is to run here: a worker would make it as it was written."""
+        """A copy that calls its tool on another server. It runs only here: a worker would make it for the old one."""
         made = self._copy()
         made._address = parse_address(server_url)
         made.server_url = server_url

@@ -13,7 +13,7 @@ __all__ = ["Admission"]
 
 
 class Admission:
-    """Which processes may be made from a message, and by what means. A worker has one; nothing else reads processes.
+    """Decides which processes may be made from a message. A worker has one; nobody else reads processes.
 
     Args:
         allowed: asked with each reference; None allows all that the imported modules define.
@@ -55,7 +55,7 @@ class Admission:
         """The plain function of that reference.
 
         Raises:
-            ProcessRefused: there is none here, or its module is not one that it may be of.
+            ProcessRefused: there is no such function here, or its module is not allowed.
         """
         module = reference.partition(":")[0]
         if self.functions is None or not self.functions(module):

@@ -3,7 +3,7 @@
 `{"~": "array", "c": "numpy:ndarray", "v": {"type", "shape", "order", "data"}}`, and the same with the tag `scalar`.
 The type is numpy's own description of it (as in `.npy` files), so byte order, sub-arrays, the fields of structured
 types and their padding are exact; `order` is `F` for an array that is laid out by columns, else `C`. An array of Python
-objects is refused: its elements would have to be pickled. Elsewhere it arrives as
+objects is refused: its elements would have to be pickled. Where numpy is not imported, the value arrives as
 :class:`~stbass.wire.opaque.Opaque` with these four.
 """
 
@@ -42,7 +42,7 @@ def _write_array(writer: WireWriter, value: Any) -> Any:
         raise Unsendable(f"{cls.__module__}.{cls.__qualname__} is a subclass of numpy's own", advice)
     state: Form
     if isinstance(value, (numpy.str_, numpy.bytes_)):
-        # As the text that they are: an array would cut trailing zeros off.
+        # As plain text, because an array would cut off trailing zeros.
         state = {"type": value.dtype.kind, "data": value.item() if value else type(value.item())()}
     else:
         order = "F" if is_array and value.flags.f_contiguous and not value.flags.c_contiguous else "C"
@@ -109,7 +109,7 @@ def _array(numpy: Any, state: Form) -> Any:
         raise WireError(f"form 'array': type {text_of(state['type'], 100)}, order {text_of(order, 20)}")
     if math.prod(shape) * dtype.itemsize != len(data):
         raise WireError(f"form 'array': {len(data)} bytes do not fill shape {shape} of {dtype}")
-    # A copy, for it must own its memory and be writable, as any new array.
+    # A copy, because it must own its memory and be writable, like any new array.
     return numpy.ndarray(shape, dtype, buffer=bytearray(data), order=order).copy(order="K")
 
 

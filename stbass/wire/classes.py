@@ -7,11 +7,10 @@
 | `named` | `c`: class; `v`: the fields by name, in order |
 | `model` | `c`: class; `v`: the fields by name; `x`: names of the fields that were set, extra values, private values |
 
-A class is only looked up: among the modules that are already imported, by name, in their dicts. Nothing is imported,
-and neither a module's `__getattr__` nor a constructor, a validator, a `__post_init__` or a `__setattr__` of the class
-is run: the parts are put back as they were, which is also the only way in which an object that has changed since it was
-constructed arrives as it was sent. Where there is no such class, or it has other fields, the value arrives as
-:class:`~stbass.wire.opaque.Opaque`.
+A class is only looked up, by name, in the dicts of modules that are already imported. Nothing is imported, and neither
+a module's `__getattr__` nor a constructor, a validator, a `__post_init__` or a `__setattr__` of the class is run: the
+parts are put back as they were. Only so can an object that was changed after its construction arrive as it was sent.
+Where there is no such class, or it has other fields, the value arrives as :class:`~stbass.wire.opaque.Opaque`.
 """
 
 from __future__ import annotations
@@ -38,8 +37,8 @@ def known_class(type_name: str) -> type[Any] | None:
     """The class that is called ``module:qualname`` in an imported module, or None."""
     module_name, _, qualname = type_name.partition(":")
     module = sys.modules.get(module_name)
-    # Asked of the real type throughout: isinstance would also ask the object itself, which may be a proxy that answers
-    # by making what it stands for.
+    # Only real types are asked: isinstance would also ask the object itself, which may be a proxy that creates its
+    # target in order to answer.
     if not issubclass(type(module), ModuleType):
         return None
     found: Any = None
@@ -106,7 +105,7 @@ def _read_enum(reader: WireReader, form: Form) -> Any:
 
 
 def _combined(cls: type[enum.Flag], number: Any) -> Any:
-    """Combined flags, or None. Flag's own way of making them, which a subclass cannot have replaced by its own."""
+    """Combined flags, or None. Made by Flag's own function, never by one that a subclass has put in its place."""
     found = cls._value2member_map_.get(number)
     if found is not None:
         return found
@@ -127,7 +126,7 @@ def _is_data(cls: type[Any]) -> bool:
 
 
 def _is_plain_object(cls: type[Any]) -> bool:
-    """Whether all that a value of the class consists of is its fields: not so for a subclass of list or int, say."""
+    """Whether a value of the class consists of its fields alone; that of a subclass of list or int, say, does not."""
     base: Any = cls
     while base.__flags__ & HEAP_TYPE:
         base = base.__base__
@@ -148,7 +147,7 @@ def _write_data(writer: WireWriter, value: Any) -> Any:
         item = getattr(value, field.name, _ABSENT)
         if item is not _ABSENT:
             state[field.name] = item
-    # What __post_init__ left beside the fields; without it the object would be half made, as __post_init__ is not run.
+    # What __post_init__ set beside the fields: it is not run again, and without it the object would be incomplete.
     for key, item in getattr(value, "__dict__", {}).items():
         if key not in state and key != "__orig_class__":
             state[key] = item
@@ -192,7 +191,7 @@ def _read_data(reader: WireReader, form: Form) -> Any:
 
 
 def _names_of(cls: type[Any]) -> tuple[str, ...] | None:
-    """The field names of a named tuple's class, or None if it is none."""
+    """The field names of a named tuple's class; None for any other class."""
     if not issubclass(cls, tuple):
         return None
     names = static(cls, "_fields")
@@ -233,7 +232,7 @@ def _write_model(writer: WireWriter, value: Any) -> Any:
     if base is None or base not in type(value).__mro__:
         return NotImplemented
     name = require_known(type(value))
-    # What pydantic gives for copying; a subclass's own idea of it is for pickle, not for us.
+    # What pydantic gives for copying; what a subclass puts in its place is for pickle, not for us.
     state = base.__getstate__(value)
     rest = {
         "set": state["__pydantic_fields_set__"],

@@ -1,4 +1,4 @@
-"""Values, processes and results as bytes, and back: what the rest of stbass uses."""
+"""The functions with which the rest of stbass turns values, processes and results into bytes and back."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ _decode = msgspec.json.Decoder().decode
 
 
 def dumps(value: Any, *, limit: int = LIMIT, what: str = "value", processes: bool | None = None) -> bytes:
-    """A value as UTF-8 JSON. Plain JSON values are themselves; all else is a form (see :mod:`stbass.wire.core`).
+    """A value as UTF-8 JSON. Plain JSON values stay as they are; all else becomes a form (see :mod:`stbass.wire.core`).
 
     Args:
         limit: how many bytes it may be at most.
@@ -110,7 +110,7 @@ class Decoder:
         return node if is_plain else self.read(node, lambda reader: reader.read(node), what)
 
     def read(self, node: Any, function: Callable[[WireReader], T], what: str) -> T:
-        """Apply a function to a reader, and turn whatever goes wrong into the error that it is."""
+        """Call a function with a reader; whatever goes wrong becomes a ``WireError``, but a refusal stays one."""
         try:
             return function(WireReader(self._admission, self._transport))
         except (WireError, ProcessRefused) as error:
@@ -118,7 +118,7 @@ class Decoder:
                 raise WireError(f"the {what} is not one that stbass wrote: {error}") from None
             raise
         except Exception as error:
-            # Beyond this line stands data that anybody may have written; what it does not fit is its fault.
+            # Anybody may have written this data, so whatever goes wrong in reading it is the data's fault.
             raise WireError(f"the {what} is not one that stbass wrote: {_brief(error)}") from error
 
 
@@ -156,7 +156,7 @@ def loads_process(
 
 
 def dump_error(error: BaseException, *, limit: int = LIMIT) -> bytes:
-    """An exception. What it drags along and cannot travel is replaced by its text.
+    """An exception as bytes. Parts of it that cannot travel are replaced by their text.
 
     Raises:
         NotTransportable: it is too large.
@@ -180,7 +180,7 @@ def load_error(data: bytes | str, *, limit: int = LIMIT) -> BaseException:
 
 
 def dump_result(result: ProcessResult, *, limit: int = LIMIT) -> bytes:
-    """A result, for :func:`load_result`. A failure travels whatever it drags along (see :mod:`stbass.wire.results`).
+    """A result, for :func:`load_result`. A failure travels whatever is attached to it (see :mod:`stbass.wire.results`).
 
     Raises:
         NotTransportable: the value cannot travel, or the result is too large.
@@ -201,10 +201,10 @@ def load_result(data: bytes | str, *, limit: int = LIMIT) -> ProcessResult:
 
 
 def result_or_failure(result: ProcessResult, *, limit: int = LIMIT) -> bytes:
-    """As :func:`dump_result`, but always something: a result that cannot travel becomes a failure that says why.
+    """Like :func:`dump_result`, but it never raises: a result that cannot travel becomes a failure that says why.
 
     A success whose value cannot travel becomes a failure with the ``NotTransportable`` that names the part; a failure
-    that is too large a smaller one with a ``RemoteError`` of the same text.
+    that is too large becomes a smaller one with a ``RemoteError`` of the same text.
     """
     try:
         return dump_result(result, limit=limit)
@@ -222,12 +222,12 @@ def result_or_failure(result: ProcessResult, *, limit: int = LIMIT) -> bytes:
     if run is not None:
         run = replace(run, placement=None)
     made = ProcessResult(False, None, failure, result.elapsed, run)
-    # What is left is small, whatever the limit: better this than a caller that never hears of its process.
+    # What is left is small, so it may exceed the limit: otherwise the caller would never hear of its process.
     return dump_result(made, limit=max(limit, LIMIT))
 
 
 def _reduced(failure: Failure, reason: NotTransportable, limit: int) -> Failure:
-    """The same failure with nothing too large in it; a checkpoint stays if it takes half the limit at most."""
+    """The same failure without its large parts; a checkpoint stays if it takes at most half the limit."""
     name = type_name_of(type(failure.error))
     text = shortened(exceptions.message_of(failure.error), _REDUCED_TEXT)
     error = RemoteError(f"{name.replace(':', '.')}: {text}", type_name=name)
@@ -258,11 +258,11 @@ _REDUCED_TEXT = 1_000
 
 
 def is_plain(value: Any, budget: list[int], depth: int) -> bool:
-    """Whether msgspec would write the value exactly as it is. Says no to what it is not sure of: the writer finds out.
+    """Whether msgspec would write the value exactly as it is. When in doubt the answer is no, and the writer decides.
 
     Args:
         budget: one number, how many more elements to look at; a value that refers to one list from many places could
-            otherwise have more than there is time for.
+            otherwise take for ever.
     """
     kind = type(value)
     if kind is str or kind is bool or value is None:
@@ -290,7 +290,7 @@ def is_plain(value: Any, budget: list[int], depth: int) -> bool:
     if budget[0] < 0:
         return False
     for item in items:
-        # The leaves here, too, and not by a call each: there are more of them than of anything else.
+        # Leaves are checked here and not by a call each, because most items are leaves.
         kind = type(item)
         if kind is str or kind is bool or item is None:
             continue

@@ -1,11 +1,11 @@
-"""The two walkers: a value to plain JSON data and back.
+"""The writer that turns a value into plain JSON data, and the reader that turns it back.
 
-A plain value is itself: None, bool, int of 64 bits, finite float, str, list, and dict with str keys. Everything else
-is a *form*: a dict whose key ``"~"`` holds the form's tag, for example ``{"~": "tuple", "v": [1, 2]}``. A dict of the
-user's that has the key ``"~"`` is itself written as a form (tag ``dict``), so that nothing is ambiguous.
+A plain value stays as it is: None, bool, int of 64 bits, finite float, str, list, and dict with str keys. Everything
+else is a *form*: a dict whose key ``"~"`` holds the form's tag, for example ``{"~": "tuple", "v": [1, 2]}``. A dict of
+the user's that has the key ``"~"`` is itself written as a form (tag ``dict``), so that nothing is ambiguous.
 
-What the tags mean stands in the modules beside this one, each of which gives two tables: how to write which type, and
-how to read which tag. :mod:`stbass.wire.codec` joins them.
+The tags are defined in the modules beside this one. Each has two tables: how to write which type, and how to read which
+tag. :mod:`stbass.wire.codec` joins them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 class Unsendable(Exception):
-    """A part cannot travel. Each container on the way out adds where it was; in the end it is a NotTransportable."""
+    """A part of a value cannot travel. Each container around it adds its own position to the path of the error."""
 
     def __init__(self, reason: str, advice: str = "") -> None:
         super().__init__(reason)
@@ -40,12 +40,12 @@ class Unsendable(Exception):
         self.segments: list[str] = []
 
     def at(self, segment: str) -> Unsendable:
-        """Note where in the container around it this is."""
+        """Add the position in the next container outwards."""
         self.segments.append(segment)
         return self
 
     def as_error(self, what: str) -> NotTransportable:
-        """What the caller of ``dumps`` gets."""
+        """The error for the caller of ``dumps``."""
         path = what + "".join(reversed(self.segments))
         return NotTransportable(f"{path}: {self.reason}{self.advice and f'; {self.advice}'}", path=path)
 
@@ -62,13 +62,13 @@ def form_of_text(value: Any) -> Form:
 class WireWriter:
     """Turns one value into plain data.
 
-    How a value is written is found by its type, else by the nearest of its bases, else by looking at it: these
-    functions give ``NotImplemented`` for what is not theirs.
+    The function that writes a value is found by the value's type, else by its nearest base, else by asking each
+    function in ``by_look``, which returns ``NotImplemented`` for a value that is not its own.
 
     Args:
         budget: how many nodes and characters to write at most; the exact size is only known at the end, but a value
-            that refers to the same list from many places would never get there.
-        processes: whether processes and channels may be in it. Only who has a ``WireReader`` for them can read them.
+            that refers to the same list from many places would never get that far.
+        processes: whether processes and channels may be in it. Only a ``WireReader`` that admits them can read them.
     """
 
     __slots__ = ("_budget", "_open", "chained", "errors", "lenient", "numbered", "processes")
@@ -85,8 +85,8 @@ class WireWriter:
         self.errors: dict[int, tuple[BaseException, Form]] = {}
         self.numbered = 0
         self.chained = 0
-        # What cannot travel is replaced by its text, instead of being an error. For the parts of a failure, which must
-        # never get lost because of what it drags along.
+        # Whether a part that cannot travel is replaced by its text instead of being an error. For failures: one must
+        # never get lost because of what is attached to it.
         self.lenient = False
         self.processes = processes
 
@@ -101,7 +101,7 @@ class WireWriter:
         if function is not None:
             return function(self, value)
         by_base = self.by_base
-        # The real bases: isinstance would also ask an abstract class about those that were registered with it.
+        # Only real bases: isinstance would also accept a class that was registered with an abstract one.
         for base in type(value).__mro__:
             function = by_base.get(base)
             if function is not None:
@@ -123,7 +123,7 @@ class WireWriter:
             raise Oversized
 
     def enter(self, container: Any, size: int = 1) -> None:
-        """Begin a container; :meth:`leave` ends it, except on an error: then :meth:`rollback` does, or nobody.
+        """Begin a container. :meth:`leave` ends it; after an error :meth:`rollback` does, if anybody goes on.
 
         Raises:
             Unsendable: it is inside itself, or too many are inside one another.
@@ -143,7 +143,7 @@ class WireWriter:
 
     @property
     def state(self) -> tuple[int, int]:
-        """What :meth:`rollback` needs to go back to."""
+        """What :meth:`rollback` needs in order to come back to this point."""
         return len(self._open), len(self.errors)
 
     def replace(self, value: Any, unsendable: Unsendable, state: tuple[int, int], segment: str) -> Any:
@@ -158,13 +158,13 @@ class WireWriter:
         return form_of_text(value)
 
     def rollback(self, state: tuple[int, int]) -> None:
-        """Forget what was begun since :attr:`state` was that: containers, and exceptions that could be referred to."""
+        """Forget the containers and the exceptions that were begun since :attr:`state` had this value."""
         for entries, length in ((self._open, state[0]), (self.errors, state[1])):
             while len(entries) > length:
                 entries.popitem()
 
     def soft(self, value: Any) -> Any:
-        """As :meth:`write`, but leniently from here on inwards."""
+        """Like :meth:`write`, but lenient about the value and all that is in it."""
         lenient, self.lenient = self.lenient, True
         state = self.state
         try:
@@ -237,7 +237,7 @@ class WireReader:
         self.transport = transport
 
     def read(self, node: Any) -> Any:
-        """The value that plain data stands for. The data is used up.
+        """The value that plain data stands for. The data is changed by it.
 
         Raises:
             WireError: it is not what a :class:`WireWriter` makes.

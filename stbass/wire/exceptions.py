@@ -1,12 +1,12 @@
 """Exceptions as values.
 
-`{"~": "error", "c": class, "m": message, "a": arguments}`, and where there is something to say: `d`: the instance's
+`{"~": "error", "c": class, "m": message, "a": arguments}`, and, where there is anything to say, `d`: the instance's
 `__dict__` (notes among it), `n`: attributes that a built-in class or `__slots__` keep outside of it (`errno`, …),
 `g`: the members of a group, `cause`, `context`, `s`: 1 if the context is
 suppressed, `t`: text of the traceback, `i`: a number for the references to it. `{"~": "again", "i": number}`: the
-exception that was read before under that number, for exceptions hang together in circles.
+exception that was read before under that number, because exceptions may refer to each other in circles.
 
-Here the same class is rebuilt if it is imported, with `BaseException.__new__` and the arguments put back: no
+The reader rebuilds the same class if it is imported, with `BaseException.__new__` and the arguments put back: no
 constructor is run, so a class whose constructor takes other arguments than it keeps arrives too. Otherwise it becomes a
 :class:`~stbass.errors.RemoteError`. Every exception can travel: an argument or attribute that cannot is
 replaced by its text, as an :class:`~stbass.wire.opaque.Opaque`.
@@ -53,9 +53,9 @@ def traceback_of(error: BaseException, *, chain: bool = False) -> str:
 
 
 def message_of(error: BaseException) -> str:
-    """What an exception says, whatever its ``__str__`` does."""
+    """The message of an exception, even if its ``__str__`` raises."""
     if isinstance(error, BaseExceptionGroup):
-        # Its str() counts the members, too. Whole, as the group is made from it again.
+        # Its str() also counts the members. The message stays whole, because the group is made from it again.
         return shortened(error.message, len(error.message))
     try:
         text = str(error)
@@ -74,7 +74,7 @@ def write_error(writer: WireWriter, error: BaseException, *, with_traceback: boo
         with_traceback: False if its traceback travels beside it.
 
     Raises:
-        Unsendable: it stands too deep, or is an exception group inside itself.
+        Unsendable: it is nested too deep, or is an exception group inside itself.
         Oversized: it is too large.
     """
     before = writer.errors.get(id(error))
@@ -87,7 +87,7 @@ def write_error(writer: WireWriter, error: BaseException, *, with_traceback: boo
     lenient, writer.lenient = writer.lenient, True
     try:
         if isinstance(error, BaseExceptionGroup):
-            # Before the arguments: these name the members once more, then by reference.
+            # Before the arguments, which hold the members once more, by then as references.
             form["g"] = _UNFINISHED
             form["g"] = [_write_member(writer, member) for member in error.exceptions]
         form["a"] = writer.items(error.args, error.args, len(error.args), lambda index, _: f".args[{index}]")
@@ -219,7 +219,7 @@ def _read_error(reader: WireReader, form: Form) -> Any:
     return error
 
 
-# The attributes of every exception, past anything that a class has put in front of them.
+# BaseException's own attributes, even where a class has overridden them.
 _ARGS: Any = vars(BaseException)["args"]
 _CAUSE: Any = vars(BaseException)["__cause__"]
 _CONTEXT: Any = vars(BaseException)["__context__"]
@@ -227,7 +227,7 @@ _SUPPRESS: Any = vars(BaseException)["__suppress_context__"]
 
 
 def _made(name: str, message: str, members: list[BaseException] | None, form: Form) -> BaseException:
-    """An exception of that class without its arguments yet, or what stands for it."""
+    """An exception of that class, still without its arguments, or a stand-in for it."""
     cls = known_class(name)
     if (
         cls is not None
@@ -259,7 +259,7 @@ def _set_outside(error: BaseException, outside: dict[str, Any]) -> None:
 def _is_sound(cls: type[BaseException], form: Form) -> bool:
     """Whether a Unicode error's parts fit together.
 
-    Its str() looks into the object at these positions, and before Python 3.13 does not look whether they are inside.
+    Its str() looks into the object at these positions, and before Python 3.13 does not check that they are inside it.
     """
     if not issubclass(cls, (UnicodeDecodeError, UnicodeEncodeError, UnicodeTranslateError)):
         return True

@@ -1,4 +1,4 @@
-"""What stands for something whose class is not known here."""
+"""A stand-in for a value whose class is not known here."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Opaque:
     rest: Any = field(default=None, repr=False)
 
     def __hash__(self) -> int:
-        # Not by its data, which may be a dict: a frozen dataclass that was a key must be able to stay one.
+        # Without the data, which may be a dict: a frozen dataclass that was used as a key must stay hashable.
         return hash((self.type_name, self.kind))
 
 

@@ -160,7 +160,7 @@ def _read_process(reader: WireReader, form: Form) -> Any:
     try:
         made = found(*args, **kwargs)
     except (Exception, SystemExit) as error:
-        # The user's constructor: it may raise anything, and must not take the worker with it.
+        # The user's constructor may raise anything, and must not bring the worker down.
         raised = f"{type(error).__name__}: {error}"
         raise admission.refusal(
             reference, f"could not make the process {reference!r}: its constructor raised {raised}"
@@ -191,7 +191,7 @@ def _admission(reader: WireReader) -> Admission:
 
 
 def _finished(reader: WireReader, form: Form, made: Composable) -> Composable:
-    """The copy with what was changed after the original was made."""
+    """The process, with the changes that were made to it after its construction."""
     changes: dict[str, Any] = {}
     if "n" in form:
         changes["name"] = reader.read(form["n"])
@@ -217,7 +217,7 @@ def _read_channel(reader: WireReader, form: Form) -> Any:
         raise WireError("it brings a channel where there may be none")
     if type(shared) is not dict or type(shared.get("name")) is not str:
         raise WireError(f"form 'chan': {text_of(shared, 100)}")
-    # Every mention of a channel in one message is the same end of it.
+    # All mentions of a channel in one message are the same end of it.
     key = repr(shared)
     channel = reader.channels.get(key)
     if channel is None:

@@ -8,7 +8,7 @@
 | `placement` | `v`: model, endpoint, config |
 | `retry` | `v`: attempts, backoff, base delay, longest delay, jitter |
 
-A moment in UTC is its ISO 8601 text. Of a failure everything arrives, whatever it drags along: a part of its
+A time in UTC is written as ISO 8601 text. A failure always arrives, whatever is attached to it: a part of its
 checkpoint, of its channels' state or of its placement's configuration that cannot travel is replaced by its text, as an
 :class:`~stbass.wire.opaque.Opaque`.
 """
@@ -83,9 +83,9 @@ def _write_result(writer: WireWriter, result: ProcessResult) -> Form:
 
 
 def write_failure(writer: WireWriter, failure: Failure) -> Form:
-    """A failure. It can only be too large, or stand too deep."""
+    """A failure. It is refused only if it is too large, or nested too deep."""
     writer.enter(failure, 10)
-    # The failure's own traceback text is the whole one, causes and all; the error gets it back where it is read.
+    # The failure's own traceback text includes the causes; the reader gives it back to the error.
     error = write_error(writer, failure.error, with_traceback=not failure.traceback_str)
     form: Form = {
         "~": "failure",
@@ -196,7 +196,7 @@ def _write_moment(writer: WireWriter, moment: datetime) -> Any:
     try:
         return writer.write(moment)
     except Unsendable:
-        # A zone of a third party's kind. The moment is what matters here, so its offset will do.
+        # A time zone of a third party. Only the point in time matters here, so the offset is enough.
         return writer.write(moment.astimezone(timezone(moment.utcoffset() or timedelta())))
 
 

@@ -1,4 +1,4 @@
-"""Signatures of messages: who does not have the key cannot write one, change one, or use one for something else."""
+"""Signatures: without the key nobody can write a message, change one, or use one for something else."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from stbass.errors import ConfigurationError, SignatureError
 __all__ = ["MIN_KEY_BYTES", "Signer"]
 
 MIN_KEY_BYTES = 16
-"""A shorter key could be found by trying."""
+"""A shorter key could be guessed by trying."""
 
 
 class Signer:
@@ -20,7 +20,7 @@ class Signer:
     from the end of one to the beginning of the next gives another signature.
 
     Args:
-        key: the shared secret, at least :data:`MIN_KEY_BYTES` bytes; a str counts as its UTF-8. It is in no ``repr``.
+        key: the shared secret, at least :data:`MIN_KEY_BYTES` bytes; a str counts as its UTF-8. No ``repr`` shows it.
 
     Raises:
         ConfigurationError: the key is too short, or not a str or bytes.
@@ -39,7 +39,7 @@ class Signer:
                 f"the signing key (STBASS_SIGNING_KEY) has {len(secret)} bytes, it must have at least {MIN_KEY_BYTES};"
                 " make one with: python -c 'import secrets; print(secrets.token_hex(32))'"
             )
-        # Prepared once: to take the key in costs as much as to sign a short message.
+        # Prepared once, because setting up the key costs as much as signing a short message.
         self._prepared = hmac.new(secret, digestmod="sha256")
 
     def sign(self, *parts: bytes | str) -> str:

@@ -2,7 +2,7 @@
 
 | tag | type | form |
 |---|---|---|
-| `date`, `time`, `datetime` | they | `v`: ISO 8601 without zone; `z`: zone; `f`: 1 for the second of two equal times |
+| `date`, `time`, `datetime` | the same | `v`: ISO 8601, no zone; `z`: zone; `f`: 1 for the second of two equal times |
 | `delta` | timedelta | `v`: days, seconds, microseconds |
 | `zone` | timezone, ZoneInfo | `v`: `"utc"`, or `[offset in seconds, in microseconds, name or null]`, or `{"key": …}` |
 """

@@ -5,10 +5,10 @@
 | `int` | int beyond 64 bits | `v`: hexadecimal, with sign |
 | `float` | nan, inf, -inf | `v`: `inf`, `-inf`, or the 16 hexadecimal digits of a nan (a nan has content) |
 | `str` | str with lone surrogates | `v`: base64 of UTF-8 with surrogates passed through |
-| `bytes`, `bytearray` | they (a memoryview goes as bytes) | `v`: base64 |
-| `tuple`, `set`, `frozenset` | they | `v`: list |
+| `bytes`, `bytearray` | the same (a memoryview goes as bytes) | `v`: base64 |
+| `tuple`, `set`, `frozenset` | the same | `v`: list |
 | `dict` | dict with other keys than str, or with the key `"~"` | `v`: key, value, key, value, … |
-| `uuid`, `decimal` | they | `v`: text |
+| `uuid`, `decimal` | the same | `v`: text |
 | `path` | pathlib | `c`: name of the class; `v`: text |
 """
 
