@@ -248,7 +248,7 @@ async def test_nothing_is_left_in_redis(fleet: Fleet, registry: BackendRegistry)
         registry=registry,
     )
     await composition.run()
-    # The group is kept as long as its results, for attach. A message is acknowledged a moment after its result is there.
+    # The group is kept as long as its results, for attach. A message is acknowledged a moment after its result.
     await until(lambda: {key for key in fleet.keys() - before if not key.startswith("stbass:group:")} == set())
 
 

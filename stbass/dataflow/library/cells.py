@@ -29,7 +29,7 @@ from stbass.errors import DataflowError
 __all__ = ["Types", "cell_kind", "check_types", "guess", "parser", "unwritable"]
 
 Types = str | type | Mapping[str, str | type] | None
-"""A kind by name or class, for all fields or by field; what is not said is guessed."""
+"""A kind by name or class, for all fields or by field; the rest is guessed."""
 
 _INT = re.compile(r"[+-]?[0-9]+")
 _FLOAT = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|nan|[+-]?inf")
@@ -86,7 +86,7 @@ _BY_CLASS: dict[type, str] = {
 
 
 def cell_kind(given: object) -> str:
-    """The name of a kind that was given by name or by class.
+    """The name of a kind that is given by name or by class.
 
     Raises:
         ValueError: there is no such kind.
@@ -147,7 +147,7 @@ _WRITABLE = (str, Number, date, time, timedelta, UUID)
 
 
 def unwritable(rows: Sequence[Sequence[Any]], columns: Sequence[str], first: int, path: str) -> DataflowError | None:
-    """What is wrong with the first value that has no form in a CSV file; None if all have.
+    """The error for the first value that cannot stand in a CSV file; None if all can.
 
     Args:
         rows: the rows.

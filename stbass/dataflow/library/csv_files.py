@@ -26,7 +26,7 @@ _BOM = b"\xef\xbb\xbf"
 class CsvSource:
     """A CSV file to read.
 
-    A position is the number of the byte at which a row begins, and of its line; with the kinds that were guessed.
+    A position is the byte and the line at which a row begins, with the kinds that were guessed.
 
     Args:
         path: the file.
@@ -102,7 +102,7 @@ class CsvSource:
         return {"offset": self._offset, "line": self._line, "kinds": dict(self._kinds)}
 
     def _lines(self) -> Iterator[str]:
-        """The lines of the file. The reader of rows takes no more than it needs: between rows the offset is exact."""
+        """The lines of the file. The CSV reader takes no more than it needs, so between rows the offset is exact."""
         file = cast("IO[bytes]", self._file)
         while line := file.readline(_LONGEST):
             if len(line) == _LONGEST and not line.endswith(b"\n"):
@@ -186,7 +186,7 @@ class CsvSink:
         self._count = 0
 
     def check(self) -> None:
-        """Whether the file could be written."""
+        """Check that the file can be written."""
         check_writable(self._path)
 
     def open(self, mark: Any) -> None:
@@ -210,7 +210,7 @@ class CsvSink:
         self._count += len(rows)
 
     def mark(self) -> Any:
-        """How long the file is, when that much is on disk."""
+        """Bring all of the file to disk, and return how long it is."""
         file = self._opened()
         sync(file)
         return {"offset": file.tell(), "rows": self._count}
@@ -220,7 +220,7 @@ class CsvSink:
         sync(self._opened())
 
     def clean(self) -> None:
-        """There is nothing beside the file itself."""
+        """Do nothing: there is only the file itself."""
 
     def close(self) -> None:
         """Close the file."""
@@ -248,7 +248,7 @@ class CsvSink:
             raise DataflowError(
                 f"{self._path}, rows from {self._count + 1}: text that is not valid Unicode: {error}"
             ) from error
-        # Without a time in it, the same rows give the same bytes.
+        # mtime=0: the same rows give the same bytes, whenever they are written.
         _write_all(self._opened(), gzip.compress(data, mtime=0) if self._gzipped else data)
 
 
@@ -259,7 +259,7 @@ def _write_all(file: IO[bytes], data: bytes) -> None:
         while rest:
             rest = rest[file.write(rest) :]
     except OSError:
-        # The disk is full: the part of the row that was written is not a row.
+        # The disk is full: part of a row that was written is not a row.
         with suppress(OSError):
             file.truncate(before)
             file.seek(before)

@@ -23,7 +23,7 @@ class _Outside(Component):
     """What readers and writers have in common: columns, chunks and a thread."""
 
     default_chunk_size: ClassVar[int] = 1000
-    """Rows in a chunk where nothing else was said."""
+    """Rows in a chunk, unless the component says otherwise."""
 
     def __init__(self, field_names: FieldNames, chunk_size: int | None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -33,7 +33,7 @@ class _Outside(Component):
 
     @property
     def columns(self) -> list[str]:
-        """What the fields are called outside, in the order of the fields."""
+        """The columns that belong to the fields, in the order of the fields."""
         return list(self._outside_columns.values())
 
     @property
@@ -60,10 +60,10 @@ class _Outside(Component):
 
 
 class DataReader(_Outside, ABC):
-    """A source whose rows come from outside. Subclasses say how a chunk is read; it is read off the event loop, and
-    while one is being given out the next one is read, but no more than that.
+    """A source whose rows come from outside the model. A subclass says how a chunk is read. Chunks are read off the
+    event loop: while one is given out the next one is read, but no more.
 
-    When a job goes on it is opened at the chunk in which the job stopped, and gives out what comes after the last row.
+    A job that is resumed opens it at the chunk in which the job stopped, and goes on after the last row given out.
     A subclass with state of its own extends :meth:`checkpoint` and :meth:`restore`.
 
     Args:
@@ -91,7 +91,7 @@ class DataReader(_Outside, ABC):
         """Open it, at a position that :meth:`read_rows` gave, or at the beginning if that is None. May block.
 
         Returns:
-            Where that is: None, or what a position may be.
+            That position: None, or plain data.
         """
 
     @abstractmethod
@@ -99,7 +99,7 @@ class DataReader(_Outside, ABC):
         """Read the next rows, in the order of :attr:`columns`; None if there are no more. May block."""
 
     def close_source(self) -> None:
-        """Give back what it holds, also if opening it failed. May block; idempotent."""
+        """Close it, also if opening it failed. May block; idempotent."""
 
     async def init(self) -> None:
         """Open the source and read the first chunk, so that what is wrong shows before the first step."""
@@ -129,7 +129,7 @@ class DataReader(_Outside, ABC):
         return {"position": self.__position, "given": self.__given}
 
     async def restore(self, state: Any) -> None:
-        """Go there."""
+        """Go back to a checkpoint."""
         await self.off_loop(self.close_source)
         await self.__go_to(state["position"], state["given"])
 
@@ -160,12 +160,12 @@ class DataReader(_Outside, ABC):
 
 
 class DataWriter(_Outside, ABC):
-    """A sink whose rows go outside. Subclasses say how some rows are written; they are written off the event loop, and
-    while that goes on the next ones are gathered, but no more than a chunk of them.
+    """A sink whose rows leave the model. A subclass says how rows are written. They are written off the event loop:
+    while a chunk is written the next one is gathered, but no more.
 
-    For a job that goes on where it stopped, a subclass says with :meth:`mark_target` how to come back to what is
-    written now; one that cannot come back writes the rows since the last checkpoint once more. A subclass with state of
-    its own extends :meth:`checkpoint` and :meth:`restore`.
+    So that a job can be resumed, a subclass says with :meth:`mark_target` how to come back to what is written now. One
+    that cannot come back writes the rows since the last checkpoint again. A subclass with state of its own extends
+    :meth:`checkpoint` and :meth:`restore`.
 
     Args:
         field_names: the inputs, which are the columns to write; or a mapping of inputs to columns, where a column is
@@ -179,7 +179,7 @@ class DataWriter(_Outside, ABC):
     """
 
     whole_chunks: bool = False
-    """Whether a checkpoint leaves a chunk that is not full as it is, and keeps its rows, instead of writing it."""
+    """Whether a checkpoint keeps the rows of a chunk that is not full, instead of writing them."""
 
     def __init__(self, field_names: FieldNames, chunk_size: int | None = None, **kwargs: Any) -> None:
         super().__init__(field_names, chunk_size, **kwargs)
@@ -192,7 +192,7 @@ class DataWriter(_Outside, ABC):
         self._target_writing: asyncio.Future[None] | None = None
 
     def check_target(self) -> None:
-        """Whether it could be written to, as far as can be said without changing anything. May block."""
+        """Raise an error if it cannot be written to, as far as that shows without a change. May block."""
 
     @abstractmethod
     def open_target(self, mark: Any) -> None:
@@ -203,16 +203,16 @@ class DataWriter(_Outside, ABC):
         """Write rows, whose values are in the order of :attr:`columns`. May block."""
 
     def mark_target(self) -> Any:
-        """Make what was written last, and say how to come back to it, as plain data. May block."""
+        """Make durable what was written, and say how to come back to it, as plain data. May block."""
 
     def finish_target(self) -> None:
-        """All rows have been written. May block."""
+        """Complete it: all rows have been written. May block."""
 
     def close_target(self) -> None:
-        """Give back what it holds. May block; idempotent."""
+        """Close it. May block; idempotent."""
 
     async def init(self) -> None:
-        """Check whether it could be written to; nothing is changed yet."""
+        """Check that it can be written to; nothing is changed yet."""
         await super().init()
         await self.off_loop(self.check_target)
 
@@ -228,10 +228,10 @@ class DataWriter(_Outside, ABC):
         await super().run()
         if self.io.is_closed or not self.is_resumable:
             await self._target_finish()
-        # Else it was stopped, and will go on.
+        # Else it was stopped, and will be resumed.
 
     async def destroy(self) -> None:
-        """Write what is left, unless the job is one that goes on at its last checkpoint; and close."""
+        """Write what is left, unless the job can be resumed at its last checkpoint, and close."""
         thread = self._outside_thread
         if thread is None:
             return
@@ -258,7 +258,7 @@ class DataWriter(_Outside, ABC):
         return {"finished": False, "mark": mark, "rows": list(self._target_rows)}
 
     async def restore(self, state: Any) -> None:
-        """Go back there."""
+        """Go back to a checkpoint."""
         self._target_finished = self._target_marked_finished = state["finished"]
         if self._target_finished:
             return
@@ -267,7 +267,7 @@ class DataWriter(_Outside, ABC):
 
     @property
     def is_resumable(self) -> bool:
-        """Whether the process's state outlives it, so that a job that ends too early goes on at its last checkpoint."""
+        """Whether the process's state outlives it, so that a job can be resumed at its last checkpoint."""
         return wiring_of(self).job is not None
 
     async def _target_leave(self) -> None:
@@ -298,7 +298,7 @@ class DataWriter(_Outside, ABC):
             self._target_opened = True
 
     async def _target_begin_to_write(self) -> None:
-        """Write the rows that there are, and return when it has begun: one chunk is written, one gathered."""
+        """Begin to write the rows gathered so far: one chunk is written while the next is gathered."""
         await self._target_open()
         await self._target_written()
         if self._target_rows:
@@ -310,7 +310,7 @@ class DataWriter(_Outside, ABC):
         await self._target_written()
 
     async def _target_written(self) -> None:
-        """Return when what is being written is written; what goes wrong with it goes wrong here."""
+        """Wait until the rows that are being written are written; raises the error of that."""
         if self._target_writing is None:
             return
         try:

@@ -25,7 +25,7 @@ class Database:
     Raises:
         MissingDependencyError: SQLAlchemy is not installed.
         TypeError: an argument is of the wrong type.
-        ValueError: the address is none, or the options say that nothing is a transaction.
+        ValueError: it is no address, or the options turn transactions off.
     """
 
     def __init__(self, kind: type, address: str, options: Mapping[str, Any] | None) -> None:

@@ -22,19 +22,19 @@ _FORMATS = (".csv", ".csv.gz", ".parquet")
 class FileReader(DataReader):
     """Gives out the rows of a file: CSV (``.csv``, ``.csv.gz``) or Parquet (``.parquet``).
 
-    A CSV file is UTF-8 with a header. What its cells hold is said with ``types``, or guessed, column by column, from
+    A CSV file is UTF-8 with a header. ``types`` says what its cells hold; else that is guessed, column by column, from
     the first chunk: whole numbers, numbers, ``True`` and ``False``, else text. What looks like a number but would lose
     something by being one, such as ``01234``, is text. Nothing between two commas is None, or ``""`` in a column of
     text. A later cell that is not of the column's kind is an error that names its line.
 
-    A job that goes on seeks the chunk in which it stopped; a gzipped file is decompressed up to there.
+    A job that is resumed seeks the chunk in which it stopped; a gzipped file is decompressed up to there.
 
     Args:
         path: the file.
         field_names: the outputs, which are the columns to read, or a mapping of outputs to columns.
         chunk_size: rows that are read at a time; two chunks are in memory at most. None is 1,000.
         types: for CSV, what the fields hold: ``"int"``, ``"float"``, ``"bool"``, ``"date"``, ``"datetime"``,
-            ``"decimal"`` or ``"str"`` (or the classes) for all of them, or by field; what is not said is guessed.
+            ``"decimal"`` or ``"str"`` (or the classes) for all of them, or by field; the rest is guessed.
         **kwargs: as of :class:`~stbass.dataflow.Component`.
 
     Raises:
@@ -94,7 +94,7 @@ class FileWriter(DataWriter):
         field_names: the inputs, which are the columns to write, or a mapping of inputs to columns.
         chunk_size: rows that are written at a time. None is 1,000, for Parquet 10,000.
         types: for Parquet, what the fields hold: ``"int"``, ``"float"``, ``"bool"``, ``"date"`` or ``"str"``, for all
-            of them or by field; what is not said is what it is in the first chunk.
+            of them or by field; for the rest the first chunk decides.
         **kwargs: as of :class:`~stbass.dataflow.Component`.
 
     Raises:
@@ -127,7 +127,7 @@ class FileWriter(DataWriter):
         self.whole_chunks = self._sink.whole_chunks
 
     def check_target(self) -> None:
-        """Whether the file could be written."""
+        """Check that the file can be written."""
         self._sink.check()
 
     def open_target(self, mark: Any) -> None:
@@ -139,7 +139,7 @@ class FileWriter(DataWriter):
         self._sink.write(rows)
 
     def mark_target(self) -> Any:
-        """Make sure that what was written is on disk."""
+        """Bring what was written to disk, and return the mark of it."""
         return self._sink.mark()
 
     def finish_target(self) -> None:
@@ -153,7 +153,7 @@ class FileWriter(DataWriter):
         self._sink.close()
 
     async def committed(self, n: int) -> None:
-        """Remove what only a job that goes on would need, if it will not."""
+        """Remove what only a resumed job would need, if this one is finished."""
         if self._target_marked_finished:
             await self.off_loop(self._sink.clean)
 
@@ -162,7 +162,7 @@ def _path_and_format(kind: type, given: object) -> tuple[Path, str]:
     if not isinstance(given, str | os.PathLike):
         raise TypeError(f"{kind.__name__}(path=…) takes text or a Path, got {given!r}")
     path = Path(given)
-    # By the end of its name: `run.2031.csv` is a CSV file.
+    # The end of the name counts: `run.2031.csv` is a CSV file.
     form = next((form for form in _FORMATS if path.name.lower().endswith(form)), None)
     if form is None or "://" in str(given):
         raise ValueError(f"{kind.__name__}(path={str(given)!r}): a local file with a name that ends in {_FORMATS}")

@@ -1,4 +1,4 @@
-"""What a reader and a writer of files ask of a file's format. All of it may block; it is called from a thread."""
+"""What readers and writers of files need of a file format. All of it may block, and is called from a thread."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Chunk:
     """Some rows.
 
     Args:
-        rows: the rows; never none.
+        rows: the rows, at least one.
         following: where the chunk after this one begins, as plain data.
     """
 
@@ -29,13 +29,13 @@ class Source(Protocol):
     """A file to read from."""
 
     def open(self, position: Any) -> Any:
-        """Go to a position: one that a chunk had, or None for the beginning. Gives back where that is."""
+        """Go to the position of a chunk, or for None to the beginning. Returns that position."""
 
     def read(self) -> Chunk | None:
         """The next rows; None if there are no more."""
 
     def close(self) -> None:
-        """Give back what it holds. Idempotent."""
+        """Close it. Idempotent."""
 
 
 class Sink(Protocol):
@@ -45,22 +45,22 @@ class Sink(Protocol):
     """Whether it has to get its rows in chunks of equal size, except for the last."""
 
     def check(self) -> None:
-        """Whether it could be written, as far as can be said without changing anything."""
+        """Raise an error if it cannot be written, as far as that shows without a change."""
 
     def open(self, mark: Any) -> None:
-        """Go back to a mark; None: begin afresh, in the place of what is there."""
+        """Go back to a mark; None: begin afresh, and replace what is there."""
 
     def write(self, rows: Sequence[Row]) -> None:
         """Write rows."""
 
     def mark(self) -> Any:
-        """What it takes to come back to what is written now, whatever happens to the process or the machine."""
+        """What is needed to come back to this point, even after a crash of the process or the machine."""
 
     def finish(self) -> None:
-        """Nothing more comes: the file becomes what others can read."""
+        """Complete the file, so that others can read it."""
 
     def clean(self) -> None:
-        """No mark will be asked for again: remove what only they needed. Idempotent."""
+        """Remove what only marks need: no mark will be used again. Idempotent."""
 
     def close(self) -> None:
-        """Give back what it holds. Idempotent."""
+        """Close it. Idempotent."""

@@ -98,7 +98,7 @@ class ParquetSource:
         return {"group": self._group, "row": self._row}
 
     def _from(self, group: int, row: int) -> Any:
-        """The batches of a row group from a row on. The rows before it are decoded again, those of other groups not."""
+        """The batches of a row group from a row on. The rows before it are decoded again, but no other group."""
         if group >= self._file.num_row_groups:
             return
         skip = row
@@ -132,7 +132,7 @@ class ParquetSink:
         self._rows = 0
 
     def check(self) -> None:
-        """Whether the file could be written."""
+        """Check that the file can be written."""
         pyarrow()
         check_writable(self._path)
 
@@ -171,7 +171,7 @@ class ParquetSink:
         """Put the parts together, and the result in its place."""
         self._complete_part()
         if self._complete == 1:
-            # A copy without copying: the part has to stay for as long as somebody may come back to it.
+            # A link instead of a copy: the part has to stay for as long as somebody may come back to it.
             joined = self._folder / _JOINED
             joined.unlink(missing_ok=True)
             try:
@@ -194,7 +194,7 @@ class ParquetSink:
             self._folder.rmdir()
 
     def close(self) -> None:
-        """Leave the part that is being written as it is; without its end it is of no use, and going back removes it."""
+        """Leave the part that is being written incomplete; it is of no use then, and going back removes it."""
         writer, self._writer = self._writer, None
         if writer is not None:
             writer.close()
@@ -271,7 +271,7 @@ class ParquetSink:
 
 
 def _array(pa: Any, values: list[Any], kind: Any) -> Any:
-    """Values as an array of a type, if they are of it without losing anything."""
+    """Values as an array of a type, if that loses nothing of them."""
     found = pa.array(values)
     if found.type == kind:
         return found

@@ -20,10 +20,10 @@ __all__ = ["SQLReader"]
 class SQLReader(DataReader):
     """Gives out the rows of a query, through SQLAlchemy.
 
-    Where a job goes on depends on ``key``. With it, rows are read in the order of that column, each chunk by a query of
-    its own that asks for what comes after the last one: a job goes on there without reading anything twice, and no
-    transaction stays open. Without it, there is one query, whose rows are streamed, and a job that goes on passes over
-    as many rows as it had read: the query has to have an ``ORDER BY`` that makes their order certain.
+    How a job is resumed depends on ``key``. With it, rows are read in the order of that column, and each chunk by a
+    query of its own for the rows after the last one: a resumed job reads nothing twice, and no transaction stays open.
+    Without it, the rows of one query are streamed, and a resumed job skips as many rows as it had read: the query needs
+    an ``ORDER BY`` that makes their order certain.
 
     Args:
         connection_string: SQLAlchemy's address of the database, with a driver that is not for asyncio only:
@@ -33,13 +33,13 @@ class SQLReader(DataReader):
         params: values of the parameters.
         connect_args: options of SQLAlchemy's ``create_engine``.
         chunk_size: rows that are read at a time; two chunks are in memory at most. None is 1,000.
-        key: a column of the query with another value in each row, and never NULL.
+        key: a column of the query whose values are all different, and never NULL.
         **kwargs: as of :class:`~stbass.dataflow.Component`.
 
     Raises:
         MissingDependencyError: SQLAlchemy is not installed.
         TypeError: an argument is of the wrong type.
-        ValueError: the address is none, or a field is called what a field cannot be.
+        ValueError: it is no address, or a field has a name that a field cannot have.
 
     Its ``init`` raises DataflowError if the query does not work or has no such column.
     """
@@ -144,7 +144,7 @@ class SQLReader(DataReader):
     # A query for each chunk ---------------------------------------------------------------------
 
     def _statement(self) -> tuple[Select[Any], Any]:
-        """The query as a table to select from, and its key."""
+        """A statement that selects the columns and the key of the query, and the query as a table."""
         from sqlalchemy import bindparam, column, select, text
 
         names = list(dict.fromkeys([*self.columns, str(self._key)]))
@@ -166,7 +166,7 @@ class SQLReader(DataReader):
         if self._after is not None:
             statement = statement.where(key > self._after)
         connection = self._connected()
-        # One more than a chunk: a key that is the same on both sides of the border would lose rows.
+        # One row more than a chunk: if the key were the same on both sides of the border, rows would be lost.
         rows = connection.execute(statement.order_by(key).limit(self.chunk_size + 1)).all()
         connection.rollback()
         more = len(rows) > self.chunk_size

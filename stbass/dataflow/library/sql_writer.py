@@ -1,6 +1,6 @@
 """Writing rows to a table.
 
-Beside the table of the user there is one of ours, in databases that jobs with a state that lasts write to:
+Jobs with a state that lasts keep a table of ours beside that of the user:
 
 table ``stbass_writer``: how far each writer of each job is
     ``job`` (text), ``component`` (text): the key
@@ -47,7 +47,7 @@ class SQLWriter(DataWriter):
     Raises:
         MissingDependencyError: SQLAlchemy is not installed.
         TypeError: an argument is of the wrong type.
-        ValueError: the address is none, or a field is called what a field cannot be.
+        ValueError: it is no address, or a field has a name that a field cannot have.
 
     Its ``init`` raises DataflowError if there is no such table, or it has no such column.
     """
@@ -79,7 +79,7 @@ class SQLWriter(DataWriter):
     # A chunk at a time --------------------------------------------------------------------------
 
     def check_target(self) -> None:
-        """Whether the table is there and has the columns."""
+        """Check that the table is there and has the columns."""
         from sqlalchemy import MetaData, Table
         from sqlalchemy.exc import NoSuchTableError
 
@@ -102,13 +102,13 @@ class SQLWriter(DataWriter):
             )
 
     def open_target(self, mark: Any) -> None:
-        """Make the table of progress, if the job is one that can go on."""
+        """Make the table of progress, if the job can be resumed."""
         if not self.is_resumable:
             return
         with self._database.errors("write to"):
             self._make_progress_table()
             if mark is None:
-                # What an earlier job by this name did has nothing to do with this one.
+                # An earlier job of this name has nothing to do with this one.
                 with self._database.engine.begin() as connection:
                     self._set_sequence(connection, 0)
 
@@ -132,7 +132,7 @@ class SQLWriter(DataWriter):
         self._target_rows.append(tuple([values[name] for name in self._outside_columns]))
 
     async def checkpoint(self) -> dict[str, Any]:
-        """The rows that are not in the table yet, under a number."""
+        """The rows that are not in the table yet, and the number of this batch."""
         if not self.is_resumable:
             return await super().checkpoint()
         await self._target_open()
@@ -141,7 +141,7 @@ class SQLWriter(DataWriter):
         return {"sequence": self._sequence, "rows": list(self._target_rows), "finished": self._target_finished}
 
     async def committed(self, n: int) -> None:
-        """The rows of the checkpoint are not lost any more: write them."""
+        """Write the rows of the checkpoint, which cannot be lost any more."""
         if self.is_resumable and self._sealed:
             await self.off_loop(self._write_batch, self._sequence, self._target_rows[: self._sealed])
             del self._target_rows[: self._sealed]
@@ -172,7 +172,7 @@ class SQLWriter(DataWriter):
         from sqlalchemy import update
 
         progress = self._progress_table()
-        # One statement: of two writers of the same batch at the same time, one waits, and then finds it done.
+        # One statement: if two writers write the same batch at once, one waits, and then finds it done.
         done = connection.execute(
             update(progress).where(*self._mine(progress), progress.c.sequence < sequence).values(sequence=sequence)
         )
