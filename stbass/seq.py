@@ -101,7 +101,8 @@ class Sequential(ProcessComposition[SEQResult]):
                 if plain and stage.backend is None:
                     result = await stage.process.execute(stage.ctx)
                 else:
-                    lend(ctx, (stage,))
+                    if frame.slot is not None:
+                        lend(ctx, (stage,))
                     result = await run_child(stage, retry)
             except asyncio.CancelledError:
                 if task.cancelling() > cancellations:

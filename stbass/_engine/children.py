@@ -13,7 +13,7 @@ from stbass._engine.composition import PlacedProcess
 from stbass._engine.registry import BackendRegistry, default_registry
 from stbass._engine.stage_context import StageContext
 from stbass._engine.supervise import Child, too_late, until
-from stbass._process.context import ProcessContext, frame_of, given_to, inherit, own_channels
+from stbass._process.context import ProcessContext, frame_of, given_to, inherit, own_channels, peek_frame
 from stbass._values.ids import new_id
 
 __all__ = ["make_children", "migrate_channels", "open_groups", "registry_of"]
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 def registry_of(owner: ProcessContext) -> BackendRegistry:
     """The registry that a composition uses: its own, else that of the composition around it, else the default."""
-    found = frame_of(owner).registry
+    found = peek_frame(owner).registry
     return default_registry() if found is None else found
 
 
@@ -34,7 +34,7 @@ def make_children(owner: ProcessContext, members: Iterable[PlacedProcess]) -> li
     members' too; in a sequence each member finds the stage's input, and has an output of its own.
     """
     parent = owner.process_name
-    inherited = frame_of(owner).inherited()
+    inherited = peek_frame(owner).inherited()
     given = given_to(owner)
     channels = own_channels(owner)
     registry = registry_of(owner)
@@ -45,7 +45,7 @@ def make_children(owner: ProcessContext, members: Iterable[PlacedProcess]) -> li
             ctx = StageContext(process.name, given, channels, parent)
         else:
             ctx = ProcessContext(process.name, None, channels, parent)
-        if inherited:
+        if inherited is not None:
             inherit(ctx, inherited)
         placement = process.placement if explicit is None else explicit
         if placement is None:
@@ -75,7 +75,7 @@ async def migrate_channels(owner: ProcessContext, children: Iterable[Child]) -> 
 
 async def _in_time(owner: ProcessContext, backend: ExecutionBackend | None, start: Callable[[], Awaitable[T]]) -> T:
     """What ``start`` gives; ``DeadlineExceeded`` once the owner's deadline is over."""
-    deadline_at = frame_of(owner).deadline_at
+    deadline_at = peek_frame(owner).deadline_at
     if deadline_at is None:
         return await start()
     scope: asyncio.Timeout | None = None

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from stbass._engine.registry import BackendRegistry, checked_registry
 from stbass._engine.supervise import too_late
-from stbass._process.context import Composable, ProcessContext, emit_event, frame_of
+from stbass._process.context import Composable, ProcessContext, emit_event, frame_of, peek_frame
 from stbass._values.checks import checked_deadline
 from stbass._values.endpoint import Placement
 from stbass._values.outcome import Failure, ProcessResult, RunInfo, outcome_of_run, with_run
@@ -226,7 +226,7 @@ class ProcessComposition(Composition, Generic[R]):
         """Run its processes inside ``ctx``, whose registry and deadline are set."""
 
     async def _perform(self, ctx: ProcessContext) -> ProcessResult:
-        around = frame_of(ctx).deadline_at
+        around = peek_frame(ctx).deadline_at
         self._prepare(ctx)
         return _outcome(ctx, await self._run_in(ctx), around)
 

@@ -20,9 +20,18 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from time import monotonic
 
+from stbass._channels.cancellation import is_being_cancelled
 from stbass._engine.backend import ExecutionBackend
 from stbass._engine.limiter import Slot, enter
-from stbass._process.context import Composable, ProcessContext, emit_event, failure_of, frame_of, next_attempt
+from stbass._process.context import (
+    Composable,
+    ProcessContext,
+    emit_event,
+    failure_of,
+    frame_of,
+    next_attempt,
+    peek_frame,
+)
 from stbass._values.outcome import ProcessResult
 from stbass._values.policy import FailurePolicy, OnFailure, RetryPolicy
 from stbass.errors import DeadlineExceeded, ProcessCancelled, WorkerLostError
@@ -114,7 +123,7 @@ class _Supervision:
     ) -> None:
         self._children = children
         self._owner = owner
-        frame = frame_of(owner)
+        frame = peek_frame(owner)
         self._slot = frame.slot
         self._halt = on_failure is not FailurePolicy.COLLECT
         self._retry = on_failure if isinstance(on_failure, RetryPolicy) else None
@@ -163,7 +172,7 @@ class _Supervision:
             else:
                 result = await run_child(child, self._retry)
         except asyncio.CancelledError:
-            if self._halted_by is None and _is_cancelled():
+            if self._halted_by is None and is_being_cancelled():
                 raise
             result = self._cancelled(child)
         self._results[index] = result
@@ -175,7 +184,7 @@ class _Supervision:
 
     def _go_on(self, index: int, result: ProcessResult) -> None:
         # After a cancellation from outside nothing is started any more, whatever this process made of it.
-        if self._halted_by is None and not _is_cancelled():
+        if self._halted_by is None and not is_being_cancelled():
             if self._then is not None:
                 self._ready.extend(self._then(index, result))
             self._start()
@@ -183,7 +192,7 @@ class _Supervision:
     def _halts(self, child: Child, result: ProcessResult) -> bool:
         if not self._halt or self._halted_by is not None or child.process.is_optional:
             return False
-        deadline_at = frame_of(self._owner).deadline_at
+        deadline_at = peek_frame(self._owner).deadline_at
         if deadline_at is None:
             return True
         tolerance = _CLOCK_TOLERANCE if isinstance(result.failure.error, DeadlineExceeded) else 0.0
@@ -222,14 +231,9 @@ def cancelled_itself(child: Child) -> ProcessResult:
     return ended(child, ProcessCancelled(f"process {name!r} raised CancelledError, though nobody cancelled it"))
 
 
-def _is_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
-
-
 async def run_child(child: Child, retry: RetryPolicy | None = None) -> ProcessResult:
     """Run one process to its end, or to its deadline, in its place."""
-    deadline_at = frame_of(child.ctx).deadline_at
+    deadline_at = peek_frame(child.ctx).deadline_at
     if deadline_at is None or (child.backend is None and child.process.runs_others):
         return await run_attempts(child, retry)
     try:
@@ -279,7 +283,7 @@ async def _run_once(child: Child) -> ProcessResult:
     if child.backend is not None:
         return await _run_on(child.backend, child)
     process, ctx = child.process, child.ctx
-    slot: Slot | None = frame_of(ctx).slot
+    slot: Slot | None = peek_frame(ctx).slot
     if slot is None or process.runs_others:
         child.began = True
         return await process.execute(ctx)
@@ -342,12 +346,12 @@ def leave_slot(ctx: ProcessContext) -> None:
 
 def _uncover(child: Child) -> None:
     child.covered = False
-    frame_of(child.ctx).slot.leave()
+    peek_frame(child.ctx).slot.leave()
 
 
 def too_late(ctx: ProcessContext, phase: str) -> DeadlineExceeded:
     """The error of a process that had not ended at its deadline."""
-    frame = frame_of(ctx)
+    frame = peek_frame(ctx)
     span = frame.deadline_span
     what = "was still waiting for its turn" if phase == "queued" else "had not ended"
     checkpoint = "" if ctx.last_checkpoint is None else f"; its last checkpoint: {reprlib.repr(ctx.last_checkpoint)}"

@@ -38,6 +38,7 @@ __all__ = [
     "note_sent",
     "optional_among",
     "own_channels",
+    "peek_frame",
     "sent_by",
 ]
 
@@ -47,8 +48,9 @@ T = TypeVar("T", bound="ProcessContext")
 
 _NO_CHANNELS: Mapping[str, Chan[Any]] = {}
 _naming = threading.Lock()
-# Of contexts without one of their own. Never changed.
+# Of contexts that have inherited nothing.
 _NO_FRAME = Frame()
+_NO_FRAME.shared = True
 
 
 @dataclass(init=False, eq=False)
@@ -126,14 +128,14 @@ class ProcessContext:
             deadline_at: the child's own deadline on :func:`time.monotonic`.
         """
         made = ProcessContext(process_name, None, channels, parent or self.process_name, placement)
-        frame = made._frame = Frame.inside(self._frame.inherited())
+        inherit(made, self._frame.inherited())
         if deadline_at is not None:
-            frame.limit(deadline_at)
+            frame_of(made).limit(deadline_at)
         return made
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy, pickled or not, has a frame of its own.
-        return {**self.__dict__, "_frame": copy.copy(self._frame)}
+        return {**self.__dict__, "_frame": self._frame.unshared()}
 
     def _again(self) -> Self:
         made = copy.copy(self)
@@ -292,14 +294,20 @@ class ProcessContext:
 
 def frame_of(ctx: ProcessContext) -> Frame:
     """Where the process runs and until when, to be read and changed."""
-    if ctx._frame is _NO_FRAME:
-        ctx._frame = Frame()
+    if ctx._frame.shared:
+        ctx._frame = ctx._frame.unshared()
     return ctx._frame
 
 
-def inherit(ctx: ProcessContext, inherited: dict[str, Any]) -> None:
+def peek_frame(ctx: ProcessContext) -> Frame:
+    """As :func:`frame_of`, but only to be read: other contexts may have the same record."""
+    return ctx._frame
+
+
+def inherit(ctx: ProcessContext, inherited: Frame | None) -> None:
     """Let a new context have what :meth:`Frame.inherited` says of the one around it."""
-    ctx._frame = Frame.inside(inherited)
+    if inherited is not None:
+        ctx._frame = inherited
 
 
 def give(ctx: ProcessContext, values: tuple[Any, ...]) -> None:

@@ -24,8 +24,8 @@ class ContextSink(Protocol):
 class Frame:
     """Where a process runs and until when: :func:`stbass._process.context.frame_of` gives the record of a context.
 
-    The engine, the wire and backends read and write it; processes do not see it. A context has one of its own only
-    when somebody asks for it: a process that runs here without a deadline has nothing to remember.
+    The engine, the wire and backends read and write it; processes do not see it. The processes of a composition share
+    one until somebody asks for that of one of them: most that run here never need their own.
     """
 
     deadline_at: float | None = None
@@ -47,19 +47,24 @@ class Frame:
     sink: ContextSink | None = None
     """Who is told of its checkpoints and progress."""
 
+    shared: bool = False
+    """Whether several contexts may have this record. It is never changed then."""
     started_elsewhere: datetime | None = None
     """When it started on another clock than this Python process's."""
 
-    def inherited(self) -> dict[str, Any]:
-        """What holds for processes inside this one too; made once for all of them, for :meth:`inside`."""
+    def inherited(self) -> Self | None:
+        """What holds for the processes inside this one too, as a record for all of them to share; None: nothing."""
         own = self.__dict__
-        return {name: own[name] for name in _INHERITED if name in own}
+        found = {name: own[name] for name in _INHERITED if name in own}
+        return self._copy(found, shared=True) if found else None
 
-    @classmethod
-    def inside(cls, inherited: dict[str, Any]) -> Self:
-        """The record of a process inside another."""
-        made = cls()
-        made.__dict__.update(inherited)
+    def unshared(self) -> Self:
+        """A copy, for one context alone."""
+        return self._copy(self.__dict__, shared=False)
+
+    def _copy(self, fields: dict[str, Any], *, shared: bool) -> Self:
+        made = type(self)()
+        made.__dict__ = {**fields, "shared": shared}
         return made
 
     def limit(self, deadline_at: float, span: float | None = None) -> None:
