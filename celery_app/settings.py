@@ -103,6 +103,12 @@ def _pool(text: str) -> str:
     return text
 
 
+def _log_format(text: str) -> str:
+    if text not in ("text", "json"):
+        raise ValueError("must be text or json")
+    return text
+
+
 def _key(text: str) -> str:
     if len(text) < _KEY_CHARACTERS:
         raise ValueError(
@@ -212,6 +218,13 @@ class Settings:
         default=86400.0,
         shown="`86400` (a day)",
     )
+    log_format: str = _setting(
+        "STBASS_LOG_FORMAT",
+        _log_format,
+        "What a worker's log is written as: `text`, or `json` (one object per line, for those who collect logs).",
+        default="text",
+        shown="`text`",
+    )
     llm_url: str | None = _setting(
         "STBASS_LLM_URL",
         _url("http"),
@@ -274,6 +287,7 @@ class Settings:
             "stbass_lease": self.lease,
             "stbass_grace": self.grace,
             "stbass_max_message_bytes": self.max_message_bytes,
+            "stbass_log_format": self.log_format,
         }
         if self.signing_key is not None:
             made["stbass_signing_key"] = self.signing_key

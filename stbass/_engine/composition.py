@@ -282,9 +282,9 @@ def _outcome(ctx: ProcessContext, result: CompositionResult, around: float | Non
         return ProcessResult.ok(result.value)
     results, optional = result.results, result._optional
     failed = [one.failure.error for index, one in enumerate(results) if not one.is_ok and index not in optional]
-    errors = [error for error in failed if not isinstance(error, ProcessCancelled)] or failed
+    errors = [error for error in failed if not issubclass(type(error), ProcessCancelled)] or failed
     group = BaseExceptionGroup(f"{len(failed)} of {len(results)} processes of {ctx.process_name!r} failed", errors)
-    if around is not None and monotonic() >= around and any(isinstance(error, TimeoutError) for error in errors):
+    if around is not None and monotonic() >= around and any(issubclass(type(error), TimeoutError) for error in errors):
         late = too_late(ctx, "running")
         late.__cause__ = group
         return ProcessResult.fail(late)

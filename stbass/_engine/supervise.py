@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import reprlib
-import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from time import monotonic
@@ -34,6 +33,7 @@ from stbass._process.context import (
 )
 from stbass._values.outcome import ProcessResult
 from stbass._values.policy import FailurePolicy, OnFailure, RetryPolicy
+from stbass._values.texts import error_text, traceback_text
 from stbass.errors import DeadlineExceeded, ProcessCancelled, WorkerLostError
 from stbass.observe import events
 
@@ -195,13 +195,13 @@ class _Supervision:
         deadline_at = peek_frame(self._owner).deadline_at
         if deadline_at is None:
             return True
-        tolerance = _CLOCK_TOLERANCE if isinstance(result.failure.error, DeadlineExceeded) else 0.0
+        tolerance = _CLOCK_TOLERANCE if issubclass(type(result.failure.error), DeadlineExceeded) else 0.0
         return monotonic() < deadline_at - tolerance
 
     def _halt_for(self, culprit: Child, error: BaseException) -> None:
         self._halted_by = culprit
         self._reason = (
-            f"process {culprit.ctx.process_name!r} failed ({type(error).__name__}: {error}),"
+            f"process {culprit.ctx.process_name!r} failed ({error_text(error, 1000)}),"
             f" and that halts {self._owner.process_name!r}"
         )
         self._ready.clear()
@@ -273,7 +273,7 @@ async def run_attempts(child: Child, retry: RetryPolicy | None = None) -> Proces
             break
         await asyncio.sleep(delay)
         child.ctx = next_attempt(child.ctx)
-        if isinstance(result.failure.error, WorkerLostError):
+        if issubclass(type(result.failure.error), WorkerLostError):
             child.ctx.resumed_from = result.failure.checkpoint
         result = await _run_once(child)
     return result
@@ -313,7 +313,7 @@ async def _run_on(backend: ExecutionBackend, child: Child) -> ProcessResult:
             raise TypeError(f"execute of backend {backend.name!r} gave back {result!r}, which is not a ProcessResult")
         return result
     except Exception as error:
-        return ended(child, error, traceback.format_exc())
+        return ended(child, error, traceback_text(error))
     finally:
         if slot is not None:
             leave_slot(ctx)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import threading
-import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -17,6 +17,7 @@ from stbass._process.frame import Frame
 from stbass._values.endpoint import Placement
 from stbass._values.ids import new_id
 from stbass._values.outcome import Failure, ProcessResult, RunInfo, moment_of, outcome_of_run, utc_now
+from stbass._values.texts import traceback_text
 from stbass.channel import Chan
 from stbass.observe import events
 from stbass.timer import HasCheckpoint, running
@@ -444,8 +445,9 @@ class Composable(ABC):
     async def execute(self, ctx: ProcessContext) -> ProcessResult:
         """Run, and give back what happened. Never override this.
 
-        An ``Exception`` becomes a failure in the result; a value that is not a :class:`ProcessResult` a success
-        with that value. ``CancelledError``, ``KeyboardInterrupt`` and ``SystemExit`` pass through.
+        An exception becomes a failure in the result, ``GeneratorExit`` and others that are none of ``Exception`` too;
+        a value that is not a :class:`ProcessResult` a success with that value. ``CancelledError``,
+        ``KeyboardInterrupt`` and ``SystemExit`` pass through.
         """
         if self._channels:
             ctx._bind(self._channels)
@@ -456,10 +458,14 @@ class Composable(ABC):
             emit_event(ctx, "started")
         try:
             value = await self._perform(ctx)
-        except Exception as error:
-            failure = _failure(error, ctx, traceback.format_exc())
+        except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
+            if issubclass(type(error), GeneratorExit) and asyncio._get_running_loop() is None:
+                raise  # not of the process: its coroutine is closed, long after its event loop
+            failure = _failure(error, ctx, traceback_text(error))
         else:
-            if isinstance(value, ProcessResult):
+            if issubclass(type(value), ProcessResult):  # not isinstance: that asks the value, which is anybody's
                 if value.is_ok:
                     value = value.value
                 else:

@@ -14,6 +14,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
+from stbass._values.texts import text_of
+
 __all__ = ["Counter", "OneThread", "SyncThreads", "shared_threads"]
 
 _IDLE_SECONDS = 10.0
@@ -33,6 +35,18 @@ class Counter:
         """Change it."""
         with self._lock:
             self.value += amount
+
+
+def _holdable(error: BaseException) -> BaseException:
+    """The error, as it can go through a future into a coroutine.
+
+    For StopIteration Python 3.11 never wakes who waits, and GeneratorExit closes every coroutine on its way.
+    """
+    if not issubclass(type(error), (StopIteration, GeneratorExit)):
+        return error
+    made = RuntimeError(f"the function raised {text_of(error)}")
+    made.__cause__ = error
+    return made
 
 
 class SyncThreads(ThreadPoolExecutor):
@@ -308,7 +322,7 @@ class _Thread(threading.Thread):
         except BaseException as error:
             # Free before the caller knows: then a shutdown after the last call finds every thread.
             wanted = self._is_wanted(self)
-            future.set_exception(error)
+            future.set_exception(_holdable(error))
         else:
             wanted = self._is_wanted(self)
             future.set_result(value)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 from stbass._values.endpoint import Placement
 from stbass._values.ids import new_id
+from stbass._values.texts import error_text, plain_text, shortened, text_of
+
+_LONGEST_VALUE = 10_000
+"""Characters of a value in a text for people."""
 
 __all__ = ["Failure", "ProcessResult", "RunInfo", "aware", "moment_of", "outcome_of_run", "utc_now"]
 
@@ -85,14 +89,14 @@ class Failure:
     @property
     def summary(self) -> str:
         """One line: ``[name] ErrorType: message``."""
-        return f"[{self.process_name}] {type(self.error).__name__}: {self.error}"
+        return f"[{shortened(self.process_name, _LONGEST_VALUE)}] {error_text(self.error)}"
 
     @property
     def detailed(self) -> str:
         """Many lines: everything that is known."""
         lines = [
             f"Process: {self.process_name} ({self.process_id})",
-            f"Error: {type(self.error).__name__}: {self.error}",
+            f"Error: {error_text(self.error)}",
             f"Failed at: {self.failed_at.isoformat()}",
         ]
         if self.started_at is not None:
@@ -102,13 +106,19 @@ class Failure:
         if self.placement is not None:
             lines.append(f"Placement: {self.placement.summary}")
         if self.checkpoint is not None:
-            lines.append(f"Checkpoint: {self.checkpoint!r}")
+            lines.append(f"Checkpoint: {text_of(self.checkpoint, _LONGEST_VALUE)}")
         for name, state in self.channel_state.items():
-            lines.append(f"Channel {name}: {state}")
+            lines.append(f"Channel {name}: {text_of(state)}")
         if self.traceback_str:
             lines.append("Traceback:")
             lines.append(self.traceback_str.rstrip())
-        return "\n".join(lines)
+        text = "\n".join(map(plain_text, lines))
+        return shortened(text, len(text))
+
+    def __repr__(self) -> str:
+        # Its error may be one whose repr raises, and so may what its checkpoint holds.
+        parts = (f"{one.name}={text_of(getattr(self, one.name), _LONGEST_VALUE)}" for one in fields(self))
+        return f"Failure({', '.join(parts)})"
 
 
 def aware(moment: datetime) -> datetime:
@@ -247,7 +257,7 @@ class ProcessResult(_Draft):
 
     def __repr__(self) -> str:
         if self._failure is None:
-            return f"ProcessResult.ok({self._value!r})"
+            return f"ProcessResult.ok({text_of(self._value, _LONGEST_VALUE)})"
         return f"ProcessResult.fail({self._failure!r})"
 
 

@@ -10,10 +10,12 @@ from itertools import pairwise
 from typing import Any
 
 from stbass._values.outcome import Failure, ProcessResult, aware
+from stbass._values.texts import message_of, shortened
 
 __all__ = ["FailureReport"]
 
 _CASCADE = timedelta(milliseconds=100)
+_LONGEST_NAME = 1000
 
 
 @dataclass
@@ -107,9 +109,9 @@ class FailureReport:
             "failure_rate": self.failure_rate,
             "failures": [
                 {
-                    "process_name": failure.process_name,
+                    "process_name": _name(failure),
                     "error_type": type(failure.error).__name__,
-                    "error_message": str(failure.error),
+                    "error_message": message_of(failure.error),
                 }
                 for failure in self.failures
             ],
@@ -127,11 +129,11 @@ class FailureReport:
         return "\n".join(lines)
 
     def _timeouts(self) -> Counter[str]:
-        return Counter(failure.process_name for failure in self.failures if _is_timeout(failure))
+        return Counter(_name(failure) for failure in self.failures if _is_timeout(failure))
 
     def _errors(self, *, timeouts: bool = True) -> Counter[tuple[str, str]]:
         return Counter(
-            (failure.process_name, type(failure.error).__name__)
+            (_name(failure), type(failure.error).__name__)
             for failure in self.failures
             if timeouts or not _is_timeout(failure)
         )
@@ -141,6 +143,10 @@ class FailureReport:
         return any(later - earlier < _CASCADE for earlier, later in pairwise(moments))
 
 
+def _name(failure: Failure) -> str:
+    return shortened(failure.process_name, _LONGEST_NAME)
+
+
 def _is_timeout(failure: Failure) -> bool:
     # What a timer gives its handler, TimerExpired, is a TimeoutError too.
-    return isinstance(failure.error, TimeoutError)
+    return issubclass(type(failure.error), TimeoutError)

@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stbass._values.endpoint import Placement
+from stbass._values.texts import message_of
 from stbass.errors import NotTransportable
 
 __all__ = ["LENGTH", "Assignment", "framed", "pickled", "unpickled"]
@@ -63,12 +64,12 @@ def pickled(value: Any, what: str) -> bytes:
     """
     try:
         return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
-    except NotTransportable:
+    except (NotTransportable, KeyboardInterrupt):
         raise
-    except Exception as error:  # a class may raise anything when it is pickled
+    except BaseException as error:  # a class may raise anything when it is pickled
         raise NotTransportable(
-            f"{what} cannot go to another Python process: {error}. Define processes and classes at the top level of a"
-            " module, and keep open files, connections and locks out of them"
+            f"{what} cannot go to another Python process: {message_of(error)}. Define processes and classes at the top"
+            " level of a module, and keep open files, connections and locks out of them"
         ) from error
 
 

@@ -9,12 +9,12 @@ import multiprocessing
 import multiprocessing.util
 import signal
 import socket
-import traceback
 import weakref
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any
 
 from stbass._process.context import emit_event, failure_of, frame_of, given_to, note_sent
+from stbass._values.texts import error_text, traceback_text
 from stbass.backends._pool_protocol import LENGTH, Assignment, framed, pickled, unpickled
 from stbass.backends._pool_worker import serve_pool
 
@@ -152,8 +152,10 @@ def _assignment(ctx: ProcessContext) -> Assignment:
 def _result(body: bytes, ctx: ProcessContext) -> ProcessResult:
     try:
         result, sent = unpickled(body)
-    except Exception as error:  # a class of the user may raise anything when it is made again
-        return failure_of(error, ctx, traceback.format_exc())
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a class of the user may raise anything when it is made again
+        return failure_of(error, ctx, traceback_text(error))
     if sent is not None:
         note_sent(ctx, sent)
     made: ProcessResult = result
@@ -163,8 +165,10 @@ def _result(body: bytes, ctx: ProcessContext) -> ProcessResult:
 def _value(body: bytes) -> Any:
     try:
         return unpickled(body)
-    except Exception as error:
-        return f"a checkpoint that cannot be read here: {error!r}"
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        return f"a checkpoint that cannot be read here: {error_text(error)}"
 
 
 # Registered after multiprocessing.util was imported, so it runs before that module's exit handler, which joins them.

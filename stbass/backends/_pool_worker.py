@@ -8,18 +8,21 @@ import signal
 import socket
 import threading
 import time
-import traceback
 from dataclasses import replace
 from typing import Any
 
 from stbass._engine.stage_context import StageContext
+from stbass._process.contained import execute_contained, run_on
 from stbass._process.context import Composable, ProcessContext, failure_of, frame_of, sent_by
 from stbass._process.sync_threads import shared_threads
 from stbass._values.outcome import ProcessResult, utc_now
+from stbass._values.texts import error_text, text_of, traceback_text, type_name_of
 from stbass.backends._pool_protocol import LENGTH, Assignment, framed, pickled, unpickled
 from stbass.errors import RemoteError
 
 __all__ = ["serve_pool"]
+
+_ARGS: Any = vars(BaseException)["args"]  # past a property that a class has put in front of them
 
 
 def serve_pool(incoming: socket.socket, outgoing: socket.socket) -> None:
@@ -28,7 +31,9 @@ def serve_pool(incoming: socket.socket, outgoing: socket.socket) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     incoming.setblocking(False)
     outgoing.setblocking(True)
-    asyncio.run(_Worker(incoming, outgoing).serve())
+    with asyncio.Runner() as runner:
+        loop = runner.get_loop()
+        run_on(loop, loop.create_task(_Worker(incoming, outgoing).serve()))
 
 
 class _Worker:
@@ -82,10 +87,10 @@ class _Worker:
         self._send("started", utc_now())
         try:
             process: Composable = unpickled(process_body)
-        except Exception as error:  # importing the module of the user may raise anything
-            result = failure_of(error, ctx, traceback.format_exc())
+        except BaseException as error:  # importing the module of the user may raise anything
+            result = failure_of(error, ctx, traceback_text(error))
         else:
-            result = await process.execute(ctx)
+            result = await execute_contained(process, ctx)
         self._send("ended", _portable_result(ctx, result))
 
     def _say_cancelled(self, task: asyncio.Task[None]) -> None:
@@ -134,7 +139,7 @@ def _portable_result(ctx: ProcessContext, result: ProcessResult) -> bytes:
         if result.is_fail:
             # Many exceptions can be pickled, but not unpickled.
             unpickled(body)
-    except Exception as error:
+    except BaseException as error:
         body = pickled((_as_text(result) if result.is_fail else failure_of(error, ctx), None), "a failure")
     return body
 
@@ -145,9 +150,9 @@ def _as_text(result: ProcessResult) -> ProcessResult:
     error = failure.error
     kind = type(error)
     remote = RemoteError(
-        f"{kind.__qualname__}: {error}",
-        type_name=f"{kind.__module__}:{kind.__qualname__}",
-        remote_args=tuple(map(str, error.args)),
+        error_text(error),
+        type_name=type_name_of(kind),
+        remote_args=tuple(map(text_of, _ARGS.__get__(error))),
     )
     plain: dict[str, Any] = {"channel_state": {}, "checkpoint": _portable(failure.checkpoint)}
     return ProcessResult(False, None, replace(failure, error=remote, **plain), result.elapsed, result.run)
@@ -156,6 +161,6 @@ def _as_text(result: ProcessResult) -> ProcessResult:
 def _portable(value: Any) -> Any:
     try:
         unpickled(pickled(value, "a checkpoint"))
-    except Exception:  # a class may raise anything here: only its text is kept
-        return str(value)
+    except BaseException:  # whatever a class raises there: its text is what is left
+        return text_of(value)
     return value

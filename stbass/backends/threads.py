@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 from stbass._channels.memory import MEMORY
 from stbass._channels.waiting import resolve
 from stbass._engine.backend import ExecutionBackend
+from stbass._process.contained import execute_contained
 from stbass._process.context import frame_of, own_channels
 from stbass._process.sync_threads import SyncThreads
 from stbass._values.checks import checked_count, checked_limit
@@ -136,9 +137,9 @@ async def _execute(
 ) -> ProcessResult:
     """Run it in the thread, with ends of its channels that belong to the event loop there."""
     if not shared:
-        return await process.execute(ctx)
+        return await execute_contained(process, ctx)
     ends = {name: Chan.open(what, transport=transport) for name, (what, transport) in shared.items()}
-    result = await process.with_channels(**ends).execute(ctx)
+    result = await execute_contained(process.with_channels(**ends), ctx)
     for end in ends.values():
         await end.flush()
     return result
@@ -163,10 +164,20 @@ class _LoopThread:
     def _serve(self) -> None:
         asyncio.set_event_loop(self.loop)
         try:
-            self.loop.run_forever()
+            self._run_until_stopped()
         finally:
             self.loop.run_until_complete(self.loop.shutdown_asyncgens())
             self.loop.close()
+
+    def _run_until_stopped(self) -> None:
+        while True:
+            try:
+                self.loop.run_forever()
+                return
+            except (SystemExit, KeyboardInterrupt):
+                # Of a process inside a composition: asyncio lets it through, and execute_contained makes a failure of
+                # it. The thread has other processes to run.
+                continue
 
     async def run(self, execute: Callable[[], Any]) -> ProcessResult:
         """Await ``execute()`` there. A cancellation here is passed on, and its end is awaited."""

@@ -62,11 +62,14 @@ def worker(
     app: Application = "celery_app",
     name: Annotated[str | None, typer.Option("--name", "-n", help="The worker's name; %h is the host.")] = None,
     log_level: Annotated[str, typer.Option("--log-level", "-l", metavar="LEVEL")] = "INFO",
+    log_format: Annotated[
+        str | None, typer.Option("--log-format", metavar="FORMAT", help="text, or json: one object per line.")
+    ] = None,
 ) -> None:
     """Run a Celery worker for these endpoints, in the foreground. SIGTERM ends it in good order."""
     from stbass.cli.worker import run_worker
 
-    run_worker(endpoint, include or [], concurrency, grace, app, name, log_level)
+    run_worker(endpoint, include or [], concurrency, grace, app, name, log_level, log_format)
 
 
 @cli.command(epilog="Example: stbass dev -e anthropic -e local:8080 --include my_agents")

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from stbass._values.texts import error_text
+
 if TYPE_CHECKING:
     from stbass._values.endpoint import Placement
     from stbass.par import PARResult
@@ -66,7 +68,7 @@ def _took(result: ProcessResult) -> str:
 
 def _error(result: ProcessResult) -> str:
     error = result.failure.error
-    return textwrap.shorten(f"{type(error).__name__}: {error}", 160, placeholder=" …")
+    return textwrap.shorten(error_text(error), 160, placeholder=" …")
 
 
 def _worker(result: ProcessResult) -> str:

@@ -25,6 +25,7 @@ def run_worker(
     app: str,
     name: str | None,
     log_level: str,
+    log_format: str | None = None,
 ) -> None:
     """Run a worker until it is told to stop.
 
@@ -41,10 +42,14 @@ def run_worker(
     # celery_app reads its settings when it is imported, so they must be set before.
     if grace is not None:
         os.environ["STBASS_GRACE"] = str(grace)
+    if log_format is not None:
+        os.environ["STBASS_LOG_FORMAT"] = log_format
     application = _load(app)
     settings = fleet_of(application).settings
     if grace is not None and settings.grace != grace:
         raise ConfigurationError(f"--grace: the application {app!r} does not read STBASS_GRACE; set stbass_grace in it")
+    if log_format is not None:
+        application.conf.stbass_log_format = log_format
     arguments = ["--quiet", "worker", "-Q", ",".join(endpoints), "-l", log_level.upper()]
     arguments += ["--without-gossip", "--without-mingle"]
     if name is not None:

@@ -22,6 +22,7 @@ from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from stbass._values.texts import error_text, shortened
 from stbass.observe import events
 from stbass.observe.events import Event
 
@@ -175,7 +176,7 @@ class LinesView(View):
 
     def on_event(self, event: Event) -> None:
         line = f"{time.monotonic() - self._began:6.2f} s  {event.name}: {_sentence(event)}"
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(shortened(line, len(line)), markup=False, highlight=False, soft_wrap=True)
 
 
 def _sentence(event: Event) -> str:
@@ -198,4 +199,4 @@ def _error_of(event: Event) -> str:
     if event.result is None or event.result.is_ok:
         return ""
     error = event.result.failure.error
-    return textwrap.shorten(f"{type(error).__name__}: {error}", 200, placeholder=" …")
+    return textwrap.shorten(error_text(error), 200, placeholder=" …")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import traceback
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import nullcontext
@@ -23,6 +22,7 @@ from stbass._process.context import ProcessContext, emit_event, failure_of, fram
 from stbass._process.sync_threads import SyncThreads
 from stbass._values.outcome import ProcessResult
 from stbass._values.policy import FailurePolicy, OnFailure, RetryPolicy
+from stbass._values.texts import traceback_text
 from stbass.errors import ProcessCancelled
 from stbass.observe import events
 from stbass.tasklist.task import TaskCall
@@ -278,7 +278,7 @@ class Lane(Unobserved):
                 if self.threads is None:
                     raise
                 # It ends the list, but not the event loop to which the thread would hand it.
-                result = failure_of(error, ctx, traceback.format_exc())
+                result = failure_of(error, ctx, traceback_text(error))
             work.record(following, result)
             following = self.take()
         return following

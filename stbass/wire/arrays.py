@@ -14,9 +14,10 @@ import sys
 import warnings
 from typing import Any
 
+from stbass._values.texts import text_of, type_name_of
 from stbass.errors import WireError
 from stbass.wire.core import Form, ReadFunction, Unsendable, WireReader, WireWriter, WriteFunction, part
-from stbass.wire.opaque import Opaque, text_of, type_name_of
+from stbass.wire.opaque import Opaque
 
 __all__ = ["BY_LOOK", "READ"]
 

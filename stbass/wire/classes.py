@@ -22,9 +22,10 @@ from functools import cached_property
 from types import ModuleType
 from typing import Any, cast
 
+from stbass._values.texts import text_of, type_name_of
 from stbass.errors import WireError
 from stbass.wire.core import Form, ReadFunction, Unsendable, WireReader, WireWriter, WriteFunction, part
-from stbass.wire.opaque import Opaque, text_of, type_name_of
+from stbass.wire.opaque import Opaque
 
 __all__ = ["BY_BASE", "BY_LOOK", "HEAP_TYPE", "READ", "known_class", "require_known", "static"]
 

@@ -11,13 +11,13 @@ import msgspec
 
 from stbass._channels.transport import Transport
 from stbass._process.context import Composable
+from stbass._values.texts import error_text, message_of, shortened, text_of, type_name_of
 from stbass.channel import Chan
 from stbass.errors import NotTransportable, ProcessRefused, RemoteError, WireError
 from stbass.result import Failure, ProcessResult
 from stbass.wire import arrays, classes, exceptions, processes, results, times, values
 from stbass.wire.admission import Admission
 from stbass.wire.core import MAX_DEPTH, Oversized, Unsendable, WireReader, WireWriter
-from stbass.wire.opaque import shortened, text_of, type_name_of
 
 __all__ = [
     "LIMIT",
@@ -221,15 +221,19 @@ def result_or_failure(result: ProcessResult, *, limit: int = LIMIT) -> bytes:
         failure = _reduced(result.failure, reason, limit)
     if run is not None:
         run = replace(run, placement=None)
-    made = ProcessResult(False, None, failure, result.elapsed, run)
-    # What is left is small, so it may exceed the limit: otherwise the caller would never hear of its process.
-    return dump_result(made, limit=max(limit, LIMIT))
+    # What is left is small, whatever the limit: better this than a caller that never hears of its process.
+    limit = max(limit, LIMIT)
+    try:
+        return dump_result(ProcessResult(False, None, failure, result.elapsed, run), limit=limit)
+    except NotTransportable:
+        # A failure that the process itself made, of what none consists of: its error is what counts.
+        return dump_result(ProcessResult(False, None, Failure(failure.error)), limit=limit)
 
 
 def _reduced(failure: Failure, reason: NotTransportable, limit: int) -> Failure:
     """The same failure without its large parts; a checkpoint stays if it takes at most half the limit."""
     name = type_name_of(type(failure.error))
-    text = shortened(exceptions.message_of(failure.error), _REDUCED_TEXT)
+    text = shortened(message_of(failure.error), _REDUCED_TEXT)
     error = RemoteError(f"{name.replace(':', '.')}: {text}", type_name=name)
     error.add_note(f"The error itself could not be sent: {reason}")
     return replace(
@@ -319,6 +323,8 @@ def _written(function: Callable[[WireWriter], Any], limit: int, what: str, proce
         raise NotTransportable(f"{what}: a field's name has lone surrogates: {name}", path=what) from None
     except RecursionError:
         raise NotTransportable(f"{what}: is nested too deep for the stack here; flatten it", path=what) from None
+    except Exception as error:
+        raise NotTransportable(f"{what}: writing it raised {error_text(error, 200)}", path=what) from error
 
 
 def _sized(data: bytes, limit: int, what: str) -> bytes:
@@ -371,7 +377,7 @@ def _check_depth(node: Any, what: str) -> None:
 
 
 def _brief(error: Exception) -> str:
-    return shortened(f"{type(error).__name__}: {error}", 300)
+    return error_text(error, 300)
 
 
 _PLAIN_DECODER = Decoder()

@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, TypeAlias, TypeVar
 
 from stbass._channels.transport import Transport
+from stbass._values.texts import error_text, text_of, type_name_of
 from stbass.channel import Chan
 from stbass.errors import NotTransportable, WireError
 from stbass.wire.admission import Admission
-from stbass.wire.opaque import text_of, type_name_of
 
 __all__ = ["MAX_DEPTH", "Oversized", "Unsendable", "WireReader", "WireWriter", "form_of_text"]
 
@@ -100,6 +100,17 @@ class WireWriter:
         function = self.by_type.get(type(value))
         if function is not None:
             return function(self, value)
+        try:
+            return self._write_object(value)
+        except (Unsendable, Oversized, RecursionError, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            # A property or a __getattr__ of the user's class: it may raise anything.
+            raise Unsendable(
+                f"reading what the {type_name_of(type(value))} consists of raised {error_text(error, 200)}"
+            ) from error
+
+    def _write_object(self, value: Any) -> Any:
         by_base = self.by_base
         # Only real bases: isinstance would also accept a class that was registered with an abstract one.
         for base in type(value).__mro__:

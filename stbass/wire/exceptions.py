@@ -14,24 +14,30 @@ replaced by its text, as an :class:`~stbass.wire.opaque.Opaque`.
 
 from __future__ import annotations
 
-import traceback
 from types import MemberDescriptorType
 from typing import Any
 
+from stbass._values.texts import message_of, text_of, traceback_text, type_name_of
 from stbass.errors import RemoteError, WireError
 from stbass.wire.classes import HEAP_TYPE, known_class, static
 from stbass.wire.core import MAX_DEPTH, Form, ReadFunction, Unsendable, WireReader, WireWriter, WriteFunction, part
-from stbass.wire.opaque import shortened, text_of, type_name_of
 
-__all__ = ["BY_BASE", "READ", "REMOTE_TRACEBACK", "message_of", "traceback_of", "write_error"]
+__all__ = ["BY_BASE", "READ", "REMOTE_TRACEBACK", "keep_traceback", "traceback_of", "write_error"]
 
 REMOTE_TRACEBACK = "__stbass_traceback__"
 """The attribute in which an exception that has travelled keeps the text of its traceback, from where it was raised."""
 
-_LONGEST_MESSAGE = 10_000
-_LONGEST_TRACEBACK = 50_000
 # A chain of causes is written by recursion; what is further away than this from the error itself helps nobody.
 _LONGEST_CHAIN = MAX_DEPTH // 4
+
+# The attributes of every exception, past anything that a class has put in front of them.
+_ARGS: Any = vars(BaseException)["args"]
+_CAUSE: Any = vars(BaseException)["__cause__"]
+_CONTEXT: Any = vars(BaseException)["__context__"]
+_SUPPRESS: Any = vars(BaseException)["__suppress_context__"]
+_TRACEBACK: Any = vars(BaseException)["__traceback__"]
+_DICT: Any = vars(BaseException)["__dict__"]
+_MEMBERS: Any = vars(BaseExceptionGroup)["exceptions"]
 
 
 def traceback_of(error: BaseException, *, chain: bool = False) -> str:
@@ -40,28 +46,15 @@ def traceback_of(error: BaseException, *, chain: bool = False) -> str:
     Args:
         chain: with the tracebacks of its cause or context.
     """
-    text = getattr(error, REMOTE_TRACEBACK, None)
+    text = _DICT.__get__(error).get(REMOTE_TRACEBACK)
     if type(text) is str:
         return text
-    if error.__traceback__ is None:
-        return ""
-    try:
-        text = "".join(traceback.format_exception(type(error), error, error.__traceback__, chain=chain))
-    except Exception as failed:  # formatting calls the error's own __str__ and __repr__
-        text = f"<the traceback could not be formatted: {type(failed).__name__}>"
-    return shortened(text, _LONGEST_TRACEBACK)
+    return "" if _TRACEBACK.__get__(error) is None else traceback_text(error, chain=chain)
 
 
-def message_of(error: BaseException) -> str:
-    """The message of an exception, even if its ``__str__`` raises."""
-    if isinstance(error, BaseExceptionGroup):
-        # Its str() also counts the members. The message stays whole, because the group is made from it again.
-        return shortened(error.message, len(error.message))
-    try:
-        text = str(error)
-    except Exception as failed:
-        text = f"<str of the error raised {type(failed).__name__}>"
-    return shortened(text, _LONGEST_MESSAGE)
+def keep_traceback(error: BaseException, text: str) -> None:
+    """Let an exception that has travelled keep the text of its traceback, unless it brought one."""
+    _DICT.__get__(error).setdefault(REMOTE_TRACEBACK, text)
 
 
 # Writing -----------------------------------------------------------------------------------------
@@ -86,14 +79,15 @@ def write_error(writer: WireWriter, error: BaseException, *, with_traceback: boo
     writer.errors[id(error)] = (error, form)
     lenient, writer.lenient = writer.lenient, True
     try:
-        if isinstance(error, BaseExceptionGroup):
-            # Before the arguments, which hold the members once more, by then as references.
+        if issubclass(type(error), BaseExceptionGroup):
+            # Before the arguments: these name the members once more, then by reference.
             form["g"] = _UNFINISHED
-            form["g"] = [_write_member(writer, member) for member in error.exceptions]
-        form["a"] = writer.items(error.args, error.args, len(error.args), lambda index, _: f".args[{index}]")
+            form["g"] = [_write_member(writer, member) for member in _MEMBERS.__get__(error)]
+        args = _ARGS.__get__(error)
+        form["a"] = writer.items(args, args, len(args), lambda index, _: f".args[{index}]")
         if outside := _outside_attributes(error):
             form["n"] = writer.fields(outside, outside)
-        if inside := {key: item for key, item in error.__dict__.items() if key != REMOTE_TRACEBACK}:
+        if inside := {key: item for key, item in _DICT.__get__(error).items() if key != REMOTE_TRACEBACK}:
             form["d"] = writer.write(inside)
         _write_links(writer, error, form)
     finally:
@@ -129,11 +123,11 @@ def _write_member(writer: WireWriter, member: BaseException) -> Form:
 
 
 def _write_links(writer: WireWriter, error: BaseException, form: Form) -> None:
-    links = {"cause": error.__cause__}
-    if error.__suppress_context__:
+    links = {"cause": _CAUSE.__get__(error)}
+    if _SUPPRESS.__get__(error):
         form["s"] = 1
     else:
-        links["context"] = error.__context__
+        links["context"] = _CONTEXT.__get__(error)
     for name, linked in links.items():
         if linked is None or writer.chained >= _LONGEST_CHAIN:
             continue
@@ -202,13 +196,13 @@ def _read_error(reader: WireReader, form: Form) -> Any:
     if type_name_of(type(error)) == name:
         _ARGS.__set__(error, arguments)
         _set_outside(error, outside)
-        error.__dict__.update(inside)
+        _DICT.__get__(error).update(inside)
     else:
         error.__dict__.update(type_name=name, remote_args=tuple(text_of(argument) for argument in arguments))
         if "__notes__" in inside:
             error.__dict__["__notes__"] = inside["__notes__"]
     if "t" in form:
-        error.__dict__[REMOTE_TRACEBACK] = part(form, "t", str)
+        _DICT.__get__(error)[REMOTE_TRACEBACK] = part(form, "t", str)
     for key, descriptor in (("cause", _CAUSE), ("context", _CONTEXT)):
         if key in form:
             linked = reader.read(part(form, key, dict))
@@ -217,13 +211,6 @@ def _read_error(reader: WireReader, form: Form) -> Any:
             descriptor.__set__(error, linked)
     _SUPPRESS.__set__(error, "s" in form)
     return error
-
-
-# BaseException's own attributes, even where a class has overridden them.
-_ARGS: Any = vars(BaseException)["args"]
-_CAUSE: Any = vars(BaseException)["__cause__"]
-_CONTEXT: Any = vars(BaseException)["__context__"]
-_SUPPRESS: Any = vars(BaseException)["__suppress_context__"]
 
 
 def _made(name: str, message: str, members: list[BaseException] | None, form: Form) -> BaseException:

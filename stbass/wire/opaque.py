@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Opaque", "shortened", "text_of", "type_name_of"]
-
-_LONGEST_TEXT = 2_000
+__all__ = ["Opaque"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,25 +32,3 @@ class Opaque:
     def __hash__(self) -> int:
         # Without the data, which may be a dict: a frozen dataclass that was used as a key must stay hashable.
         return hash((self.type_name, self.kind))
-
-
-def type_name_of(cls: type[Any]) -> str:
-    """``module:qualname`` of a class."""
-    return f"{cls.__module__}:{cls.__qualname__}"
-
-
-def text_of(value: Any, longest: int = _LONGEST_TEXT) -> str:
-    """The ``repr`` of anything, cut to ``longest`` characters; says so if the value's ``repr`` itself fails."""
-    try:
-        text = repr(value)
-    except Exception as error:
-        text = f"<{type_name_of(type(value))}, whose repr raised {type(error).__name__}>"
-    return shortened(text, longest)
-
-
-def shortened(text: str, longest: int) -> str:
-    """``text``, or its beginning and its end if it is longer than ``longest``; always encodable as UTF-8."""
-    if len(text) > longest:
-        half = longest // 2
-        text = f"{text[:half]} … {len(text) - 2 * half} characters left out … {text[-half:]}"
-    return text.encode("utf-8", "backslashreplace").decode()

@@ -25,12 +25,12 @@ from stbass._process.call import Call, reference_of_function
 from stbass._process.context import Composable, changed, changes_since
 from stbass._values.arguments import made_with
 from stbass._values.endpoint import Placement
+from stbass._values.texts import error_text, text_of
 from stbass.channel import Chan
 from stbass.errors import NotTransportable, WireError
 from stbass.process import FunctionProcess, Process, known_processes, reference_of
 from stbass.wire.admission import Admission
 from stbass.wire.core import Form, ReadFunction, Unsendable, WireReader, WireWriter, WriteFunction, part
-from stbass.wire.opaque import text_of
 
 __all__ = ["BY_BASE", "READ", "check_reference"]
 
@@ -159,9 +159,9 @@ def _read_process(reader: WireReader, form: Form) -> Any:
         return _finished(reader, form, copy(found))
     try:
         made = found(*args, **kwargs)
-    except (Exception, SystemExit) as error:
-        # The user's constructor may raise anything, and must not bring the worker down.
-        raised = f"{type(error).__name__}: {error}"
+    except BaseException as error:
+        # The user's constructor: it may raise anything, and must not take the worker with it.
+        raised = error_text(error)
         raise admission.refusal(
             reference, f"could not make the process {reference!r}: its constructor raised {raised}"
         ) from error

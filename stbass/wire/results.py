@@ -19,11 +19,11 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 from stbass._values.endpoint import Placement
+from stbass._values.texts import plain_text, text_of
 from stbass.errors import WireError
 from stbass.result import Failure, ProcessResult, RetryPolicy, RunInfo
 from stbass.wire.core import Form, ReadFunction, Unsendable, WireReader, WireWriter, WriteFunction, misfit, part
-from stbass.wire.exceptions import REMOTE_TRACEBACK, write_error
-from stbass.wire.opaque import text_of
+from stbass.wire.exceptions import keep_traceback, write_error
 
 __all__ = ["READ", "WRITE", "read_outcome", "write_failure", "write_outcome"]
 
@@ -90,8 +90,8 @@ def write_failure(writer: WireWriter, failure: Failure) -> Form:
     form: Form = {
         "~": "failure",
         "error": error,
-        "name": writer.write(failure.process_name),
-        "id": writer.write(failure.process_id),
+        "name": _write_name(writer, failure.process_name),
+        "id": _write_name(writer, failure.process_id),
         "failed": _write_moment(writer, failure.failed_at),
     }
     if failure.started_at is not None:
@@ -99,13 +99,13 @@ def write_failure(writer: WireWriter, failure: Failure) -> Form:
     if failure.placement is not None:
         form["placement"] = writer.soft(failure.placement)
     if failure.parent_process is not None:
-        form["parent"] = writer.write(failure.parent_process)
+        form["parent"] = _write_name(writer, failure.parent_process)
     if failure.channel_state:
         form["channels"] = writer.soft(dict(failure.channel_state))
     if failure.checkpoint is not None:
         form["checkpoint"] = writer.soft(failure.checkpoint)
     if failure.traceback_str:
-        form["traceback"] = writer.write(failure.traceback_str)
+        form["traceback"] = _write_name(writer, failure.traceback_str)
     writer.leave()
     return form
 
@@ -115,8 +115,8 @@ def _read_failure(reader: WireReader, form: Form) -> Failure:
     if not isinstance(error, BaseException):
         raise WireError(f"form 'failure': its error is {text_of(error, 100)}")
     traceback = _optional(reader, form, "traceback", str) or ""
-    if traceback and REMOTE_TRACEBACK not in error.__dict__:
-        error.__dict__[REMOTE_TRACEBACK] = traceback
+    if traceback:
+        keep_traceback(error, traceback)
     failed_at = _read_moment(reader, form.get("failed"))
     if failed_at is None:
         raise WireError("form 'failure': it does not say when")
@@ -140,12 +140,12 @@ def _read_failure(reader: WireReader, form: Form) -> Failure:
 def _run_list(writer: WireWriter, run: RunInfo) -> list[Any]:
     """A :class:`RunInfo` as a list; without a placement it is one item shorter."""
     return [
-        writer.write(run.process_name),
-        writer.write(run.process_id),
+        _write_name(writer, run.process_name),
+        _write_name(writer, run.process_id),
         None if run.started_at is None else _write_moment(writer, run.started_at),
         None if run.ended_at is None else _write_moment(writer, run.ended_at),
         None if run.queued is None else run.queued // _MICROSECOND,
-        writer.write(run.worker),
+        None if run.worker is None else _write_name(writer, run.worker),
         writer.write(run.attempt),
         *(() if run.placement is None else (writer.soft(run.placement),)),
     ]
@@ -183,6 +183,11 @@ def _write_run(writer: WireWriter, run: RunInfo) -> Form:
 
 def _read_run(reader: WireReader, form: Form) -> RunInfo:
     return _run_of(reader, part(form, "v", list))
+
+
+def _write_name(writer: WireWriter, name: Any) -> Any:
+    """A text that may be a subclass of str, or, in a failure that a process made itself, anything."""
+    return writer.write(plain_text(name))
 
 
 def _is_usual(moment: datetime) -> bool:

@@ -14,9 +14,10 @@ from datetime import UTC, date, datetime, time, timedelta, timezone
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from stbass._values.texts import text_of
 from stbass.errors import WireError
 from stbass.wire.core import Form, ReadFunction, Unsendable, WireReader, WireWriter, WriteFunction, part
-from stbass.wire.opaque import Opaque, text_of
+from stbass.wire.opaque import Opaque
 
 __all__ = ["READ", "WRITE"]
 

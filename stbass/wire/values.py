@@ -24,9 +24,10 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+from stbass._values.texts import shortened, text_of
 from stbass.errors import WireError
 from stbass.wire.core import Form, ReadFunction, Unsendable, WireReader, WireWriter, WriteFunction, part
-from stbass.wire.opaque import Opaque, shortened, text_of
+from stbass.wire.opaque import Opaque
 
 __all__ = ["READ", "WRITE", "is_text"]
 

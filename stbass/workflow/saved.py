@@ -8,8 +8,8 @@ from datetime import datetime
 import msgspec
 
 from stbass import wire
+from stbass._values.texts import text_of
 from stbass.errors import NotTransportable, WireError
-from stbass.wire.opaque import text_of
 from stbass.workflow.process import WorkflowNode
 from stbass.workflow.state import ProcessResult, ProcessState
 

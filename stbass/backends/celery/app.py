@@ -6,10 +6,17 @@ from collections.abc import Iterable
 from typing import Any
 
 from celery import Celery
-from celery.signals import import_modules, worker_process_shutdown, worker_shutdown
+from celery.signals import (
+    after_setup_logger,
+    after_setup_task_logger,
+    import_modules,
+    worker_process_shutdown,
+    worker_shutdown,
+)
 
 from stbass.backends.celery.settings import EXECUTE, fleet_of, included, worker_processes
 from stbass.backends.celery.worker.announcement import Announcement
+from stbass.backends.celery.worker.logs import use_log_format
 from stbass.backends.celery.worker.runtime import close_current_runtime
 from stbass.backends.celery.worker.task import ExecuteTask
 from stbass.errors import ConfigurationError
@@ -36,7 +43,7 @@ def make_app(
         result_backend: where results, leases and checkpoints are: Redis; the broker by default.
         include: modules that define processes; a worker imports them when it starts, and runs no others.
         conf: more of Celery's settings, and ``stbass_signing_key``, ``stbass_lease`` (s), ``stbass_grace`` (s),
-            ``stbass_max_message_bytes``.
+            ``stbass_max_message_bytes``, ``stbass_log_format`` (``text`` or ``json``).
 
     Raises:
         ConfigurationError: a setting is wrong; the message names it.
@@ -66,7 +73,7 @@ def make_app(
     return app
 
 
-_OWN_SETTINGS = {"stbass_signing_key", "stbass_lease", "stbass_grace", "stbass_max_message_bytes"}
+_OWN_SETTINGS = {"stbass_signing_key", "stbass_lease", "stbass_grace", "stbass_max_message_bytes", "stbass_log_format"}
 
 
 def install(app: Celery) -> Celery:
@@ -85,6 +92,12 @@ def install(app: Celery) -> Celery:
         app.register_task(ExecuteTask())
         app.steps["consumer"].add(Announcement)
         import_modules.connect(_import_included, sender=app, weak=False)
+
+        def set_format(logger: Any, **_details: Any) -> None:
+            use_log_format(logger, app.conf.get("stbass_log_format", "text"))
+
+        after_setup_logger.connect(set_format, weak=False)
+        after_setup_task_logger.connect(set_format, weak=False)
     return app
 
 

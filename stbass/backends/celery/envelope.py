@@ -11,6 +11,7 @@ One record goes the whole way, the :class:`Envelope`:
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -22,6 +23,15 @@ from stbass import wire
 from stbass._channels.transport import Transport
 from stbass._process.context import Composable, ProcessContext, failure_of, frame_of, sent_by
 from stbass._values.endpoint import Placement
+from stbass._values.texts import (
+    LONGEST_TRACEBACK,
+    error_text,
+    message_of,
+    plain_text,
+    shortened,
+    text_of,
+    type_name_of,
+)
 from stbass.backends.celery import keys
 from stbass.backends.celery.settings import FleetSettings
 from stbass.errors import (
@@ -33,7 +43,7 @@ from stbass.errors import (
     SignatureError,
     WireError,
 )
-from stbass.result import ProcessResult, RunInfo, utc_now
+from stbass.result import Failure, ProcessResult, RunInfo, utc_now
 
 __all__ = [
     "ABSENT",
@@ -53,6 +63,7 @@ __all__ = [
     "routing_in_message",
     "seal_envelope",
     "seal_result",
+    "sent_of",
     "wired_placement",
 ]
 
@@ -60,40 +71,68 @@ ENVELOPE_HEADER = "stbass"
 """Header of a message that holds the envelope: among the arguments it would be text within text within text."""
 SIGNATURE_HEADER = "stbass_signature"
 
+LONGEST_SECONDS = 3e9
+"""About a hundred years: no process and no deadline has more, and dates can be reckoned with it."""
+_YEARS = (1970, 9000)
 MOST_ATTEMPTS = 2**31 - 1
 
 ABSENT = msgspec.Raw()
 """Stands for a part that is not there: msgspec leaves a part out if it is this very object."""
 
 
+_Id = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
+_Name = Annotated[str, msgspec.Meta(max_length=5000)]
+_Attempt = Annotated[int, msgspec.Meta(ge=1, le=1_000_000_000)]
+_Seconds = Annotated[float, msgspec.Meta(ge=0, le=LONGEST_SECONDS)]
+
+
 class Envelope(msgspec.Struct, omit_defaults=True):
     """A process on its way to a worker and back: what the producer and the worker both know of it."""
 
-    id: str
-    queue: str
-    name: str
-    lease: float
+    id: _Id
+    queue: _Id
+    name: _Name
+    lease: Annotated[float, msgspec.Meta(gt=0, le=86400)]
     process: msgspec.Raw = ABSENT
     placement: msgspec.Raw = ABSENT
-    parent: str | None = None
-    reply: str = ""
+    parent: _Name | None = None
+    reply: Annotated[str, msgspec.Meta(max_length=1000)] = ""
     """Channel on which the producer is told."""
     max_attempts: Annotated[int, msgspec.Meta(ge=1, le=MOST_ATTEMPTS)] = 3
     """How many workers it may lose: with the last of them it fails."""
     is_optional: bool = False
-    deadline: float | None = None
+    deadline: _Seconds | None = None
     """Seconds that it had when it was submitted, for messages; ``stbass:deadline:<id>`` lives as long as it may."""
     given: msgspec.Raw = ABSENT
     """Of a stage: the values on its ``input``."""
-    attempt: int = 1
+    attempt: _Attempt = 1
     """Above 1 if a retry policy runs it again."""
     resumed: msgspec.Raw = ABSENT
     """The last checkpoint of an earlier attempt, if a retry policy runs it again."""
 
     def read_placement(self) -> Placement | None:
-        """Where it was placed."""
-        found = wire.loads(bytes(self.placement)) if bytes(self.placement) else None
-        return found if isinstance(found, Placement) else None
+        """Where it was placed.
+
+        Raises:
+            WireError: what it says of that is no placement.
+        """
+        found = wire.loads(bytes(self.placement), what="placement") if bytes(self.placement) else None
+        if found is not None and not isinstance(found, Placement):
+            raise WireError(f"the placement is not one that stbass wrote: it is {text_of(found, 60)}")
+        return found
+
+    def read_given(self, limit: int) -> tuple[Any, ...] | None:
+        """The values on the ``input`` of a stage; None if it is none.
+
+        Raises:
+            WireError: it brings something else.
+        """
+        if not bytes(self.given):
+            return None
+        found = wire.loads(bytes(self.given), limit=limit, what="input")
+        if not isinstance(found, list):
+            raise WireError(f"the input of a stage is not one that stbass wrote: it is {text_of(found, 60)}")
+        return tuple(found)
 
     def emptied(self) -> Envelope:
         """A copy without what is to be run."""
@@ -105,11 +144,11 @@ class Reply(msgspec.Struct, omit_defaults=True):
 
     results: list[msgspec.Raw] = []
     ready: list[str] = []
-    started: list[tuple[str, int]] = []
-    worker: str | None = None
-    checkpoint: str | None = None
+    started: list[tuple[_Id, _Attempt]] = []
+    worker: _Name | None = None
+    checkpoint: _Id | None = None
     value: msgspec.Raw = ABSENT
-    progress: str | None = None
+    progress: _Id | None = None
     done: float = 0.0
     total: float | None = None
     note: str = ""
@@ -118,29 +157,36 @@ class Reply(msgspec.Struct, omit_defaults=True):
 class Ran(msgspec.Struct, omit_defaults=True):
     """Where and when a process ran; ``failure`` is the whole failed result as wire text."""
 
-    worker: str | None = None
-    attempt: int = 1
-    started: datetime | None = None
-    elapsed: float | None = None
+    worker: _Name | None = None
+    attempt: _Attempt = 1
+    started: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
+    elapsed: _Seconds | None = None
     failure: msgspec.Raw = ABSENT
     sent: msgspec.Raw = ABSENT
     """Of a stage: what it has sent on its ``output``."""
     sig: str | None = None
 
+    def __post_init__(self) -> None:
+        if self.started is not None and not _YEARS[0] <= self.started.year <= _YEARS[1]:
+            raise ValueError(f"it started in the year {self.started.year}")
+
 
 class Meta(msgspec.Struct, omit_defaults=False):
     """A result as Celery keeps it (``celery-task-meta-<id>``), with one more member, ``stbass``."""
 
-    task_id: str
-    status: str
+    task_id: _Id
+    status: Annotated[str, msgspec.Meta(max_length=100)]
     result: msgspec.Raw
-    date_done: str = ""
+    date_done: str | None = None
     traceback: str | None = None
-    children: list[Any] = []
+    children: list[Any] | None = None
     stbass: Ran | None = None
 
 
+_log = logging.getLogger(__name__)
+
 _encode = msgspec.json.Encoder().encode
+_UNDECODABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 _envelope_decoder = msgspec.json.Decoder(Envelope)
 _reply_decoder = msgspec.json.Decoder(Reply)
 _meta_decoder = msgspec.json.Decoder(Meta)
@@ -196,7 +242,7 @@ def open_envelope(
     task_id, queue = addressed.id, addressed.queue
     if not isinstance(text, str):
         raise WireError(f"the message {task_id} is not one of stbass: its body is {type(text).__name__}, not text")
-    raw = text.encode()
+    raw = text.encode("utf-8", "surrogatepass")
     if settings.signer is not None:
         if not isinstance(signature, str):
             raise SignatureError(
@@ -206,8 +252,10 @@ def open_envelope(
         settings.signer.verify(signature, "message", task_id, queue, raw)
     try:
         envelope = _envelope_decoder.decode(raw)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except _UNDECODABLE as error:
         raise WireError(f"the message {task_id} in queue {queue!r} is not one of stbass: {error}") from error
+    if not envelope.reply.startswith(keys.reply_channel("")) and envelope.reply:
+        raise WireError(f"the message {task_id} in queue {queue!r} wants its answer at {text_of(envelope.reply, 60)}")
     if envelope.id != task_id or envelope.queue != queue:
         raise WireError(
             f"the message {task_id} in queue {queue!r} was written for {envelope.id} in queue {envelope.queue!r}"
@@ -222,6 +270,9 @@ def open_envelope(
         limit=settings.max_message_bytes,
     )
     placement = envelope.read_placement()
+    envelope.read_given(settings.max_message_bytes)
+    if bytes(envelope.resumed):
+        wire.loads(bytes(envelope.resumed), limit=settings.max_message_bytes, what="checkpoint")
     # They are views of the whole message, which would stay for as long as the process runs.
     envelope.process = envelope.placement = ABSENT
     return envelope, process, placement
@@ -236,7 +287,7 @@ def reply_to(headers: Mapping[str, Any]) -> str:
     text = headers.get(ENVELOPE_HEADER)
     try:
         reply = msgspec.json.decode(text, type=_ReplyOnly).reply if isinstance(text, str) else ""
-    except (msgspec.DecodeError, RecursionError):
+    except _UNDECODABLE:
         return ""
     return reply if reply.startswith(keys.reply_channel("")) else ""
 
@@ -258,7 +309,7 @@ def read_reply(raw: bytes) -> Reply:
     """
     try:
         return _reply_decoder.decode(raw)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except _UNDECODABLE as error:
         raise WireError(str(error)) from error
 
 
@@ -283,7 +334,11 @@ def failed_result(
     ctx = ProcessContext(envelope.name, envelope.id, None, envelope.parent, placement)
     ctx.attempt, frame_of(ctx).worker = attempt, worker
     if checkpoint:
-        ctx.resumed_from = wire.loads(checkpoint)
+        try:
+            ctx.resumed_from = wire.loads(checkpoint, what="checkpoint")
+        except WireError as unreadable:
+            # Whoever wrote it, not what failed: the failure is told without it.
+            _log.warning("process %r (%s): %s", envelope.name, envelope.id, unreadable)
     return failure_of(error, ctx, traceback_str)
 
 
@@ -296,11 +351,31 @@ def _signed(settings: FleetSettings, task_id: str, status: str, result: bytes, r
 def seal_result(
     task_id: str, result: ProcessResult, settings: FleetSettings, ctx: ProcessContext | None = None
 ) -> bytes:
-    """A result as Celery keeps it. One whose value cannot travel is written as a failure that says so.
+    """A result as Celery keeps it, whatever the process did.
+
+    One whose value cannot travel is written as a failure that says so; of a failure, what cannot be written is written
+    as text, escaped.
 
     Args:
         ctx: of the process, if it has run.
     """
+    try:
+        return _written(task_id, result, settings, ctx)
+    except BaseException as error:
+        # Of classes of the user's: whoever waits shall hear of it, and this worker runs others.
+        reason = f"the result could not be written: {error_text(error)}"
+        _log.error("process %s: %s", task_id, reason, exc_info=True)
+        info = result.run or RunInfo()
+        failure = Failure(
+            RemoteError(reason, type_name=type_name_of(type(error))),
+            process_name=plain_text(info.process_name),
+            process_id=task_id,
+        )
+        run = RunInfo(failure.process_name, task_id, worker=info.worker, attempt=info.attempt)
+        return _written(task_id, ProcessResult(False, None, failure, None, run), settings, None)
+
+
+def _written(task_id: str, result: ProcessResult, settings: FleetSettings, ctx: ProcessContext | None) -> bytes:
     info = result.run or RunInfo()
     ran = Ran(
         info.worker,
@@ -320,16 +395,11 @@ def seal_result(
     status, traceback = "SUCCESS", None
     if result.is_fail:
         failure = result.failure
-        status = "REVOKED" if isinstance(failure.error, ProcessCancelled) else "FAILURE"
-        traceback = failure.traceback_str or None
         error_type = type(failure.error)
-        body = _encode(
-            {
-                "exc_type": error_type.__qualname__,
-                "exc_message": [str(failure.error)],
-                "exc_module": error_type.__module__,
-            }
-        )
+        status = "REVOKED" if issubclass(error_type, ProcessCancelled) else "FAILURE"
+        traceback = shortened(failure.traceback_str, LONGEST_TRACEBACK) or None
+        module, _, name = type_name_of(error_type).partition(":")
+        body = _encode({"exc_type": name, "exc_message": [message_of(failure.error)], "exc_module": module})
         ran.failure = msgspec.Raw(wire.result_or_failure(result, limit=settings.max_message_bytes))
     _signed(settings, task_id, status, body, ran)
     return _encode(Meta(task_id, status, msgspec.Raw(body), utc_now().isoformat(), traceback, [], ran))
@@ -343,8 +413,22 @@ def read_meta(raw: bytes | msgspec.Raw) -> Meta:
     """
     try:
         return _meta_decoder.decode(raw)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except _UNDECODABLE as error:
         raise WireError(f"a result cannot be read: {error}") from error
+
+
+def sent_of(meta: Meta, settings: FleetSettings) -> list[Any] | None:
+    """What a stage has sent on its ``output``; None if it is none.
+
+    Raises:
+        WireError: it is not that.
+    """
+    if meta.stbass is None or not bytes(meta.stbass.sent):
+        return None
+    found = wire.loads(bytes(meta.stbass.sent), limit=settings.max_message_bytes, what="output")
+    if not isinstance(found, list):
+        raise WireError(f"the output of a stage is not one that stbass wrote: it is {text_of(found, 60)}")
+    return found
 
 
 def open_result(
@@ -365,6 +449,7 @@ def open_result(
         ended = None if ran.started is None or elapsed is None else ran.started + elapsed
         info = RunInfo(name, meta.task_id, ran.started, ended, queued, ran.worker, ran.attempt, placement)
         if meta.status == "SUCCESS":
+            sent_of(meta, settings)
             return ProcessResult(
                 True, wire.loads(bytes(meta.result), limit=settings.max_message_bytes), None, elapsed, info
             )
@@ -374,6 +459,10 @@ def open_result(
         return ProcessResult(False, None, failure, elapsed, info)
     except (WireError, SignatureError) as error:
         return failed_result(error, envelope, placement)
+    except Exception as error:
+        # Beside what it raises knowingly: nothing here may depend on what somebody has written.
+        unreadable = WireError(f"the result of {name!r} cannot be read: {error_text(error)}")
+        return failed_result(unreadable, envelope, placement)
 
 
 def _check_signature(meta: Meta, name: str, settings: FleetSettings) -> None:
@@ -393,7 +482,7 @@ def _foreign(meta: Meta, envelope: Envelope, placement: Placement | None) -> Pro
     name = envelope.name
     try:
         body = msgspec.json.decode(meta.result)
-    except msgspec.DecodeError:
+    except _UNDECODABLE:
         body = None
     details = body if isinstance(body, dict) else {}
     kind, message = str(details.get("exc_type", meta.status)), details.get("exc_message", "")

@@ -14,6 +14,9 @@ Keys (type; written by; read by; time to live):
 ``stbass:leases``
     sorted set, id -> when the lease ends (ms, the server's clock); the worker; worker and producer; members go with
     their process.
+``stbass:swept``
+    string; worker and producer; nobody; an hour. When somebody last looked for leases that have run out (ms). It is
+    written so that a server that refuses to write is noticed, see :class:`~stbass.backends.celery.sweep.Sweeper`.
 ``stbass:deadline:<id>``
     string; the producer, before sending; the worker (claim); the process's remaining time: gone when the time is over.
 ``stbass:cancelled:<id>``
@@ -42,6 +45,8 @@ Channels of publish/subscribe:
 """
 
 from __future__ import annotations
+
+from typing import Annotated
 
 import msgspec
 
@@ -81,10 +86,10 @@ RUN_TTL = 7 * 86400
 class WorkerInfo(msgspec.Struct):
     """What a worker announces."""
 
-    name: str
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
     pid: int
     queues: list[str]
-    concurrency: int
+    concurrency: Annotated[int, msgspec.Meta(ge=0)]
     include: list[str]
 
 
@@ -219,21 +224,25 @@ SWEEP = """
 -- somebody finds them then.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+-- First something is written: a server that refuses that has refused to renew leases, too, and says nothing of them.
+redis.call('SET', 'stbass:swept', now, 'EX', 3600)
 local out = {}
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', 'stbass:leases', '-inf', now, 'LIMIT', 0, ARGV[2])) do
   local key = 'stbass:run:' .. id
-  local run = redis.call('HMGET', key, 'tag', 'queue', 'worker', 'attempt', 'reply', 'checkpoint')
-  local most, deaths, swept = unpack(redis.call('HMGET', key, 'most', 'deaths', 'swept'))
-  if run[4] and most then
+  -- pcall: what somebody else has put under that name must not hide all others.
+  local run = redis.pcall('HMGET', key, 'tag', 'queue', 'worker', 'attempt', 'reply', 'checkpoint')
+  local known = redis.pcall('HMGET', key, 'most', 'deaths', 'swept')
+  local most, deaths, swept = tonumber(known[1] or ''), tonumber(known[2] or '0'), known[3]
+  if run[4] and most and deaths then
     redis.call('ZADD', 'stbass:leases', now + ARGV[1], id)
-    deaths = tonumber(deaths or '0')
     if swept ~= run[4] then
-      deaths = redis.call('HINCRBY', key, 'deaths', 1)
+      deaths = deaths + 1
+      redis.call('HSET', key, 'deaths', deaths)
       -- The worker that lost it must see that it has, should it live after all.
       redis.call('HSET', key, 'swept', run[4])
     end
     for index = 1, 6 do run[index] = run[index] or '' end
-    table.insert(out, {id, deaths >= tonumber(most) and 1 or 0, deaths, run})
+    table.insert(out, {id, deaths >= most and 1 or 0, deaths, run})
   else
     redis.call('ZREM', 'stbass:leases', id)
   end
@@ -247,7 +256,8 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local numbers, out = {}, {}
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', 'stbass:leases', '(' .. now, '+inf')) do
-  local worker, attempt, swept = unpack(redis.call('HMGET', 'stbass:run:' .. id, 'worker', 'attempt', 'swept'))
+  local run = redis.pcall('HMGET', 'stbass:run:' .. id, 'worker', 'attempt', 'swept')
+  local worker, attempt, swept = run[1], run[2], run[3]
   if worker and swept ~= attempt then numbers[worker] = (numbers[worker] or 0) + 1 end
 end
 for worker, number in pairs(numbers) do

@@ -7,6 +7,7 @@ from functools import cached_property, lru_cache
 from importlib.metadata import entry_points
 from typing import Any
 
+from stbass.backends.celery.refusals import Refusals
 from stbass.errors import ConfigurationError
 from stbass.transports.redis import RedisTransport
 from stbass.transports.redis.address import RedisAddress
@@ -98,6 +99,11 @@ class FleetState:
         self.settings = _read(app)
         self.clients: PerLoop[Any] = PerLoop()
         """The producer's connections."""
+
+    @cached_property
+    def refusals(self) -> Refusals:
+        """Of what came in and was refused here."""
+        return Refusals(self.settings.backend)
 
     @cached_property
     def transport(self) -> RedisTransport:

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import json
 import logging
-from typing import Any
+import time
+from typing import Annotated, Any
 
 import msgspec
 
 from stbass.backends.celery import keys
 from stbass.backends.celery.envelope import Envelope, failed_result, seal_result
+from stbass.backends.celery.incoming import checked_message
+from stbass.backends.celery.refusals import Refusals
 from stbass.backends.celery.settings import EXECUTE, FleetSettings
-from stbass.errors import WorkerLostError
+from stbass.errors import WireError, WorkerLostError
+from stbass.transports.redis.trouble import Trouble, trouble_of
 
 __all__ = ["Sweeper", "worker_lost"]
 
@@ -23,6 +27,40 @@ _log = logging.getLogger(__name__)
 _AT_ONCE = 200
 _HOLD_MS = 5000
 _WHENEVER = 1e18
+_REST = 3.0
+"""Seconds without sweeping after a server is well again, or a lease if that is shorter: longer than keepers pause."""
+
+
+class _Run(msgspec.Struct):
+    """The record of a process whose lease has run out."""
+
+    id: str
+    tag: str
+    queue: str
+    worker: str
+    attempt: Annotated[int, msgspec.Meta(ge=1)]
+    reply: str
+    checkpoint: bytes
+
+    @classmethod
+    def read(cls, raw_id: bytes, fields: list[bytes]) -> _Run:
+        """What SWEEP gives.
+
+        Raises:
+            WireError: it is not a record that a worker wrote.
+        """
+        *texts, checkpoint = fields
+        try:
+            tag, queue, worker, attempt, reply = (text.decode() for text in texts)
+            values: dict[str, Any] = {"id": raw_id.decode(), "tag": tag, "queue": queue, "worker": worker}
+            values |= {"attempt": int(attempt), "reply": reply}
+            if reply and not reply.startswith(keys.reply_channel("")):
+                raise ValueError(f"it wants its answer at {reply[:60]!r}")
+            made = msgspec.convert({**values, "checkpoint": b""}, cls)
+        except ValueError as error:
+            raise WireError(f"it is not the record of a running process: {error}") from None
+        made.checkpoint = checkpoint
+        return made
 
 
 def worker_lost(deaths: int, worker: str, queue: str, attempt: int) -> WorkerLostError:
@@ -39,11 +77,17 @@ class Sweeper:
     Args:
         settings: of the fleet.
         result_prefix: what Celery puts before a task id to make the key of its result.
+        refusals: where what cannot be read is set aside.
     """
 
-    def __init__(self, settings: FleetSettings, result_prefix: bytes) -> None:
+    def __init__(self, settings: FleetSettings, result_prefix: bytes, refusals: Refusals) -> None:
+        self._refusals = refusals
         self._settings = settings
         self._prefix = result_prefix
+        self._rest = min(_REST, settings.lease)
+        # Whoever begins does not know what was before, such as a server that refused until a moment ago.
+        self._well_since: float | None = time.monotonic()
+        """Since when the server does what it is asked; None: it did not when it was last asked."""
         self._backend = settings.backend.client()
         # Typed as redis-py types its commands: for both its clients at once.
         self._broker: Any = None
@@ -61,14 +105,36 @@ class Sweeper:
         Raises:
             redis.RedisError: the server cannot be reached; what was found is found again later.
         """
+        try:
+            if self._well_since is None:
+                self._find(args=[_HOLD_MS, 0])
+                self._well_since = time.monotonic()
+            return self._sweep() if time.monotonic() - self._well_since >= self._rest else 0
+        except Exception as error:
+            if trouble_of(error) is not Trouble.NEVER:
+                self.rest()
+            raise
+
+    def rest(self) -> None:
+        """The server was away or refused to write: leases could not be renewed, and who lives shall do so first."""
+        self._well_since = None
+
+    def _sweep(self) -> int:
         dealt = 0
         while found := self._find(args=[_HOLD_MS, _AT_ONCE]):
-            for raw_id, is_last, deaths, (tag, queue, worker, attempt, reply, checkpoint) in found:
-                task_id, names = raw_id.decode(), (worker.decode(), queue.decode())
+            for raw_id, is_last, deaths, fields in found:
+                try:
+                    run = _Run.read(raw_id, fields)
+                except WireError as error:
+                    # Nobody can be told, and nothing be put back, by a record that does not say whose it is.
+                    name = raw_id.decode("utf-8", "backslashreplace")
+                    self._refusals.note("run record", error, b" ".join(fields), task_id=name)
+                    self._backend.zrem(keys.LEASES, raw_id)
+                    continue
                 if is_last:
-                    self._fail(task_id, deaths, int(attempt), *names, reply.decode(), checkpoint)
+                    self._fail(run, deaths)
                 else:
-                    self._redeliver(task_id, tag.decode(), *names)
+                    self._redeliver(run.id, run.tag, run.worker, run.queue)
                 dealt += 1
             if len(found) < _AT_ONCE:
                 break
@@ -82,15 +148,14 @@ class Sweeper:
         if self._broker is not None:
             self._broker.close()
 
-    def _fail(
-        self, task_id: str, deaths: int, attempt: int, worker: str, queue: str, reply: str, checkpoint: bytes
-    ) -> None:
+    def _fail(self, run: _Run, deaths: int) -> None:
+        task_id, worker, queue, attempt = run.id, run.worker, run.queue, run.attempt
         error = worker_lost(deaths, worker, queue, attempt)
         # Its name is known to whoever waits for it.
         lost = Envelope(task_id, queue, "unknown", 0.0)
-        result = failed_result(error, lost, worker=worker, attempt=attempt, checkpoint=checkpoint)
+        result = failed_result(error, lost, worker=worker, attempt=attempt, checkpoint=run.checkpoint)
         meta = seal_result(task_id, result, self._settings)
-        packed = msgspec.msgpack.encode([(task_id, attempt, meta.decode(), reply)])
+        packed = msgspec.msgpack.encode([(task_id, attempt, meta.decode(), run.reply)])
         self._finish(args=[self._prefix, self._settings.result_ttl, packed])
         _log.warning("process %s: %s", task_id, error)
 
@@ -98,8 +163,9 @@ class Sweeper:
         """Put the message back where kombu would put it, as kombu would: marked as redelivered, first in the queue."""
         if self._broker is not None:
             raw: Any = self._broker.hget(self._unacked, tag)
-            if raw is not None:
-                self._put_back(tag, json.loads(raw)[0], queue, _WHENEVER)
+            message = _our_message(raw)
+            if message is not None:
+                self._put_back(tag, message, queue, _WHENEVER)
         # With another broker, or if kombu was quicker, the message is on its way already.
         self._release(args=[task_id])
         _log.warning("worker %s (queue %r) is lost; its process %s goes to another one", worker, queue, task_id)
@@ -148,11 +214,10 @@ def _our_message(raw: bytes | None) -> dict[str, Any] | None:
     if raw is None or EXECUTE.encode() not in raw:
         return None
     try:
-        message = json.loads(raw)[0]
-        if message["headers"]["task"] != EXECUTE:
+        message = checked_message(json.loads(raw)[0])
+        if message["headers"]["task"] != EXECUTE or not message["properties"]["delivery_info"]["routing_key"]:
             return None
-        str(message["headers"]["id"] + message["properties"]["delivery_info"]["routing_key"])
-    except (ValueError, KeyError, IndexError, TypeError):
+    except (WireError, ValueError, KeyError, IndexError, TypeError, RecursionError):
         # Not one of ours then, whoever wrote it; kombu deals with it.
         return None
     found: dict[str, Any] = message

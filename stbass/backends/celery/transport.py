@@ -33,8 +33,13 @@ from kombu.transport import virtual
 from kombu.utils.json import loads
 
 from stbass._values.ids import new_id
+from stbass._values.texts import error_text
 from stbass.backends.celery.envelope import routing_in_message
+from stbass.backends.celery.incoming import checked_message
+from stbass.backends.celery.refusals import Refusals
 from stbass.backends.celery.watch import ListWatch
+from stbass.errors import StbassError
+from stbass.transports.redis.trouble import Trouble, trouble_of
 
 __all__ = ["Channel", "Transport"]
 
@@ -165,6 +170,31 @@ class _List(NamedTuple):
     rank: int
 
 
+class _RefusedForNow(redis.ConnectionError):
+    pass
+
+
+class _Patient:
+    """A connection for which a refusal that passes by itself is what kombu waits out: a connection to be made anew."""
+
+    def read_response(self, *args: Any, **kwargs: Any) -> Any:
+        """As redis-py's."""
+        try:
+            return super().read_response(*args, **kwargs)  # type: ignore[misc]
+        except redis.ResponseError as error:
+            if trouble_of(error) is Trouble.NEVER:
+                raise
+            raise _RefusedForNow(f"the server refuses for now: {error}") from error
+
+
+class _PatientConnection(_Patient, redis.Connection):
+    pass
+
+
+class _PatientSSLConnection(_Patient, redis.SSLConnection):
+    pass
+
+
 class QoS(stock.QoS):
     """kombu's acknowledgement bookkeeping, written in batches."""
 
@@ -206,7 +236,8 @@ class QoS(stock.QoS):
 
     def restore_unacked_once(self, stderr: Any = None) -> None:
         self.flush_acks()
-        if self.channel.connection.client is None:
+        connection = self.channel.connection
+        if connection is None or connection.client is None:
             # The connection is gone already, and kombu would fail, which ends the worker. What runs here goes on; the
             # rest is put back by whoever finds that nobody works on it.
             return
@@ -217,12 +248,16 @@ class Channel(stock.Channel):
     """kombu's Redis channel, taking messages in batches."""
 
     QoS = QoS
+    connection_class = _PatientConnection
+    connection_class_ssl = _PatientSSLConnection
     _noted = False
     _turn_thread: int | None = None
     _in_poll: Any
     _brpop_sent_at: Any = None
     _batch_client: redis.Redis | None = None
     refused: ClassVar[Counter[str]] = Counter()
+    refusals: ClassVar[Refusals | None] = None
+    """Where a worker sets aside what it refuses."""
     _unanswered: ClassVar[dict[str, tuple[str, str]]] = {}
     """Per broker: where a message may have been taken for us without our knowing, and the number of that call."""
 
@@ -342,7 +377,7 @@ class Channel(stock.Channel):
         room = self.qos.can_consume_max_estimate()
         try:
             taken = self._take_from(lists, TAKE_MOST if room is None else min(TAKE_MOST, room))
-        except redis.ResponseError as error:
+        except (redis.ResponseError, _RefusedForNow) as error:
             self._refused_for_now(error)
             raise Empty from None
         if self._refusal is not None:
@@ -384,7 +419,7 @@ class Channel(stock.Channel):
             raise
         return answer
 
-    def _refused_for_now(self, error: redis.ResponseError) -> None:
+    def _refused_for_now(self, error: redis.RedisError) -> None:
         """The server is there and says no, for as long as it is full, a replica, or still loading."""
         self._rest = min(1.0, self._rest * 2 or 0.05)
         self._rests_until = time.monotonic() + self._rest
@@ -405,9 +440,15 @@ class Channel(stock.Channel):
             while messages:
                 queue, raw = messages.pop()
                 payload = self._payload(queue, raw)
-                if payload is not None:
-                    self._noted = queue not in self._unnoted
+                if payload is None:
+                    continue
+                self._noted = queue not in self._unnoted
+                try:
                     self.connection._deliver(payload, queue)
+                except (redis.RedisError, OSError):
+                    raise
+                except Exception as error:
+                    self._refuse_message(queue, raw, error_text(error), payload)
         finally:
             self._noted = False
             for queue, raw in messages:
@@ -416,19 +457,31 @@ class Channel(stock.Channel):
                     self.qos.restore_by_tag(_decode(raw)["properties"]["delivery_tag"], leftmost=False)
 
     def _payload(self, queue: str, raw: bytes) -> Any:
+        found = None
         try:
             # kombu marks what plain JSON does not have.
-            return loads(raw.decode()) if b"__type__" in raw else _decode(raw)
-        except (ValueError, RecursionError):
-            # What Lua took for JSON, and is none.
-            self._refuse(queue, raw)
-            tag = _TAG.search(raw)
-            if tag is not None:
-                self.forget([tag[1].decode("utf-8", "replace")])
+            found = loads(raw.decode()) if b"__type__" in raw else _decode(raw)
+            return checked_message(found)
+        except (StbassError, ValueError, RecursionError) as error:
+            # What Lua took for JSON, and is none; or what is no message of Celery's.
+            self._refuse_message(queue, raw, error_text(error), found)
             return None
 
-    def _refuse(self, queue: str, raw: bytes) -> None:
+    def _refuse_message(self, queue: str, raw: bytes, reason: str, payload: Any) -> None:
+        headers = payload.get("headers") if type(payload) is dict else None
+        self._refuse(queue, raw, reason, headers.get("id") if type(headers) is dict else "")
+        tag = _TAG.search(raw)
+        if tag is not None:
+            # It is not to come again.
+            self.forget([tag[1].decode("utf-8", "replace")])
+
+    def _refuse(
+        self, queue: str, raw: bytes, reason: str = "it is not JSON with a delivery tag and routing", task_id: Any = ""
+    ) -> None:
         self.refused[queue] += 1
+        if self.refusals is not None:
+            self.refusals.note("message", reason, raw, queue=queue, task_id=task_id)
+            return
         if self.refused[queue] == 1:
             _log.error(
                 "refused something in queue %r that is not a message (%d bytes: %.60r);"

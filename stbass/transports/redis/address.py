@@ -153,7 +153,9 @@ async def find_endpoint(address: RedisAddress) -> Endpoint:
 
 
 def unavailable(address: RedisAddress, doing: str, error: BaseException) -> BackendUnavailableError:
-    """The error for a server that cannot be reached."""
+    """The error for a server that cannot be reached, or that refuses."""
+    if isinstance(error, redis.ResponseError):
+        return BackendUnavailableError(f"{doing}: Redis at {address} refuses ({error}); see what the server lacks")
     return BackendUnavailableError(
         f"{doing}: Redis at {address} cannot be reached ({error}); start it, or correct the URL"
     )

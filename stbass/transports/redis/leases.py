@@ -14,12 +14,11 @@ from typing import Any, Generic, TypeVar
 import redis
 
 from stbass.transports.redis.address import RedisAddress
+from stbass.transports.redis.trouble import Trouble, Vigil, trouble_of
 
 __all__ = ["LeaseKeeper"]
 
 _log = logging.getLogger(__name__)
-_RETRY = 0.5
-"""Seconds between attempts to reach a server that does not answer; leases last longer."""
 _NEVER = float("inf")
 
 T = TypeVar("T")
@@ -99,7 +98,7 @@ class LeaseKeeper(Generic[T]):
         client = self._address.client()
         options: dict[str, Any] = client.connection_pool.connection_kwargs
         options["socket_timeout"] = self._timeout
-        failing = False
+        vigil = Vigil(f"write {self._what}", self._address, _log)
         while True:
             with self._wake:
                 while not (self._unwritten or self._closed or self._due()):
@@ -114,11 +113,11 @@ class LeaseKeeper(Generic[T]):
                     self._renew_at = time.monotonic() + shortest / 3
             try:
                 self._send(client, held, unwritten)
-                failing = False
-            except (redis.RedisError, OSError) as error:
-                if not failing:
-                    _log.warning("cannot write %s to Redis at %s: %s; trying again", self._what, self._address, error)
-                failing = True
+                vigil.over()
+            except Exception as error:
+                pause = self._endured(client, held, unwritten, vigil, error)
+                if pause is None:
+                    continue
                 with self._wake:
                     if self._closed:
                         break
@@ -127,8 +126,44 @@ class LeaseKeeper(Generic[T]):
                         self._renew_at = time.monotonic()
                     # Not a notification: new work must not make us hammer a server that is down.
                     shortest = min((seconds for seconds, _ in held.values()), default=_NEVER)
-                    self._wake.wait_for(lambda: self._closed, min(_RETRY, shortest / 3))
+                    self._wake.wait_for(lambda: self._closed, min(pause, shortest / 6))
         client.close()
+
+    def _endured(
+        self,
+        client: redis.Redis,
+        held: dict[str, tuple[float, T]],
+        unwritten: dict[str, Any],
+        vigil: Vigil,
+        error: Exception,
+    ) -> float | None:
+        """What to do about an error: seconds until the next attempt, or None: what caused it was dealt with.
+
+        An error that does not pass concerns one of many: each is tried alone, and only that one is given up.
+        """
+        try:
+            return vigil.pause(error)
+        except Exception:
+            _log.debug("cannot write %s all at once", self._what, exc_info=True)
+        parts: list[tuple[dict[str, tuple[float, T]], dict[str, Any]]] = [
+            ({}, {key: value}) for key, value in unwritten.items()
+        ]
+        parts += [({key: lease}, {}) for key, lease in held.items()]
+        for index, (lease, written) in enumerate(parts):
+            try:
+                self._send(client, lease, written)
+            except Exception as failure:
+                if trouble_of(failure) is not Trouble.NEVER:
+                    rest = {key: value for _, later in parts[index:] for key, value in later.items()}
+                    unwritten.clear()
+                    unwritten.update(rest)
+                    return vigil.pause(failure)
+                [key] = lease or written
+                _log.error("cannot write %s: Redis at %s refuses %s: %s", self._what, self._address, key, failure)
+                if lease:
+                    self.release(key)
+                    self._on_lost([key])
+        return None
 
     def _due(self) -> bool:
         return time.monotonic() >= self._renew_at

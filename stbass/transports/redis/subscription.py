@@ -7,15 +7,12 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import redis
-import redis.asyncio
-
 from stbass.transports.redis.address import RedisAddress
+from stbass.transports.redis.trouble import LONGEST_PAUSE, Trouble, Vigil, is_forbidden, trouble_of
 
 __all__ = ["Subscription"]
 
 _log = logging.getLogger(__name__)
-_RETRY = 0.2
 
 
 class Subscription:
@@ -86,7 +83,7 @@ class Subscription:
     async def run(self) -> None:
         """Listen until cancelled; what :meth:`ready` does beside."""
         stands = self._stands or asyncio.get_running_loop().create_future()
-        away = False
+        vigil = Vigil(f"hear what is said on {self._channel}", self._address, _log)
         while True:
             client = self._address.async_client()
             try:
@@ -94,25 +91,37 @@ class Subscription:
                     await self._pubsub.subscribe(self._channel, *self._extra)
                     async for message in self._pubsub.listen():
                         if message["type"] == "message":
-                            await self._on_message(message["channel"].decode(), message["data"])
+                            await self._hand_over(message)
                         elif message["type"] == "subscribe" and message["channel"].decode() == self._channel:
-                            away, first = False, not stands.done()
+                            first = not stands.done()
                             if first:
                                 stands.set_result(None)
                             await self._on_gap(first)
-            except (redis.RedisError, OSError) as error:
-                if not stands.done() and not self._patient:
+                            vigil.over()
+            except Exception as error:
+                passes = trouble_of(error) is Trouble.FOR_NOW and not is_forbidden(error)
+                if not stands.done() and not self._patient and not passes:
                     stands.set_exception(error)
                     return
-                if not away:
-                    _log.warning(
-                        "cannot hear what is said on %s: Redis at %s: %s; trying again",
-                        self._channel,
-                        self._address,
-                        error,
-                    )
-                away = True
-                await asyncio.sleep(_RETRY)
+                await asyncio.sleep(self._pause(vigil, error))
             finally:
                 self._pubsub = None
                 await client.aclose()
+
+    @staticmethod
+    def _pause(vigil: Vigil, error: Exception) -> float:
+        try:
+            return vigil.pause(error)
+        except Exception:
+            # Nothing that waiting is known to help against; but who listens must go on listening.
+            _log.exception("an error in listening; connecting anew")
+            return LONGEST_PAUSE
+
+    async def _hand_over(self, message: dict[str, Any]) -> None:
+        try:
+            await self._on_message(message["channel"].decode(), message["data"])
+        except Exception as error:
+            if trouble_of(error) is not Trouble.NEVER:
+                raise
+            # One message must not end the hearing of all others.
+            _log.exception("a message on %s could not be dealt with", message["channel"])

@@ -18,15 +18,16 @@ from stbass._engine.backend import ExecutionBackend
 from stbass._engine.channel_migration import migrate
 from stbass._process.context import Composable, ProcessContext, frame_of, given_to, note_sent, own_channels
 from stbass._values.checks import is_whole
+from stbass._values.texts import shortened
 from stbass.backends.celery import keys
-from stbass.backends.celery.envelope import ABSENT, MOST_ATTEMPTS, Envelope, wired_placement
+from stbass.backends.celery.envelope import ABSENT, LONGEST_SECONDS, MOST_ATTEMPTS, Envelope, wired_placement
 from stbass.backends.celery.producer.client import FleetClient
 from stbass.backends.celery.producer.group import IdleGroupResult
 from stbass.backends.celery.producer.slots import WorkerSlots, consumers, worker_slots
 from stbass.backends.celery.producer.ticket import Ticket
 from stbass.backends.celery.producer.time_slice import TimeSlice
 from stbass.backends.celery.settings import FleetSettings, fleet_of
-from stbass.errors import ConfigurationError, StbassError, WorkerLostError
+from stbass.errors import ConfigurationError, StbassError, WireError, WorkerLostError
 from stbass.result import ProcessResult
 from stbass.transports.redis import RedisTransport
 from stbass.transports.redis.address import unavailable
@@ -36,6 +37,7 @@ __all__ = ["CeleryBackend"]
 B = TypeVar("B", bound="CeleryBackend")
 
 _HEALTH_SECONDS = 1.5
+_LONGEST_NAME = 1000
 
 
 class CeleryBackend(ExecutionBackend):
@@ -141,7 +143,7 @@ class CeleryBackend(ExecutionBackend):
                 await migrate(self, process, own_channels(ctx))
         frame = frame_of(ctx)
         if frame.deadline_span is not None:
-            envelope.deadline = round(frame.deadline_span, 3)
+            envelope.deadline = min(LONGEST_SECONDS, round(frame.deadline_span, 3))
         envelope.reply, envelope.attempt = client.reply, ctx.attempt
         complete = partial(self._complete, envelope, process, ctx)
         ticket = Ticket(envelope, self._grace, ctx.remaining, ctx.placement, frame.group, complete)
@@ -155,10 +157,10 @@ class CeleryBackend(ExecutionBackend):
         return Envelope(
             ctx.process_id,
             self._queue_of(process, ctx),
-            ctx.process_name,
+            shortened(ctx.process_name, _LONGEST_NAME),
             self._lease,
             placement=wired_placement(ctx.placement),
-            parent=ctx.parent,
+            parent=None if ctx.parent is None else shortened(ctx.parent, _LONGEST_NAME),
             max_attempts=self._max_attempts,
             is_optional=process.is_optional,
         )
@@ -204,10 +206,10 @@ class CeleryBackend(ExecutionBackend):
                 f"process {process.name!r} has no endpoint, and {self.name} no queue: place it with"
                 " Placement(endpoint=...), or make the backend with queue=..."
             )
-        if "," in queue or not queue.isprintable():
+        if "," in queue or not queue.isprintable() or len(queue) > _LONGEST_NAME:
             raise ConfigurationError(
                 f"process {process.name!r}: {queue!r} cannot be a queue, because no worker could be told to consume it:"
-                " an endpoint on a fleet has neither commas nor control characters"
+                " an endpoint on a fleet has neither commas nor control characters, and at most 1,000 characters"
             )
         return queue
 
@@ -286,11 +288,15 @@ class CeleryBackend(ExecutionBackend):
         group = IdleGroupResult(group_id, [envelope.id for envelope in checked], self._app)
         group_meta = self._app.backend.encode({"result": group.as_tuple()})
         ttl = self._settings.result_ttl or None
-        try:
+
+        async def keep() -> None:
             pipe = client.redis.pipeline(transaction=False)
             pipe.set(self._app.backend.get_key_for_group(group_id), group_meta, ex=ttl)
             pipe.set(keys.group_key(group_id), msgspec.json.encode(checked), ex=ttl)
             await pipe.execute()
+
+        try:
+            await client.patiently(keep)
         except (OSError, redis.RedisError) as error:
             raise unavailable(self._settings.backend, f"start a group of {len(checked)} processes", error) from error
         return group
@@ -347,6 +353,7 @@ class CeleryBackend(ExecutionBackend):
 
         Raises:
             LookupError: no such group is known, or it is too long ago.
+            WireError: what Redis says of it was not written by a producer.
             BackendUnavailableError: Redis cannot be reached.
         """
         client = self.client()
@@ -360,9 +367,18 @@ class CeleryBackend(ExecutionBackend):
                 " the id is wrong, or its results have expired"
             )
         tickets = []
-        for envelope in msgspec.json.decode(raw, type=list[Envelope]):
+        try:
+            envelopes = msgspec.json.decode(raw, type=list[Envelope])
+            placements = [envelope.read_placement() for envelope in envelopes]
+        except (msgspec.MsgspecError, ValueError, RecursionError, WireError) as error:
+            self._fleet.refusals.note("group", error, raw, task_id=group_id)
+            raise WireError(
+                f"what {keys.group_key(group_id)} in Redis at {self._settings.backend} says of group {group_id} cannot"
+                f" be read: {error}; its results may be fetched one by one, by their ids"
+            ) from error
+        for envelope, placement in zip(envelopes, placements, strict=True):
             envelope.deadline = deadline
-            tickets.append(Ticket(envelope, self._grace, deadline, envelope.read_placement()))
+            tickets.append(Ticket(envelope, self._grace, deadline, placement))
         results = await client.adopt(tickets)
         return [(result, ticket.envelope.is_optional) for result, ticket in zip(results, tickets, strict=True)]
 

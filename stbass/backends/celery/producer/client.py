@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import timedelta
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import msgspec
 import redis
@@ -17,7 +18,15 @@ from stbass import wire
 from stbass._values.ids import new_id
 from stbass._values.outcome import ProcessResult
 from stbass.backends.celery import keys
-from stbass.backends.celery.envelope import Meta, failed_result, open_result, read_meta, read_reply, seal_envelope
+from stbass.backends.celery.envelope import (
+    Meta,
+    failed_result,
+    open_result,
+    read_meta,
+    read_reply,
+    seal_envelope,
+    sent_of,
+)
 from stbass.backends.celery.producer.overdue import KnownState, look_up, nobody_consumes, overdue_error
 from stbass.backends.celery.producer.publish import Publisher
 from stbass.backends.celery.producer.slots import consumers
@@ -29,6 +38,7 @@ from stbass.errors import StbassError, WireError
 from stbass.observe import events
 from stbass.transports.redis.address import unavailable
 from stbass.transports.redis.subscription import Subscription
+from stbass.transports.redis.trouble import Trouble, Vigil, trouble_of, waited_out
 
 __all__ = ["FleetClient"]
 
@@ -36,7 +46,11 @@ _log = logging.getLogger(__name__)
 _SEND_MOST = 250
 """Messages in one command: the first ones are at work while the next are still being written."""
 _CANCEL_WAIT = 2.0
+_PATIENCE = 60.0
+"""Seconds to wait until a server that is away or refuses takes a process."""
+_PATIENCE_CANCEL = 10.0
 _REDIS_ERRORS = (redis.RedisError, OSError)
+T = TypeVar("T")
 
 
 class FleetClient:
@@ -54,7 +68,14 @@ class FleetClient:
             self.broker = self.redis if settings.one_server else settings.broker.async_client()
         self._publisher = Publisher(fleet.app, settings, self.redis, self.broker)
         self.prefix = fleet.result_prefix.decode()
+        self._refusals = fleet.refusals
         self._replies = Subscription(settings.backend, self.reply, self._on_message, self._on_gap)
+        self._was_there = False
+        """Whether the server has ever done what it was asked."""
+        self._sending = Vigil("send processes", settings.broker or settings.backend, _log)
+        self._asking = Vigil("ask for results", settings.backend, _log)
+        self._sweeping = Vigil("look for lost workers", settings.backend, _log)
+        self._withdrawing = Vigil("cancel processes", settings.backend, _log)
         self._tickets: dict[str, Ticket] = {}
         self._outbox: list[Ticket] = []
         self._cancels: list[str] = []
@@ -153,11 +174,15 @@ class FleetClient:
         await asyncio.sleep(0)
         batch, self._outbox = self._outbox, []
         try:
-            await self._replies.ready()
+            async with asyncio.timeout(_PATIENCE):
+                await self._replies.ready()
             position = 0
             while position < len(batch):
                 ready, position = self._prepared(batch, position)
-                await self._publisher.send(ready)
+                # One that is sent twice runs once. Only a server that was there before is waited for.
+                send = partial(self._publisher.send, ready)
+                await waited_out(send, self._sending, seconds=_PATIENCE, away=self._was_there)
+                self._was_there = True
                 for ticket in ready:
                     ticket.headers = {}
         except Exception as error:
@@ -203,7 +228,7 @@ class FleetClient:
         try:
             reply = read_reply(data)
         except WireError as error:
-            _log.warning("refused a message on %s: %s", channel, error)
+            self._refusals.note("reply", error, data)
             return
         time_slice = TimeSlice()
         for raw in reply.results:
@@ -221,11 +246,19 @@ class FleetClient:
             if ticket is not None and bytes(reply.value):
                 ticket.checkpoint = msgspec.Raw(bytes(reply.value))
                 if events.active():
-                    events.emit(ticket.event("checkpoint", value=wire.loads(bytes(reply.value))))
+                    self._tell_of_checkpoint(ticket, bytes(reply.value))
         if reply.progress is not None and events.active():
             ticket = self._tickets.get(reply.progress)
             if ticket is not None:
                 events.emit(ticket.event("progress", done=reply.done, total=reply.total, note=reply.note))
+
+    def _tell_of_checkpoint(self, ticket: Ticket, raw: bytes) -> None:
+        try:
+            value = wire.loads(raw, what="checkpoint", limit=self.settings.max_message_bytes)
+        except WireError as error:
+            self._refusals.note("checkpoint", error, raw, queue=ticket.envelope.queue, task_id=ticket.id)
+        else:
+            events.emit(ticket.event("checkpoint", value=value))
 
     async def _on_gap(self, first: bool) -> None:
         if not first:
@@ -236,11 +269,16 @@ class FleetClient:
         if events.active():
             events.emit(ticket.event("started"))
 
-    def _on_raw(self, raw: bytes | msgspec.Raw) -> None:
+    def _on_raw(self, raw: bytes | msgspec.Raw, wanted: str | None = None) -> None:
+        """A result came; ``wanted``: the process under whose id it was kept, which gets no other one."""
         try:
             meta = read_meta(raw)
+            if wanted is not None and meta.task_id != wanted:
+                raise WireError(f"what is kept as the result of {wanted} is that of {meta.task_id}")
         except WireError as error:
-            _log.warning("refused a result: %s", error)
+            self._refusals.note("result", error, bytes(raw), task_id=wanted or "")
+            if wanted is not None and (ticket := self._tickets.get(wanted)) is not None:
+                self._end_with(ticket, failed_result(error, ticket.envelope, ticket.placement))
             return
         ticket = self._tickets.get(meta.task_id)
         # Celery also publishes that a task is on its way.
@@ -252,9 +290,8 @@ class FleetClient:
             return
         queued = None if ticket.started_at is None else timedelta(seconds=ticket.started_at - ticket.submitted_at)
         result = open_result(meta, ticket.envelope, self.settings, ticket.placement, queued)
-        if result.is_ok and meta.stbass is not None and bytes(meta.stbass.sent):
-            # Signed with the result, which was checked.
-            ticket.output = wire.loads(bytes(meta.stbass.sent), limit=self.settings.max_message_bytes)
+        if result.is_ok:
+            ticket.output = sent_of(meta, self.settings)
         self._end_with(ticket, result)
 
     def _end_with(self, ticket: Ticket, result: ProcessResult) -> None:
@@ -267,12 +304,11 @@ class FleetClient:
         """Fetch results that were stored while nobody listened."""
         wanted = [task_id for task_id in ids if task_id in self._tickets]
         for start in range(0, len(wanted), _SEND_MOST):
-            found: list[Any] = await self.redis.mget(
-                [self.prefix + task_id for task_id in wanted[start : start + _SEND_MOST]]
-            )
-            for raw in found:
+            names = [self.prefix + task_id for task_id in wanted[start : start + _SEND_MOST]]
+            found: list[Any] = await waited_out(partial(self.redis.mget, names), self._asking)
+            for task_id, raw in zip(wanted[start:], found, strict=False):
                 if raw is not None:
-                    self._on_raw(raw)
+                    self._on_raw(raw, task_id)
 
     # Those that nobody starts --------------------------------------------------------------------
 
@@ -304,11 +340,15 @@ class FleetClient:
     async def _sweep(self) -> None:
         """While processes are out: if no worker is left, it falls to us to notice that theirs have died."""
         if self._sweeper is None:
-            self._sweeper = Sweeper(self.settings, self.prefix.encode())
+            self._sweeper = Sweeper(self.settings, self.prefix.encode(), self._refusals)
         try:
             await asyncio.to_thread(self._sweeper.sweep)
-        except _REDIS_ERRORS as error:
-            _log.warning("cannot look for lost workers: Redis at %s: %s", self.settings.backend, error)
+            self._sweeping.over()
+        except Exception as error:
+            if trouble_of(error) is Trouble.NEVER:
+                _log.exception("cannot look for lost workers")
+            else:
+                self._sweeping.pause(error)  # which tells of the first; the next turn comes by itself
         if self._sweep_timer is None and self._tickets:
             shortest = min(ticket.envelope.lease for ticket in self._tickets.values())
             self._sweep_timer = self._loop.call_later(shortest / 2, self._sweep_soon)
@@ -336,8 +376,9 @@ class FleetClient:
             if ticket.future.done():
                 continue
             if state.meta is not None:
-                self._on_raw(state.meta)
-                continue
+                self._on_raw(state.meta, ticket.id)
+                if ticket.future.done():
+                    continue
             if state.worker is not None and ticket.worker is None:
                 self._started(ticket, state.worker, state.attempt)
             if not final and (ticket.worker is not None or state.unknown is not None):
@@ -388,22 +429,40 @@ class FleetClient:
         ids, self._cancels = self._cancels, []
         if not ids:
             return
-        pipe = self.redis.pipeline(transaction=False)
-        for task_id in ids:
-            pipe.set(keys.cancelled_key(task_id), 1, ex=keys.CANCEL_TTL)
-        pipe.publish(keys.CANCEL_CHANNEL, msgspec.json.encode(ids))
-        try:
+
+        async def tell() -> None:
+            pipe = self.redis.pipeline(transaction=False)
+            for task_id in ids:
+                pipe.set(keys.cancelled_key(task_id), 1, ex=keys.CANCEL_TTL)
+            pipe.publish(keys.CANCEL_CHANNEL, msgspec.json.encode(ids))
             await pipe.execute()
+
+        try:
+            await waited_out(tell, self._withdrawing, seconds=_PATIENCE_CANCEL)
         except _REDIS_ERRORS as error:
             _log.warning("cannot cancel %d processes: Redis at %s: %s", len(ids), self.settings.backend, error)
+
+    async def patiently(self, step: Callable[[], Awaitable[T]]) -> T:
+        """Do ``step``, again and again while the server refuses for now.
+
+        Raises:
+            redis.RedisError: the server is away, never will do it, or has refused it for a minute.
+            OSError: the server is away.
+        """
+        return await waited_out(step, self._sending, seconds=_PATIENCE, away=False)
 
     # Housekeeping --------------------------------------------------------------------------------
 
     def _spawn(self, work: Any) -> asyncio.Task[None]:
         task: asyncio.Task[None] = self._loop.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._spawned_ended)
         return task
+
+    def _spawned_ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("something that a producer did beside its calls failed", exc_info=error)
 
     async def _close_at_the_end(self) -> None:
         """Wait to be cancelled, which at the latest ``asyncio.run`` does, and close the connections."""

@@ -49,8 +49,8 @@ async def look_up(client: redis.asyncio.Redis, prefix: str, tickets: list[Ticket
         states.append(
             KnownState(
                 meta,
-                None if worker is None else worker.decode(),
-                int(attempt or 1),
+                None if worker is None else worker.decode("utf-8", "backslashreplace"),
+                int(attempt) if attempt is not None and attempt.isdigit() and len(attempt) < 10 else 1,
                 checkpoint,
                 lease is not None and lease > now,
                 consumed[ticket.envelope.queue],

@@ -6,6 +6,7 @@ so that a fleet that is plainly too small is told at once, and then still waits 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,8 @@ import msgspec
 import redis.asyncio
 
 from stbass.backends.celery import keys
+
+_log = logging.getLogger(__name__)
 
 __all__ = ["WorkerSlots", "consumers", "free_slots", "lacking", "worker_slots"]
 
@@ -57,7 +60,7 @@ async def worker_slots(client: redis.asyncio.Redis) -> list[WorkerSlots]:
     names = [key async for key in client.scan_iter(match=keys.worker_key("*"), count=1000)]
     if not names:
         return []
-    infos = [msgspec.json.decode(raw, type=keys.WorkerInfo) for raw in await client.mget(names) if raw]
+    infos = [info for raw in await client.mget(names) if raw and (info := _announced(raw)) is not None]
     # An announcement outlives a worker that was killed; its subscription does not.
     alive = dict(await client.pubsub_numsub(*(keys.alive_channel(info.name) for info in infos))) if infos else {}
     raw: Any = await client.register_script(keys.RUNNING)()
@@ -68,6 +71,15 @@ async def worker_slots(client: redis.asyncio.Redis) -> list[WorkerSlots]:
         for info in infos
         if alive.get(keys.alive_channel(info.name).encode())
     ]
+
+
+def _announced(raw: bytes | str) -> keys.WorkerInfo | None:
+    """What a worker says of itself; None if no worker can have said it."""
+    try:
+        return msgspec.json.decode(raw, type=keys.WorkerInfo)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        _log.warning("refused the announcement of a worker: %s", error)
+        return None
 
 
 def free_slots(queues: Iterable[str], workers: Iterable[WorkerSlots]) -> dict[str, int]:

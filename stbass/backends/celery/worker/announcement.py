@@ -14,11 +14,12 @@ from celery import bootsteps
 from stbass.backends.celery import keys
 from stbass.backends.celery.settings import fleet_of
 from stbass.backends.celery.sweep import Sweeper
+from stbass.backends.celery.transport import Channel
+from stbass.transports.redis.trouble import LONGEST_PAUSE, Trouble, Vigil, trouble_of
 
 __all__ = ["Announcement"]
 
 _log = logging.getLogger(__name__)
-_RETRY = 0.5
 _ANNOUNCE_SECONDS = 2.0
 
 
@@ -33,6 +34,7 @@ class Announcement(bootsteps.StartStopStep):
 
     def start(self, consumer: Any) -> None:
         """Announce the worker."""
+        Channel.refusals = fleet_of(consumer.app).refusals
         self._announcer = _Announcer(consumer)
         self._announcer.start()
         # Who is told that the worker is ready may ask whether its queue is consumed.
@@ -57,7 +59,8 @@ class _Announcer(threading.Thread):
         """Set once producers can see the worker."""
         self._stopping = threading.Event()
         self._subscription: Any = None
-        self._sweeper = Sweeper(fleet.settings, fleet.result_prefix)
+        self._sweeper = Sweeper(fleet.settings, fleet.result_prefix, fleet.refusals)
+        self._vigil = Vigil("announce the worker and look for lost ones", self._settings.backend, _log)
 
     def stop(self) -> None:
         """End the thread and take the announcement back."""
@@ -74,17 +77,28 @@ class _Announcer(threading.Thread):
         while not self._stopping.is_set():
             try:
                 self._announce(client, key)
-            except (redis.RedisError, OSError, ValueError, AttributeError, TypeError) as error:
-                # The last three: what redis-py raises if the connection goes while it reads.
+            except Exception as error:
                 if not self._stopping.is_set():
-                    _log.warning("cannot announce the worker: Redis at %s: %s", self._settings.backend, error)
-                    self._stopping.wait(_RETRY)
+                    self._stopping.wait(self._pause(error))
         try:
             client.delete(key)
-        except redis.RedisError as error:
+        except (redis.RedisError, OSError) as error:
             _log.warning("cannot take back the announcement of the worker: %s", error)
         client.close()
         self._sweeper.close()
+
+    def _pause(self, error: Exception) -> float:
+        if isinstance(error, (ValueError, AttributeError, TypeError)):
+            # What redis-py raises if the connection goes while it reads.
+            error = redis.ConnectionError(f"{type(error).__name__}: {error}")
+        if trouble_of(error) is not Trouble.NEVER:
+            self._sweeper.rest()
+        try:
+            return self._vigil.pause(error)
+        except Exception:
+            # It must not end this thread: without it the worker is not seen, and nobody looks for lost ones.
+            _log.exception("cannot announce the worker; trying again")
+            return LONGEST_PAUSE
 
     def _announce(self, client: redis.Redis, key: str) -> None:
         lease = self._settings.lease
@@ -102,6 +116,7 @@ class _Announcer(threading.Thread):
                 subscribed = wanted
                 client.set(key, msgspec.json.encode(info), px=int(lease * 2000))
                 self._sweeper.sweep()
+                self._vigil.over()
                 # Nobody sends anything here: this waits, and learns at once if the connection breaks.
                 message = subscription.get_message(timeout=lease / 2)
                 if message is not None and message["type"] == "subscribe":

@@ -66,7 +66,7 @@ class AsyncioPool(BasePool):
     def call_worker(self, function: Callable[..., None], *args: Any) -> None:
         """Call ``function`` in the worker's own thread, with what else is to be called there in one go."""
         if self._hub is None:
-            function(*args)
+            self._call(function, *args)
             return
         self._calls.append((function, args))
         if len(self._calls) == 1:
@@ -75,12 +75,16 @@ class AsyncioPool(BasePool):
     def _call_all(self) -> None:
         while self._calls:
             function, args = self._calls[0]
-            try:
-                function(*args)
-            except Exception:
-                _log.exception("a process's message could not be dealt with")
+            self._call(function, *args)
             # Last, so that a call that comes meanwhile does not ask for another turn.
             self._calls.popleft()
+
+    @staticmethod
+    def _call(function: Callable[..., None], *args: Any) -> None:
+        try:
+            function(*args)
+        except Exception:
+            _log.exception("a process's message could not be dealt with")
 
     def on_apply(
         self,

@@ -11,52 +11,71 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from math import isfinite
+from typing import Any, TypeVar
 
 import msgspec
 import redis
+from billiard.process import current_process
+from celery.exceptions import Reject
+from celery.worker import state
 
 from stbass import wire
 from stbass._channels.cancellation import to_the_end
 from stbass._engine.stage_context import StageContext
 from stbass._engine.supervise import Child, cancelled_itself, run_child
+from stbass._process.contained import exit_refused, run_on
 from stbass._process.context import Composable, ProcessContext, failure_of, frame_of
 from stbass._process.sync_threads import SyncThreads, shared_threads
 from stbass._values.endpoint import Placement
 from stbass._values.outcome import ProcessResult
+from stbass._values.texts import error_text, plain_text, shortened, traceback_text
 from stbass.backends.celery import keys
-from stbass.backends.celery.envelope import ABSENT, Envelope, Reply, failed_result, open_envelope, reply_to, seal_result
+from stbass.backends.celery.envelope import (
+    ABSENT,
+    ENVELOPE_HEADER,
+    Envelope,
+    Reply,
+    failed_result,
+    open_envelope,
+    reply_to,
+    seal_result,
+)
+from stbass.backends.celery.refusals import Refusals
 from stbass.backends.celery.settings import FleetSettings, fleet_of, included
 from stbass.backends.celery.sweep import worker_lost
+from stbass.backends.celery.worker.logs import DETAILS
 from stbass.errors import (
+    BackendUnavailableError,
     DeadlineExceeded,
-    NotTransportable,
     ProcessCancelled,
-    ProcessFailed,
     ProcessRefused,
     SignatureError,
     StbassError,
-    WireError,
     WorkerLostError,
 )
 from stbass.transports.redis.leases import LeaseKeeper
 from stbass.transports.redis.subscription import Subscription
 from stbass.transports.redis.transport import Scope
+from stbass.transports.redis.trouble import LONGEST_PAUSE, Vigil, waited_out
 
 __all__ = ["Job", "Outcome", "Runtime", "current_runtime", "this_runtime"]
 
 _log = logging.getLogger(__name__)
+_EXIT_CODE = 1
 _AT_ONCE = 1000
+_FAILURES_MOST = 20
+_LOOK_SECONDS = 1.0
 _TOUCH_MOST = 5000
-_RETRY = 0.2
+_LONGEST_NOTE = 2000
 _pack = msgspec.msgpack.Encoder().encode
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,11 +160,23 @@ class _Sink:
         self._tell(Reply(checkpoint=self._job.id, value=msgspec.Raw(text)))
 
     def progress(self, done: float, total: float | None, note: str) -> None:
-        self._tell(Reply(progress=self._job.id, done=done, total=total, note=note))
+        # What cannot be written is not worth a process: it is only told to people.
+        known = None if total is None else _finite(total)
+        note = shortened(plain_text(note), _LONGEST_NOTE)
+        self._tell(Reply(progress=self._job.id, done=_finite(done) or 0.0, total=known, note=note))
 
     def _tell(self, reply: Reply) -> None:
         if self._job.envelope.reply:
             self._runtime.tell(self._job.envelope.reply, msgspec.json.encode(reply))
+
+
+def _finite(number: Any) -> float | None:
+    """A number as JSON has it; None for what is none."""
+    try:
+        found = float(number)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return found if isfinite(found) else None
 
 
 async def _ended(future: asyncio.Future[None]) -> None:
@@ -162,9 +193,17 @@ class Runtime:
         limit: how many processes may run at once; None means any number.
     """
 
-    def __init__(self, settings: FleetSettings, worker: str, result_prefix: bytes, limit: int | None = None) -> None:
+    def __init__(
+        self,
+        settings: FleetSettings,
+        worker: str,
+        result_prefix: bytes,
+        limit: int | None = None,
+        refusals: Refusals | None = None,
+    ) -> None:
         self.settings = settings
-        self.worker = worker
+        self._refusals = Refusals(settings.backend) if refusals is None else refusals
+        self.worker = shortened(worker, 255)
         self.limit = limit
         self._prefix = result_prefix
         self._incoming: deque[Job] = deque()
@@ -197,6 +236,9 @@ class Runtime:
         """For the keeper's thread, if the queues are on another server than the leases."""
         if settings.broker is not None and not settings.one_server:
             self._broker = settings.broker.client()
+        self._claiming = Vigil("claim processes", settings.backend, _log)
+        self._storing = Vigil("store results", settings.backend, _log)
+        self._telling = Vigil("tell of progress", settings.backend, _log)
         self._redis: redis.asyncio.Redis | None = None
         self._ready = threading.Event()
         self._main: asyncio.Task[None] | None = None
@@ -231,7 +273,9 @@ class Runtime:
 
         job.on_done = finished
         self.submit(job)
-        done.wait()
+        while not done.wait(_LOOK_SECONDS):
+            if not self._thread.is_alive():
+                raise Reject("the worker ends, and another one runs it", requeue=True)
         return outcomes[0]
 
     @property
@@ -280,26 +324,28 @@ class Runtime:
     def _run_loop(self) -> None:
         asyncio.set_event_loop(self._loop)
         try:
-            with asyncio.Runner(loop_factory=lambda: self._loop) as runner, contextlib.suppress(asyncio.CancelledError):
-                self._run_on(runner.get_loop())
-        except Exception:
-            _log.critical("the event loop that runs processes died; stopping the worker", exc_info=True)
-            # A worker that takes messages and cannot run them is worse than none: whoever supervises it starts another.
-            os.kill(os.getpid(), signal.SIGTERM)
+            with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+                loop = runner.get_loop()
+                run_on(loop, loop.create_task(self._serve()))
+        except asyncio.CancelledError:
+            if not self._closing:
+                self._cannot_go_on()
+        except BaseException:
+            self._cannot_go_on()
         finally:
             self._ready.set()
 
-    def _run_on(self, loop: asyncio.AbstractEventLoop) -> None:
-        serving = loop.create_task(self._serve())
-        while True:
-            try:
-                loop.run_until_complete(serving)
-                return
-            except (SystemExit, KeyboardInterrupt) as error:
-                # Of a process: asyncio lets it through the loop, and :meth:`_run` makes a failure of it.
-                if serving.done():
-                    raise
-                _log.error("a process raised %r; only the process ends by it", error)
+    def _cannot_go_on(self) -> None:
+        """A worker that takes messages and cannot run them is worse than none: who supervises it starts another."""
+        _log.critical(
+            "the event loop that runs processes has ended, so this worker (%s) ends with exit code %d; what it ran goes"
+            " to others. Start it again; the error below says whether a process did it (by cancelling or stopping what"
+            " is not its own) or Redis, or else report it",
+            self.worker,
+            _EXIT_CODE,
+            exc_info=True,
+        )
+        _end_worker()
 
     def _stop(self) -> None:
         if self._main is not None:
@@ -320,8 +366,8 @@ class Runtime:
         self._ready.set()
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._claim_loop(), name="stbass-claim")
-                group.create_task(self._store_loop(), name="stbass-store")
+                group.create_task(self._forever("claims processes", self._claim_some), name="stbass-claim")
+                group.create_task(self._forever("stores results", self._store_some), name="stbass-store")
                 group.create_task(self._cancellations.run(), name="stbass-cancel")
         finally:
             held = list(self._running)
@@ -335,21 +381,45 @@ class Runtime:
             await self._transport.aclose()
             await self._redis.aclose()
 
-    async def _claim_loop(self) -> None:
+    async def _forever(self, doing: str, step: Callable[[], Awaitable[None]]) -> None:
+        """Do ``step`` again and again, whatever one of them raises.
+
+        Raises:
+            Exception: it has failed many times on end, so the worker is of no use.
+        """
+        failures = 0
         while True:
-            await self._has_work.wait()
-            room = _AT_ONCE if self.limit is None else min(_AT_ONCE, self.limit - len(self._running))
-            batch: list[Job] = []
-            with self._lock:
-                while self._incoming and len(batch) < room:
-                    batch.append(self._incoming.popleft())
-                if not self._incoming or room <= 0:
-                    self._has_work.clear()
-            jobs = [job for job in batch if self._open(job)]
-            if jobs:
-                await self._retrying("claim processes", partial(self._claim, jobs))
-            if self._finished:
-                self._has_finished.set()
+            try:
+                await step()
+                failures = 0
+            except Exception:
+                failures += 1
+                if failures >= _FAILURES_MOST:
+                    raise
+                _log.exception("the part of the worker that %s failed; it goes on", doing)
+                await asyncio.sleep(min(LONGEST_PAUSE, 0.01 * 2**failures))
+
+    async def _claim_some(self) -> None:
+        await self._has_work.wait()
+        room = _AT_ONCE if self.limit is None else min(_AT_ONCE, self.limit - len(self._running))
+        batch: list[Job] = []
+        with self._lock:
+            while self._incoming and len(batch) < room:
+                batch.append(self._incoming.popleft())
+            if not self._incoming or room <= 0:
+                self._has_work.clear()
+        jobs = [job for job in batch if self._is_first(job) and self._open(job)]
+        if jobs:
+            await self._each(jobs, self._claiming, self._claim, self._not_claimed)
+        if self._finished:
+            self._has_finished.set()
+
+    def _is_first(self, job: Job) -> bool:
+        """Whether no other message of the process is at work here: one that was handed out again waits for that."""
+        other = self._jobs.get(job.id, job)
+        if other is not job:
+            other.twins.append(job)
+        return other is job
 
     def _open(self, job: Job) -> bool:
         if job.process is not None:
@@ -359,14 +429,26 @@ class Runtime:
             job.envelope, job.process, job.placement = open_envelope(
                 job.headers, job.envelope, self.settings, self.worker, job.scope
             )
-        except (WireError, SignatureError, ProcessRefused, NotTransportable) as error:
-            _log.warning("refused a message: %s", error)
+        except Exception as error:
+            # Beside what it raises knowingly: nothing here may depend on what was in a message.
+            self._refuse(job, error)
             job.result = job.failed(error, self.worker)
             job.envelope.reply = reply_to(job.headers)
             self._finished.append(job)
             return False
         job.headers = {}
         return True
+
+    def _refuse(self, job: Job, error: Exception) -> None:
+        if isinstance(error, ProcessRefused):
+            # Sent where it is not known, perhaps by a mistake: each is worth a line.
+            _log.warning("refused a message: %s", error)
+            kind = "process"
+        else:
+            kind = "signature" if isinstance(error, SignatureError) else "message"
+        text = job.headers.get(ENVELOPE_HEADER)
+        queue = job.envelope.queue
+        self._refusals.note(kind, error_text(error), text if type(text) is str else "", queue=queue, task_id=job.id)
 
     async def _claim(self, jobs: list[Job]) -> None:
         packed = [
@@ -417,6 +499,9 @@ class Runtime:
     def _done(self, job: Job, outcome: Outcome) -> None:
         if self._jobs.get(job.id) is job:
             del self._jobs[job.id]
+        if outcome.result is not None and outcome.result.is_fail and job.on_started is not None:
+            # Under Celery's own pools, which have no on_started, Celery writes this line.
+            _log_failure(job, outcome.result)
         job.on_done(outcome)
         for twin in job.twins:
             twin.on_done(Outcome("done"))
@@ -456,9 +541,9 @@ class Runtime:
         process, envelope = job.process, job.envelope
         assert process is not None
         ctx = ProcessContext(job.name, job.id, None, envelope.parent)
-        if bytes(envelope.given):
-            given = wire.loads(bytes(envelope.given), limit=self.settings.max_message_bytes)
-            ctx = StageContext(job.name, tuple(given), None, envelope.parent)
+        given = envelope.read_given(self.settings.max_message_bytes)
+        if given is not None:
+            ctx = StageContext(job.name, given, None, envelope.parent)
             ctx.process_id = job.id
         ctx.placement = job.placement
         ctx.attempt = envelope.attempt + job.attempt - 1
@@ -488,11 +573,9 @@ class Runtime:
                 job.result = failure_of(job.cancelled, ctx)
         except (SystemExit, KeyboardInterrupt) as error:
             # It would end this worker and all that runs here, then the next worker, and so on.
-            failed = ProcessFailed(f"process {job.name!r} raised {error!r}: a process cannot end its worker")
-            failed.__cause__ = error
-            job.result = failure_of(failed, ctx)
-        except Exception as error:
-            job.result = failure_of(error, ctx)
+            job.result = exit_refused(error, ctx)
+        except BaseException as error:
+            job.result = failure_of(error, ctx, traceback_text(error))
         finally:
             if job.scope is not None and job.scope.used:
                 # What it has sent is in Redis before its result is, and its ends are free for others then. It has
@@ -539,40 +622,65 @@ class Runtime:
         if not self._running and not self._finished:
             self._idle.set()
 
-    async def _store_loop(self) -> None:
-        while True:
-            await self._has_finished.wait()
-            self._has_finished.clear()
-            messages, self._messages = self._messages, []
-            if messages:
-                await self._retrying("tell of progress", partial(self._publish, messages))
-            batch, self._finished = self._finished[:_AT_ONCE], self._finished[_AT_ONCE:]
-            if self._finished:
-                self._has_finished.set()
-            if not batch:
-                continue
-            written = []
-            for job in batch:
-                assert job.result is not None
-                meta = seal_result(job.id, job.result, self.settings, job.ctx)
-                written.append((job.id, job.attempt, meta.decode(), job.envelope.reply))
-            await self._retrying("store results", partial(self._store, batch, _pack(written)))
-            self._rest()
+    async def _store_some(self) -> None:
+        await self._has_finished.wait()
+        self._has_finished.clear()
+        messages, self._messages = self._messages, []
+        if messages:
+            try:
+                await waited_out(partial(self._publish, messages), self._telling)
+            except redis.RedisError as error:
+                _log.warning("%d messages of progress could not be sent: %s", len(messages), error)
+        batch, self._finished = self._finished[:_AT_ONCE], self._finished[_AT_ONCE:]
+        if self._finished:
+            self._has_finished.set()
+        if not batch:
+            return
+        sealed = [
+            (job, seal_result(job.id, job.result, self.settings, job.ctx)) for job in batch if job.result is not None
+        ]
+        await self._each(sealed, self._storing, self._store, self._not_stored)
+        self._rest()
 
-    async def _store(self, batch: list[Job], written: bytes) -> None:
-        stored = await self._finish_script(args=[self._prefix, self.settings.result_ttl, written])
-        for job, mine in zip(batch, stored, strict=True):
+    async def _store(self, batch: list[tuple[Job, bytes]]) -> None:
+        packed = _pack([(job.id, job.attempt, meta.decode(), job.envelope.reply) for job, meta in batch])
+        stored = await self._finish_script(args=[self._prefix, self.settings.result_ttl, packed])
+        for (job, _), mine in zip(batch, stored, strict=True):
             self._done(job, Outcome("stored" if mine else "lost", job.result))
 
-    async def _retrying(self, doing: str, step: Callable[[], Any]) -> None:
-        """Do ``step`` until the server has answered: what it does may be done twice, but must not be left out."""
-        while True:
-            try:
-                await step()
+    def _not_stored(self, sealed: tuple[Job, bytes], error: Exception) -> None:
+        job, meta = sealed
+        _log.error("process %s (%s): its result cannot be stored: Redis refuses: %s", job.name, job.id, error)
+        if job.envelope.reply:
+            # Whoever waits is told all the same, though it is not kept.
+            self._tell(job.envelope.reply, msgspec.json.encode(Reply(results=[msgspec.Raw(meta)])))
+        self._done(job, Outcome("lost", job.result))
+
+    def _not_claimed(self, job: Job, error: Exception) -> None:
+        _log.error("process %s (%s) cannot be started: Redis refuses: %s", job.name, job.id, error)
+        reason = f"process {job.name!r} cannot be started on {self.worker}: Redis refuses: {error}"
+        job.result = job.failed(BackendUnavailableError(reason), self.worker)
+        self._finished.append(job)
+
+    async def _each(
+        self,
+        items: list[T],
+        vigil: Vigil,
+        step: Callable[[list[T]], Awaitable[None]],
+        refused: Callable[[T, Exception], None],
+    ) -> None:
+        """Do ``step`` for all of them until the server has answered: it may be done twice, but must not be left out.
+
+        If the server refuses what was asked, each is tried alone: what is wrong with one concerns only that one.
+        """
+        try:
+            await waited_out(partial(step, items), vigil)
+        except redis.RedisError as error:
+            if len(items) == 1:
+                refused(items[0], error)
                 return
-            except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
-                _log.warning("cannot %s: Redis at %s: %s; trying again", doing, self.settings.backend, error)
-                await asyncio.sleep(_RETRY)
+            for item in items:
+                await self._each([item], vigil, step, refused)
 
     async def _check_cancelled(self, _first: bool) -> None:
         """What was cancelled while nobody listened here."""
@@ -585,8 +693,8 @@ class Runtime:
     async def _hear(self, channel: str, data: bytes) -> None:
         try:
             ids = msgspec.json.decode(data, type=list[str])
-        except msgspec.DecodeError as error:
-            _log.warning("refused a message on %s: %s", channel, error)
+        except (msgspec.MsgspecError, ValueError) as error:
+            self._refusals.note("cancellation", error, data)
         else:
             self._cancel(ids, "cancelled")
 
@@ -635,6 +743,35 @@ class Runtime:
         self._loop.call_soon_threadsafe(self._fence, ids)
 
 
+def _log_failure(job: Job, result: ProcessResult) -> None:
+    """One line for each process that failed or was cancelled; its traceback only when debugging."""
+    failure = result.failure
+    cancelled = issubclass(type(failure.error), ProcessCancelled)
+    text = error_text(failure.error, _LONGEST_NOTE)
+    details = {"process": job.name, "id": job.id, "attempt": job.attempt, "endpoint": job.envelope.queue, "error": text}
+    _log.log(
+        logging.WARNING if cancelled else logging.ERROR,
+        "process %s (%s, attempt %d, endpoint %s) %s: %s",
+        shortened(job.name, _LONGEST_NOTE),
+        job.id,
+        job.attempt,
+        job.envelope.queue,
+        "was cancelled" if cancelled else "failed",
+        text,
+        extra={DETAILS: details},
+    )
+    if failure.traceback_str:
+        _log.debug("traceback of process %s (%s):\n%s", job.name, job.id, failure.traceback_str)
+
+
+def _end_worker() -> None:
+    """End this Python process with an exit code that says that it failed."""
+    if current_process().name != "MainProcess":
+        # A child of Celery's pool: its parent starts another one, and its message goes back to the queue.
+        os._exit(_EXIT_CODE)
+    state.should_stop = _EXIT_CODE
+
+
 def _write_checkpoints(client: redis.Redis, checkpoints: Mapping[str, tuple[int, bytes]]) -> None:
     args = [part for task_id, (attempt, value) in checkpoints.items() for part in (task_id, attempt, value)]
     client.register_script(keys.CHECKPOINT)(args=args)
@@ -653,7 +790,7 @@ def current_runtime(app: Any, worker: str, limit: int | None = None) -> Runtime:
             fleet = fleet_of(app)
             # The command line may have added modules to those that the application names.
             settings = replace(fleet.settings, include=included(app.conf))
-            _current, _current_pid = Runtime(settings, worker, fleet.result_prefix, limit), os.getpid()
+            _current, _current_pid = Runtime(settings, worker, fleet.result_prefix, limit, fleet.refusals), os.getpid()
         return _current
 
 

@@ -17,11 +17,12 @@ from celery.worker.strategy import default as default_strategy
 
 # A composition travels as its kind and parts: a worker must know all kinds.
 from stbass import par, placement, replicator, seq, topology  # noqa: F401
+from stbass._values.texts import LONGEST_TRACEBACK, error_text, shortened, text_of, type_name_of
 from stbass.backends.celery.envelope import ENVELOPE_HEADER, SIGNATURE_HEADER, Envelope
-from stbass.backends.celery.settings import EXECUTE
+from stbass.backends.celery.settings import EXECUTE, fleet_of
 from stbass.backends.celery.worker.pool import AsyncioPool
 from stbass.backends.celery.worker.runtime import Job, Outcome, current_runtime
-from stbass.errors import ProcessCancelled
+from stbass.errors import ProcessCancelled, RemoteError
 
 __all__ = ["ExecuteTask", "ProcessRequest"]
 
@@ -108,7 +109,10 @@ class ExecuteTask(Task):
         if outcome.result is None or outcome.result.is_ok:
             return None
         _stored.task_id = request.id
-        raise outcome.result.failure.error
+        # Not the error itself: Celery gives a Retry, Reject, Ignore or MemoryError a meaning of its own, and pickles
+        # what it gets.
+        error = outcome.result.failure.error
+        raise RemoteError(error_text(error), type_name=type_name_of(type(error)))
 
 
 class ProcessRequest(Request):
@@ -165,12 +169,13 @@ class ProcessRequest(Request):
             return
         if result.is_ok:
             elapsed = 0.0 if result.elapsed is None else result.elapsed.total_seconds()
-            self.send_event("task-succeeded", result=repr(result.value)[:1024], runtime=elapsed)
-        elif isinstance(result.failure.error, ProcessCancelled):
+            self.send_event("task-succeeded", result=text_of(result.value, 1024), runtime=elapsed)
+        elif issubclass(type(result.failure.error), ProcessCancelled):
             self.send_event("task-revoked", terminated=True, signum=None, expired=False)
         else:
-            error = result.failure.error
-            self.send_event("task-failed", exception=repr(error), traceback=result.failure.traceback_str)
+            failure = result.failure
+            traceback = shortened(failure.traceback_str, LONGEST_TRACEBACK)
+            self.send_event("task-failed", exception=text_of(failure.error), traceback=traceback)
 
     def acknowledge(self) -> None:
         """Acknowledge at once: the transport does it in batches, so Celery's detour by a promise is not needed."""
@@ -192,7 +197,20 @@ def strategy(task: Any, app: Any, consumer: Any) -> Any:
     revoked = consumer.controller.state.revoked
     handle = consumer.on_task_request
 
+    refusals = fleet_of(app).refusals
+
     def received(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any) -> Any:
+        try:
+            return take(message, body, ack, reject, callbacks)
+        except Exception as error:
+            if isinstance(error, consumer.connection_errors) and not isinstance(error, KeyError):
+                raise
+            # A message of which something cannot be: it must not come again, and the worker has others to run.
+            refusals.note("message", error_text(error), text_of(message.headers), task_id=text_of(message.headers))
+            message.ack_log_error(_log, consumer.connection_errors)
+            return None
+
+    def take(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any) -> Any:
         headers = message.headers
         if body is not None or headers.get("eta") or headers.get("expires"):
             return fallback(message, body, ack, reject, callbacks)

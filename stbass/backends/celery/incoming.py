@@ -1,0 +1,76 @@
+"""What a message must be so that nothing behind this can raise for what is in it: its headers and properties."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from stbass.errors import WireError
+
+__all__ = ["checked_message"]
+
+_Name = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
+_Text = Annotated[str, msgspec.Meta(max_length=100_000)]
+
+
+class _TaskHeaders(msgspec.Struct):
+    """Headers of a message of Celery's protocol 2, as far as Celery and stbass look at them."""
+
+    task: _Name
+    id: _Name
+    root_id: _Name | None = None
+    parent_id: _Name | None = None
+    group: _Name | None = None
+    shadow: _Text | None = None
+    eta: _Name | None = None
+    expires: _Name | float | None = None
+    retries: int | None = None
+    timelimit: Annotated[list[float | None], msgspec.Meta(max_length=2)] | None = None
+    argsrepr: str | None = None
+    kwargsrepr: str | None = None
+    origin: _Text | None = None
+    ignore_result: bool | None = None
+    replaced_task_nesting: int | None = None
+    stbass: str | None = None
+    stbass_signature: _Name | None = None
+
+
+class _DeliveryInfo(msgspec.Struct):
+    exchange: Annotated[str, msgspec.Meta(max_length=1000)] | None = None
+    routing_key: Annotated[str, msgspec.Meta(max_length=1000)] | None = None
+    priority: int | None = None
+    redelivered: bool | None = None
+
+
+class _Properties(msgspec.Struct):
+    delivery_tag: _Name
+    delivery_info: _DeliveryInfo
+    correlation_id: _Name | None = None
+    reply_to: str | None = None
+    priority: int | None = None
+    body_encoding: Literal["base64", "utf-8"] | None = None
+
+
+class _Message(msgspec.Struct, rename={"content_type": "content-type", "content_encoding": "content-encoding"}):
+    properties: _Properties
+    body: str | None = None
+    headers: dict[str, Any] | None = None
+    content_type: _Name | None = None
+    content_encoding: _Name | None = None
+
+
+def checked_message(payload: Any) -> Any:
+    """The message as it is, if each of its parts is what it must be.
+
+    Raises:
+        WireError: a part is missing, of another type, or longer than any such thing can be; the error says which.
+    """
+    try:
+        headers = msgspec.convert(payload, _Message).headers
+        # Without a task it is one of protocol 1, all of which is in its body: Celery checks that itself.
+        if headers is not None and "task" in headers:
+            msgspec.convert(headers, _TaskHeaders)
+    except msgspec.ValidationError as error:
+        raise WireError(f"it is not a message of Celery's: {error}") from None
+    return payload

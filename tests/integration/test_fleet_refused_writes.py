@@ -1,0 +1,147 @@
+"""A server that answers, and refuses what it is asked for some seconds: it is waited out, and nothing runs twice."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import redis
+
+from stbass._values.endpoint import Placement
+from stbass.backends.celery import CeleryBackend
+from stbass.placement import PLACED_PAR, BackendRegistry
+from stbass.result import FailurePolicy
+from stbass.testing import RedisServer, Worker
+from stbass.testing.redis_server import free_port
+from tests.integration.conftest import APP, Fleet
+from tests.support.agents import Mark, Steps, noop
+from tests.support.waiting import until
+
+LEASE = 2.0
+SECONDS = 3.0
+"""For so long the server refuses: longer than a lease."""
+
+
+@dataclass
+class Fault:
+    """How a server is made to refuse, and to stop it."""
+
+    begin: Callable[[redis.Redis, Path], object]
+    end: Callable[[redis.Redis, Path], object]
+    words: str
+
+
+def _fill(client: redis.Redis, _: Path) -> None:
+    client.config_set("maxmemory-policy", "noeviction")
+    client.config_set("maxmemory", "1")
+
+
+def _without_disk(client: redis.Redis, folder: Path) -> None:
+    shutil.rmtree(folder)
+    client.config_set("save", "3600 1000000")
+    client.bgsave()
+
+
+def _block(client: redis.Redis, _: Path) -> None:
+    client.config_set("lua-time-limit", "50")
+    # Nobody waits for the answer: it never comes.
+    connection = client.connection_pool.get_connection()
+    connection.send_command("EVAL", "while true do end", "0")
+
+
+def _unblock(client: redis.Redis, _: Path) -> None:
+    client.script_kill()
+
+
+def _demote(client: redis.Redis, _: Path) -> None:
+    client.execute_command("REPLICAOF", "127.0.0.1", free_port())
+
+
+FAULTS = {
+    "OOM": Fault(_fill, lambda client, _: client.config_set("maxmemory", "0"), "OOM|maxmemory"),
+    "NOREPLICAS": Fault(
+        lambda client, _: client.config_set("min-replicas-to-write", "1"),
+        lambda client, _: client.config_set("min-replicas-to-write", "0"),
+        "NOREPLICAS",
+    ),
+    "NOPERM": Fault(
+        lambda client, _: client.execute_command("ACL", "SETUSER", "default", "-eval", "-evalsha"),
+        lambda client, _: client.execute_command("ACL", "SETUSER", "default", "+@all"),
+        "permission",
+    ),
+    "READONLY": Fault(_demote, lambda client, _: client.execute_command("REPLICAOF", "NO", "ONE"), "read only replica"),
+    "MISCONF": Fault(
+        _without_disk,
+        lambda client, _: (client.config_set("stop-writes-on-bgsave-error", "no"), client.config_set("save", "")),
+        "MISCONF",
+    ),
+    "BUSY": Fault(_block, _unblock, "BUSY"),
+}
+QUICK = ("OOM", "NOREPLICAS")
+
+
+@pytest.fixture
+def refusing(tmp_path: Path) -> Iterator[Fleet]:
+    """A fleet with two workers that will be busy and one that is idle, and a server that is to be harmed."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    with RedisServer(data_dir=folder) as server:
+        env = {"STBASS_BROKER_URL": server.url, "STBASS_RESULT_BACKEND": server.url, "TEST_LEASE": str(LEASE)}
+        with (
+            Worker(APP, "q", env=env, concurrency=30) as one,
+            Worker(APP, "q", env=env, concurrency=30) as two,
+            Worker(APP, "idle", env=env) as idle,
+        ):
+            yield Fleet(server, {"one": one, "two": two, "idle": idle})
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in FAULTS]
+)
+async def test_a_server_that_refuses_for_some_seconds_is_waited_out(refusing: Fleet, tmp_path: Path, name: str) -> None:
+    # given 50 processes that run on two workers
+    fault, log = FAULTS[name], tmp_path / "log"
+    backend = CeleryBackend(refusing.app(stbass_lease=LEASE), lease=LEASE)
+    registry = BackendRegistry()
+    registry.register("*", backend)
+    place = Placement(endpoint="q")
+    processes = [*(Mark(str(log), seconds=2) for _ in range(25)), *(Steps(8, 0.25) for _ in range(25))]
+    running = asyncio.create_task(
+        PLACED_PAR(
+            *((process, place) for process in processes), on_failure=FailurePolicy.COLLECT, registry=registry
+        ).run()
+    )
+    await until(lambda: log.exists() and len(log.read_text().splitlines()) == 25)
+    # when the server refuses for longer than a lease, and one more is sent meanwhile
+    with redis.Redis.from_url(refusing.server.url) as client:
+        fault.begin(client, tmp_path / "data")
+        late = asyncio.create_task(
+            PLACED_PAR((noop, Placement(endpoint="idle")), on_failure=FailurePolicy.COLLECT, registry=registry).run()
+        )
+        await asyncio.sleep(SECONDS)  # this is how long it refuses
+        fault.end(client, tmp_path / "data")
+        # then all end, none was run twice, and nobody has ended who should not
+        async with asyncio.timeout(20):
+            outcome, more = await running, await late
+    assert [result.is_ok for result in (*outcome.results, *more.results)] == [True] * 51
+    assert Counter(result.run.attempt for result in outcome.results if result.run) == {1: 50}
+    assert Counter(line.split()[0] for line in log.read_text().splitlines()) == {"started": 25, "ended": 25}
+    assert {key: worker.running for key, worker in refusing.workers.items()} == dict.fromkeys(refusing.workers, True)
+    async with asyncio.timeout(10):
+        after = await PLACED_PAR(
+            *((noop, Placement(endpoint=queue)) for queue in ("q", "idle")), registry=registry
+        ).run()
+    assert len(after.results) == 2
+    # and it was told once, and once when it was over
+    told = [line for line in refusing.workers["one"].log.splitlines() if "refuses for now" in line]
+    over = [line for line in refusing.workers["one"].log.splitlines() if "is well again" in line]
+    assert 1 <= len(told) <= 8, told
+    assert any(re.search(fault.words, line) for line in told), told
+    assert 1 <= len(over) <= 8, over
+    await backend.aclose()
