@@ -14,7 +14,8 @@ from celery.signals import (
     worker_shutdown,
 )
 
-from stbass.backends.celery.settings import EXECUTE, fleet_of, included, worker_processes
+from stbass.backends.celery.connection import connect_by_our_transport
+from stbass.backends.celery.settings import fleet_of, included, read_settings, worker_processes
 from stbass.backends.celery.worker.announcement import Announcement
 from stbass.backends.celery.worker.logs import use_log_format
 from stbass.backends.celery.worker.runtime import close_current_runtime
@@ -54,55 +55,74 @@ def make_app(
     if unknown:
         raise ConfigurationError(f"unknown setting {unknown[0]}; there are: {', '.join(sorted(_OWN_SETTINGS))}")
     broker = broker_url or LOCAL_REDIS
-    app = Celery(name, broker=broker, backend=result_backend or broker, include=list(include))
-    app.conf.update(
-        worker_pool=POOL,
-        worker_concurrency=1000,
-        worker_prefetch_multiplier=1,
-        worker_cancel_long_running_tasks_on_connection_loss=False,
-        broker_connection_retry_on_startup=True,
-        task_serializer="json",
-        result_serializer="json",
-        accept_content=["json"],
-        task_default_queue="stbass",
-    )
-    app.conf.update(conf)
-    # One list per queue and not one per priority: then a worker of one queue can wait for messages without taking any.
-    app.conf.broker_transport_options = {"priority_steps": [0], **(app.conf.broker_transport_options or {})}
-    install(app)
-    return app
+    addresses: dict[str, Any] = {
+        "broker": broker,
+        "backend": result_backend or broker,
+        "include": list(include),
+    }
+    settings: dict[str, Any] = {
+        "worker_pool": POOL,
+        "worker_concurrency": 1000,
+        "worker_prefetch_multiplier": 1,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "broker_connection_retry_on_startup": True,
+        "task_serializer": "json",
+        "result_serializer": "json",
+        "accept_content": ["json"],
+        "task_default_queue": "stbass",
+        **conf,
+        # One list per queue and not one per priority.
+        "broker_transport_options": {"priority_steps": [0], **(conf.get("broker_transport_options") or {})},
+    }
+    # Checked with an application that is thrown away: the hooks that are connected to this one must still fire.
+    checked = Celery(name, **addresses, set_as_current=False)
+    checked.conf.update(settings)
+    read_settings(checked.conf)
+    app = Celery(name, **addresses)
+    app.conf.update(settings)
+    return install(app)
 
 
 _OWN_SETTINGS = {"stbass_signing_key", "stbass_lease", "stbass_grace", "stbass_max_message_bytes", "stbass_log_format"}
 
 
 def install(app: Celery) -> Celery:
-    """Let an existing Celery application run processes: registers the task ``stbass.execute`` and its helpers.
+    """Let an existing Celery application run processes: adds the task ``stbass.execute`` and its helpers.
 
-    Its own tasks, routes, settings and pools stay as they are. Call it where the application is made, so that it
-    happens in the worker too. For thousands of processes on one worker set ``worker_pool`` to :data:`POOL`.
+    Its own tasks, routes, settings and pools stay as they are, and it is neither configured nor finalized: call this
+    where the application is made, before or after its configuration, so that it happens in the worker too. For
+    thousands of processes on one worker set ``worker_pool`` to :data:`POOL`.
 
-    Raises:
-        ConfigurationError: the application's results are not kept in Redis.
+    A worker whose application keeps its results elsewhere than in Redis says so when it starts, and ends.
     """
-    settings = fleet_of(app).settings
-    if settings.broker is not None and not app.conf.broker_transport and settings.broker.master_name is None:
-        app.conf.broker_transport = TRANSPORT
-    if EXECUTE not in app.tasks:
-        app.register_task(ExecuteTask())
-        app.steps["consumer"].add(Announcement)
-        import_modules.connect(_import_included, sender=app, weak=False)
+    fleet = fleet_of(app)
+    if fleet.installed:
+        return app
+    fleet.installed = True
+    connect_by_our_transport(app)
+    app.steps["consumer"].add(Announcement)
+    import_modules.connect(_import_included, sender=app, weak=False)
+    if app.finalized:
+        _register(app)
+    else:
+        app.on_after_finalize.connect(_register, weak=False)
 
-        def set_format(logger: Any, **_details: Any) -> None:
-            use_log_format(logger, app.conf.get("stbass_log_format", "text"))
+    def set_format(logger: Any, **_details: Any) -> None:
+        use_log_format(logger, app.conf.get("stbass_log_format", "text"))
 
-        after_setup_logger.connect(set_format, weak=False)
-        after_setup_task_logger.connect(set_format, weak=False)
+    after_setup_logger.connect(set_format, weak=False)
+    after_setup_task_logger.connect(set_format, weak=False)
     return app
+
+
+def _register(sender: Celery, **_details: Any) -> None:
+    sender.register_task(ExecuteTask())
 
 
 def _import_included(sender: Celery, **_details: Any) -> None:
     """Before Celery does it, so that the error says which setting named the module."""
+    # What is wrong with them ends the worker here, before it takes anything.
+    _ = fleet_of(sender).settings
     for reference in worker_processes():
         sender.loader.import_task_module(reference.partition(":")[0])
     for module in included(sender.conf):

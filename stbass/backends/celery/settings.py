@@ -14,7 +14,7 @@ from stbass.transports.redis.address import RedisAddress
 from stbass.transports.redis.loops import PerLoop
 from stbass.wire import Signer
 
-__all__ = ["EXECUTE", "FleetSettings", "FleetState", "fleet_of", "included", "worker_processes"]
+__all__ = ["EXECUTE", "FleetSettings", "FleetState", "fleet_of", "included", "read_settings", "worker_processes"]
 
 EXECUTE = "stbass.execute"
 """Name of the Celery task that runs a process."""
@@ -88,17 +88,23 @@ def _is_included(module: str, include: tuple[str, ...]) -> bool:
 
 
 class FleetState:
-    """All that stbass remembers of a Celery application.
-
-    Raises:
-        ConfigurationError: the application's settings do not make a fleet; the message names the setting.
-    """
+    """All that stbass remembers of a Celery application."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
-        self.settings = _read(app)
+        self.installed = False
+        """Whether the application runs processes, and not only sends them."""
         self.clients: PerLoop[Any] = PerLoop()
         """The producer's connections."""
+
+    @cached_property
+    def settings(self) -> FleetSettings:
+        """Read from the application's configuration when they are first asked for.
+
+        Raises:
+            ConfigurationError: they do not make a fleet; the message names the setting.
+        """
+        return read_settings(self.app.conf)
 
     @cached_property
     def refusals(self) -> Refusals:
@@ -121,19 +127,19 @@ _KEPT_AS = "stbass_fleet"
 
 
 def fleet_of(app: Any) -> FleetState:
-    """What stbass remembers of a Celery application, kept with it under one name.
-
-    Raises:
-        ConfigurationError: the application's settings do not make a fleet; the message names the setting.
-    """
+    """What stbass remembers of a Celery application, kept with it under one name."""
     known: FleetState | None = app.__dict__.get(_KEPT_AS)
     if known is None:
         known = app.__dict__[_KEPT_AS] = FleetState(app)
     return known
 
 
-def _read(app: Any) -> FleetSettings:
-    conf = app.conf
+def read_settings(conf: Any) -> FleetSettings:
+    """The fleet's settings in the configuration of an application.
+
+    Raises:
+        ConfigurationError: they do not make a fleet; the message names the setting.
+    """
     if not conf.result_backend:
         raise ConfigurationError(
             "result_backend is not set: stbass keeps results in Redis; set it, e.g. redis://localhost:6379/0"

@@ -521,7 +521,7 @@ class _Poller(stock.MultiChannelPoller):
 
 
 class Transport(stock.Transport):
-    """Named in ``broker_transport`` by :func:`stbass.backends.celery.make_app` and ``install``."""
+    """What an application with :func:`stbass.backends.celery.install` takes messages by where its broker is Redis."""
 
     Channel = Channel
     # An idle worker asks again after this many seconds, to see that the server is there; what comes wakes it at once.

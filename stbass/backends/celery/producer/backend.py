@@ -88,7 +88,9 @@ class CeleryBackend(ExecutionBackend):
             _check(name, value, type(value) in (int, float) and 0 < value < 86400, "a number of seconds above 0")
         self._app = app
         self._fleet = fleet_of(app)
-        self._settings = self._fleet.settings
+        if app.configured:
+            # Wrong settings show here; an application without any yet must not be configured by this.
+            _ = self.settings
         self._queue = queue
         self._limit = concurrency_limit
         self._announced: int | None = None
@@ -123,8 +125,14 @@ class CeleryBackend(ExecutionBackend):
 
     @property
     def settings(self) -> FleetSettings:
-        """What producers and workers of the fleet agree on."""
-        return self._settings
+        """What producers and workers of the fleet agree on.
+
+        Raises:
+            ConfigurationError: the application's settings do not make a fleet; the message names the setting.
+        """
+        return self._fleet.settings
+
+    _settings = settings
 
     async def execute(self, process: Composable, ctx: ProcessContext) -> ProcessResult:
         """Run a process on the fleet. Cancelling this cancels it there.

@@ -1,0 +1,176 @@
+"""``install`` leaves a Celery application as it is: not configured, not finalized, with its own connections."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from types import ModuleType
+from typing import Any
+
+import pytest
+from celery import Celery
+from celery.app.amqp import AMQP
+from kombu.connection import Connection
+from kombu.transport import get_transport_cls
+from kombu.transport import redis as stock
+
+from stbass.backends.celery import CeleryBackend, install, make_app
+from stbass.backends.celery.settings import EXECUTE
+from stbass.backends.celery.transport import Transport
+
+REDIS = "redis://:hush@localhost:6390/3"
+
+
+class OwnConnection(Connection):
+    """A connection class of an application's own."""
+
+
+class OwnAMQP(AMQP):
+    """An application's own."""
+
+    own = True
+
+
+def _hook(app: Celery) -> list[str]:
+    fired: list[str] = []
+
+    def hello() -> int:
+        return 1
+
+    task = app.task(hello, name="hello", shared=False)
+
+    def configured(sender: Celery, **_details: Any) -> None:
+        fired.append("configured")
+        sender.add_periodic_task(10.0, task.s(), name="every 10")
+
+    app.on_configure.connect(lambda **_details: fired.append("configures"), weak=False)
+    app.on_after_configure.connect(configured, weak=False)
+    app.on_after_finalize.connect(lambda **_details: fired.append("finalized"), weak=False)
+    return fired
+
+
+@pytest.mark.parametrize("with_backend", [False, True])
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("current", [False, True])
+def test_hooks_connected_after_install_fire(current: bool, times: int, with_backend: bool) -> None:
+    app = Celery("shop", broker=REDIS, backend=REDIS, set_as_current=current)
+    for _ in range(times):
+        install(app)
+    if with_backend:
+        CeleryBackend(app)
+    assert not app.configured
+    assert not app.finalized
+    fired = _hook(app)
+    app.finalize()
+    assert app.conf.timezone is None
+    assert sorted(fired) == ["configured", "configures", "finalized"]
+    assert list(app.conf.beat_schedule) == ["every 10"]
+    assert {EXECUTE, "hello"} <= set(app.tasks)
+    assert app.tasks[EXECUTE].app is app
+
+
+def test_hooks_of_a_made_application_fire() -> None:
+    app = make_app("made", REDIS)
+    assert not app.configured
+    fired = _hook(app)
+    app.finalize()
+    assert app.conf.broker_transport_options == {"priority_steps": [0]}
+    assert sorted(fired) == ["configured", "configures", "finalized"]
+    assert EXECUTE in app.tasks
+
+
+@pytest.mark.parametrize("finalized", [False, True])
+@pytest.mark.parametrize("configured", [False, True])
+def test_install_works_at_any_time(finalized: bool, configured: bool) -> None:
+    app = Celery("shop", broker=REDIS, backend=REDIS)
+    if configured:
+        assert app.conf.task_default_queue == "celery"
+    if finalized:
+        app.finalize()
+    install(app)
+    assert EXECUTE in app.tasks
+    with app.connection_for_write() as connection:
+        assert type(connection.transport) is Transport
+
+
+def test_configuration_that_comes_later_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    module: Any = ModuleType("shop_settings")
+    module.CELERY_BROKER_URL = module.CELERY_RESULT_BACKEND = REDIS
+    module.CELERY_STBASS_LEASE = 3.5
+    monkeypatch.setitem(sys.modules, "shop_settings", module)
+    app = install(Celery("shop"))
+    backend = CeleryBackend(app)
+    app.config_from_object("shop_settings", namespace="CELERY")
+    assert backend.settings.lease == 3.5
+    assert backend.settings.backend.url == REDIS
+
+
+def test_the_url_shows_as_it_was_given() -> None:
+    app = install(Celery("shop", broker=REDIS, backend=REDIS))
+    with app.connection_for_read() as connection:
+        assert type(connection.transport) is Transport
+        for one in (connection, connection.clone(), pickle.loads(pickle.dumps(connection))):
+            assert one.as_uri() == "redis://:**@localhost:6390/3"
+            assert one.as_uri(include_password=True) == REDIS
+            assert one.info()["transport"] == "redis"
+            assert type(one.transport) is Transport
+    assert not app.conf.broker_transport
+    with app.pool.acquire() as pooled, app.producer_pool.acquire() as producer:
+        for one in (pooled, producer.connection):
+            assert one.as_uri() == "redis://:**@localhost:6390/3"
+            assert type(one.transport) is Transport
+
+
+def test_a_stock_application_beside_it_stays_stock() -> None:
+    ours, other = install(Celery("shop", broker=REDIS)), Celery("other", broker=REDIS)
+    with other.pool.acquire() as theirs, ours.pool.acquire() as own:
+        assert type(theirs.transport) is stock.Transport
+        assert type(own.transport) is Transport
+
+
+@pytest.mark.parametrize(
+    ("url", "transport"),
+    [
+        ("memory://", get_transport_cls("memory")),
+        ("sentinel://localhost:26379", stock.SentinelTransport),
+        ("memory://;redis://localhost", get_transport_cls("memory")),
+    ],
+)
+def test_other_brokers_keep_their_transport(url: str, transport: type) -> None:
+    app = install(Celery("shop", broker=url))
+    with app.connection_for_read() as connection:
+        assert connection.get_transport_cls() is transport
+
+
+def test_after_a_failover_each_broker_has_its_transport() -> None:
+    app = install(Celery("shop", broker="memory://localhost;redis://localhost"))
+    with app.connection_for_read() as connection:
+        connection.maybe_switch_next()
+        assert connection.get_transport_cls() is Transport
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_what_the_application_brings_stays(used: bool) -> None:
+    class Owning(OwnAMQP):
+        Connection = OwnConnection
+
+    for amqp, connection in ((OwnAMQP, None), (Owning, OwnConnection)):
+        app = Celery("shop", broker=REDIS, amqp=amqp)
+        if used:
+            assert app.conf.broker_url
+            assert app.amqp.own
+        install(app)
+        assert app.amqp.own
+        assert connection is None or type(app.connection_for_read()) is connection
+
+
+def test_a_transport_that_is_set_is_used() -> None:
+    app = install(Celery("shop", broker=REDIS))
+    app.conf.broker_transport = "memory"
+    assert app.connection_for_read().get_transport_cls() is get_transport_cls("memory")
+
+
+def test_an_application_still_travels_to_a_spawned_worker() -> None:
+    app = install(Celery("shop", broker=REDIS, backend=REDIS))
+    again = pickle.loads(pickle.dumps(app))
+    assert type(again.connection_for_read().transport) is Transport
