@@ -11,9 +11,10 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
-import kombu
 import pytest
 from celery import Celery
+from kombu.connection import Connection
+from kombu.entity import Queue
 
 from stbass._process.context import ProcessContext
 from stbass._values.outcome import ProcessResult
@@ -36,10 +37,10 @@ def server() -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-async def backend(server: RedisServer) -> AsyncIterator[CeleryBackend]:
-    made = CeleryBackend(make_app("tests", broker_url=server.url, stbass_lease=LEASE), lease=LEASE)
-    yield made
-    await made.aclose()
+async def fleet(server: RedisServer) -> AsyncIterator[Celery]:
+    app = make_app("tests", broker_url=server.url, stbass_lease=LEASE)
+    yield app
+    await CeleryBackend(app).aclose()
 
 
 def worker(server: RedisServer, *queues: str, app: str = APP, **more: Any) -> Worker:
@@ -47,20 +48,20 @@ def worker(server: RedisServer, *queues: str, app: str = APP, **more: Any) -> Wo
     return Worker(app, *queues, env={**env, **more.pop("env", {})}, **more)
 
 
-def start(backend: CeleryBackend, queue: str, value: object) -> asyncio.Task[ProcessResult]:
-    to = CeleryBackend(backend._app, queue=queue, lease=LEASE)
+def start(fleet: Celery, queue: str, value: object) -> asyncio.Task[ProcessResult]:
+    to = CeleryBackend(fleet, queue=queue, lease=LEASE)
     return asyncio.create_task(to.execute(Give(value), ProcessContext("give")))
 
 
 @pytest.mark.parametrize("app", [APP, PRIORITISED])
 async def test_a_message_for_a_worker_of_two_queues_that_dies_is_not_lost(
-    server: RedisServer, backend: CeleryBackend, app: str
+    server: RedisServer, fleet: Celery, app: str
 ) -> None:
     with worker(server, "a", "b", app=app) as one:
-        assert (await start(backend, "a", 0)).value == 0
+        assert (await start(fleet, "a", 0)).value == 0
         # It waits for messages; Redis tells it of some that it does not come to read.
         os.kill(one.pid, signal.SIGSTOP)
-        sent = [start(backend, queue, n) for n, queue in enumerate("abab")]
+        sent = [start(fleet, queue, n) for n, queue in enumerate("abab")]
         await until(lambda: server.command("LLEN", "a") + server.command("LLEN", "b") == 4)
         one.kill()
         one.start()
@@ -69,7 +70,7 @@ async def test_a_message_for_a_worker_of_two_queues_that_dies_is_not_lost(
     assert (server.command("LLEN", "a"), server.command("LLEN", "b")) == (0, 0)
 
 
-async def _killed_again_and_again(server: RedisServer, backend: CeleryBackend, count: int, kills: int) -> None:
+async def _killed_again_and_again(server: RedisServer, fleet: Celery, count: int, kills: int) -> None:
     workers = [worker(server, "a", "b", "c") for _ in range(2)]
     for one in workers:
         await asyncio.to_thread(one.start)
@@ -79,7 +80,7 @@ async def _killed_again_and_again(server: RedisServer, backend: CeleryBackend, c
             victim = workers[kill % 2]
             part = count // kills
             for n in range(part):
-                sent.append(start(backend, "abc"[n % 3], kill * part + n))
+                sent.append(start(fleet, "abc"[n % 3], kill * part + n))
                 if n == part // 2:
                     await asyncio.sleep(0)  # half of them are sent before the kill, half after it
                     os.kill(victim.pid, signal.SIGKILL)
@@ -96,42 +97,39 @@ async def _killed_again_and_again(server: RedisServer, backend: CeleryBackend, c
             one.kill()
 
 
-async def test_a_worker_of_three_queues_is_killed_three_times(server: RedisServer, backend: CeleryBackend) -> None:
-    await _killed_again_and_again(server, backend, 600, 3)
+async def test_a_worker_of_three_queues_is_killed_three_times(server: RedisServer, fleet: Celery) -> None:
+    await _killed_again_and_again(server, fleet, 600, 3)
 
 
 @pytest.mark.slow
 async def test_a_worker_of_three_queues_is_killed_twenty_times_under_12000_messages(
-    server: RedisServer, backend: CeleryBackend
+    server: RedisServer, fleet: Celery
 ) -> None:
-    await _killed_again_and_again(server, backend, 12_000, 20)
+    await _killed_again_and_again(server, fleet, 12_000, 20)
 
 
-async def test_a_queue_is_added_and_cancelled_while_the_worker_waits(
-    server: RedisServer, backend: CeleryBackend
-) -> None:
-    app: Celery = backend._app
+async def test_a_queue_is_added_and_cancelled_while_the_worker_waits(server: RedisServer, fleet: Celery) -> None:
     with worker(server, "a"):
-        assert (await start(backend, "a", 0)).value == 0
-        waits = start(backend, "late", 1)
+        assert (await start(fleet, "a", 0)).value == 0
+        waits = start(fleet, "late", 1)
         await until(lambda: server.command("LLEN", "late") == 1)
-        assert app.control.add_consumer("late", reply=True, timeout=5)
+        assert fleet.control.add_consumer("late", reply=True, timeout=5)
         assert (await asyncio.wait_for(waits, 10)).value == 1
         began = time.monotonic()
-        assert (await start(backend, "late", 2)).value == 2
+        assert (await start(fleet, "late", 2)).value == 2
         assert time.monotonic() - began < 1
-        assert app.control.cancel_consumer("late", reply=True, timeout=5)
-        cancelled = start(backend, "late", 3)
+        assert fleet.control.cancel_consumer("late", reply=True, timeout=5)
+        cancelled = start(fleet, "late", 3)
         # The other queue goes on, and what is asked for afterwards is answered first.
-        assert [(await start(backend, "a", n)).value for n in range(3)] == [0, 1, 2]
+        assert [(await start(fleet, "a", n)).value for n in range(3)] == [0, 1, 2]
         assert server.command("LLEN", "late") == 1
-        assert app.control.add_consumer("late", reply=True, timeout=5)
+        assert fleet.control.add_consumer("late", reply=True, timeout=5)
         assert (await asyncio.wait_for(cancelled, 10)).value == 3
 
 
-async def test_a_full_queue_does_not_hold_up_another(server: RedisServer, backend: CeleryBackend) -> None:
-    many = [start(backend, "a", n) for n in range(1500)]
-    few = [start(backend, "b", n) for n in range(5)]
+async def test_a_full_queue_does_not_hold_up_another(server: RedisServer, fleet: Celery) -> None:
+    many = [start(fleet, "a", n) for n in range(1500)]
+    few = [start(fleet, "b", n) for n in range(5)]
     await until(lambda: (server.command("LLEN", "a"), server.command("LLEN", "b")) == (1500, 5))
     with worker(server, "a", "b", concurrency=4):
         await asyncio.gather(*few)
@@ -139,11 +137,11 @@ async def test_a_full_queue_does_not_hold_up_another(server: RedisServer, backen
         await asyncio.gather(*many)
 
 
-async def test_no_more_is_taken_than_the_prefetch_limit_allows(server: RedisServer, backend: CeleryBackend) -> None:
+async def test_no_more_is_taken_than_the_prefetch_limit_allows(server: RedisServer, fleet: Celery) -> None:
     most = 0
 
     with worker(server, "a", "b", concurrency=3):
-        sent = [start(backend, "ab"[n % 2], n) for n in range(300)]
+        sent = [start(fleet, "ab"[n % 2], n) for n in range(300)]
         while not all(task.done() for task in sent):
             most = max(most, int(server.command("HLEN", "unacked")))
             await asyncio.sleep(0)
@@ -163,12 +161,11 @@ async def test_the_more_urgent_is_taken_first(server: RedisServer, tmp_path: Pat
     assert log.read_text().split() == ["3", "2", "1", "0"]
 
 
-async def test_answers_to_control_commands_leave_nothing_behind(server: RedisServer, backend: CeleryBackend) -> None:
-    app: Celery = backend._app
+async def test_answers_to_control_commands_leave_nothing_behind(server: RedisServer, fleet: Celery) -> None:
     with worker(server, "a", "b"):
         began = time.monotonic()
         for _ in range(4):
-            assert len(await asyncio.to_thread(app.control.ping, timeout=1.0)) == 1
+            assert len(await asyncio.to_thread(fleet.control.ping, timeout=1.0)) == 1
         # Each waits for its second for more answers, and then does not wait for the server.
         assert time.monotonic() - began < 6
     assert server.command("HLEN", "unacked") == 0
@@ -219,15 +216,15 @@ def _consume_through(url: str, server: RedisServer) -> tuple[Counter[str], set[s
             for queue in queues:
                 queue.put(f"{queue.queue.name}{number}")
 
-    with kombu.Connection(server.url) as direct:
+    with Connection(server.url) as direct:
         queues = [direct.SimpleQueue(name) for name in "ab"]
         put((0, 1))
         more, ends = True, time.monotonic() + 20
         while len(got) < 8 and time.monotonic() < ends:
             try:
                 with (
-                    kombu.Connection(url, transport=TRANSPORT, transport_options={"priority_steps": [0]}) as connection,
-                    connection.Consumer([kombu.Queue(name) for name in "ab"], callbacks=[receive]),
+                    Connection(url, transport=TRANSPORT, transport_options={"priority_steps": [0]}) as connection,
+                    connection.Consumer([Queue(name) for name in "ab"], callbacks=[receive]),
                 ):
                     while len(got) < 8 and time.monotonic() < ends:
                         if len(got) == 4 and more:
