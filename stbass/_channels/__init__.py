@@ -1,1 +1,1 @@
-"""What channels are made of: the contract of a transport, the one in memory, types of values, and choices."""
+"""The parts of channels: the contract of a transport, the one in memory, types of values, and choices."""

@@ -1,1 +1,1 @@
-"""The one engine under every composition, and the contract of a backend."""
+"""The engine that runs every composition, and the contract of a backend."""

@@ -1,1 +1,1 @@
-"""What a process is given, and a plain function as a process."""
+"""The context that a process runs in, plain functions as processes, and threads for what blocks."""

@@ -1,1 +1,1 @@
-"""What everything is told in: outcomes, policies, reports, placements and ids."""
+"""The values that all layers share: outcomes, policies, reports, placements and ids."""

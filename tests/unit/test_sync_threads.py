@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from stbass import PAR, FailurePolicy, Process
-from stbass._process import sync_threads
 from stbass._process.call import Call
 from stbass._process.context import Composable
 from stbass._process.sync_threads import OneThread, SyncThreads, shared_threads
@@ -105,12 +104,14 @@ def _at(barrier: threading.Barrier) -> threading.Thread:
 
 
 async def test_calls_wait_for_threads_if_the_system_has_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(thread: threading.Thread) -> None:
-        if sum(one.name.startswith("few-") for one in threading.enumerate()) >= 2:
-            raise RuntimeError("can't start new thread")
-        threading.Thread.start(thread)
+    start = threading.Thread.start
 
-    monkeypatch.setattr(sync_threads._Thread, "start", refused)
+    def refused(thread: threading.Thread) -> None:
+        if thread.name.startswith("few-") and sum(one.name.startswith("few-") for one in threading.enumerate()) >= 2:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
     with SyncThreads("few") as threads:
         at_once = threading.Barrier(2)
         found = await asyncio.gather(*(threads.call(_at, at_once) for _ in range(6)))
