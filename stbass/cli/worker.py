@@ -9,6 +9,7 @@ from typing import Any
 from celery.app.utils import find_app
 
 from stbass.backends.celery.settings import fleet_of, included
+from stbass.backends.celery.worker.logs import FORMATS
 from stbass.errors import ConfigurationError
 from stbass.process import known_processes
 
@@ -37,6 +38,8 @@ def run_worker(
             raise ConfigurationError(f"--endpoint {endpoint!r}: name one endpoint each time; it may be repeated")
     if log_level.upper() not in _LEVELS:
         raise ConfigurationError(f"--log-level {log_level!r}: must be one of {', '.join(_LEVELS)}")
+    if log_format not in (None, *FORMATS):
+        raise ConfigurationError(f"--log-format {log_format!r}: must be one of {', '.join(FORMATS)}")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     # celery_app reads its settings when it is imported, so they must be set before.

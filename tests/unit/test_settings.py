@@ -28,6 +28,7 @@ def test_with_nothing_set_everything_has_its_default() -> None:
         "stbass_lease": 10.0,
         "stbass_grace": 10.0,
         "stbass_max_message_bytes": 16 * 2**20,
+        "stbass_log_format": "text",
     }
 
 
@@ -46,6 +47,7 @@ def test_with_nothing_set_everything_has_its_default() -> None:
         ("STBASS_GRACE", "0", "grace", 0.0),
         ("STBASS_MAX_MESSAGE_BYTES", "1024", "max_message_bytes", 1024),
         ("STBASS_RESULT_EXPIRES", "60", "result_expires", 60.0),
+        ("STBASS_LOG_FORMAT", "json", "log_format", "json"),
         ("STBASS_LLM_URL", "http://127.0.0.1:8080", "llm_url", "http://127.0.0.1:8080"),
         ("STBASS_CONCURRENCY", "  ", "concurrency", None),
     ],
@@ -83,6 +85,7 @@ def test_every_setting_is_among_those_tried_above() -> None:
         ("STBASS_GRACE", "-1", "must be a number of seconds, at least 0"),
         ("STBASS_GRACE", "inf", "must be a number of seconds"),
         ("STBASS_MAX_MESSAGE_BYTES", "16MiB", "must be a whole number from 1024"),
+        ("STBASS_LOG_FORMAT", "xml", "must be text or json"),
         ("STBASS_RESULT_EXPIRES", "0", "must be a number of seconds, more than 0"),
         ("STBASS_LLM_URL", "https://localhost", "must be a URL that starts with one of http://"),
     ],

@@ -49,6 +49,7 @@ _CANCEL_WAIT = 2.0
 _PATIENCE = 60.0
 """Seconds to wait until a server that is away or refuses takes a process."""
 _PATIENCE_CANCEL = 10.0
+_CLOSE_SECONDS = 0.2
 _REDIS_ERRORS = (redis.RedisError, OSError)
 T = TypeVar("T")
 
@@ -474,6 +475,12 @@ class FleetClient:
                 self._sweep_timer.cancel()
             if self._sweeper is not None:
                 self._sweeper.close()
+            if others := self._tasks - {self._end}:
+                # What is told in a moment is told; what waits for a server that is away is not waited for.
+                _, left = await asyncio.wait(others, timeout=_CLOSE_SECONDS)
+                for task in left:
+                    task.cancel()
+                await asyncio.gather(*left, return_exceptions=True)
             await self._replies.close()
             await self.redis.aclose()
             if self.broker is not None and self.broker is not self.redis:

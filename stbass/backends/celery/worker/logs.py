@@ -11,12 +11,12 @@ import msgspec
 from stbass._values.texts import shortened
 from stbass.errors import ConfigurationError
 
-__all__ = ["DETAILS", "JsonFormatter", "use_log_format"]
+__all__ = ["DETAILS", "FORMATS", "JsonFormatter", "use_log_format"]
 
 DETAILS = "stbass"
 """Attribute of a record that holds what it is about: process, id, attempt, endpoint, error."""
 
-_FORMATS = ("text", "json")
+FORMATS = ("text", "json")
 
 
 class JsonFormatter(logging.Formatter):
@@ -49,9 +49,9 @@ def use_log_format(logger: logging.Logger, log_format: object) -> None:
     Raises:
         ConfigurationError: there is no such format.
     """
-    if log_format not in _FORMATS:
+    if log_format not in FORMATS:
         raise ConfigurationError(
-            f"stbass_log_format (STBASS_LOG_FORMAT) must be one of {', '.join(_FORMATS)}, got {log_format!r}"
+            f"stbass_log_format (STBASS_LOG_FORMAT) must be one of {', '.join(FORMATS)}, got {log_format!r}"
         )
     if log_format == "json":
         for handler in logger.handlers:

@@ -337,6 +337,9 @@ class Runtime:
 
     def _cannot_go_on(self) -> None:
         """A worker that takes messages and cannot run them is worse than none: who supervises it starts another."""
+        if self._closing:
+            _log.error("the event loop that runs processes did not end in good order", exc_info=True)
+            return
         _log.critical(
             "the event loop that runs processes has ended, so this worker (%s) ends with exit code %d; what it ran goes"
             " to others. Start it again; the error below says whether a process did it (by cancelling or stopping what"
@@ -377,7 +380,10 @@ class Runtime:
             await asyncio.gather(*running, return_exceptions=True)
             if held:
                 # Without their leases the next worker need not wait for these.
-                await self._redis.zrem(keys.LEASES, *held)
+                try:
+                    await self._redis.zrem(keys.LEASES, *held)
+                except (redis.RedisError, OSError) as error:
+                    _log.warning("%d leases are left to run out: %s", len(held), error)
             await self._transport.aclose()
             await self._redis.aclose()
 
