@@ -335,3 +335,19 @@ def block(ctx: ProcessContext) -> None:
     """Note it in the file that the environment names, and block for long."""
     _write(os.environ["TEST_BLOCK_LOG"], ctx.process_name)
     time.sleep(600)
+
+
+class UntilTold(Process):
+    """Note the start, wait until there is a file, and note the end."""
+
+    def __init__(self, log: str, let_go: str) -> None:
+        self.log = log
+        self.let_go = let_go
+
+    async def run(self, ctx: ProcessContext) -> int:
+        """Wait."""
+        _write(self.log, f"started {ctx.process_name}")
+        while not Path(self.let_go).exists():  # noqa: ASYNC110 - a file cannot wake us
+            await asyncio.sleep(0.02)
+        _write(self.log, f"ended {ctx.process_name}")
+        return ctx.attempt

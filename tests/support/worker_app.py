@@ -10,7 +10,11 @@ from stbass.backends.celery import make_app
 
 _SETTINGS = {
     name: float(os.environ[variable])
-    for name, variable in (("stbass_lease", "TEST_LEASE"), ("stbass_grace", "TEST_GRACE"))
+    for name, variable in (
+        ("stbass_lease", "TEST_LEASE"),
+        ("stbass_grace", "TEST_GRACE"),
+        ("worker_soft_shutdown_timeout", "TEST_SOFT_SHUTDOWN"),
+    )
     if variable in os.environ
 }
 

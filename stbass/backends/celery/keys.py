@@ -56,6 +56,7 @@ __all__ = [
     "CHECKPOINT",
     "CLAIM",
     "FINISH",
+    "HAND_BACK",
     "LEASES",
     "RELEASE",
     "RENEW",
@@ -293,6 +294,17 @@ TOUCH = """
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
 for _, tag in ipairs(ARGV) do redis.call('ZADD', KEYS[1], 'XX', now, tag) end
+return 0
+"""
+
+HAND_BACK = """
+-- Give up leases, so that the next worker need not wait for them. ARGV: per process: id, attempt
+-- If somebody else has it meanwhile, the lease is theirs.
+for i = 1, #ARGV, 2 do
+  if redis.call('HGET', 'stbass:run:' .. ARGV[i], 'attempt') == ARGV[i + 1] then
+    redis.call('ZREM', 'stbass:leases', ARGV[i])
+  end
+end
 return 0
 """
 

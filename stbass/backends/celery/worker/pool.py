@@ -10,6 +10,7 @@ from typing import Any
 
 from celery.concurrency.base import BasePool, apply_target
 from celery.utils.log import get_logger
+from celery.worker import state
 
 from stbass._process.sync_threads import shared_threads
 from stbass.backends.celery.settings import fleet_of
@@ -104,11 +105,14 @@ class AsyncioPool(BasePool):
         """An ordinary task runs in a thread, which cannot be stopped (as under ``-P threads``)."""
 
     def on_stop(self) -> None:
-        """Warm shutdown: what runs may end within the grace; the rest is handed back."""
+        """What runs may end within the grace, but not on a cold shutdown; the rest is handed back."""
+        # Celery stops the pool on a cold shutdown too.
+        is_cold = state.should_terminate not in (None, False)
         if self._executor is not None:
-            self._executor.shutdown(cancel_futures=True)
+            self._executor.shutdown(wait=not is_cold, cancel_futures=True)
         if self._runtime is not None:
-            self._runtime.drain(fleet_of(self.app).settings.grace)
+            if not is_cold:
+                self._runtime.drain(fleet_of(self.app).settings.grace)
             self._runtime.close()
 
     def on_terminate(self) -> None:

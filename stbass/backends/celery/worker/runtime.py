@@ -8,6 +8,7 @@ stored (one script: result, lease, notice to the producer), done (the message ma
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import logging
 import os
@@ -74,6 +75,8 @@ _FAILURES_MOST = 20
 _LOOK_SECONDS = 1.0
 _TOUCH_MOST = 5000
 _LONGEST_NOTE = 2000
+_LAST_SECONDS = 3.0
+"""For each of the last things that a worker does when it stops; Celery gives it ten seconds."""
 _pack = msgspec.msgpack.Encoder().encode
 T = TypeVar("T")
 
@@ -240,6 +243,7 @@ class Runtime:
         self._storing = Vigil("store results", settings.backend, _log)
         self._telling = Vigil("tell of progress", settings.backend, _log)
         self._redis: redis.asyncio.Redis | None = None
+        self._claim_under_way: asyncio.Task[None] | None = None
         self._ready = threading.Event()
         self._main: asyncio.Task[None] | None = None
         self._thread = threading.Thread(target=self._run_loop, name="stbass-processes", daemon=True)
@@ -305,7 +309,14 @@ class Runtime:
                 return False
             return True
 
-        return not self._thread.is_alive() or asyncio.run_coroutine_threadsafe(idle(), self._loop).result()
+        if not self._thread.is_alive():
+            return True
+        waiting = asyncio.run_coroutine_threadsafe(idle(), self._loop)
+        try:
+            return waiting.result(grace + 1)
+        except (concurrent.futures.CancelledError, TimeoutError):
+            # A second signal has closed it meanwhile.
+            return False
 
     def close(self) -> None:
         """Cancel what runs, without results: the messages are not acknowledged and go to another worker."""
@@ -373,19 +384,40 @@ class Runtime:
                 group.create_task(self._forever("stores results", self._store_some), name="stbass-store")
                 group.create_task(self._cancellations.run(), name="stbass-cancel")
         finally:
-            held = list(self._running)
-            running = [job.task for job in self._running.values() if job.task is not None]
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
-            if held:
-                # Without their leases the next worker need not wait for these.
-                try:
-                    await self._redis.zrem(keys.LEASES, *held)
-                except (redis.RedisError, OSError) as error:
-                    _log.warning("%d leases are left to run out: %s", len(held), error)
+            await self._wind_up()
             await self._transport.aclose()
             await self._redis.aclose()
+
+    async def _wind_up(self) -> None:
+        """Store what has ended, and hand back the rest."""
+        assert self._redis is not None
+        if self._claim_under_way is not None:
+            # Otherwise it may claim processes for nobody.
+            await asyncio.wait((self._claim_under_way,), timeout=_LAST_SECONDS)
+        held = [job for job in self._running.values() if job.task is not None]
+        running = [job.task for job in held if job.task is not None]
+        for task in running:
+            task.cancel()
+        if running:
+            await asyncio.wait(running, timeout=_LAST_SECONDS)
+        for job in held:
+            self.keeper.release(job.id)
+        # One that does not let itself be cancelled runs on for a moment: nobody may have it before its lease is over.
+        left = [job for job in held if job.result is None and job.task is not None and job.task.done()]
+        args = [part for job in left for part in (job.id, job.attempt)]
+        try:
+            async with asyncio.timeout(_LAST_SECONDS):
+                while self._finished:
+                    await self._store_next()
+                if args:
+                    await self._redis.register_script(keys.HAND_BACK)(args=args)
+        except (TimeoutError, redis.RedisError, OSError) as error:
+            _log.warning(
+                "cannot hand back %d processes: Redis at %s: %s; others take them when their leases are over",
+                len(left),
+                self.settings.backend,
+                error,
+            )
 
     async def _forever(self, doing: str, step: Callable[[], Awaitable[None]]) -> None:
         """Do ``step`` again and again, whatever one of them raises.
@@ -416,7 +448,7 @@ class Runtime:
                 self._has_work.clear()
         jobs = [job for job in batch if self._is_first(job) and self._open(job)]
         if jobs:
-            await self._each(jobs, self._claiming, self._claim, self._not_claimed)
+            await self._each(jobs, self._claiming, self._claim_whole, self._not_claimed)
         if self._finished:
             self._has_finished.set()
 
@@ -426,6 +458,11 @@ class Runtime:
         if other is not job:
             other.twins.append(job)
         return other is job
+
+    async def _claim_whole(self, jobs: list[Job]) -> None:
+        # To its end even if the worker stops meanwhile: what is claimed for nobody has to wait for a lease to end.
+        self._claim_under_way = self._loop.create_task(self._claim(jobs))
+        await asyncio.shield(self._claim_under_way)
 
     def _open(self, job: Job) -> bool:
         if job.process is not None:
@@ -637,15 +674,24 @@ class Runtime:
                 await waited_out(partial(self._publish, messages), self._telling)
             except redis.RedisError as error:
                 _log.warning("%d messages of progress could not be sent: %s", len(messages), error)
-        batch, self._finished = self._finished[:_AT_ONCE], self._finished[_AT_ONCE:]
+        if self._finished:
+            await self._store_next()
         if self._finished:
             self._has_finished.set()
-        if not batch:
-            return
-        sealed = [
-            (job, seal_result(job.id, job.result, self.settings, job.ctx)) for job in batch if job.result is not None
-        ]
-        await self._each(sealed, self._storing, self._store, self._not_stored)
+
+    async def _store_next(self) -> None:
+        batch, self._finished = self._finished[:_AT_ONCE], self._finished[_AT_ONCE:]
+        try:
+            sealed = [
+                (job, seal_result(job.id, job.result, self.settings, job.ctx))
+                for job in batch
+                if job.result is not None
+            ]
+            await self._each(sealed, self._storing, self._store, self._not_stored)
+        except asyncio.CancelledError:
+            # The worker stops, and stores what has ended before it does.
+            self._finished[:0] = batch
+            raise
         self._rest()
 
     async def _store(self, batch: list[tuple[Job, bytes]]) -> None:

@@ -115,6 +115,10 @@ class ExecuteTask(Task):
         raise RemoteError(error_text(error), type_name=type_name_of(type(error)))
 
 
+def _on_event_loop(pool: Any) -> bool:
+    return getattr(pool, "runs_processes", False)
+
+
 class ProcessRequest(Request):
     """A request whose process runs on the pool's event loop."""
 
@@ -142,11 +146,19 @@ class ProcessRequest(Request):
 
     def terminate(self, pool: AsyncioPool, signal: Any = None) -> None:
         """``revoke(terminate=True)``: cancel the coroutine; what follows comes through :meth:`finished`."""
-        pool.cancel(self.id)
+        if _on_event_loop(pool):
+            pool.cancel(self.id)
+        else:
+            super().terminate(pool, signal)
 
     def cancel(self, pool: AsyncioPool, signal: Any = None, emit_retry: bool = True) -> None:
-        """Celery cancels what runs, on a cold shutdown: without a result, so that it goes to another worker."""
-        pool.cancel(self.id)
+        """Celery cancels what runs because the worker stops cold, or has lost its connection to the broker.
+
+        In the first case the pool, which is stopped right afterwards, hands back all that runs. In the second nothing
+        is to be done: whoever gets the message that the broker hands out again finds that the process runs.
+        """
+        if not _on_event_loop(pool):
+            super().cancel(pool, signal, emit_retry)
 
     def _somebody_listens(self) -> bool:
         return _listening(self._eventer)
@@ -191,7 +203,7 @@ _NOTHING: tuple[tuple[()], dict[str, Any], dict[str, Any]] = ((), {}, {})
 def strategy(task: Any, app: Any, consumer: Any) -> Any:
     """How the worker treats a message of the task; Celery calls it once when it starts."""
     fallback = default_strategy(task, app, consumer)
-    if not getattr(consumer.pool, "runs_processes", False):
+    if not _on_event_loop(consumer.pool):
         return fallback
     eventer = consumer.event_dispatcher
     revoked = consumer.controller.state.revoked
