@@ -351,3 +351,20 @@ class UntilTold(Process):
             await asyncio.sleep(0.02)
         _write(self.log, f"ended {ctx.process_name}")
         return ctx.attempt
+
+
+class HoldUp(Process):
+    """Hold up the event loop until there is a file."""
+
+    def __init__(self, let_go: str) -> None:
+        self.let_go = let_go
+
+    async def run(self, ctx: ProcessContext) -> int:
+        """Hold it up."""
+        _blocks_until(self.let_go)
+        return ctx.attempt
+
+
+def _blocks_until(path: str) -> None:
+    while not Path(path).exists():
+        time.sleep(0.01)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -25,6 +25,7 @@ class Proxy:
         cut_at: cut the connection that forwards the chunk of this number (from 1), in this direction.
         after: whether that chunk is still forwarded.
         change: applied to what the server says.
+        before: awaited before that is handed on.
         tls: whether clients speak TLS to it, with the certificate in :data:`CERTIFICATE`.
     """
 
@@ -35,12 +36,14 @@ class Proxy:
         cut_at: tuple[Direction, int] | None = None,
         after: bool = False,
         change: Callable[[bytes], bytes] | None = None,
+        before: Callable[[bytes], Awaitable[None]] | None = None,
         tls: bool = False,
     ) -> None:
         self._server_port = port
         self._cut_at = cut_at
         self._after = after
         self._change = change
+        self._before = before
         self._tls: ssl.SSLContext | None = None
         if tls:
             self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -114,6 +117,8 @@ class Proxy:
                 cut = self._cut_at == (direction, self.chunks[direction])
                 if self._change is not None and direction == "to client":
                     chunk = self._change(chunk)
+                if self._before is not None and direction == "to client":
+                    await self._before(chunk)
                 if not cut or self._after:
                     target.write(chunk)
                     await target.drain()

@@ -59,11 +59,11 @@ class LeaseKeeper(Generic[T]):
         self._renew_at = _NEVER
         self._thread: threading.Thread | None = None
 
-    def hold(self, key: str, seconds: float, lease: T) -> None:
-        """Keep a lease that was just granted for so many seconds, until :meth:`release`."""
+    def hold(self, key: str, seconds: float, lease: T, *, age: float = 0.0) -> None:
+        """Keep a lease that was granted for so many seconds, ``age`` seconds ago, until :meth:`release`."""
         with self._wake:
             self._held[key] = (seconds, lease)
-            due = time.monotonic() + seconds / 3
+            due = time.monotonic() + seconds / 3 - age
             if due < self._renew_at:
                 self._renew_at = due
                 self._wake.notify()

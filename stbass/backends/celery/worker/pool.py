@@ -125,7 +125,14 @@ class AsyncioPool(BasePool):
         running = 0 if self._runtime is None else self._runtime.running
         # Sync processes that were cancelled: a thread cannot be stopped, and ends when what it runs does.
         abandoned = shared_threads().abandoned.value
-        return {**info, "max-concurrency": self.limit, "running": running, "abandoned-threads": abandoned}
+        blocked = 0.0 if self._runtime is None else round(self._runtime.watch.blocked_for, 1)
+        return {
+            **info,
+            "max-concurrency": self.limit,
+            "running": running,
+            "abandoned-threads": abandoned,
+            "blocked-seconds": blocked,
+        }
 
 
 def _tune_garbage_collection() -> None:

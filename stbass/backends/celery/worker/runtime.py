@@ -52,6 +52,7 @@ from stbass.backends.celery.refusals import Refusals
 from stbass.backends.celery.settings import FleetSettings, fleet_of, included
 from stbass.backends.celery.sweep import worker_lost
 from stbass.backends.celery.worker.logs import DETAILS
+from stbass.backends.celery.worker.loop_watch import LoopWatch
 from stbass.errors import (
     BackendUnavailableError,
     DeadlineExceeded,
@@ -75,6 +76,8 @@ _FAILURES_MOST = 20
 _LOOK_SECONDS = 1.0
 _TOUCH_MOST = 5000
 _LONGEST_NOTE = 2000
+_STALE = 2 / 3
+"""Of its lease: the age at which a claim that was not started is given up. It would have been renewed by then."""
 _LAST_SECONDS = 3.0
 """For each of the last things that a worker does when it stops; Celery gives it ten seconds."""
 _pack = msgspec.msgpack.Encoder().encode
@@ -213,6 +216,8 @@ class Runtime:
         self._jobs: dict[str, Job] = {}
         self._running: dict[str, Job] = {}
         self._finished: list[Job] = []
+        self._stale: list[Job] = []
+        """Claimed too long ago to be started."""
         self._messages: list[tuple[str, bytes]] = []
         self._lock = threading.Lock()
         self._signalled = False
@@ -372,6 +377,7 @@ class Runtime:
 
     async def _serve(self) -> None:
         self._main = asyncio.current_task()
+        self.watch = LoopWatch(self._loop, self._named)
         # Of processes that call `asyncio.to_thread` themselves: asyncio's own are few, and its end waits for them.
         self._loop.set_default_executor(SyncThreads("stbass-to-thread", shared_threads().abandoned))
         self._redis = self.settings.backend.async_client()
@@ -390,7 +396,6 @@ class Runtime:
 
     async def _wind_up(self) -> None:
         """Store what has ended, and hand back the rest."""
-        assert self._redis is not None
         if self._claim_under_way is not None:
             # Otherwise it may claim processes for nobody.
             await asyncio.wait((self._claim_under_way,), timeout=_LAST_SECONDS)
@@ -404,13 +409,11 @@ class Runtime:
             self.keeper.release(job.id)
         # One that does not let itself be cancelled runs on for a moment: nobody may have it before its lease is over.
         left = [job for job in held if job.result is None and job.task is not None and job.task.done()]
-        args = [part for job in left for part in (job.id, job.attempt)]
         try:
             async with asyncio.timeout(_LAST_SECONDS):
                 while self._finished:
                     await self._store_next()
-                if args:
-                    await self._redis.register_script(keys.HAND_BACK)(args=args)
+                await self._hand_back(left)
         except (TimeoutError, redis.RedisError, OSError) as error:
             _log.warning(
                 "cannot hand back %d processes: Redis at %s: %s; others take them when their leases are over",
@@ -449,6 +452,8 @@ class Runtime:
         jobs = [job for job in batch if self._is_first(job) and self._open(job)]
         if jobs:
             await self._each(jobs, self._claiming, self._claim_whole, self._not_claimed)
+        if self._stale:
+            await self._give_up_stale()
         if self._finished:
             self._has_finished.set()
 
@@ -463,6 +468,25 @@ class Runtime:
         # To its end even if the worker stops meanwhile: what is claimed for nobody has to wait for a lease to end.
         self._claim_under_way = self._loop.create_task(self._claim(jobs))
         await asyncio.shield(self._claim_under_way)
+
+    async def _give_up_stale(self) -> None:
+        """Claim again what was claimed so long ago that another worker may have it by now."""
+        await waited_out(partial(self._hand_back, self._stale), self._claiming)
+        stale, self._stale = self._stale, []
+        _log.warning(
+            "%d processes were claimed and not started in time, because the event loop was blocked or Redis did not"
+            " answer; claiming them again",
+            len(stale),
+        )
+        for job in stale:
+            job.attempt = 0
+            self.submit(job)
+
+    async def _hand_back(self, jobs: list[Job]) -> None:
+        assert self._redis is not None
+        for start in range(0, len(jobs), _AT_ONCE):
+            args = [part for job in jobs[start : start + _AT_ONCE] for part in (job.id, job.attempt)]
+            await self._redis.register_script(keys.HAND_BACK)(args=args)
 
     def _open(self, job: Job) -> bool:
         if job.process is not None:
@@ -506,11 +530,16 @@ class Runtime:
             )
             for job in jobs
         ]
+        asked_at = time.monotonic()
         answers = await self._claim_script(args=[self.worker, self._prefix, keys.RUN_TTL, _pack(packed)])
         now = time.monotonic()
         for job, (status, attempt, remaining, checkpoint, *worker) in zip(jobs, answers, strict=True):
-            if status == b"go":
-                self._start(job, attempt, now + remaining / 1000 if remaining >= 0 else None, checkpoint)
+            if status == b"go" and now - asked_at > job.envelope.lease * _STALE:
+                job.attempt = attempt
+                self._stale.append(job)
+            elif status == b"go":
+                until = now + remaining / 1000 if remaining >= 0 else None
+                self._start(job, attempt, until, checkpoint, age=now - asked_at)
             elif status == b"done":
                 self._done(job, Outcome("done"))
             elif status == b"busy":
@@ -565,9 +594,9 @@ class Runtime:
         job.result = job.failed(error)
         self._finished.append(job)
 
-    def _start(self, job: Job, attempt: int, until: float | None, checkpoint: bytes) -> None:
+    def _start(self, job: Job, attempt: int, until: float | None, checkpoint: bytes, age: float) -> None:
         job.attempt = attempt
-        self.keeper.hold(job.id, job.envelope.lease, job)
+        self.keeper.hold(job.id, job.envelope.lease, job, age=age)
         if job.cancelled is not None:
             # Cancelled after the worker took it and before it could start.
             job.result = job.failed(job.cancelled)
@@ -760,6 +789,12 @@ class Runtime:
             if job.task is not None:
                 job.task.cancel()
 
+    def _named(self, task: asyncio.Task[Any]) -> str:
+        for job in list(self._running.values()):
+            if job.task is task:
+                return f"process {job.name!r} ({job.id})"
+        return f"a part of a process ({task.get_name()})"
+
     def _fence(self, ids: list[str]) -> None:
         for task_id in ids:
             job = self._running.get(task_id)
@@ -775,6 +810,7 @@ class Runtime:
     # The keeper's thread -------------------------------------------------------------------------
 
     def _renew_leases(self, client: redis.Redis, jobs: Sequence[Job]) -> list[str]:
+        self.watch.look()
         args = [part for job in jobs for part in (job.id, job.attempt, int(job.envelope.lease * 1000))]
         lost: Any = client.register_script(keys.RENEW)(args=args)
         if self.settings.broker is not None:
