@@ -165,9 +165,16 @@ class Settings:
     include: tuple[str, ...] = _setting(
         "STBASS_INCLUDE",
         _modules,
-        "Modules whose processes and public functions a worker may run, joined with commas. It imports no others.",
+        "Modules whose processes a worker may run, joined with commas. It imports no others.",
         default=("celery_app.agents",),
         shown="`celery_app.agents`",
+    )
+    functions: tuple[str, ...] = _setting(
+        "STBASS_FUNCTIONS",
+        _modules,
+        "Modules whose public functions a worker may call for task lists, joined with commas. It imports them too.",
+        default=(),
+        shown="none",
     )
     signing_key: str | None = _setting(
         "STBASS_SIGNING_KEY",
@@ -284,6 +291,7 @@ class Settings:
             "worker_pool": _POOLS[self.pool],
             "worker_concurrency": self.concurrency or (_ASYNCIO_CONCURRENCY if self.pool == "asyncio" else None),
             "result_expires": self.result_expires,
+            "stbass_functions": self.functions,
             "stbass_lease": self.lease,
             "stbass_grace": self.grace,
             "stbass_max_message_bytes": self.max_message_bytes,

@@ -22,11 +22,15 @@ LOCAL = Placement(endpoint="local:8080")
 def main() -> None:
     """Start a Redis and a worker per endpoint, and run the list."""
     with RedisServer() as redis:
-        env = {"STBASS_BROKER_URL": redis.url, "STBASS_RESULT_BACKEND": redis.url}
-        include = ["examples.tasklist_functions"]
+        env = {
+            "STBASS_BROKER_URL": redis.url,
+            "STBASS_RESULT_BACKEND": redis.url,
+            # Whose functions the workers may call.
+            "STBASS_FUNCTIONS": "examples.tasklist_functions",
+        }
         with (
-            Worker("celery_app", "anthropic", env=env, include=include, cwd=ROOT),
-            Worker("celery_app", "local:8080", env=env, include=include, cwd=ROOT) as local,
+            Worker("celery_app", "anthropic", env=env, cwd=ROOT),
+            Worker("celery_app", "local:8080", env=env, cwd=ROOT) as local,
         ):
             registry = BackendRegistry()
             registry.register("*", CeleryBackend(make_app(broker_url=redis.url)))

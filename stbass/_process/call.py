@@ -21,12 +21,14 @@ class Call(Composable):
 
     It travels as the function's ``module:qualname`` with the arguments. A worker runs it only if
 
-    * that module is named in the worker's ``include`` itself (for processes a package around it is enough), and
+    * that module is named itself in the worker's setting ``stbass_functions`` (``STBASS_FUNCTIONS``), which names none
+      by default; ``include`` is for processes; and
     * there the function is defined, at the top level of the module, with ``def`` or ``async def``: not one that it
       imports, not a method, not a class; and
     * it is public: named in the module's ``__all__``, or, where the module has none, without a ``_`` at its start.
 
-    A worker looks it up among what it has imported. It imports nothing because of a message.
+    A worker imports those modules when it starts, and looks functions up there. It imports nothing because of a
+    message.
     """
 
     def __init__(
@@ -77,7 +79,9 @@ def reference_of_function(function: Any) -> str:
     Raises:
         ValueError: it cannot be found by one; the message says why, and what to do.
     """
-    to_a_module = "move it to the top level of a module, and name that module in the worker's include (STBASS_INCLUDE)"
+    to_a_module = (
+        "move it to the top level of a module, and name that in the worker's stbass_functions (STBASS_FUNCTIONS)"
+    )
     shown = f"the function {name_of(function)!r} ({function!r})"
     if isinstance(function, functools.partial):
         raise ValueError(f"{shown} is a partial: give the function and its arguments themselves")

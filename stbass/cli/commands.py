@@ -44,6 +44,12 @@ Include = Annotated[
     list[str] | None,
     typer.Option("--include", "-I", metavar="MODULE", help="A module whose processes may run; may be repeated."),
 ]
+Functions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--functions", metavar="MODULE", help="A module whose plain functions task lists may call; may be repeated."
+    ),
+]
 Application = Annotated[str, typer.Option("--app", "-A", metavar="MODULE", help="The Celery application.")]
 Concurrency = Annotated[
     int | None, typer.Option("--concurrency", "-c", min=1, metavar="N", help="How many processes run at once.")
@@ -54,6 +60,7 @@ Concurrency = Annotated[
 def worker(
     endpoint: Endpoints,
     include: Include = None,
+    functions: Functions = None,
     concurrency: Concurrency = None,
     grace: Annotated[
         float | None,
@@ -69,7 +76,7 @@ def worker(
     """Run a Celery worker for these endpoints, in the foreground. SIGTERM ends it in good order."""
     from stbass.cli.worker import run_worker
 
-    run_worker(endpoint, include or [], concurrency, grace, app, name, log_level, log_format)
+    run_worker(endpoint, include or [], functions or [], concurrency, grace, app, name, log_level, log_format)
 
 
 @cli.command(epilog="Example: stbass dev -e anthropic -e local:8080 --include my_agents")

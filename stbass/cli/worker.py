@@ -21,6 +21,7 @@ _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 def run_worker(
     endpoints: list[str],
     include: list[str],
+    functions: list[str],
     concurrency: int | None,
     grace: float | None,
     app: str,
@@ -48,7 +49,13 @@ def run_worker(
     if log_format is not None:
         os.environ["STBASS_LOG_FORMAT"] = log_format
     application = _load(app)
+    if functions:
+        application.conf.stbass_functions = [*(application.conf.get("stbass_functions") or ()), *functions]
     settings = fleet_of(application).settings
+    if not set(functions) <= set(settings.functions):
+        raise ConfigurationError(
+            f"--functions: the application {app!r} has read its settings already; set stbass_functions in it"
+        )
     if grace is not None and settings.grace != grace:
         raise ConfigurationError(f"--grace: the application {app!r} does not read STBASS_GRACE; set stbass_grace in it")
     if log_format is not None:
@@ -61,13 +68,9 @@ def run_worker(
         arguments += ["-c", str(concurrency)]
     if include:
         arguments += ["-I", ",".join(include)]
-    for module in include:
-        try:
-            application.loader.import_task_module(module)
-        except ImportError as error:
-            raise ConfigurationError(
-                f"--include {module!r}: cannot be imported from {os.getcwd()} ({error})"
-            ) from error
+    for option, named in (("--include", include), ("--functions", functions)):
+        for module in named:
+            _import(application, option, module)
     application.loader.import_default_modules()
     modules = (*included(application.conf), *include)
     known = [reference for reference in sorted(known_processes()) if _is_in(reference, modules)]
@@ -76,6 +79,8 @@ def run_worker(
     say(f"worker of {app} at {settings.broker or application.connection().as_uri()}\n")
     say(f"  consumes  {', '.join(endpoints)}; at most {limit} at once\n")
     say("  knows     " + ("\n            ".join(known) or "no process: name modules with --include") + "\n")
+    if settings.functions:
+        say(f"  calls     the functions of {', '.join(settings.functions)}\n")
     sys.stderr.flush()
     application.worker_main(arguments)
 
@@ -90,6 +95,13 @@ def _load(app: str) -> Any:
         raise ConfigurationError(
             f"--app: there is no Celery application {app!r} to be found from {os.getcwd()} ({error})"
         ) from error
+
+
+def _import(application: Any, option: str, module: str) -> None:
+    try:
+        application.loader.import_task_module(module)
+    except ImportError as error:
+        raise ConfigurationError(f"{option} {module!r}: cannot be imported from {os.getcwd()} ({error})") from error
 
 
 def _is_in(reference: str, modules: tuple[str, ...]) -> bool:

@@ -61,8 +61,8 @@ class Admission:
         if self.functions is None or not self.functions(module):
             raise self.refusal(
                 reference,
-                f"was not told to run plain functions such as {reference!r};"
-                f" name their module itself, {module!r}, in include (STBASS_INCLUDE)",
+                f"was not told to call plain functions such as {reference!r};"
+                f" name their module itself, {module!r}, in stbass_functions (STBASS_FUNCTIONS)",
             )
         try:
             return find_function(reference)

@@ -64,8 +64,10 @@ def workers_on(
 
 @pytest.fixture(scope="module")
 def fleet(server: RedisServer, request: pytest.FixtureRequest) -> Iterator[Fleet]:
-    """A fleet for the module, whose ``INCLUDE`` says what it may run; its workers are not to be harmed."""
-    with workers_on(server, "anthropic", "local:8080", include=getattr(request.module, "INCLUDE", ())) as made:
+    """A fleet for the module, whose ``INCLUDE`` and ``FUNCTIONS`` say what it runs; not to be harmed."""
+    include, functions = (getattr(request.module, name, ()) for name in ("INCLUDE", "FUNCTIONS"))
+    env = {"TEST_FUNCTIONS": ",".join(functions)}
+    with workers_on(server, "anthropic", "local:8080", env=env, include=include) as made:
         yield made
 
 

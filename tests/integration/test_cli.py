@@ -101,6 +101,7 @@ def test_an_application_that_is_not_there_exits_with_3() -> None:
 def test_a_worker_says_what_it_consumes_and_knows_and_ends_on_sigterm(redis_url: str) -> None:
     command = [sys.executable, "-m", "stbass.cli", "worker", "-e", "anthropic", "-e", "local:8080", "-n", "mine@here"]
     command += ["--grace", "3", "--concurrency", "7", "--include", "tests.integration.some_agents"]
+    command += ["--functions", "tests.support.tasks"]
     environment = {**os.environ, "STBASS_BROKER_URL": redis_url}
     process = GuardedProcess(command, name="stbass worker", env=environment, cwd=ROOT)
     try:
@@ -109,6 +110,7 @@ def test_a_worker_says_what_it_consumes_and_knows_and_ends_on_sigterm(redis_url:
         assert "consumes  anthropic, local:8080; at most 7 at once" in log
         assert "celery_app.agents:reason" in log
         assert "tests.integration.some_agents:greet" in log
+        assert "calls     the functions of tests.support.tasks\n" in log
         process.send_signal(signal.SIGTERM)
         assert process.wait(15) == 0
     finally:

@@ -79,6 +79,7 @@ def settings(folder: Path) -> Iterator[dict[str, str]]:
         environment = {
             "STBASS_BROKER_URL": url,
             "STBASS_RESULT_BACKEND": url,
+            "STBASS_FUNCTIONS": "word_tasks",
             "PYTHONPATH": os.pathsep.join((str(ROOT), str(folder))),
         }
         for endpoint in ("anthropic", "local:8080"):

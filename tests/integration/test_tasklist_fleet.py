@@ -23,7 +23,8 @@ from tests.support.waiting import until
 ANTHROPIC = Placement(endpoint="anthropic")
 LOCAL = Placement(endpoint="local:8080")
 STRATEGIES = ["sequential", "parallel", "hybrid"]
-INCLUDE = ["tests.support.tasks"]
+INCLUDE = ["tests.support.tasks", "tests.support.tasks_listed"]
+FUNCTIONS = ["tests.support.tasks"]
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -134,7 +135,7 @@ async def test_what_cannot_travel_is_refused_before_anything_runs(registry: Back
     assert ran == []
 
 
-async def test_a_worker_calls_only_functions_of_what_it_was_told_to_include(
+async def test_to_include_a_module_does_not_let_its_functions_be_called(
     registry: BackendRegistry, fleet: Fleet
 ) -> None:
     process = Process("refused", "parallel", registry=registry, on_failure=FailurePolicy.COLLECT)
@@ -144,7 +145,12 @@ async def test_a_worker_calls_only_functions_of_what_it_was_told_to_include(
     assert kept.value == 2
     error = refused.failure.error
     assert isinstance(error, ProcessRefused)
-    for words in ("tests.support.tasks_listed", "include", "anthropic", fleet.workers["anthropic"].name):
+    for words in (
+        "tests.support.tasks_listed",
+        "stbass_functions (STBASS_FUNCTIONS)",
+        "anthropic",
+        fleet.workers["anthropic"].name,
+    ):
         assert words in str(error)
 
 

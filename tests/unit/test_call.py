@@ -16,16 +16,17 @@ from stbass import wire
 from stbass._process.call import Call, find_function
 from stbass._process.context import ProcessContext
 from stbass._values.endpoint import Placement
+from stbass.backends.celery import make_app
 from stbass.backends.celery.settings import FleetSettings
-from stbass.errors import NotTransportable, ProcessRefused, WireError
+from stbass.errors import ConfigurationError, NotTransportable, ProcessRefused, WireError
 from stbass.par import PAR
 from tests.support import tasks, tasks_listed
 
 HERE = ("tests.support.tasks", "tests.support.tasks_listed")
 
 
-def arrives(call: Call, include: tuple[str, ...] = HERE) -> Any:
-    return wire.loads_process(wire.dumps(call), allowed=None, functions=lambda module: module in include)
+def arrives(call: Call, functions_of: tuple[str, ...] = HERE) -> Any:
+    return wire.loads_process(wire.dumps(call), allowed=None, functions=lambda module: module in functions_of)
 
 
 async def value_of(call: Any) -> Any:
@@ -117,10 +118,10 @@ def test_an_argument_that_cannot_travel_is_named() -> None:
 # Trust --------------------------------------------------------------------------------------------
 
 
-def refused(reference: str, include: tuple[str, ...] = HERE) -> str:
+def refused(reference: str, functions_of: tuple[str, ...] = HERE) -> str:
     text = wire.dumps(Call(tasks.add, (1,))).replace(b"tests.support.tasks:add", reference.encode())
     with pytest.raises(ProcessRefused) as caught:
-        wire.loads_process(text, allowed=None, functions=lambda module: module in include, queue="q", worker="w")
+        wire.loads_process(text, allowed=None, functions=lambda module: module in functions_of, queue="q", worker="w")
     assert (caught.value.reference, caught.value.queue, caught.value.worker) == (reference, "q", "w")
     return str(caught.value)
 
@@ -128,7 +129,7 @@ def refused(reference: str, include: tuple[str, ...] = HERE) -> str:
 @pytest.mark.parametrize(
     ("reference", "words"),
     [
-        ("os:system", "name their module itself, 'os', in include"),
+        ("os:system", "name their module itself, 'os', in stbass_functions (STBASS_FUNCTIONS)"),
         ("builtins:eval", "name their module itself"),
         ("tests.support.agents:whoami", "name their module itself"),
         ("tests.support.tasks:_private", "not public"),
@@ -142,13 +143,13 @@ def refused(reference: str, include: tuple[str, ...] = HERE) -> str:
         ("tests.support.tasks_listed:unlisted", "not public"),
     ],
 )
-def test_only_public_functions_of_included_modules_are_called(reference: str, words: str) -> None:
+def test_only_public_functions_of_named_modules_are_called(reference: str, words: str) -> None:
     assert words in refused(reference)
 
 
 def test_nothing_is_imported_because_of_a_message() -> None:
     assert "this" not in sys.modules
-    assert "no module 'this' is imported" in refused("this:s", include=("this",))
+    assert "no module 'this' is imported" in refused("this:s", functions_of=("this",))
     assert "this" not in sys.modules
 
 
@@ -161,17 +162,28 @@ def test_a_modules_own_getattr_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_without_a_word_about_functions_none_is_called() -> None:
-    with pytest.raises(ProcessRefused, match="not told to run plain functions"):
+    with pytest.raises(ProcessRefused, match="not told to call plain functions"):
         wire.loads_process(wire.dumps(Call(tasks.add)), allowed=None)
     with pytest.raises(WireError):
         wire.loads(wire.dumps(Call(tasks.add)))
 
 
 def test_a_package_around_the_module_is_not_enough() -> None:
-    settings = FleetSettings(backend=None, broker=None, include=("tests.support",))  # type: ignore[arg-type]
+    settings = FleetSettings(backend=None, broker=None, functions=("tests.support",))  # type: ignore[arg-type]
+    assert not settings.calls("tests.support.tasks")
+    assert FleetSettings(backend=None, broker=None, functions=HERE).calls("tests.support.tasks")  # type: ignore[arg-type]
+
+
+def test_to_be_included_is_not_enough() -> None:
+    settings = FleetSettings(backend=None, broker=None, include=HERE)  # type: ignore[arg-type]
     assert settings.allows("tests.support.tasks:Adder")
-    assert not settings.includes("tests.support.tasks")
-    assert FleetSettings(backend=None, broker=None, include=HERE).includes("tests.support.tasks")  # type: ignore[arg-type]
+    assert not settings.calls("tests.support.tasks")
+
+
+@pytest.mark.parametrize("value", ["tests.support.tasks", [3], [""], 7, {"os": 1}])
+def test_a_wrong_setting_is_refused(value: Any) -> None:
+    with pytest.raises(ConfigurationError, match="stbass_functions must be a list of modules"):
+        make_app("tests", stbass_functions=value)
 
 
 @pytest.mark.parametrize("form", [{"r": 3}, {"a": {}}, {"k": []}, {"p": 7}])

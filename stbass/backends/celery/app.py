@@ -43,8 +43,9 @@ def make_app(
         broker_url: where the queues are; ``redis://localhost:6379/0`` by default.
         result_backend: where results, leases and checkpoints are: Redis; the broker by default.
         include: modules that define processes; a worker imports them when it starts, and runs no others.
-        conf: more of Celery's settings, and ``stbass_signing_key``, ``stbass_lease`` (s), ``stbass_grace`` (s),
-            ``stbass_max_message_bytes``, ``stbass_log_format`` (``text`` or ``json``).
+        conf: more of Celery's settings, and ``stbass_functions`` (modules whose plain functions task lists may call),
+            ``stbass_signing_key``, ``stbass_lease`` (s), ``stbass_grace`` (s), ``stbass_max_message_bytes``,
+            ``stbass_log_format`` (``text`` or ``json``).
 
     Raises:
         ConfigurationError: a setting is wrong; the message names it.
@@ -83,7 +84,14 @@ def make_app(
     return install(app)
 
 
-_OWN_SETTINGS = {"stbass_signing_key", "stbass_lease", "stbass_grace", "stbass_max_message_bytes", "stbass_log_format"}
+_OWN_SETTINGS = {
+    "stbass_functions",
+    "stbass_grace",
+    "stbass_lease",
+    "stbass_log_format",
+    "stbass_max_message_bytes",
+    "stbass_signing_key",
+}
 
 
 def install(app: Celery) -> Celery:
@@ -122,16 +130,21 @@ def _register(sender: Celery, **_details: Any) -> None:
 def _import_included(sender: Celery, **_details: Any) -> None:
     """Before Celery does it, so that the error says which setting named the module."""
     # What is wrong with them ends the worker here, before it takes anything.
-    _ = fleet_of(sender).settings
+    settings = fleet_of(sender).settings
     for reference in worker_processes():
         sender.loader.import_task_module(reference.partition(":")[0])
-    for module in included(sender.conf):
+    _import_all(sender, included(sender.conf), "include", "STBASS_INCLUDE or include=")
+    _import_all(sender, settings.functions, "call functions of", "STBASS_FUNCTIONS or stbass_functions=")
+
+
+def _import_all(app: Celery, modules: Iterable[str], told: str, where: str) -> None:
+    for module in modules:
         try:
-            sender.loader.import_task_module(module)
+            app.loader.import_task_module(module)
         except Exception as error:
             raise ConfigurationError(
-                f"cannot import {module!r}, which this worker is told to include ({type(error).__name__}: {error});"
-                " correct STBASS_INCLUDE or include=, or start the worker where the module can be found"
+                f"cannot import {module!r}, which this worker is told to {told} ({type(error).__name__}: {error});"
+                f" correct {where}, or start the worker where the module can be found"
             ) from error
 
 

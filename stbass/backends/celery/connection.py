@@ -23,15 +23,15 @@ __all__ = ["BrokerConnection", "connect_by_our_transport"]
 class _ByOurTransport(Connection):
     def get_transport_cls(self) -> Any:
         """See kombu."""
-        found = super().get_transport_cls()
+        found = super().get_transport_cls()  # type: ignore[no-untyped-call]
         return Transport if found is stock.Transport else found
 
     def __eqhash__(self) -> HashedSeq:
         # kombu keeps a pool for all connections that are equal: stock ones have another.
-        return HashedSeq(BrokerConnection, super().__eqhash__())
+        return HashedSeq(BrokerConnection, super().__eqhash__())  # type: ignore[no-untyped-call]
 
     def Pool(self, limit: int | None = None, **options: Any) -> ConnectionPool:
-        return _Pool(self, limit, **options)
+        return _Pool(self, limit, **options)  # type: ignore[no-untyped-call]
 
 
 class BrokerConnection(_ByOurTransport):
@@ -44,7 +44,7 @@ class _Pooled(_ByOurTransport, PooledConnection):
 
 class _Pool(ConnectionPool):
     def new(self) -> _Pooled:
-        return _Pooled(self, **self.connection.info())
+        return _Pooled(self, **self.connection.info())  # type: ignore[no-untyped-call]
 
 
 def connect_by_our_transport(app: Celery) -> None:

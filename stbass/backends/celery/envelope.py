@@ -263,7 +263,7 @@ def open_envelope(
     process = wire.loads_process(
         bytes(envelope.process),
         allowed=settings.allows,
-        functions=settings.includes,
+        functions=settings.calls,
         queue=queue,
         worker=worker,
         transport=transport,

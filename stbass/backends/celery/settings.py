@@ -31,7 +31,8 @@ class FleetSettings:
     Args:
         backend: where results, leases and checkpoints are.
         broker: where the queues are if the broker is Redis too, else None (messages then go through kombu).
-        include: modules whose processes, and public functions, a worker may run.
+        include: modules whose processes a worker may run.
+        functions: modules whose public functions a worker may call.
         signer: signs messages and results, or None.
         broker_prefix: what kombu puts before its keys.
         unacked: kombu's keys for messages that are taken and not acknowledged.
@@ -46,6 +47,7 @@ class FleetSettings:
     broker_prefix: str = ""
     unacked: tuple[str, str] = ("unacked", "unacked_index")
     include: tuple[str, ...] = ()
+    functions: tuple[str, ...] = ()
     signer: Signer | None = field(default=None, repr=False)
     max_message_bytes: int = MAX_MESSAGE_BYTES
     result_ttl: int = 86400
@@ -61,9 +63,9 @@ class FleetSettings:
         """Whether a worker with these settings may run the process ``module:qualname``."""
         return reference in worker_processes() or _is_included(reference.partition(":")[0], self.include)
 
-    def includes(self, module: str) -> bool:
-        """Whether ``include`` names the module itself: only of such a module may plain functions be called."""
-        return module in self.include
+    def calls(self, module: str) -> bool:
+        """Whether ``functions`` names the module itself: only of such a module may plain functions be called."""
+        return module in self.functions
 
     def make_transport(self) -> RedisTransport:
         """Channels in the Redis that holds the results."""
@@ -163,6 +165,7 @@ def read_settings(conf: Any) -> FleetSettings:
         broker_prefix=options.get("global_keyprefix", ""),
         unacked=(options.get("unacked_key", "unacked"), options.get("unacked_index_key", "unacked_index")),
         include=included(conf),
+        functions=_modules(conf, "stbass_functions"),
         signer=Signer(key) if key else None,
         max_message_bytes=_number(conf, "stbass_max_message_bytes", MAX_MESSAGE_BYTES, 1024),
         result_ttl=int(seconds),
@@ -174,6 +177,13 @@ def read_settings(conf: Any) -> FleetSettings:
 def included(conf: Any) -> tuple[str, ...]:
     """The modules that a worker with this configuration imports."""
     return tuple(dict.fromkeys([*(conf.include or ()), *(conf.imports or ())]))
+
+
+def _modules(conf: Any, name: str) -> tuple[str, ...]:
+    value = conf.get(name) or ()
+    if not isinstance(value, (list, tuple)) or not all(isinstance(one, str) and one for one in value):
+        raise ConfigurationError(f"{name} must be a list of modules, got {value!r}")
+    return tuple(dict.fromkeys(value))
 
 
 def _number(conf: Any, name: str, default: Any, least: float) -> Any:
