@@ -128,6 +128,10 @@ async def test_every_field_of_a_message_is_checked(refusing: Fleet, backend: Cel
         message = _fresh(good)
         message[name] = [1]
         bad[name] = message
+    message = _fresh(good)
+    message["properties"]["body_encoding"] = "base64"
+    message["body"] = "a"
+    bad["a body that is not base64"] = message
     ordinary = _fresh(good)
     ordinary["headers"] = {"task": "tests.add", "id": [1], "lang": "py"}
     bad["an ordinary task"] = ordinary

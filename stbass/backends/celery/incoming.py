@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from binascii import a2b_base64
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -67,10 +68,13 @@ def checked_message(payload: Any) -> Any:
         WireError: a part is missing, of another type, or longer than any such thing can be; the error says which.
     """
     try:
-        headers = msgspec.convert(payload, _Message).headers
+        message = msgspec.convert(payload, _Message)
+        if message.body is not None and message.properties.body_encoding == "base64":
+            a2b_base64(message.body)
+        headers = message.headers
         # Without a task it is one of protocol 1, all of which is in its body: Celery checks that itself.
         if headers is not None and "task" in headers:
             msgspec.convert(headers, _TaskHeaders)
-    except msgspec.ValidationError as error:
+    except ValueError as error:
         raise WireError(f"it is not a message of Celery's: {error}") from None
     return payload

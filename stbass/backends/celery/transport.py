@@ -440,15 +440,9 @@ class Channel(stock.Channel):
             while messages:
                 queue, raw = messages.pop()
                 payload = self._payload(queue, raw)
-                if payload is None:
-                    continue
-                self._noted = queue not in self._unnoted
-                try:
+                if payload is not None:
+                    self._noted = queue not in self._unnoted
                     self.connection._deliver(payload, queue)
-                except (redis.RedisError, OSError):
-                    raise
-                except Exception as error:
-                    self._refuse_message(queue, raw, error_text(error), payload)
         finally:
             self._noted = False
             for queue, raw in messages:

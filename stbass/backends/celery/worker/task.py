@@ -203,24 +203,26 @@ _NOTHING: tuple[tuple[()], dict[str, Any], dict[str, Any]] = ((), {}, {})
 def strategy(task: Any, app: Any, consumer: Any) -> Any:
     """How the worker treats a message of the task; Celery calls it once when it starts."""
     fallback = default_strategy(task, app, consumer)
-    if not _on_event_loop(consumer.pool):
-        return fallback
-    eventer = consumer.event_dispatcher
-    revoked = consumer.controller.state.revoked
-    handle = consumer.on_task_request
-
     refusals = fleet_of(app).refusals
+    errors = consumer.connection_errors
 
     def received(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any) -> Any:
         try:
-            return take(message, body, ack, reject, callbacks)
+            return accept(message, body, ack, reject, callbacks)
         except Exception as error:
-            if isinstance(error, consumer.connection_errors) and not isinstance(error, KeyError):
+            if isinstance(error, errors) and not isinstance(error, KeyError):
                 raise
             # A message of which something cannot be: it must not come again, and the worker has others to run.
-            refusals.note("message", error_text(error), text_of(message.headers), task_id=text_of(message.headers))
-            message.ack_log_error(_log, consumer.connection_errors)
+            refusals.note("message", error_text(error), text_of(message.headers), task_id=message.headers.get("id"))
+            message.ack_log_error(_log, errors)
             return None
+
+    if not _on_event_loop(consumer.pool):
+        accept = fallback
+        return received
+    eventer = consumer.event_dispatcher
+    revoked = consumer.controller.state.revoked
+    handle = consumer.on_task_request
 
     def take(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any) -> Any:
         headers = message.headers
@@ -261,4 +263,5 @@ def strategy(task: Any, app: Any, consumer: Any) -> Any:
         handle(request)
         return None
 
+    accept = take
     return received
