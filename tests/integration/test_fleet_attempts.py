@@ -159,6 +159,6 @@ async def test_who_finds_it_and_who_takes_it_count_it_once(server: RedisServer) 
 def _lapsed(server: RedisServer) -> bool:
     client = redis.Redis.from_url(server.url)
     seconds, micros = client.time()
-    ends: Any = client.zrange(keys.LEASES, 0, -1, withscores=True)
+    ends: Any = client.zrange("stbass:leases", 0, -1, withscores=True)
     client.close()
     return all(end < seconds * 1000 + micros // 1000 for _, end in ends)

@@ -163,11 +163,9 @@ async def test_the_more_urgent_is_taken_first(server: RedisServer, tmp_path: Pat
 
 async def test_answers_to_control_commands_leave_nothing_behind(server: RedisServer, fleet: Celery) -> None:
     with worker(server, "a", "b"):
-        began = time.monotonic()
-        for _ in range(4):
-            assert len(await asyncio.to_thread(fleet.control.ping, timeout=1.0)) == 1
-        # Each waits for its second for more answers, and then does not wait for the server.
-        assert time.monotonic() - began < 6
+        for _ in range(10):
+            # One answer is enough; nothing of one call may hold up or swallow the answer to the next.
+            assert len(await asyncio.to_thread(fleet.control.ping, timeout=5.0, limit=1)) == 1
     assert server.command("HLEN", "unacked") == 0
 
 

@@ -40,6 +40,12 @@ if master := os.environ.get("TEST_MASTER"):
         "result_backend_transport_options": {"master_name": master},
     }
 
+if prefix := os.environ.get("TEST_PREFIX"):
+    _BROKER = {
+        "broker_transport_options": {"global_keyprefix": prefix},
+        "result_backend_transport_options": {"global_keyprefix": prefix},
+    }
+
 app = make_app(
     "tests",
     broker_url=os.environ["STBASS_BROKER_URL"],

@@ -254,7 +254,7 @@ def open_envelope(
         envelope = _envelope_decoder.decode(raw)
     except _UNDECODABLE as error:
         raise WireError(f"the message {task_id} in queue {queue!r} is not one of stbass: {error}") from error
-    if not envelope.reply.startswith(keys.reply_channel("")) and envelope.reply:
+    if not envelope.reply.startswith(settings.keys.reply_channel("")) and envelope.reply:
         raise WireError(f"the message {task_id} in queue {queue!r} wants its answer at {text_of(envelope.reply, 60)}")
     if envelope.id != task_id or envelope.queue != queue:
         raise WireError(
@@ -282,14 +282,14 @@ class _ReplyOnly(msgspec.Struct):
     reply: str = ""
 
 
-def reply_to(headers: Mapping[str, Any]) -> str:
+def reply_to(headers: Mapping[str, Any], names: keys.FleetKeys) -> str:
     """Who to tell that a message was refused; empty if it does not say so."""
     text = headers.get(ENVELOPE_HEADER)
     try:
         reply = msgspec.json.decode(text, type=_ReplyOnly).reply if isinstance(text, str) else ""
     except _UNDECODABLE:
         return ""
-    return reply if reply.startswith(keys.reply_channel("")) else ""
+    return reply if reply.startswith(names.reply_channel("")) else ""
 
 
 def routing_in_message(queue: str) -> bytes:

@@ -1,7 +1,9 @@
 """What stbass keeps in Redis for processes on a fleet, and the scripts that change it.
 
-The data model. All of it is in the result backend's database. ``<id>`` is the process id, which is also the Celery task
-id. Nothing here holds a clock reading of a producer or a worker, so that their clocks may differ.
+The data model. All of it is in the result backend's database, and every key and every name of publish/subscribe begins
+with the prefix that Celery's transport option ``global_keyprefix`` says (none by default). ``<id>`` is the process id,
+which is also the Celery task id. Nothing here holds a clock reading of a producer or a worker, so that their clocks may
+differ.
 
 Keys (type; written by; read by; time to live):
 
@@ -31,33 +33,34 @@ Keys (type; written by; read by; time to live):
 ``celery-taskset-meta-<id>``
     string (Celery's JSON); the producer; Celery's ``GroupResult``; as results.
 
-Channels of publish/subscribe:
+Channels of publish/subscribe. A server does not keep them apart by database, so they carry its number, ``<db>``:
 
-``stbass:cancel``
+``stbass:cancel:<db>``
     a JSON list of ids, from producers to every Python process that runs processes.
-``stbass:queue:<queue>``
+``stbass:queue:<db>:<queue>``
     nothing is sent: workers subscribe while they consume the queue, so the number of subscribers is the number of live
     workers, however they die.
-``stbass:alive:<name>``
+``stbass:alive:<db>:<name>``
     nothing is sent: the worker of that name subscribes to it, and the subscription ends with it, however it dies.
-``stbass:reply:<client>``
+``stbass:reply:<db>:<client>``
     JSON from workers to the producer that sent the process: started, progress, checkpoints, results.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 import msgspec
 
+from stbass.transports.redis.address import RedisAddress
+
 __all__ = [
-    "CANCEL_CHANNEL",
     "CANCEL_TTL",
     "CHECKPOINT",
     "CLAIM",
     "FINISH",
     "HAND_BACK",
-    "LEASES",
     "RELEASE",
     "RENEW",
     "RESTORE",
@@ -65,19 +68,10 @@ __all__ = [
     "RUN_TTL",
     "SWEEP",
     "TOUCH",
+    "FleetKeys",
     "WorkerInfo",
-    "alive_channel",
-    "cancelled_key",
-    "deadline_key",
-    "group_key",
-    "queue_channel",
-    "reply_channel",
-    "run_key",
-    "worker_key",
 ]
 
-LEASES = "stbass:leases"
-CANCEL_CHANNEL = "stbass:cancel"
 CANCEL_TTL = 3600
 """Seconds that a cancelled process is remembered, so that its message is not run when it is taken late."""
 RUN_TTL = 7 * 86400
@@ -94,44 +88,66 @@ class WorkerInfo(msgspec.Struct):
     include: list[str]
 
 
-def run_key(process_id: str) -> str:
-    """Key of the record of a running process."""
-    return f"stbass:run:{process_id}"
+class FleetKeys:
+    """The names that one fleet uses, under its prefix.
 
+    Args:
+        address: of the result backend.
+    """
 
-def deadline_key(process_id: str) -> str:
-    """Key that lives as long as the process may."""
-    return f"stbass:deadline:{process_id}"
+    def __init__(self, address: RedisAddress) -> None:
+        self._prefix, self._database = address.prefix, address.database
+        self.leases = self.key("leases")
+        self.cancel_channel = f"{self.key('cancel')}:{self._database}"
+        """On which producers say what is cancelled."""
 
+    def key(self, name: str) -> str:
+        """A key of ours."""
+        return f"{self._prefix}stbass:{name}"
 
-def cancelled_key(process_id: str) -> str:
-    """Key that tells that a process must not start."""
-    return f"stbass:cancelled:{process_id}"
+    def _channel(self, kind: str, name: str) -> str:
+        return f"{self._prefix}stbass:{kind}:{self._database}:{name}"
 
+    def pattern(self, name: str) -> str:
+        """What matches all names that begin with this one."""
+        return re.sub(r"([*?\[\]\\^-])", r"\\\1", name) + "*"
 
-def worker_key(name: str) -> str:
-    """Key of a worker's announcement."""
-    return f"stbass:worker:{name}"
+    def script(self, text: str) -> str:
+        """A script of this module for this fleet."""
+        prefix = "".join(f"\\{byte:03d}" for byte in self._prefix.encode())
+        return text.replace("'stbass:", f"'{prefix}stbass:")
 
+    def run(self, process_id: str) -> str:
+        """Key of the record of a running process."""
+        return self.key(f"run:{process_id}")
 
-def group_key(group_id: str) -> str:
-    """Key of what ``attach`` must know of a group."""
-    return f"stbass:group:{group_id}"
+    def deadline(self, process_id: str) -> str:
+        """Key that lives as long as the process may."""
+        return self.key(f"deadline:{process_id}")
 
+    def cancelled(self, process_id: str) -> str:
+        """Key that tells that a process must not start."""
+        return self.key(f"cancelled:{process_id}")
 
-def alive_channel(worker: str) -> str:
-    """Channel that a worker subscribes to for as long as it lives."""
-    return f"stbass:alive:{worker}"
+    def worker(self, name: str) -> str:
+        """Key of a worker's announcement."""
+        return self.key(f"worker:{name}")
 
+    def group(self, group_id: str) -> str:
+        """Key of what ``attach`` must know of a group."""
+        return self.key(f"group:{group_id}")
 
-def queue_channel(queue: str) -> str:
-    """Channel that every worker of a queue subscribes to."""
-    return f"stbass:queue:{queue}"
+    def alive_channel(self, worker: str) -> str:
+        """Channel that a worker subscribes to for as long as it lives."""
+        return self._channel("alive", worker)
 
+    def queue_channel(self, queue: str) -> str:
+        """Channel that every worker of a queue subscribes to."""
+        return self._channel("queue", queue)
 
-def reply_channel(client_id: str) -> str:
-    """Channel on which a producer hears of its processes."""
-    return f"stbass:reply:{client_id}"
+    def reply_channel(self, client_id: str) -> str:
+        """Channel on which a producer hears of its processes."""
+        return self._channel("reply", client_id)
 
 
 CLAIM = """

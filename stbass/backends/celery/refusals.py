@@ -1,6 +1,6 @@
 """What was refused: counted, told once per kind, and set aside where people can look at it.
 
-In the result backend's database:
+In the result backend's database, after the fleet's prefix:
 
 ``stbass:refused``
     list of JSON objects (``at``, ``kind``, ``queue``, ``id``, ``reason``, ``body``: its first 2 KiB); worker and
@@ -82,7 +82,7 @@ class Refusals:
                 kind,
                 where,
                 record["reason"],
-                REFUSED,
+                self._address.key(REFUSED),
             )
 
     def _write(self) -> None:
@@ -98,10 +98,10 @@ class Refusals:
                         self._writer = None
                         return
                 pipe = client.pipeline(transaction=False)
-                pipe.lpush(REFUSED, *(msgspec.json.encode(record) for record in records))
-                pipe.ltrim(REFUSED, 0, KEPT - 1)
+                pipe.lpush(self._address.key(REFUSED), *(msgspec.json.encode(record) for record in records))
+                pipe.ltrim(self._address.key(REFUSED), 0, KEPT - 1)
                 for kind, number in counts.items():
-                    pipe.hincrby(COUNTS, kind, number)
+                    pipe.hincrby(self._address.key(COUNTS), kind, number)
                 self._execute(pipe, vigil)
         finally:
             client.close()
@@ -114,7 +114,7 @@ class Refusals:
                 try:
                     time.sleep(vigil.pause(error))
                 except Exception:
-                    _log.exception("what was refused cannot be set aside in %s; it is only counted here", REFUSED)
+                    _log.exception("what was refused cannot be set aside in %s; it is only counted here", self._address.key(REFUSED))
                     return
             else:
                 vigil.over()

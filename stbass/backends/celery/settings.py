@@ -7,6 +7,9 @@ from functools import cached_property, lru_cache
 from importlib.metadata import entry_points
 from typing import Any
 
+from celery.app.defaults import DEFAULTS
+
+from stbass.backends.celery.keys import FleetKeys
 from stbass.backends.celery.refusals import Refusals
 from stbass.errors import ConfigurationError
 from stbass.transports.redis import RedisTransport
@@ -22,7 +25,7 @@ EXECUTE = "stbass.execute"
 MAX_MESSAGE_BYTES = 16 * 2**20
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class FleetSettings:
     """Settings of a fleet, read from the application's configuration once.
 
@@ -53,6 +56,11 @@ class FleetSettings:
     result_ttl: int = 86400
     lease: float = 10.0
     grace: float = 10.0
+
+    @cached_property
+    def keys(self) -> FleetKeys:
+        """The fleet's names in Redis."""
+        return FleetKeys(self.backend)
 
     @property
     def one_server(self) -> bool:
@@ -147,9 +155,7 @@ def read_settings(conf: Any) -> FleetSettings:
             "result_backend is not set: stbass keeps results in Redis; set it, e.g. redis://localhost:6379/0"
         )
     options = conf.broker_transport_options or {}
-    backend = RedisAddress.parse(
-        str(conf.result_backend), "result_backend", conf.result_backend_transport_options or {}
-    )
+    backend = RedisAddress.parse(str(conf.result_backend), "result_backend", _result_options(conf))
     broker_url = conf.broker_read_url or conf.broker_url or ""
     if isinstance(broker_url, (list, tuple)):
         broker_url = ";".join(broker_url)
@@ -172,6 +178,29 @@ def read_settings(conf: Any) -> FleetSettings:
         lease=_number(conf, "stbass_lease", 10.0, 0.1),
         grace=_number(conf, "stbass_grace", 10.0, 0.0),
     )
+
+
+_RESULT_OPTIONS = {
+    "redis_socket_timeout": "socket_timeout",
+    "redis_socket_connect_timeout": "socket_connect_timeout",
+    "redis_socket_keepalive": "socket_keepalive",
+    "redis_retry_on_timeout": "retry_on_timeout",
+    "redis_max_connections": "max_connections",
+    "redis_backend_health_check_interval": "health_check_interval",
+}
+
+
+def _result_options(conf: Any) -> dict[str, Any]:
+    """How to connect to the results: Celery has settings for it, and transport options, which win."""
+    given = {
+        option: conf.get(setting)
+        for setting, option in _RESULT_OPTIONS.items()
+        # Celery's own defaults are not what somebody wants.
+        if conf.get(setting) != DEFAULTS.get(setting)
+    }
+    prefix = (conf.broker_transport_options or {}).get("global_keyprefix")
+    # A fleet that puts its queues apart is apart from others also where it forgot to say so for the results.
+    return {"global_keyprefix": prefix, **given, **(conf.result_backend_transport_options or {})}
 
 
 def included(conf: Any) -> tuple[str, ...]:

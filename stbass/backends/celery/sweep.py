@@ -43,7 +43,7 @@ class _Run(msgspec.Struct):
     checkpoint: bytes
 
     @classmethod
-    def read(cls, raw_id: bytes, fields: list[bytes]) -> _Run:
+    def read(cls, raw_id: bytes, fields: list[bytes], names: keys.FleetKeys) -> _Run:
         """What SWEEP gives.
 
         Raises:
@@ -54,7 +54,7 @@ class _Run(msgspec.Struct):
             tag, queue, worker, attempt, reply = (text.decode() for text in texts)
             values: dict[str, Any] = {"id": raw_id.decode(), "tag": tag, "queue": queue, "worker": worker}
             values |= {"attempt": int(attempt), "reply": reply}
-            if reply and not reply.startswith(keys.reply_channel("")):
+            if reply and not reply.startswith(names.reply_channel("")):
                 raise ValueError(f"it wants its answer at {reply[:60]!r}")
             made = msgspec.convert({**values, "checkpoint": b""}, cls)
         except ValueError as error:
@@ -95,9 +95,9 @@ class Sweeper:
             self._broker = self._backend if settings.one_server else settings.broker.client()
             self._restore = self._broker.register_script(keys.RESTORE)
         self._unacked, self._index = (f"{settings.broker_prefix}{name}" for name in settings.unacked)
-        self._find = self._backend.register_script(keys.SWEEP)
-        self._finish = self._backend.register_script(keys.FINISH)
-        self._release = self._backend.register_script(keys.RELEASE)
+        self._find = self._backend.register_script(settings.keys.script(keys.SWEEP))
+        self._finish = self._backend.register_script(settings.keys.script(keys.FINISH))
+        self._release = self._backend.register_script(settings.keys.script(keys.RELEASE))
 
     def sweep(self) -> int:
         """Deal with all there are now; gives back how many there were.
@@ -124,12 +124,12 @@ class Sweeper:
         while found := self._find(args=[_HOLD_MS, _AT_ONCE]):
             for raw_id, is_last, deaths, fields in found:
                 try:
-                    run = _Run.read(raw_id, fields)
+                    run = _Run.read(raw_id, fields, self._settings.keys)
                 except WireError as error:
                     # Nobody can be told, and nothing be put back, by a record that does not say whose it is.
                     name = raw_id.decode("utf-8", "backslashreplace")
                     self._refusals.note("run record", error, b" ".join(fields), task_id=name)
-                    self._backend.zrem(keys.LEASES, raw_id)
+                    self._backend.zrem(self._settings.keys.leases, raw_id)
                     continue
                 if is_last:
                     self._fail(run, deaths)
@@ -199,7 +199,7 @@ class Sweeper:
             pipe.hdel(self._unacked, tag).zrem(self._index, tag)
             pipe.execute()
             return True
-        if self._backend.zscore(keys.LEASES, task_id) is not None:
+        if self._backend.zscore(self._settings.keys.leases, task_id) is not None:
             return False
         if self._put_back(tag, message, queue, bound):
             _log.warning(

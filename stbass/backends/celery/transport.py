@@ -162,6 +162,11 @@ def _or_default(socket_timeout: Any) -> float:
     return float(socket_timeout or _ANSWER_TIMEOUT)
 
 
+def _names_and_patterns(topics: list[str]) -> tuple[list[str], list[str]]:
+    patterns = [topic for topic in topics if any(mark in topic for mark in "*?[")]
+    return [topic for topic in topics if topic not in patterns], patterns
+
+
 class _List(NamedTuple):
     """One of a queue's lists: kombu keeps one per priority."""
 
@@ -367,6 +372,32 @@ class Channel(stock.Channel):
         """Whether the server answered when it was last asked."""
         asked_at = self._watch.asked_at
         return asked_at is None or time.monotonic() - asked_at < _TICK
+
+    # Listening to what is said to all: by name, where kombu subscribes by pattern, for which a user who may only use the
+    # names with the fleet's prefix has no right.
+
+    def _subscribe(self) -> None:
+        topics = sorted({topic for queue in self.active_fanout_queues for topic in self._get_subscribe_topics(queue)})
+        if not topics:
+            return
+        client = self.subclient
+        if client.connection._sock is None:
+            client.connection.connect()
+        self._in_listen = client.connection
+        names, patterns = _names_and_patterns(topics)
+        if names:
+            client.subscribe(*names)
+        if patterns:
+            client.psubscribe(*patterns)
+
+    def _unsubscribe_from(self, queue: str) -> None:
+        client = self.subclient
+        if client.connection and client.connection._sock:
+            names, patterns = _names_and_patterns(self._get_subscribe_topics(queue))
+            if names:
+                client.unsubscribe(*names)
+            if patterns:
+                client.punsubscribe(*patterns)
 
     # Taking --------------------------------------------------------------------------------------
 

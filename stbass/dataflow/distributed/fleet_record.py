@@ -30,19 +30,19 @@ class Record(msgspec.Struct):
     """What else is left of it in Redis."""
 
 
-def flow_key(job_id: str) -> str:
-    """Key of what is known of a job's groups."""
-    return f"stbass:flow:{job_id}"
+def flow_key(backend: CeleryBackend, job_id: str) -> str:
+    """Key of what is known of a job's groups; under the fleet's prefix."""
+    return backend.settings.keys.key(f"flow:{job_id}")
 
 
 async def keep(backend: CeleryBackend, job_id: str, record: Record) -> None:
     """Note the groups of a run that is about to begin."""
-    await backend.client().redis.set(flow_key(job_id), msgspec.json.encode(record), ex=keys.RUN_TTL)
+    await backend.client().redis.set(flow_key(backend, job_id), msgspec.json.encode(record), ex=keys.RUN_TTL)
 
 
 async def forget(backend: CeleryBackend, job_id: str) -> None:
     """The groups have ended."""
-    await backend.client().redis.delete(flow_key(job_id))
+    await backend.client().redis.delete(flow_key(backend, job_id))
 
 
 async def end_former(backend: CeleryBackend, job_id: str) -> None:
@@ -53,14 +53,14 @@ async def end_former(backend: CeleryBackend, job_id: str) -> None:
         StateError: what Redis holds about them cannot be read.
     """
     redis = backend.client().redis
-    raw = await redis.get(flow_key(job_id))
+    raw = await redis.get(flow_key(backend, job_id))
     if raw is None:
         return
     try:
         record = msgspec.json.decode(raw, type=Record)
     except msgspec.DecodeError as error:
         raise StateError(
-            f"what {flow_key(job_id)} in Redis says of the groups of {job_id} cannot be read: {error}"
+            f"what {flow_key(backend, job_id)} in Redis says of the groups of {job_id} cannot be read: {error}"
         ) from error
     await backend.transport().purge(record.channels)
     patience = 2 * record.lease + 1.0
@@ -73,4 +73,4 @@ async def end_former(backend: CeleryBackend, job_id: str) -> None:
             job_id=job_id,
             holder=worker,
         )
-    await redis.delete(flow_key(job_id), *record.keys)
+    await redis.delete(flow_key(backend, job_id), *record.keys)

@@ -2,25 +2,48 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import re
+import socket
 import ssl
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import redis
 import redis.asyncio
 from redis.asyncio.sentinel import Sentinel as AsyncSentinel
+from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from stbass.errors import BackendUnavailableError, ConfigurationError
 
-__all__ = ["CONNECT_TIMEOUT", "Endpoint", "RedisAddress", "find_endpoint", "hide_password", "unavailable"]
+__all__ = [
+    "CONNECT_TIMEOUT",
+    "KEEPALIVE",
+    "ConnectionOptions",
+    "Endpoint",
+    "RedisAddress",
+    "find_endpoint",
+    "hide_password",
+    "unavailable",
+]
 
 CONNECT_TIMEOUT = 4.0
 """Seconds until a server that does not answer counts as unreachable."""
+KEEPALIVE = {
+    getattr(socket, name): value
+    for name, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3))
+    if hasattr(socket, name)
+}
+"""So that a firewall does not forget a connection on which nothing is said, and one that is gone is noticed."""
+_PING_SECONDS = 2.0
+"""For an answer on a connection that was idle: a server that is there gives it at once."""
+_WAIT_FOR_CONNECTION = 30.0
 
 _SCHEMES = ("redis", "rediss", "unix", "redis+socket", "socket", "sentinel", "redis+sentinel")
 
@@ -32,20 +55,77 @@ def hide_password(url: str) -> str:
     return re.sub(r"([?&]password=)[^&;#]*", r"\1***", hidden)
 
 
+@dataclass(frozen=True, slots=True)
+class ConnectionOptions:
+    """How connections are made and looked after; the names are those of Celery's transport options.
+
+    Args:
+        socket_timeout: seconds within which an answer must come (who only listens asks for a sign of life).
+        socket_connect_timeout: seconds until a server that does not answer counts as unreachable.
+        socket_keepalive: whether the operating system looks after connections on which nothing is said.
+        socket_keepalive_options: of the socket, as pairs; by default after 10 s, then each 5 s, three times.
+        health_check_interval: seconds after which a connection that was idle is tried before it is used; 0: never.
+        retry_on_timeout: whether a command that was not answered in time is sent once more.
+        max_connections: of one event loop to one server; who needs one waits until one is free.
+    """
+
+    socket_timeout: float = 10.0
+    socket_connect_timeout: float = CONNECT_TIMEOUT
+    socket_keepalive: bool = True
+    socket_keepalive_options: tuple[tuple[int, int], ...] = tuple(KEEPALIVE.items())
+    health_check_interval: float = 10.0
+    retry_on_timeout: bool = False
+    max_connections: int = 32
+
+    @classmethod
+    def parse(cls, given: Mapping[str, Any], setting: str) -> ConnectionOptions:
+        """Take the options that are ours out of transport options; None stands for the default.
+
+        Raises:
+            ConfigurationError: one is out of range.
+        """
+        chosen: dict[str, Any] = {}
+        for one in fields(cls):
+            value = given.get(one.name)
+            if value is None:
+                continue
+            default = one.default
+            if isinstance(default, bool):
+                good, wanted = isinstance(value, (bool, int)), "True or False"
+            elif isinstance(default, tuple):
+                good = isinstance(value, Mapping) and all(type(part) is int for pair in value.items() for part in pair)
+                value, wanted = tuple(value.items()) if good else value, "a dict of whole numbers"
+            else:
+                least = 0 if one.name == "health_check_interval" else 1 if one.name == "max_connections" else 0.001
+                good = isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value < 10**6
+                good = good and (one.name != "max_connections" or isinstance(value, int))
+                wanted = f"a number of at least {least}"
+            if not good:
+                raise ConfigurationError(
+                    f"the transport option {one.name} of {setting} is {value!r}: it must be {wanted}"
+                )
+            chosen[one.name] = value
+        return cls(**chosen)
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class RedisAddress:
     """Where a Redis server is, and how to make clients of it.
 
     Args:
         url: as Celery takes it; several Sentinel addresses are joined with ``;``.
-        options: Celery's transport options (``master_name``, ``sentinel_kwargs``, ...).
+        master_name: of Sentinel.
+        prefix: what every key and every name of publish/subscribe begins with.
+        options: how connections are made.
     """
 
     url: str
     master_name: str | None = None
+    prefix: str = ""
+    options: ConnectionOptions = ConnectionOptions()
 
     @classmethod
-    def parse(cls, url: str, setting: str, options: dict[str, Any] | None = None) -> RedisAddress:
+    def parse(cls, url: str, setting: str, options: Mapping[str, Any] | None = None) -> RedisAddress:
         """Check ``url``, which was given as ``setting``.
 
         Raises:
@@ -57,13 +137,33 @@ class RedisAddress:
                 f"{setting}={hide_password(url)!r} is not a Redis URL: results, leases and checkpoints are kept"
                 " in Redis; use redis://, rediss://, unix:// or sentinel://"
             )
-        master = (options or {}).get("master_name")
+        options = options or {}
+        master, prefix = options.get("master_name"), options.get("global_keyprefix") or ""
+        if not isinstance(prefix, str):
+            raise ConfigurationError(
+                f"the transport option global_keyprefix of {setting} is {prefix!r}: it must be text"
+            )
         if "sentinel" in scheme and not master:
             raise ConfigurationError(
                 f"{setting} is a Sentinel URL, which needs the name of the master:"
                 " set master_name in Celery's transport options"
             )
-        return cls(url, master)
+        return cls(url, master, prefix, ConnectionOptions.parse(options, setting))
+
+    @property
+    def database(self) -> int:
+        """Number of the database on the server."""
+        if self.master_name:
+            return int(self._sentinels()[1].get("db", 0))
+        return int(redis.connection.parse_url(self._plain_url()).get("db", 0))
+
+    def key(self, name: str) -> str:
+        """``name`` as it is in Redis."""
+        return f"{self.prefix}{name}"
+
+    def channel(self, name: str) -> str:
+        """A name of publish/subscribe: these are not kept apart by database, so they carry its number."""
+        return f"{self.prefix}stbass:{self.database}:{name}"
 
     def __repr__(self) -> str:
         return f"RedisAddress({hide_password(self.url)!r})"
@@ -88,30 +188,83 @@ class RedisAddress:
             kwargs.update({key: values[-1] for key, values in parse_qs(split.query).items()})
         return hosts, kwargs
 
-    def client(self) -> redis.Redis:
-        """A blocking client. It never times out on a read: a blocking read waits as long as it was told to."""
-        options: dict[str, Any] = {"socket_connect_timeout": CONNECT_TIMEOUT, "socket_timeout": None}
+    def _connection(self, retries: int, kind: Any) -> dict[str, Any]:
+        """What redis-py makes a connection with. A stale connection is made anew, once; there are no more retries:
+        who calls knows whether a command may be sent twice."""
+        options = self.options
+        made: dict[str, Any] = {
+            "socket_connect_timeout": options.socket_connect_timeout,
+            "socket_timeout": options.socket_timeout,
+            "health_check_interval": options.health_check_interval,
+        }
+        if not self._plain_url().startswith("unix"):
+            made["socket_keepalive"] = options.socket_keepalive
+            made["socket_keepalive_options"] = dict(options.socket_keepalive_options)
+        errors = (redis.ConnectionError, *((redis.TimeoutError,) if options.retry_on_timeout else ()))
+        made["retry"] = kind(NoBackoff(), retries, supported_errors=errors)
+        return made
+
+    def client(self, *, retries: int = 1) -> redis.Redis:
+        """A blocking client.
+
+        Args:
+            retries: how often a command is sent again if the connection was lost.
+        """
+        options = self._connection(retries, Retry)
         if self.master_name:
             hosts, kwargs = self._sentinels()
             found: redis.Redis = Sentinel(hosts, **options).master_for(self.master_name, **kwargs, **options)
             return found
-        # No hidden retries: who calls knows whether a command may be sent twice.
-        return redis.Redis.from_url(self._plain_url(), retry=Retry(NoBackoff(), 0), **options)
+        return redis.Redis.from_url(self._plain_url(), **options)
 
-    def async_client(self) -> redis.asyncio.Redis:
-        """A client for one event loop."""
-        options: dict[str, Any] = {"socket_connect_timeout": CONNECT_TIMEOUT, "socket_timeout": None}
+    def async_client(self, *, retries: int = 1) -> redis.asyncio.Redis:
+        """A client for one event loop: its connections are bounded, and who needs one waits for it.
+
+        Args:
+            retries: how often a command is sent again if the connection was lost.
+        """
+        options = self._connection(retries, redis.asyncio.retry.Retry)
+        bounds = {"max_connections": self.options.max_connections, "timeout": _WAIT_FOR_CONNECTION}
+        pool: Any
         if self.master_name:
             hosts, kwargs = self._sentinels()
-            found: redis.asyncio.Redis = AsyncSentinel(hosts, **options).master_for(
-                self.master_name, **kwargs, **options
-            )
-            return found
-        from_url: Any = redis.asyncio.Redis.from_url
-        made: redis.asyncio.Redis = from_url(
-            self._plain_url(), retry=redis.asyncio.retry.Retry(NoBackoff(), 0), **options
-        )
-        return made
+            pool_of: Any = _BlockingSentinelPool
+            pool = pool_of(self.master_name, AsyncSentinel(hosts, **options), **{**kwargs, **options, **bounds})
+        else:
+            make: Any = redis.asyncio.BlockingConnectionPool.from_url
+            pool = make(self._plain_url(), **options, **bounds)
+        pool.connection_class = _tried(pool.connection_class)
+        return redis.asyncio.Redis.from_pool(pool)
+
+
+class _BlockingSentinelPool(SentinelConnectionPool, redis.asyncio.BlockingConnectionPool):
+    """Connections to where the master is, bounded."""
+
+
+class _TriedConnection:
+    """A connection of redis-py that is tried before it is used if it was idle, and made anew if it does not answer."""
+
+    health_check_interval: float
+    next_health_check: float
+
+    async def check_health(self) -> None:
+        connection: Any = self
+        now = asyncio.get_running_loop().time()
+        if not self.health_check_interval or now <= self.next_health_check:
+            return
+        try:
+            async with asyncio.timeout(_PING_SECONDS):
+                await connection.send_command("PING", check_health=False)
+                await connection.read_response()
+        except (redis.RedisError, OSError, TimeoutError):
+            await connection.disconnect(nowait=True)
+            self.next_health_check = now + self.health_check_interval
+            await connection.connect()
+
+
+@functools.cache
+def _tried(kind: type) -> type:
+    return type(f"Tried{kind.__name__}", (_TriedConnection, kind), {})
 
 
 @dataclass(frozen=True, slots=True, repr=False)

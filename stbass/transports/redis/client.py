@@ -123,7 +123,8 @@ class Client:
     def __init__(self, options: Options) -> None:
         self.options = options
         self.loop = asyncio.get_running_loop()
-        self.id = new_id()
+        # Names of publish/subscribe are not kept apart by database.
+        self.id = f"{options.address.database}:{new_id()}"
         self.who = f"{socket.gethostname()}:{os.getpid()}"
         self.pipe = Pipe(
             options.address,
@@ -131,7 +132,7 @@ class Client:
             on_push=self._pushed,
             on_up=self._up,
             on_give_up=self._gave_up,
-            subscribe=inbox(self.id),
+            subscribe=inbox(options.address.prefix, self.id),
         )
         self._links: weakref.WeakValueDictionary[int, OpenEnd] = weakref.WeakValueDictionary()
         self._numbers = 0
@@ -188,7 +189,7 @@ class Client:
 
     async def connected(self, client_id: str) -> bool:
         """Whether the server has a connection of this client now: it has none of one that died."""
-        reply = await self._ask(command(b"PUBSUB", b"NUMSUB", inbox(client_id).encode()))
+        reply = await self._ask(command(b"PUBSUB", b"NUMSUB", inbox(self.options.address.prefix, client_id).encode()))
         return bool(reply[1])
 
     async def purge(self, bases: Sequence[str]) -> None:
@@ -313,7 +314,7 @@ class Client:
             number, kind, *details = _decode(push[2])
             link = self._links.get(number)
         except (msgspec.DecodeError, ValueError, TypeError) as error:
-            self.warn("message", f"refused a message on {inbox(self.id)}: {error}")
+            self.warn("message", f"refused a message on {inbox(self.options.address.prefix, self.id)}: {error}")
             return
         if link is not None:
             try:

@@ -181,7 +181,7 @@ class EndState:
         self.lease = b"%d" % (options.lease * 1000)
         self.ttl = b"%d" % (options.ttl * 1000)
         self.type_name = spec.type_name.encode("utf-8", "surrogatepass")
-        self.base = base_key(self.id, self.namespace)
+        self.base = base_key(options.address.prefix, self.id, self.namespace)
         self.key = self.base.encode()
         self.codec = Codec(spec.name, self.id, options.signer, options.max_message_bytes)
 

@@ -1,9 +1,10 @@
 """What channels keep in Redis, and how the keys are named. The scripts that change it: :mod:`.scripts`.
 
-The data model. ``<base>`` is ``stbass:chan:{<id>}``: the braces are the hash tag, so that all keys of one channel are
-in one slot of a cluster. ``<id>`` is a UUID; in a transport with a namespace it is the namespace and the channel's
-name, quoted. A *party* is one open end of a channel, ``<client>.<number>``: the client is one event loop of one Python
-process, the number is the end's within it. Times are milliseconds of the server's clock: nobody else's matters.
+The data model. ``<base>`` is ``stbass:chan:{<id>}``, after the fleet's prefix if it has one: the braces are the hash
+tag, so that all keys of one channel are in one slot of a cluster. ``<id>`` is a UUID; in a transport with a namespace
+it is the namespace and the channel's name, quoted. A *party* is one open end of a channel, ``<client>.<number>``: the
+client is one event loop of one Python process (the number of the database and a UUID), the number is the end's within
+it. Times are milliseconds of the server's clock: nobody else's matters.
 
 Every key has a time to live (the transport's ``ttl``), which every party renews together with its lease; all are
 deleted when the last party leaves, and when a closed channel is empty. If parties of a closed and empty channel have
@@ -57,7 +58,7 @@ Keys (type; written by; read by):
 
 Channels of publish/subscribe:
 
-``stbass:chan:to:<client>``
+``stbass:chan:to:<client>``, after the prefix too
     msgpack lists, from the scripts to the client: number of the party, what happened, details. They only wake: what
     they tell can be asked for again, and is after every reconnection.
 """
@@ -69,14 +70,14 @@ from urllib.parse import quote
 __all__ = ["base_key", "inbox"]
 
 
-def base_key(channel_id: str, namespace: str | None = None) -> str:
+def base_key(prefix: str, channel_id: str, namespace: str | None = None) -> str:
     """The key that the names of all keys of a channel begin with."""
     if namespace is None:
-        return f"stbass:chan:{{{channel_id}}}"
+        return f"{prefix}stbass:chan:{{{channel_id}}}"
     names = [quote(name, safe="", errors="surrogatepass") for name in (namespace, channel_id)]
-    return f"stbass:chan:{{{':'.join(names)}}}"
+    return f"{prefix}stbass:chan:{{{':'.join(names)}}}"
 
 
-def inbox(client: str) -> str:
-    """The publish/subscribe channel on which a client is told."""
-    return f"stbass:chan:to:{client}"
+def inbox(prefix: str, client: str) -> str:
+    """The publish/subscribe channel on which a client is told. The scripts know the prefix by the channel's key."""
+    return f"{prefix}stbass:chan:to:{client}"

@@ -158,7 +158,7 @@ class RedisTransport(Transport):
         Raises:
             BackendUnavailableError: the server cannot be reached.
         """
-        await self.client().purge([base_key(one) for one in ids])
+        await self.client().purge([base_key(self._options.address.prefix, one) for one in ids])
 
     def scope(self, user: str = "") -> Scope:
         """A transport that uses this one's connections, and whose ``aclose`` leaves what was opened through it.

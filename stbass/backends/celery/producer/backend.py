@@ -19,7 +19,6 @@ from stbass._engine.channel_migration import migrate
 from stbass._process.context import Composable, ProcessContext, frame_of, given_to, note_sent, own_channels
 from stbass._values.checks import is_whole
 from stbass._values.texts import shortened
-from stbass.backends.celery import keys
 from stbass.backends.celery.envelope import ABSENT, LONGEST_SECONDS, MOST_ATTEMPTS, Envelope, wired_placement
 from stbass.backends.celery.producer.client import FleetClient
 from stbass.backends.celery.producer.group import IdleGroupResult
@@ -229,7 +228,7 @@ class CeleryBackend(ExecutionBackend):
         try:
             async with asyncio.timeout(_HEALTH_SECONDS):
                 client = self.client()
-                if not await consumers(client.redis, self._queue):
+                if not await consumers(client.redis, self._settings.keys, self._queue):
                     return False
                 await self._ping_broker(client)
                 self._announced = await self._announced_limit(client)
@@ -248,7 +247,7 @@ class CeleryBackend(ExecutionBackend):
             connection.ensure_connection(max_retries=1, timeout=_HEALTH_SECONDS)
 
     async def _announced_limit(self, client: FleetClient) -> int | None:
-        workers = await worker_slots(client.redis)
+        workers = await worker_slots(client.redis, self._settings.keys)
         return sum(one.slots for one in workers if self._queue is None or self._queue in one.queues) or None
 
     async def workers(self) -> list[WorkerSlots]:
@@ -258,7 +257,7 @@ class CeleryBackend(ExecutionBackend):
             BackendUnavailableError: Redis cannot be reached.
         """
         try:
-            return await worker_slots(self.client().redis)
+            return await worker_slots(self.client().redis, self._settings.keys)
         except (OSError, redis.RedisError) as error:
             raise unavailable(self._settings.backend, "look for workers", error) from error
 
@@ -300,7 +299,7 @@ class CeleryBackend(ExecutionBackend):
         async def keep() -> None:
             pipe = client.redis.pipeline(transaction=False)
             pipe.set(self._app.backend.get_key_for_group(group_id), group_meta, ex=ttl)
-            pipe.set(keys.group_key(group_id), msgspec.json.encode(checked), ex=ttl)
+            pipe.set(self._settings.keys.group(group_id), msgspec.json.encode(checked), ex=ttl)
             await pipe.execute()
 
         try:
@@ -311,7 +310,7 @@ class CeleryBackend(ExecutionBackend):
 
     def group_keys(self, group_id: str) -> list[str]:
         """What :meth:`open_group` has left in Redis."""
-        return [keys.group_key(group_id), self._app.backend.get_key_for_group(group_id).decode()]
+        return [self._settings.keys.group(group_id), self._app.backend.get_key_for_group(group_id).decode()]
 
     async def forget(self, group_id: str, process_ids: Iterable[str]) -> None:
         """Delete a group, and the results of these processes of it: nobody will ask for them.
@@ -343,7 +342,7 @@ class CeleryBackend(ExecutionBackend):
         await client.withdraw([process_id for process_id, _, _ in processes])
 
         async def runs(process_id: str) -> bool:
-            return bool(await client.redis.exists(keys.run_key(process_id)))
+            return bool(await client.redis.exists(self._settings.keys.run(process_id)))
 
         tickets = [
             Ticket(Envelope(process_id, queue, name, lease, deadline=patience), grace=1.0, remaining=patience)
@@ -366,7 +365,7 @@ class CeleryBackend(ExecutionBackend):
         """
         client = self.client()
         try:
-            raw = await client.redis.get(keys.group_key(group_id))
+            raw = await client.redis.get(self._settings.keys.group(group_id))
         except (OSError, redis.RedisError) as error:
             raise unavailable(self._settings.backend, f"attach to group {group_id}", error) from error
         if raw is None:
@@ -381,7 +380,7 @@ class CeleryBackend(ExecutionBackend):
         except (msgspec.MsgspecError, ValueError, RecursionError, WireError) as error:
             self._fleet.refusals.note("group", error, raw, task_id=group_id)
             raise WireError(
-                f"what {keys.group_key(group_id)} in Redis at {self._settings.backend} says of group {group_id} cannot"
+                f"what {self._settings.keys.group(group_id)} in Redis at {self._settings.backend} says of group {group_id} cannot"
                 f" be read: {error}; its results may be fetched one by one, by their ids"
             ) from error
         for envelope, placement in zip(envelopes, placements, strict=True):

@@ -61,7 +61,7 @@ class FleetClient:
         self.settings = settings = fleet.settings
         self.closing = False
         self._loop = asyncio.get_running_loop()
-        self.reply = keys.reply_channel(new_id())
+        self.reply = settings.keys.reply_channel(new_id())
         """The channel on which this producer is told."""
         self.redis = settings.backend.async_client()
         self.broker = None
@@ -328,7 +328,7 @@ class FleetClient:
             await self._look_up(ids)
             if warn:
                 for queue in {ticket.envelope.queue for ticket in tickets if not ticket.future.done()}:
-                    if not await consumers(self.redis, queue):
+                    if not await consumers(self.redis, self.settings.keys, queue):
                         _log.warning("%s", nobody_consumes(queue))
         except _REDIS_ERRORS as error:
             _log.warning("cannot look after %d waiting processes: %s", len(ids), error)
@@ -370,7 +370,7 @@ class FleetClient:
         grace = min(ticket.grace for ticket, _ in overdue)
         try:
             async with asyncio.timeout(max(0.2, grace / 4)):
-                states = await look_up(self.redis, self.prefix, [ticket for ticket, _ in overdue])
+                states = await look_up(self.redis, self.settings.keys, self.prefix, [ticket for ticket, _ in overdue])
         except (TimeoutError, *_REDIS_ERRORS) as error:
             states = [KnownState(unknown=str(error) or "no answer")] * len(overdue)
         for (ticket, final), state in zip(overdue, states, strict=True):
@@ -434,8 +434,8 @@ class FleetClient:
         async def tell() -> None:
             pipe = self.redis.pipeline(transaction=False)
             for task_id in ids:
-                pipe.set(keys.cancelled_key(task_id), 1, ex=keys.CANCEL_TTL)
-            pipe.publish(keys.CANCEL_CHANNEL, msgspec.json.encode(ids))
+                pipe.set(self.settings.keys.cancelled(task_id), 1, ex=keys.CANCEL_TTL)
+            pipe.publish(self.settings.keys.cancel_channel, msgspec.json.encode(ids))
             await pipe.execute()
 
         try:

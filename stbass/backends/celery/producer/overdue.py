@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import redis.asyncio
 
-from stbass.backends.celery import keys
+from stbass.backends.celery.keys import FleetKeys
 from stbass.backends.celery.producer.slots import consumers
 from stbass.backends.celery.producer.ticket import Ticket
 from stbass.errors import DeadlineExceeded, NotConsumedError, StbassError, WorkerLostError
@@ -29,20 +29,22 @@ class KnownState:
     """Why Redis could not be asked, if it could not."""
 
 
-async def look_up(client: redis.asyncio.Redis, prefix: str, tickets: list[Ticket]) -> list[KnownState]:
+async def look_up(
+    client: redis.asyncio.Redis, names: FleetKeys, prefix: str, tickets: list[Ticket]
+) -> list[KnownState]:
     """Ask Redis about processes whose deadline is over. From here on none of them can start any more."""
     queues = sorted({ticket.envelope.queue for ticket in tickets})
     pipe = client.pipeline(transaction=True)
     pipe.time()
     for ticket in tickets:
         # A claim needs this key, so one that comes now is too late.
-        pipe.delete(keys.deadline_key(ticket.id))
+        pipe.delete(names.deadline(ticket.id))
         pipe.get(prefix + ticket.id)
-        pipe.hmget(keys.run_key(ticket.id), ["worker", "attempt", "checkpoint"])
-        pipe.zscore(keys.LEASES, ticket.id)
+        pipe.hmget(names.run(ticket.id), ["worker", "attempt", "checkpoint"])
+        pipe.zscore(names.leases, ticket.id)
     (seconds, micros), *rows = await pipe.execute()
     now = seconds * 1000 + micros // 1000
-    consumed = {queue: await consumers(client, queue) > 0 for queue in queues}
+    consumed = {queue: await consumers(client, names, queue) > 0 for queue in queues}
     states = []
     for index, ticket in enumerate(tickets):
         _, meta, (worker, attempt, checkpoint), lease = rows[index * 4 : index * 4 + 4]

@@ -11,7 +11,7 @@ import msgspec
 import redis.asyncio
 
 from stbass._values.ids import new_id
-from stbass.backends.celery import keys
+from stbass.backends.celery.keys import FleetKeys
 from stbass.backends.celery.producer.ticket import Ticket
 from stbass.backends.celery.settings import EXECUTE, FleetSettings
 
@@ -61,7 +61,7 @@ class Publisher:
             await self._broker.lpush(f"{self._settings.broker_prefix}{queue}", *raws)
             return
         pipe = self._broker.pipeline(transaction=False)
-        _add_deadlines(pipe, timed)
+        _add_deadlines(pipe, self._settings.keys, timed)
         for queue, raws in queues.items():
             pipe.lpush(f"{self._settings.broker_prefix}{queue}", *raws)
         await pipe.execute()
@@ -69,7 +69,7 @@ class Publisher:
     async def _note_deadlines(self, timed: list[Ticket]) -> None:
         if timed:
             pipe = self._backend.pipeline(transaction=False)
-            _add_deadlines(pipe, timed)
+            _add_deadlines(pipe, self._settings.keys, timed)
             await pipe.execute()
 
     def _headers(self, ticket: Ticket) -> dict[str, Any]:
@@ -136,8 +136,8 @@ def _for_people(ticket: Ticket) -> str:
     return f"({ticket.envelope.name} @ {ticket.envelope.queue})"
 
 
-def _add_deadlines(pipe: Any, timed: list[Ticket]) -> None:
+def _add_deadlines(pipe: Any, names: FleetKeys, timed: list[Ticket]) -> None:
     for ticket in timed:
         assert ticket.left is not None
         left = min(_LONGEST, max(1, round(ticket.left * 1000)))
-        pipe.set(keys.deadline_key(ticket.id), ticket.envelope.queue, px=left)
+        pipe.set(names.deadline(ticket.id), ticket.envelope.queue, px=left)

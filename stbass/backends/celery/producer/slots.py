@@ -43,33 +43,33 @@ class WorkerSlots:
         return max(0, self.slots - self.running)
 
 
-async def consumers(client: redis.asyncio.Redis, queue: str | None) -> int:
+async def consumers(client: redis.asyncio.Redis, names: keys.FleetKeys, queue: str | None) -> int:
     """How many live workers consume a queue; with None, how many queues have one."""
     if queue is None:
-        return len(await client.pubsub_channels(keys.queue_channel("*")))
-    [(_, count)] = await client.pubsub_numsub(keys.queue_channel(queue))
+        return len(await client.pubsub_channels(names.pattern(names.queue_channel(""))))
+    [(_, count)] = await client.pubsub_numsub(names.queue_channel(queue))
     return int(count)
 
 
-async def worker_slots(client: redis.asyncio.Redis) -> list[WorkerSlots]:
+async def worker_slots(client: redis.asyncio.Redis, names: keys.FleetKeys) -> list[WorkerSlots]:
     """Every live worker of the fleet.
 
     Raises:
         redis.RedisError: the server cannot be reached.
     """
-    names = [key async for key in client.scan_iter(match=keys.worker_key("*"), count=1000)]
-    if not names:
+    found = [key async for key in client.scan_iter(match=names.pattern(names.worker("")), count=1000)]
+    if not found:
         return []
-    infos = [info for raw in await client.mget(names) if raw and (info := _announced(raw)) is not None]
+    infos = [info for raw in await client.mget(found) if raw and (info := _announced(raw)) is not None]
     # An announcement outlives a worker that was killed; its subscription does not.
-    alive = dict(await client.pubsub_numsub(*(keys.alive_channel(info.name) for info in infos))) if infos else {}
-    raw: Any = await client.register_script(keys.RUNNING)()
+    alive = dict(await client.pubsub_numsub(*(names.alive_channel(info.name) for info in infos))) if infos else {}
+    raw: Any = await client.register_script(names.script(keys.RUNNING))()
     running = {name.decode(): int(number) for name, number in zip(raw[::2], raw[1::2], strict=True)}
     return [
         # A pool that does not say how much it runs at once runs one after the other.
         WorkerSlots(info.name, tuple(info.queues), info.concurrency or 1, running.get(info.name, 0))
         for info in infos
-        if alive.get(keys.alive_channel(info.name).encode())
+        if alive.get(names.alive_channel(info.name).encode())
     ]
 
 

@@ -73,7 +73,7 @@ class _Announcer(threading.Thread):
 
     def run(self) -> None:
         client = self._settings.backend.client()
-        key = keys.worker_key(self._consumer.hostname)
+        key = self._settings.keys.worker(self._consumer.hostname)
         while not self._stopping.is_set():
             try:
                 self._announce(client, key)
@@ -101,14 +101,14 @@ class _Announcer(threading.Thread):
             return LONGEST_PAUSE
 
     def _announce(self, client: redis.Redis, key: str) -> None:
-        lease = self._settings.lease
+        lease, names = self._settings.lease, self._settings.keys
         subscribed: set[str] = set()
         with client.pubsub() as subscription:
             self._subscription = subscription
             while not self._stopping.is_set():
                 info = self._info()
                 # Its own channel tells it from a worker that died while its announcement still stands.
-                wanted = {keys.alive_channel(info.name), *(keys.queue_channel(queue) for queue in info.queues)}
+                wanted = {names.alive_channel(info.name), *(names.queue_channel(queue) for queue in info.queues)}
                 if wanted - subscribed:
                     subscription.subscribe(*(wanted - subscribed))
                 if subscribed - wanted:

@@ -209,6 +209,7 @@ class Runtime:
     ) -> None:
         self.settings = settings
         self._refusals = Refusals(settings.backend) if refusals is None else refusals
+        self._keys = settings.keys
         self.worker = shortened(worker, 255)
         self.limit = limit
         self._prefix = result_prefix
@@ -230,14 +231,14 @@ class Runtime:
         # Never from a message: where channels are is this worker's own setting.
         self._transport = settings.make_transport()
         self._cancellations = Subscription(
-            settings.backend, keys.CANCEL_CHANNEL, self._hear, self._check_cancelled, patient=True
+            settings.backend, self._keys.cancel_channel, self._hear, self._check_cancelled, patient=True
         )
         self.keeper: LeaseKeeper[Job] = LeaseKeeper(
             settings.backend,
             "leases and checkpoints",
             self._renew_leases,
             self._leases_lost,
-            write=_write_checkpoints,
+            write=self._write_checkpoints,
             timeout=settings.lease,
         )
         self._broker: redis.Redis | None = None
@@ -381,8 +382,8 @@ class Runtime:
         # Of processes that call `asyncio.to_thread` themselves: asyncio's own are few, and its end waits for them.
         self._loop.set_default_executor(SyncThreads("stbass-to-thread", shared_threads().abandoned))
         self._redis = self.settings.backend.async_client()
-        self._claim_script = self._redis.register_script(keys.CLAIM)
-        self._finish_script = self._redis.register_script(keys.FINISH)
+        self._claim_script = self._redis.register_script(self._keys.script(keys.CLAIM))
+        self._finish_script = self._redis.register_script(self._keys.script(keys.FINISH))
         self._ready.set()
         try:
             async with asyncio.TaskGroup() as group:
@@ -486,7 +487,7 @@ class Runtime:
         assert self._redis is not None
         for start in range(0, len(jobs), _AT_ONCE):
             args = [part for job in jobs[start : start + _AT_ONCE] for part in (job.id, job.attempt)]
-            await self._redis.register_script(keys.HAND_BACK)(args=args)
+            await self._redis.register_script(self._keys.script(keys.HAND_BACK))(args=args)
 
     def _open(self, job: Job) -> bool:
         if job.process is not None:
@@ -500,7 +501,7 @@ class Runtime:
             # Beside what it raises knowingly: nothing here may depend on what was in a message.
             self._refuse(job, error)
             job.result = job.failed(error, self.worker)
-            job.envelope.reply = reply_to(job.headers)
+            job.envelope.reply = reply_to(job.headers, self._keys)
             self._finished.append(job)
             return False
         job.headers = {}
@@ -768,7 +769,7 @@ class Runtime:
         ids = list(self._running)
         if ids:
             assert self._redis is not None
-            known = await self._redis.mget([keys.cancelled_key(task_id) for task_id in ids])
+            known = await self._redis.mget([self._keys.cancelled(task_id) for task_id in ids])
             self._cancel([task_id for task_id, told in zip(ids, known, strict=True) if told], "cancelled")
 
     async def _hear(self, channel: str, data: bytes) -> None:
@@ -812,7 +813,7 @@ class Runtime:
     def _renew_leases(self, client: redis.Redis, jobs: Sequence[Job]) -> list[str]:
         self.watch.look()
         args = [part for job in jobs for part in (job.id, job.attempt, int(job.envelope.lease * 1000))]
-        lost: Any = client.register_script(keys.RENEW)(args=args)
+        lost: Any = client.register_script(self._keys.script(keys.RENEW))(args=args)
         if self.settings.broker is not None:
             self._touch(self._broker or client, [job.tag for job in jobs if job.tag])
         return [raw.decode() for raw in lost]
@@ -826,6 +827,10 @@ class Runtime:
         except (redis.RedisError, OSError) as error:
             # What is handed out again for it is dropped, because its lease is held.
             _log.warning("cannot note at %s what is being worked on: %s", self.settings.broker, error)
+
+    def _write_checkpoints(self, client: redis.Redis, checkpoints: Mapping[str, tuple[int, bytes]]) -> None:
+        args = [part for task_id, (attempt, value) in checkpoints.items() for part in (task_id, attempt, value)]
+        client.register_script(self._keys.script(keys.CHECKPOINT))(args=args)
 
     def _leases_lost(self, ids: list[str]) -> None:
         self._loop.call_soon_threadsafe(self._fence, ids)
@@ -858,11 +863,6 @@ def _end_worker() -> None:
         # A child of Celery's pool: its parent starts another one, and its message goes back to the queue.
         os._exit(_EXIT_CODE)
     state.should_stop = _EXIT_CODE
-
-
-def _write_checkpoints(client: redis.Redis, checkpoints: Mapping[str, tuple[int, bytes]]) -> None:
-    args = [part for task_id, (attempt, value) in checkpoints.items() for part in (task_id, attempt, value)]
-    client.register_script(keys.CHECKPOINT)(args=args)
 
 
 _current: Runtime | None = None

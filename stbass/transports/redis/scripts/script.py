@@ -32,7 +32,9 @@ local function clock()
 end
 local function tell(party, ...)
   local client, number = string.match(party or '', '^(.+)%.(%d+)$')
-  if client then call('PUBLISH', 'stbass:chan:to:' .. client, cmsgpack.pack({tonumber(number), ...})) end
+  if client then
+    call('PUBLISH', string.match(S, '^(.*stbass:chan:){') .. 'to:' .. client, cmsgpack.pack({tonumber(number), ...}))
+  end
 end
 local function tell_all(...)
   for _, party in ipairs(call('HKEYS', P)) do tell(party, ...) end

@@ -54,7 +54,8 @@ if call('EXISTS', arms) == 1 then
   for i = 1, #all, 2 do
     if string.sub(all[i + 1], 1, 1) == 'r' then
       local client, party, arm = string.match(all[i], '^(.+)%.(%d+)/(%d+)$')
-      call('PUBLISH', 'stbass:chan:to:' .. client, cmsgpack.pack({tonumber(party), 'look', tonumber(arm)}))
+      local message = cmsgpack.pack({tonumber(party), 'look', tonumber(arm)})
+      call('PUBLISH', string.match(S, '^(.*stbass:chan:){') .. 'to:' .. client, message)
     end
   end
 end
@@ -91,7 +92,8 @@ end
 if ARGV[3] == '0' then call('HDEL', S, 'wait') end
 if writer then
   local client, party = string.match(writer, '^(.+)%.(%d+)$')
-  call('PUBLISH', 'stbass:chan:to:' .. client, cmsgpack.pack({tonumber(party), 'ack', acked, sent}))
+  local message = cmsgpack.pack({tonumber(party), 'ack', acked, sent})
+  call('PUBLISH', string.match(S, '^(.*stbass:chan:){') .. 'to:' .. client, message)
 end
 return {'ok', got, closed and 1 or 0, 1}
 """,
@@ -133,7 +135,7 @@ end
 if received > acked and writer then
   local client, party = string.match(writer, '^(.+)%.(%d+)$')
   local message = cmsgpack.pack({tonumber(party), 'ack', received, tonumber(sent or 0)})
-  call('PUBLISH', 'stbass:chan:to:' .. client, message)
+  call('PUBLISH', string.match(S, '^(.*stbass:chan:){') .. 'to:' .. client, message)
 end
 if there == 0 then
   call('RPUSH', taken, '')
