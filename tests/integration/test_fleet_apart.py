@@ -1,4 +1,4 @@
-"""Two fleets on one server, told apart by the number of the database or by a key prefix; a user who may use only that."""
+"""Two fleets on one server, told apart by database or by key prefix; and a user who may use only that prefix."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A TCP proxy that cuts connections when it is told to: for tests of what happens then."""
+"""A TCP proxy that cuts or forgets connections when it is told to: for tests of what happens then."""
 
 from __future__ import annotations
 
@@ -50,6 +50,7 @@ class Proxy:
             self._tls.load_cert_chain(CERTIFICATE, CERTIFICATE.with_name("key.pem"))
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
+        self._forgotten: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
         self.chunks: dict[Direction, int] = {"to server": 0, "to client": 0}
         self.cuts = 0
@@ -67,6 +68,10 @@ class Proxy:
         self.cuts += 1
         for writer in list(self._writers):
             writer.transport.abort()
+
+    def forget_all(self) -> None:
+        """As a firewall does: what is sent on the connections of now arrives nowhere, and neither side is told."""
+        self._forgotten.update(self._writers)
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
@@ -103,6 +108,7 @@ class Proxy:
                 group.create_task(self._forward("to client", from_server, to_client, pair))
         finally:
             self._writers.difference_update(pair)
+            self._forgotten.difference_update(pair)
 
     async def _forward(
         self,
@@ -113,6 +119,8 @@ class Proxy:
     ) -> None:
         try:
             while chunk := await source.read(65536):
+                if target in self._forgotten:
+                    continue
                 self.chunks[direction] += 1
                 cut = self._cut_at == (direction, self.chunks[direction])
                 if self._change is not None and direction == "to client":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from typing import Any
@@ -45,6 +46,9 @@ if prefix := os.environ.get("TEST_PREFIX"):
         "broker_transport_options": {"global_keyprefix": prefix},
         "result_backend_transport_options": {"global_keyprefix": prefix},
     }
+
+if options := os.environ.get("TEST_OPTIONS"):
+    _BROKER = {name: json.loads(options) for name in ("broker_transport_options", "result_backend_transport_options")}
 
 app = make_app(
     "tests",

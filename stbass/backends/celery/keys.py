@@ -28,6 +28,8 @@ Keys (type; written by; read by; time to live):
 ``stbass:group:<id>``
     string (JSON: the envelopes of its processes without what is to be run); the producer; ``PLACED_PAR.attach``; as
     results.
+``stbass:here:<uuid>``
+    list of workers' names; workers, to answer a health check; the producer that asked; ``HERE_TTL``.
 ``celery-task-meta-<id>``
     string (Celery's JSON); the worker; producer and Celery; Celery's ``result_expires``.
 ``celery-taskset-meta-<id>``
@@ -38,8 +40,8 @@ Channels of publish/subscribe. A server does not keep them apart by database, so
 ``stbass:cancel:<db>``
     a JSON list of ids, from producers to every Python process that runs processes.
 ``stbass:queue:<db>:<queue>``
-    nothing is sent: workers subscribe while they consume the queue, so the number of subscribers is the number of live
-    workers, however they die.
+    workers subscribe while they consume the queue, so the number of subscribers is the number of live workers, however
+    they die. A health check sends the key of a list: workers that take messages answer there.
 ``stbass:alive:<db>:<name>``
     nothing is sent: the worker of that name subscribes to it, and the subscription ends with it, however it dies.
 ``stbass:reply:<db>:<client>``
@@ -61,6 +63,7 @@ __all__ = [
     "CLAIM",
     "FINISH",
     "HAND_BACK",
+    "HERE_TTL",
     "RELEASE",
     "RENEW",
     "RESTORE",
@@ -76,6 +79,10 @@ CANCEL_TTL = 3600
 """Seconds that a cancelled process is remembered, so that its message is not run when it is taken late."""
 RUN_TTL = 7 * 86400
 """Seconds after which the record of a process that nobody finished is forgotten."""
+
+
+HERE_TTL = 5
+"""Seconds after which answers to a health check are forgotten."""
 
 
 class WorkerInfo(msgspec.Struct):
@@ -136,6 +143,10 @@ class FleetKeys:
     def group(self, group_id: str) -> str:
         """Key of what ``attach`` must know of a group."""
         return self.key(f"group:{group_id}")
+
+    def here(self, number: str) -> str:
+        """Key of the list at which a health check waits for answers."""
+        return self.key(f"here:{number}")
 
     def alive_channel(self, worker: str) -> str:
         """Channel that a worker subscribes to for as long as it lives."""

@@ -38,7 +38,8 @@ from stbass.backends.celery.envelope import routing_in_message
 from stbass.backends.celery.incoming import checked_message
 from stbass.backends.celery.refusals import Refusals
 from stbass.backends.celery.watch import ListWatch
-from stbass.errors import StbassError
+from stbass.errors import ConfigurationError, StbassError
+from stbass.transports.redis.address import CONNECT_TIMEOUT, KEEPALIVE, NO_CLUSTER
 from stbass.transports.redis.trouble import Trouble, trouble_of
 
 __all__ = ["Channel", "Transport"]
@@ -48,7 +49,10 @@ _log = logging.getLogger(__name__)
 _ACK_DELAY = 0.01
 _TICK = 1.0
 """Seconds between looks at the connection that waits for messages."""
-_ANSWER_TIMEOUT = 10.0
+_LATE = 4.0
+"""Seconds without an answer after which a worker does not say of itself that it takes messages."""
+_HEALTH_CHECK = 10
+_ANSWER_TIMEOUT = 5.0
 """Seconds for which a server may leave a question without an answer, unless ``socket_timeout`` says so."""
 TAKE_MOST = 128
 """Messages taken in one turn: enough to make the round trip cheap, few enough to leave work for other workers."""
@@ -255,11 +259,18 @@ class Channel(stock.Channel):
     QoS = QoS
     connection_class = _PatientConnection
     connection_class_ssl = _PatientSSLConnection
+    # kombu's transport options; it has no time-outs, and waits for ever on a connection that a firewall has forgotten.
+    socket_timeout: Any = _ANSWER_TIMEOUT
+    socket_connect_timeout: Any = CONNECT_TIMEOUT
+    socket_keepalive: Any = True
+    socket_keepalive_options: Any = KEEPALIVE
+    health_check_interval = _HEALTH_CHECK
     _noted = False
     _turn_thread: int | None = None
     _in_poll: Any
     _brpop_sent_at: Any = None
     _batch_client: redis.Redis | None = None
+    _no_clusters: ClassVar[set[str]] = set()
     refused: ClassVar[Counter[str]] = Counter()
     refusals: ClassVar[Refusals | None] = None
     """Where a worker sets aside what it refuses."""
@@ -274,6 +285,21 @@ class Channel(stock.Channel):
         self._rests_until = 0.0
         self._rest = 0.0
         super().__init__(*args, **kwargs)
+        self._refuse_cluster()
+
+    def _refuse_cluster(self) -> None:
+        uri = self.connection.client.as_uri()
+        if uri in self._no_clusters:
+            return
+        try:
+            info: Any = redis.Redis(connection_pool=self.pool).execute_command("INFO", "server")
+        except redis.ResponseError:
+            # Not everybody may ask; then the commands will tell.
+            return
+        if info.get("redis_mode") == "cluster":
+            super().close()
+            raise ConfigurationError(f"the broker {uri} cannot be used: {NO_CLUSTER}")
+        self._no_clusters.add(uri)
 
     @property
     def batch_client(self) -> redis.Redis:
@@ -371,9 +397,9 @@ class Channel(stock.Channel):
     def hears(self) -> bool:
         """Whether the server answered when it was last asked."""
         asked_at = self._watch.asked_at
-        return asked_at is None or time.monotonic() - asked_at < _TICK
+        return asked_at is None or time.monotonic() - asked_at < _LATE
 
-    # Listening to what is said to all: by name, where kombu subscribes by pattern, for which a user who may only use the
+    # Listening to what is said to all: by name, where kombu subscribes by pattern. For that a user who may use only the
     # names with the fleet's prefix has no right.
 
     def _subscribe(self) -> None:
@@ -442,7 +468,7 @@ class Channel(stock.Channel):
         try:
             try:
                 answer: list[Any] = self._take(keys=keys, args=args, client=client)
-            except redis.ConnectionError:
+            except (redis.ConnectionError, redis.TimeoutError):
                 # Closed while it was idle, perhaps. Whether it was taken or not: the same call gives the same answer.
                 answer = self._take(keys=keys, args=args, client=client)
         except self.connection_errors:
@@ -565,3 +591,7 @@ class Transport(stock.Transport):
         if self._looks is not None:
             self._looks.cancel()
         self._looks = loop.call_repeatedly(_TICK, self.cycle.maybe_check_brpop_health)
+        if "health_check_interval" not in connection.client.transport_options:
+            self.cycle._subclient_health_tref.cancel()
+            check = self.cycle.maybe_check_subclient_health
+            self.cycle._subclient_health_tref = loop.call_repeatedly(_HEALTH_CHECK, check)

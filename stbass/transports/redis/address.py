@@ -9,7 +9,7 @@ import socket
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import parse_qs, urlsplit
 
 import redis
@@ -25,11 +25,13 @@ from stbass.errors import BackendUnavailableError, ConfigurationError
 __all__ = [
     "CONNECT_TIMEOUT",
     "KEEPALIVE",
+    "NO_CLUSTER",
     "ConnectionOptions",
     "Endpoint",
     "RedisAddress",
     "find_endpoint",
     "hide_password",
+    "is_cluster",
     "unavailable",
 ]
 
@@ -43,6 +45,8 @@ KEEPALIVE = {
 """So that a firewall does not forget a connection on which nothing is said, and one that is gone is noticed."""
 _PING_SECONDS = 2.0
 """For an answer on a connection that was idle: a server that is there gives it at once."""
+NO_CLUSTER = "it is a Redis Cluster, which stbass does not support; use a single server, or Sentinel for failover"
+_SIGN_OF_LIFE = 5.0
 _WAIT_FOR_CONNECTION = 30.0
 
 _SCHEMES = ("redis", "rediss", "unix", "redis+socket", "socket", "sentinel", "redis+sentinel")
@@ -76,6 +80,11 @@ class ConnectionOptions:
     health_check_interval: float = 10.0
     retry_on_timeout: bool = False
     max_connections: int = 32
+
+    @property
+    def sign_of_life(self) -> float:
+        """Seconds for an answer to a listener who asks whether the server is still there."""
+        return min(self.socket_timeout, _SIGN_OF_LIFE)
 
     @classmethod
     def parse(cls, given: Mapping[str, Any], setting: str) -> ConnectionOptions:
@@ -188,42 +197,42 @@ class RedisAddress:
             kwargs.update({key: values[-1] for key, values in parse_qs(split.query).items()})
         return hosts, kwargs
 
-    def _connection(self, retries: int, kind: Any) -> dict[str, Any]:
+    def _connection(self, listens: bool, kind: Any) -> dict[str, Any]:
         """What redis-py makes a connection with. A stale connection is made anew, once; there are no more retries:
         who calls knows whether a command may be sent twice."""
         options = self.options
         made: dict[str, Any] = {
             "socket_connect_timeout": options.socket_connect_timeout,
             "socket_timeout": options.socket_timeout,
-            "health_check_interval": options.health_check_interval,
+            "health_check_interval": 0 if listens else options.health_check_interval,
         }
         if not self._plain_url().startswith("unix"):
             made["socket_keepalive"] = options.socket_keepalive
             made["socket_keepalive_options"] = dict(options.socket_keepalive_options)
         errors = (redis.ConnectionError, *((redis.TimeoutError,) if options.retry_on_timeout else ()))
-        made["retry"] = kind(NoBackoff(), retries, supported_errors=errors)
+        made["retry"] = kind(NoBackoff(), 0 if listens else 1, supported_errors=errors)
         return made
 
-    def client(self, *, retries: int = 1) -> redis.Redis:
+    def client(self, *, listens: bool = False) -> redis.Redis:
         """A blocking client.
 
         Args:
-            retries: how often a command is sent again if the connection was lost.
+            listens: whether it is for a subscription, whose owner sees to it that it stands.
         """
-        options = self._connection(retries, Retry)
+        options = self._connection(listens, Retry)
         if self.master_name:
             hosts, kwargs = self._sentinels()
             found: redis.Redis = Sentinel(hosts, **options).master_for(self.master_name, **kwargs, **options)
             return found
         return redis.Redis.from_url(self._plain_url(), **options)
 
-    def async_client(self, *, retries: int = 1) -> redis.asyncio.Redis:
+    def async_client(self, *, listens: bool = False) -> redis.asyncio.Redis:
         """A client for one event loop: its connections are bounded, and who needs one waits for it.
 
         Args:
-            retries: how often a command is sent again if the connection was lost.
+            listens: whether it is for a subscription, whose owner sees to it that it stands.
         """
-        options = self._connection(retries, redis.asyncio.retry.Retry)
+        options = self._connection(listens, redis.asyncio.retry.Retry)
         bounds = {"max_connections": self.options.max_connections, "timeout": _WAIT_FOR_CONNECTION}
         pool: Any
         if self.master_name:
@@ -242,10 +251,37 @@ class _BlockingSentinelPool(SentinelConnectionPool, redis.asyncio.BlockingConnec
 
 
 class _TriedConnection:
-    """A connection of redis-py that is tried before it is used if it was idle, and made anew if it does not answer."""
+    """A connection of redis-py that is tried before it is used if it was idle, and made anew if it does not answer.
+
+    The first one to a server tells a cluster, which would answer only some of the commands.
+    """
 
     health_check_interval: float
     next_health_check: float
+    _no_clusters: ClassVar[set[str]] = set()
+
+    async def connect(self) -> None:
+        """See redis-py.
+
+        Raises:
+            BackendUnavailableError: the server is part of a cluster.
+        """
+        kind: Any = super()
+        await kind.connect()
+        connection: Any = self
+        where = repr(connection.repr_pieces())
+        if where in self._no_clusters:
+            return
+        await connection.send_command("INFO", "server", check_health=False)
+        try:
+            info = await connection.read_response()
+        except redis.ResponseError:
+            # Not everybody may ask; then the commands will tell.
+            info = b""
+        if is_cluster(info):
+            await connection.disconnect(nowait=True)
+            raise BackendUnavailableError(f"Redis at {where} cannot be used: {NO_CLUSTER}")
+        self._no_clusters.add(where)
 
     async def check_health(self) -> None:
         connection: Any = self
@@ -305,10 +341,18 @@ async def find_endpoint(address: RedisAddress) -> Endpoint:
     )
 
 
+def is_cluster(info: Any) -> bool:
+    """Whether the answer to ``INFO server`` is that of a node of a cluster."""
+    text = info.decode("utf-8", "replace") if isinstance(info, bytes) else str(info)
+    return "redis_mode:cluster" in text
+
+
 def unavailable(address: RedisAddress, doing: str, error: BaseException) -> BackendUnavailableError:
     """The error for a server that cannot be reached, or that refuses."""
     if isinstance(error, redis.ResponseError):
         return BackendUnavailableError(f"{doing}: Redis at {address} refuses ({error}); see what the server lacks")
+    if isinstance(error, BackendUnavailableError):
+        return BackendUnavailableError(f"{doing}: {error}")
     return BackendUnavailableError(
         f"{doing}: Redis at {address} cannot be reached ({error}); start it, or correct the URL"
     )

@@ -132,11 +132,13 @@ class Client:
             on_push=self._pushed,
             on_up=self._up,
             on_give_up=self._gave_up,
+            on_deaf=self._deaf,
             subscribe=inbox(options.address.prefix, self.id),
         )
         self._links: weakref.WeakValueDictionary[int, OpenEnd] = weakref.WeakValueDictionary()
         self._numbers = 0
         self._spare: list[Pipe] = []
+        self._lent: weakref.WeakSet[Pipe] = weakref.WeakSet()
         self._renewal: asyncio.TimerHandle | None = None
         self._warned: set[str] = set()
         self.refused: dict[str, int] = {}
@@ -295,7 +297,14 @@ class Client:
             if not pipe.closed:
                 pipe.on_down = on_down
                 return pipe
-        return Pipe(self.options.address, give_up=self.options.give_up, on_down=on_down, known=True)
+        pipe = Pipe(self.options.address, give_up=self.options.give_up, on_down=on_down, known=True)
+        self._lent.add(pipe)
+        return pipe
+
+    def _deaf(self) -> None:
+        """The server did not answer. On a blocking read nobody can tell whether it will: these are made anew too."""
+        for pipe in list(self._lent):
+            pipe.reset()
 
     def give_back(self, pipe: Pipe) -> None:
         """Nothing is read from it now."""

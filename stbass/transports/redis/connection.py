@@ -18,7 +18,7 @@ import hiredis
 import redis
 
 from stbass.errors import BackendUnavailableError, StbassError
-from stbass.transports.redis.address import CONNECT_TIMEOUT, RedisAddress, find_endpoint
+from stbass.transports.redis.address import CONNECT_TIMEOUT, NO_CLUSTER, RedisAddress, find_endpoint, is_cluster
 from stbass.transports.redis.scripts import ALL
 
 __all__ = ["Answer", "Pipe", "command"]
@@ -38,6 +38,19 @@ def command(*parts: bytes) -> bytes:
     return b"*%d\r\n" % len(parts) + b"".join([b"$%d\r\n%b\r\n" % (len(part), part) for part in parts])
 
 
+def _keep_alive(transport: asyncio.Transport, address: RedisAddress) -> None:
+    connected = transport.get_extra_info("socket")
+    if (
+        connected is None
+        or connected.family == getattr(socket, "AF_UNIX", None)
+        or not address.options.socket_keepalive
+    ):
+        return
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in address.options.socket_keepalive_options:
+        connected.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
 class _Refused(Exception):
     """The server answered, and trying again will not help."""
 
@@ -52,6 +65,7 @@ class Pipe(asyncio.Protocol):
         on_give_up: called with the error when a lost connection could not be made anew.
         on_down: called when the connection is lost. With it, commands that were not answered get the error; without,
             the connection is made anew and they are sent again.
+        on_deaf: called when the server did not answer, and the connection is made anew.
         give_up: seconds for which a lost connection is tried again.
         subscribe: the publish/subscribe channel to hear.
         known: whether the server was there a moment ago: then a connection that fails is tried again.
@@ -66,6 +80,7 @@ class Pipe(asyncio.Protocol):
         on_up: Callable[[bool], None] | None = None,
         on_give_up: Callable[[StbassError], None] | None = None,
         on_down: Callable[[], None] | None = None,
+        on_deaf: Callable[[], None] | None = None,
         subscribe: str | None = None,
         known: bool = False,
     ) -> None:
@@ -75,6 +90,7 @@ class Pipe(asyncio.Protocol):
         self._on_up = on_up
         self._on_give_up = on_give_up
         self.on_down = on_down
+        self._on_deaf = on_deaf
         self._subscribe = subscribe
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
@@ -89,6 +105,8 @@ class Pipe(asyncio.Protocol):
         self._closing = False
         self._connecting: asyncio.Task[None] | None = None
         self._was_up = known
+        self._heard_at = 0.0
+        self._looks: asyncio.TimerHandle | None = None
         self.run_id = ""
         """Of the server's process; another one after a restart."""
 
@@ -110,6 +128,8 @@ class Pipe(asyncio.Protocol):
     def call(self, text: bytes, answer: Answer | None = None) -> None:
         """Send a command, as :func:`command` made it; ``answer`` is called with the answer."""
         self._waiting.append((text, answer))
+        if self._looks is None and self.on_down is None:
+            self._look_later()
         if self._ready:
             self._out.append(text)
             if not self._flushing:
@@ -122,10 +142,29 @@ class Pipe(asyncio.Protocol):
         """The same for commands that nothing else of this turn is likely to follow: written at once, together."""
         if self._ready and self._transport is not None and not self._out:
             self._waiting.extend(calls)
+            if self._looks is None and self.on_down is None:
+                self._look_later()
             self._transport.write(b"".join([text for text, _ in calls]) if len(calls) > 1 else calls[0][0])
         else:
             for text, answer in calls:
                 self.call(text, answer)
+
+    def _look_later(self) -> None:
+        seconds = self.address.options.socket_timeout / 2
+        self._looks = self._loop.call_later(seconds, self._look, self._loop.time())
+
+    def _look(self, since: float) -> None:
+        """Something was asked: a connection on which nothing comes any more, and that is never closed, is given up."""
+        self._looks = None
+        if not self._waiting or not self._ready:
+            return
+        if self._loop.time() - max(since, self._heard_at) < self.address.options.socket_timeout / 2:
+            self._look_later()
+            return
+        _log.warning("Redis at %s does not answer; connecting anew", self.address)
+        self._abort()
+        if self._on_deaf is not None:
+            self._on_deaf()
 
     def _flush(self) -> None:
         self._flushing = False
@@ -148,10 +187,16 @@ class Pipe(asyncio.Protocol):
         """Close it without waiting."""
         self._closing = True
         self._ready = False
+        if self._looks is not None:
+            self._looks.cancel()
         if self._connecting is not None:
             self._connecting.cancel()
         if self._transport is not None:
             self._transport.abort()
+
+    def reset(self) -> None:
+        """Give up the connection, as if it had been lost."""
+        self._abort()
 
     # What the event loop calls -------------------------------------------------------------------
 
@@ -159,6 +204,7 @@ class Pipe(asyncio.Protocol):
         """See :class:`asyncio.Protocol`."""
         parser = self._parser
         parser.feed(data)
+        self._heard_at = self._loop.time()
         try:
             while (reply := parser.gets()) is not False:
                 if type(reply) is hiredis.PushNotification:
@@ -273,6 +319,7 @@ class Pipe(asyncio.Protocol):
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             self._transport = transport
+            _keep_alive(transport, self.address)
             hello = [b"HELLO", b"3"]
             if where.password is not None:
                 hello += [b"AUTH", (where.username or "default").encode(), where.password.encode()]
@@ -319,6 +366,8 @@ class Pipe(asyncio.Protocol):
             raise _Refused(
                 f"it is version {version or 'unknown'}, and the blocking move of channels needs Redis 6.2 or Valkey"
             )
+        if is_cluster(text):
+            raise _Refused(NO_CLUSTER)
         run_id = fields.get("run_id", "")
         self._restarted = self.run_id not in ("", run_id)
         self.run_id = run_id

@@ -7,6 +7,8 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import redis
+
 from stbass.transports.redis.address import RedisAddress
 from stbass.transports.redis.trouble import LONGEST_PAUSE, Trouble, Vigil, is_forbidden, trouble_of
 
@@ -80,16 +82,32 @@ class Subscription:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
+    async def _next_message(self) -> dict[str, Any]:
+        """What comes next.
+
+        A connection that a firewall has forgotten brings nothing, and is never closed: so the server is asked at times.
+        """
+        options = self._address.options
+        message = await self._pubsub.get_message(timeout=options.health_check_interval or None)
+        if message is None:
+            await self._pubsub.ping()
+            message = await self._pubsub.get_message(timeout=options.sign_of_life)
+        if message is None:
+            raise redis.TimeoutError(f"no sign of life for {options.sign_of_life:g} s")
+        found: dict[str, Any] = message
+        return found
+
     async def run(self) -> None:
         """Listen until cancelled; what :meth:`ready` does beside."""
         stands = self._stands or asyncio.get_running_loop().create_future()
         vigil = Vigil(f"hear what is said on {self._channel}", self._address, _log)
         while True:
-            client = self._address.async_client()
+            client = self._address.async_client(listens=True)
             try:
                 async with client.pubsub() as self._pubsub:
                     await self._pubsub.subscribe(self._channel, *self._extra)
-                    async for message in self._pubsub.listen():
+                    while True:
+                        message = await self._next_message()
                         if message["type"] == "message":
                             await self._hand_over(message)
                         elif message["type"] == "subscribe" and message["channel"].decode() == self._channel:

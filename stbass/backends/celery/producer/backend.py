@@ -22,7 +22,7 @@ from stbass._values.texts import shortened
 from stbass.backends.celery.envelope import ABSENT, LONGEST_SECONDS, MOST_ATTEMPTS, Envelope, wired_placement
 from stbass.backends.celery.producer.client import FleetClient
 from stbass.backends.celery.producer.group import IdleGroupResult
-from stbass.backends.celery.producer.slots import WorkerSlots, consumers, worker_slots
+from stbass.backends.celery.producer.slots import WorkerSlots, answered, worker_slots
 from stbass.backends.celery.producer.ticket import Ticket
 from stbass.backends.celery.producer.time_slice import TimeSlice
 from stbass.backends.celery.settings import FleetSettings, fleet_of
@@ -37,6 +37,7 @@ B = TypeVar("B", bound="CeleryBackend")
 
 _HEALTH_SECONDS = 1.5
 _LONGEST_NAME = 1000
+_ANSWER_SECONDS = 1.2
 
 
 class CeleryBackend(ExecutionBackend):
@@ -228,7 +229,7 @@ class CeleryBackend(ExecutionBackend):
         try:
             async with asyncio.timeout(_HEALTH_SECONDS):
                 client = self.client()
-                if not await consumers(client.redis, self._settings.keys, self._queue):
+                if not await answered(client.redis, self._settings.keys, self._queue, _ANSWER_SECONDS):
                     return False
                 await self._ping_broker(client)
                 self._announced = await self._announced_limit(client)

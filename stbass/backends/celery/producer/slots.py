@@ -14,11 +14,12 @@ from typing import Any
 import msgspec
 import redis.asyncio
 
+from stbass._values.ids import new_id
 from stbass.backends.celery import keys
 
 _log = logging.getLogger(__name__)
 
-__all__ = ["WorkerSlots", "consumers", "free_slots", "lacking", "worker_slots"]
+__all__ = ["WorkerSlots", "answered", "consumers", "free_slots", "lacking", "worker_slots"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,22 @@ async def consumers(client: redis.asyncio.Redis, names: keys.FleetKeys, queue: s
         return len(await client.pubsub_channels(names.pattern(names.queue_channel(""))))
     [(_, count)] = await client.pubsub_numsub(names.queue_channel(queue))
     return int(count)
+
+
+async def answered(client: redis.asyncio.Redis, names: keys.FleetKeys, queue: str | None, seconds: float) -> bool:
+    """Whether a worker that takes messages answers: the server may not know yet that it does not reach one any more."""
+    key = names.here(new_id())
+    if queue is None:
+        channels = await client.pubsub_channels(names.pattern(names.queue_channel("")))
+    else:
+        channels = [names.queue_channel(queue)]
+    asked = 0
+    for channel in channels:
+        asked += await client.publish(channel, key)
+    if not asked:
+        return False
+    answer: Any = client.blpop([key], timeout=seconds)
+    return await answer is not None
 
 
 async def worker_slots(client: redis.asyncio.Redis, names: keys.FleetKeys) -> list[WorkerSlots]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
+import time
 from typing import Any
 
 import msgspec
@@ -15,6 +17,8 @@ from stbass.backends.celery import keys
 from stbass.backends.celery.settings import fleet_of
 from stbass.backends.celery.sweep import Sweeper
 from stbass.backends.celery.transport import Channel
+from stbass.errors import ConfigurationError
+from stbass.transports.redis.address import NO_CLUSTER, RedisAddress
 from stbass.transports.redis.trouble import LONGEST_PAUSE, Trouble, Vigil, trouble_of
 
 __all__ = ["Announcement"]
@@ -33,12 +37,28 @@ class Announcement(bootsteps.StartStopStep):
     _announcer: _Announcer | None = None
 
     def start(self, consumer: Any) -> None:
-        """Announce the worker."""
+        """Announce the worker.
+
+        Raises:
+            ConfigurationError: the results are to be in a cluster.
+        """
+        self._refuse_cluster(fleet_of(consumer.app).settings.backend)
         Channel.refusals = fleet_of(consumer.app).refusals
         self._announcer = _Announcer(consumer)
         self._announcer.start()
         # Who is told that the worker is ready may ask whether its queue is consumed.
         self._announcer.announced.wait(_ANNOUNCE_SECONDS)
+
+    def _refuse_cluster(self, address: RedisAddress) -> None:
+        with contextlib.closing(address.client()) as client:
+            try:
+                info: Any = client.info("server")
+            except (redis.RedisError, OSError) as error:
+                # It is away; whoever needs it says so, and waits.
+                _log.debug("cannot ask Redis at %s what it is: %s", address, error)
+                return
+        if info.get("redis_mode") == "cluster":
+            raise ConfigurationError(f"the result backend {address} cannot be used: {NO_CLUSTER}")
 
     def stop(self, consumer: Any) -> None:
         """Take the announcement back."""
@@ -103,7 +123,12 @@ class _Announcer(threading.Thread):
     def _announce(self, client: redis.Redis, key: str) -> None:
         lease, names = self._settings.lease, self._settings.keys
         subscribed: set[str] = set()
-        with client.pubsub() as subscription:
+        options = self._settings.backend.options
+        announce_at, asked = 0.0, False
+        with (
+            contextlib.closing(self._settings.backend.client(listens=True)) as listener,
+            listener.pubsub() as subscription,
+        ):
             self._subscription = subscription
             while not self._stopping.is_set():
                 info = self._info()
@@ -114,13 +139,34 @@ class _Announcer(threading.Thread):
                 if subscribed - wanted:
                     subscription.unsubscribe(*(subscribed - wanted))
                 subscribed = wanted
-                client.set(key, msgspec.json.encode(info), px=int(lease * 2000))
-                self._sweeper.sweep()
-                self._vigil.over()
-                # Nobody sends anything here: this waits, and learns at once if the connection breaks.
-                message = subscription.get_message(timeout=lease / 2)
-                if message is not None and message["type"] == "subscribe":
+                now = time.monotonic()
+                if now >= announce_at:
+                    announce_at = now + lease / 2
+                    client.set(key, msgspec.json.encode(info), px=int(lease * 2000))
+                    self._sweeper.sweep()
+                    self._vigil.over()
+                # This waits, and learns at once if the connection breaks; one that a firewall forgot is never closed.
+                wait = options.sign_of_life if asked else min(lease / 2, options.health_check_interval or lease / 2)
+                message = subscription.get_message(timeout=wait)
+                if message is None and asked:
+                    raise redis.TimeoutError(f"no sign of life for {wait:g} s")
+                asked = message is None
+                if asked:
+                    subscription.ping()
+                elif message["type"] == "subscribe":
                     self.announced.set()
+                elif message["type"] == "message":
+                    self._answer(client, message["data"])
+
+    def _answer(self, client: redis.Redis, raw: bytes) -> None:
+        """Somebody asks whether this worker takes messages, and waits at a list: only of a health check's kind."""
+        name = raw.decode("utf-8", "replace")
+        channel = getattr(self._consumer.task_consumer, "channel", None)
+        if name.startswith(self._settings.keys.here("")) and getattr(channel, "hears", True):
+            pipe = client.pipeline()
+            pipe.rpush(name, self._consumer.hostname)
+            pipe.expire(name, keys.HERE_TTL)
+            pipe.execute()
 
     def _info(self) -> keys.WorkerInfo:
         consumer = self._consumer

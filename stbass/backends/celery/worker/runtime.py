@@ -239,7 +239,7 @@ class Runtime:
             self._renew_leases,
             self._leases_lost,
             write=self._write_checkpoints,
-            timeout=settings.lease,
+            timeout=max(1.0, settings.lease / 3),
         )
         self._broker: redis.Redis | None = None
         """For the keeper's thread, if the queues are on another server than the leases."""

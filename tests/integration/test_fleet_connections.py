@@ -1,0 +1,201 @@
+"""Connections that were closed, or that a firewall forgot, while nothing was said on them; and many callers at once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+
+from stbass import PLACED_PAR, Chan
+from stbass._process.context import ProcessContext
+from stbass._values.endpoint import Placement
+from stbass.backends.celery import CeleryBackend, make_app
+from stbass.errors import ConfigurationError
+from stbass.placement import BackendRegistry
+from stbass.testing import RedisServer, Worker
+from stbass.transports.redis import RedisTransport
+from stbass.transports.redis.address import ConnectionOptions, RedisAddress
+from tests.integration.conftest import APP
+from tests.support.agents import Give
+from tests.support.proxy import Proxy
+from tests.support.waiting import until
+
+QUICK = {"socket_timeout": 2.0, "health_check_interval": 1.0}
+"""So that the test need not wait for as long as the defaults say."""
+
+
+@pytest.fixture
+def server() -> Iterator[RedisServer]:
+    with RedisServer() as made:
+        yield made
+
+
+def fleet(url: str, **options: Any) -> CeleryBackend:
+    given: dict[str, Any] = {"broker_transport_options": options, "result_backend_transport_options": options}
+    return CeleryBackend(make_app("tests", broker_url=url, **given), queue="idle", lease=3.0)
+
+
+def worker(url: str, **options: Any) -> Worker:
+    env = {"STBASS_BROKER_URL": url, "STBASS_RESULT_BACKEND": url, "TEST_LEASE": "3"}
+    return Worker(APP, "idle", env={**env, "TEST_OPTIONS": json.dumps(options)})
+
+
+@pytest.fixture
+async def backend(server: RedisServer) -> AsyncIterator[CeleryBackend]:
+    made = fleet(server.url)
+    yield made
+    await made.aclose()
+
+
+def registry_of(backend: CeleryBackend) -> BackendRegistry:
+    made = BackendRegistry()
+    made.register("*", backend)
+    return made
+
+
+def connections(server: RedisServer) -> int:
+    return len(server.command("CLIENT LIST"))
+
+
+async def give(backend: CeleryBackend, value: object, seconds: float = 0.0) -> object:
+    result = await backend.execute(Give(value, seconds=seconds), ProcessContext("give"))
+    return result.value
+
+
+@pytest.mark.parametrize("how", ["killed", "timed out"])
+async def test_connections_that_were_closed_while_idle_are_made_anew_silently(
+    server: RedisServer, backend: CeleryBackend, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, logger="stbass")
+    idle = Placement(endpoint="idle")
+    registry = registry_of(backend)
+    transport = RedisTransport(server.url)
+    channel = Chan(int, name="idle", transport=transport)
+    with worker(server.url):
+        # Several connections in the pool.
+        assert await asyncio.gather(*(give(backend, n, 0.1) for n in range(6))) == list(range(6))
+        assert (await asyncio.gather(channel.send(0), channel.recv()))[1] == 0
+        for again in range(3):
+            if how == "killed":
+                server.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            else:
+                server.command("CONFIG", "SET", "timeout", "1")
+                # Nobody tells when the server has closed them; those of the worker come back by themselves.
+                await asyncio.sleep(2.5)
+            group = await PLACED_PAR((Give(again), idle), registry=registry, deadline=10.0).run()
+            assert group.is_ok
+            assert await give(backend, again) == again
+            assert await backend.workers()
+            assert (await asyncio.gather(channel.send(again), channel.recv()))[1] == again
+            assert await backend.health_check()
+    await transport.aclose()
+    assert [record for record in caplog.records if "cannot be reached" in record.getMessage()] == []
+
+
+async def test_a_producer_whose_connections_a_firewall_forgot(server: RedisServer) -> None:
+    async with Proxy(server.port) as proxy:
+        backend = fleet(proxy.url, **QUICK)
+        transport = RedisTransport(backend.settings.backend, lease=3.0)
+        channel = Chan(int, name="forgotten", transport=transport)
+        async with worker(server.url):
+            assert await give(backend, "before") == "before"
+            await asyncio.gather(channel.send(1), channel.recv())
+            waits = asyncio.create_task(give(backend, "meanwhile", 1.0))
+            reads = asyncio.create_task(channel.recv())
+            await until(lambda: server.command("ZCARD", "stbass:leases") == 1)
+            proxy.forget_all()
+            began = time.monotonic()
+            async with asyncio.timeout(20):
+                # It ended while nobody heard it; and what is sent now arrives.
+                assert await waits == "meanwhile"
+                assert await give(backend, "after") == "after"
+                await asyncio.gather(channel.send(5), reads)
+            assert reads.result() == 5
+            assert time.monotonic() - began < 15
+            assert await backend.health_check()
+        await transport.aclose()
+        await backend.aclose()
+
+
+async def _forgotten_worker(server: RedisServer, within: float, **options: Any) -> None:
+    async with Proxy(server.port) as proxy:
+        backend = fleet(server.url)
+        async with worker(proxy.url, **options) as deaf:
+            assert await backend.health_check()
+            assert await give(backend, "before") == "before"
+            proxy.forget_all()
+            began = time.monotonic()
+            # The server does not know it yet, and counts the worker among those who listen.
+            assert not await backend.health_check()
+            async with asyncio.timeout(within):
+                assert await give(backend, "after") == "after"
+                while not await backend.health_check():
+                    pass
+            assert time.monotonic() - began < within
+            assert deaf.running
+        await backend.aclose()
+
+
+async def test_a_worker_whose_connections_a_firewall_forgot_hears_again(server: RedisServer) -> None:
+    await _forgotten_worker(server, 15, **QUICK)
+
+
+@pytest.mark.slow
+async def test_a_worker_whose_connections_a_firewall_forgot_hears_again_within_30_s_by_default(
+    server: RedisServer,
+) -> None:
+    await _forgotten_worker(server, 30)
+
+
+async def test_a_thousand_callers_at_once_on_one_event_loop(server: RedisServer, backend: CeleryBackend) -> None:
+    registry, idle = registry_of(backend), Placement(endpoint="idle")
+    with worker(server.url):
+        before = connections(server)
+        groups = await asyncio.gather(
+            *(PLACED_PAR((Give(n), idle), registry=registry, deadline=60.0).run() for n in range(1000))
+        )
+        assert [group.results[0].value for group in groups] == list(range(1000))
+        assert connections(server) - before <= ConnectionOptions().max_connections + 4
+        assert len(await asyncio.gather(*(backend.workers() for _ in range(200)))) == 200
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("socket_timeout", "soon"),
+        ("socket_timeout", 0),
+        ("health_check_interval", -1),
+        ("max_connections", 0),
+        ("max_connections", 2.5),
+        ("socket_keepalive", "no"),
+        ("socket_keepalive_options", [1]),
+        ("global_keyprefix", 7),
+    ],
+)
+def test_a_wrong_transport_option_is_named(name: str, value: object) -> None:
+    with pytest.raises(ConfigurationError, match=f"transport option {name} of broker_url is"):
+        RedisAddress.parse("redis://localhost", "broker_url", {name: value})
+
+
+def test_transport_options_and_settings_of_celery_hold() -> None:
+    app = make_app(
+        "tests",
+        broker_url="redis://localhost/1",
+        broker_transport_options={"socket_timeout": 3, "max_connections": 5, "socket_keepalive_options": {4: 60}},
+        redis_socket_timeout=7.0,
+        redis_retry_on_timeout=True,
+        result_backend_transport_options={"health_check_interval": 0},
+    )
+    settings = CeleryBackend(app).settings
+    assert settings.broker is not None
+    assert settings.broker.options == ConnectionOptions(
+        socket_timeout=3, max_connections=5, socket_keepalive_options=((4, 60),)
+    )
+    assert settings.backend.options == ConnectionOptions(
+        socket_timeout=7.0, retry_on_timeout=True, health_check_interval=0
+    )
