@@ -15,6 +15,7 @@ from stbass.errors import BackendUnavailableError
 from stbass.placement import BackendRegistry
 from stbass.testing import RedisServer, Worker
 from stbass.testing._guarded import SubprocessError
+from stbass.testing.redis_server import free_port
 from stbass.transports.redis import RedisTransport
 from tests.integration.conftest import APP
 from tests.support.agents import Give
@@ -25,7 +26,10 @@ REFUSED = "it is a Redis Cluster, which stbass does not support; use a single se
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[RedisServer]:
     """A node that has all slots: everything works that uses one key at a time."""
-    with RedisServer(args=("--cluster-enabled", "yes")) as server:
+    # The nodes of a cluster talk to each other on a port that is higher by 10,000.
+    while (port := free_port()) > 55_535:
+        pass
+    with RedisServer(port=port, args=("--cluster-enabled", "yes")) as server:
         server.command("CLUSTER ADDSLOTS", *range(16384))
         yield server
 

@@ -15,16 +15,19 @@ from kombu.connection import Connection, ConnectionPool, PooledConnection
 from kombu.transport import redis as stock
 from kombu.utils.collections import HashedSeq
 
-from stbass.backends.celery.transport import Transport
+from stbass.backends.celery.transport import SentinelTransport, Transport
 
 __all__ = ["BrokerConnection", "connect_by_our_transport"]
+
+
+_OURS: dict[Any, Any] = {stock.Transport: Transport, stock.SentinelTransport: SentinelTransport}
 
 
 class _ByOurTransport(Connection):
     def get_transport_cls(self) -> Any:
         """See kombu."""
         found = super().get_transport_cls()  # type: ignore[no-untyped-call]
-        return Transport if found is stock.Transport else found
+        return _OURS.get(found, found)
 
     def __eqhash__(self) -> HashedSeq:
         # kombu keeps a pool for all connections that are equal: stock ones have another.
@@ -35,7 +38,7 @@ class _ByOurTransport(Connection):
 
 
 class BrokerConnection(_ByOurTransport):
-    """kombu's connection; but ``redis://`` means :class:`.transport.Transport`."""
+    """kombu's connection; but ``redis://`` and ``sentinel://`` mean the classes of :mod:`.transport`."""
 
 
 class _Pooled(_ByOurTransport, PooledConnection):

@@ -114,7 +114,8 @@ class Refusals:
                 try:
                     time.sleep(vigil.pause(error))
                 except Exception:
-                    _log.exception("what was refused cannot be set aside in %s; it is only counted here", self._address.key(REFUSED))
+                    where = self._address.key(REFUSED)
+                    _log.exception("what was refused cannot be set aside in %s; it is only counted here", where)
                     return
             else:
                 vigil.over()

@@ -42,7 +42,7 @@ from stbass.errors import ConfigurationError, StbassError
 from stbass.transports.redis.address import CONNECT_TIMEOUT, KEEPALIVE, NO_CLUSTER
 from stbass.transports.redis.trouble import Trouble, trouble_of
 
-__all__ = ["Channel", "Transport"]
+__all__ = ["Channel", "SentinelChannel", "SentinelTransport", "Transport"]
 
 _log = logging.getLogger(__name__)
 
@@ -469,7 +469,9 @@ class Channel(stock.Channel):
             try:
                 answer: list[Any] = self._take(keys=keys, args=args, client=client)
             except (redis.ConnectionError, redis.TimeoutError):
-                # Closed while it was idle, perhaps. Whether it was taken or not: the same call gives the same answer.
+                # Closed while it was idle, perhaps, or no master any more: then the other connection is stale too.
+                # Whether it was taken or not: the same call gives the same answer.
+                self.client.connection.disconnect()
                 answer = self._take(keys=keys, args=args, client=client)
         except self.connection_errors:
             self._unanswered[where] = (taker, call)
@@ -595,3 +597,14 @@ class Transport(stock.Transport):
             self.cycle._subclient_health_tref.cancel()
             check = self.cycle.maybe_check_subclient_health
             self.cycle._subclient_health_tref = loop.call_repeatedly(_HEALTH_CHECK, check)
+
+
+class SentinelChannel(Channel, stock.SentinelChannel):
+    """The same where the master is, as Sentinel says."""
+
+
+class SentinelTransport(Transport, stock.SentinelTransport):
+    """The same where the master is, as Sentinel says."""
+
+    default_port = stock.SentinelTransport.default_port
+    Channel = SentinelChannel

@@ -381,8 +381,8 @@ class CeleryBackend(ExecutionBackend):
         except (msgspec.MsgspecError, ValueError, RecursionError, WireError) as error:
             self._fleet.refusals.note("group", error, raw, task_id=group_id)
             raise WireError(
-                f"what {self._settings.keys.group(group_id)} in Redis at {self._settings.backend} says of group {group_id} cannot"
-                f" be read: {error}; its results may be fetched one by one, by their ids"
+                f"what {self._settings.keys.group(group_id)} in Redis at {self._settings.backend} says of group"
+                f" {group_id} cannot be read: {error}; its results may be fetched one by one, by their ids"
             ) from error
         for envelope, placement in zip(envelopes, placements, strict=True):
             envelope.deadline = deadline
