@@ -31,6 +31,7 @@ from kombu.asynchronous import get_event_loop
 from kombu.transport import redis as stock
 from kombu.transport import virtual
 from kombu.utils.json import loads
+from redis.sentinel import SentinelManagedConnection
 
 from stbass._values.ids import new_id
 from stbass._values.texts import error_text
@@ -257,8 +258,8 @@ class Channel(stock.Channel):
     """kombu's Redis channel, taking messages in batches."""
 
     QoS = QoS
-    connection_class = _PatientConnection
-    connection_class_ssl = _PatientSSLConnection
+    connection_class: Any = _PatientConnection
+    connection_class_ssl: Any = _PatientSSLConnection
     # kombu's transport options; it has no time-outs, and waits for ever on a connection that a firewall has forgotten.
     socket_timeout: Any = _ANSWER_TIMEOUT
     socket_connect_timeout: Any = CONNECT_TIMEOUT
@@ -599,8 +600,19 @@ class Transport(stock.Transport):
             self.cycle._subclient_health_tref = loop.call_repeatedly(_HEALTH_CHECK, check)
 
 
+class _PatientSentinelConnection(_Patient, SentinelManagedConnection):
+    pass
+
+
+class _PatientSentinelSSLConnection(_Patient, stock.SentinelManagedSSLConnection):
+    pass
+
+
 class SentinelChannel(Channel, stock.SentinelChannel):
     """The same where the master is, as Sentinel says."""
+
+    connection_class = _PatientSentinelConnection
+    connection_class_ssl = _PatientSentinelSSLConnection
 
 
 class SentinelTransport(Transport, stock.SentinelTransport):
