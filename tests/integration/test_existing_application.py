@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from celery import Celery
 
-from stbass.backends.celery import install
+from stbass._process.context import ProcessContext
+from stbass.backends.celery import CeleryBackend, install, make_app
 from stbass.testing import RedisServer, Worker
 from stbass.testing._guarded import GuardedProcess
 from stbass.testing.redis_server import free_port
+from tests.integration.conftest import APP as WORKER
+from tests.support.agents import Give
 from tests.support.waiting import until
 
 APP = "tests.support.shop_app"
@@ -106,3 +111,116 @@ async def test_flower_shows_the_queues(server: RedisServer, worker: Worker, by: 
 def test_the_banner_shows_the_url(server: RedisServer, worker: Worker) -> None:
     assert f"Connected to {_shown(server)}" in worker.log
     assert "backends.celery.transport" not in worker.log
+
+
+async def test_autoscale_follows_what_there_is_to_do(server: RedisServer) -> None:
+    app = make_app("tests", broker_url=server.url)
+    with Worker(WORKER, "scaled", env=_env(server), args=["--autoscale=10,2"]) as scaled:
+        async with aclosing(CeleryBackend(app, queue="scaled")) as backend:
+            placed = [Give(n, seconds=0.5).with_name(f"s{n}") for n in range(10)]
+            started = time.monotonic()
+            done = await asyncio.gather(*(backend.execute(one, ProcessContext(one.name)) for one in placed))
+            took = time.monotonic() - started
+        assert all(result.is_ok for result in done)
+        stats = app.control.inspect([scaled.name], timeout=2).stats()[scaled.name]
+        assert stats["pool"]["max-concurrency"] > 2
+        assert stats["autoscaler"]["max"] == 10
+        assert took < 2.4, "two at a time take 2.5 s"
+        assert scaled.running
+
+
+async def test_the_pool_grows_and_shrinks_when_told(server: RedisServer) -> None:
+    app = make_app("tests", broker_url=server.url)
+    with Worker(WORKER, "grown", env=_env(server), concurrency=2) as grown:
+
+        def limit() -> int:
+            stats = app.control.inspect([grown.name], timeout=2).stats()
+            return stats[grown.name]["pool"]["max-concurrency"] if stats else 0
+
+        assert await until(limit) == 2
+        for command, n, reply, then in (
+            ("pool_grow", 3, "ok", 5),
+            ("pool_shrink", 4, "ok", 1),
+            ("pool_shrink", 1, "error", 1),
+        ):
+            answers = app.control.broadcast(command, arguments={"n": n}, reply=True, destination=[grown.name])
+            assert reply in answers[0][grown.name]
+            assert limit() == then
+
+
+async def test_options_without_effect_say_so_once(server: RedisServer) -> None:
+    options = ["--time-limit=2", "--soft-time-limit=1", "--max-tasks-per-child=2", "--max-memory-per-child=1000"]
+    with Worker(WORKER, "optioned", env=_env(server), args=options) as optioned:
+        log = optioned.log
+    for option in options:
+        assert log.count(f"({option.partition('=')[0]}, ") == 1, log
+
+
+async def test_limits_set_at_run_time_say_so_once(server: RedisServer) -> None:
+    app = make_app("tests", broker_url=server.url)
+    with Worker(WORKER, "limited", env=_env(server)) as limited:
+        while not app.control.ping([limited.name], timeout=1):
+            """It says that it is ready a moment before it hears."""
+        for name in ("stbass.execute", "tests.add"):
+            app.control.time_limit(name, soft=1, hard=2, reply=True, destination=[limited.name])
+        app.control.rate_limit("stbass.execute", "2/s", reply=True, destination=[limited.name])
+        async with aclosing(CeleryBackend(app, queue="limited")) as backend:
+            for n in range(3):
+                assert (await backend.execute(Give(n), ProcessContext(f"limited-{n}"))).is_ok
+        for _ in range(2):
+            result = app.send_task("tests.add", (1, 2), queue="limited")
+            assert await asyncio.to_thread(result.get, timeout=10) == 3
+        log = limited.log
+    for words in ("a time limit (", "a soft time limit (", "rate_limit of stbass.execute does nothing"):
+        assert log.count(words) == 1, log
+
+
+async def test_an_ordinary_task_that_cannot_be_ended_keeps_its_state(server: RedisServer, worker: Worker) -> None:
+    app = _shop(server, ours=True)
+    result = app.send_task("shop.dawdle", (3.0, "shop:dawdles"), queue="shop")
+    await until(lambda: server.command("LLEN", "shop:dawdles") == 1)
+    answers = app.control.revoke(result.id, terminate=True, reply=True, destination=[worker.name], timeout=2)
+    assert "cannot be ended" in answers[0][worker.name]["error"]
+    assert await asyncio.to_thread(result.get, timeout=10) == "done"
+    assert result.state == "SUCCESS"
+    assert server.command("LLEN", "shop:dawdles") == 2
+
+
+async def test_a_task_that_is_to_be_ended_while_it_waits_for_a_thread_is_not_lost(
+    server: RedisServer, worker: Worker
+) -> None:
+    app = _shop(server, ours=True)
+    results = [app.send_task("shop.dawdle", (1.5, "shop:waits"), queue="shop") for _ in range(5)]
+    await until(lambda: server.command("LLEN", "shop:waits") == 4)
+    inspected = app.control.inspect([worker.name], timeout=1)
+    while not (waiting := (await asyncio.to_thread(inspected.reserved) or {}).get(worker.name)):
+        """The fifth has not come yet."""
+    app.control.revoke(waiting[0]["id"], terminate=True, reply=True, destination=[worker.name], timeout=0.3)
+    for result in results:
+        await asyncio.to_thread(result.get, timeout=10, propagate=False)
+    ended = sorted(result.state for result in results)
+    # Revoked in time, it does not run; too late for that, it runs to its end: its state says which.
+    assert ended in (["REVOKED", *["SUCCESS"] * 4], ["SUCCESS"] * 5)
+    assert server.command("LLEN", "shop:waits") == 2 * ended.count("SUCCESS")
+    assert not await asyncio.to_thread(inspected.reserved) or not inspected.reserved()[worker.name]
+
+
+async def test_a_running_process_tells_when_it_started(server: RedisServer) -> None:
+    app = make_app("tests", broker_url=server.url)
+    with Worker(WORKER, "timed", env=_env(server)) as timed:
+        async with aclosing(CeleryBackend(app, queue="timed")) as backend:
+            before = time.time()
+            ctx = ProcessContext("long")
+            running = asyncio.create_task(backend.execute(Give(1, seconds=30.0), ctx))
+
+            def found() -> Any:
+                return (app.control.inspect([timed.name], timeout=1).active() or {}).get(timed.name)
+
+            while not (active := await asyncio.to_thread(found)):
+                """It has not started yet."""
+            assert before - 1 < active[0]["time_start"] < time.time() + 1
+            ask = app.control.inspect([timed.name], timeout=1).query_task
+            queried = await asyncio.to_thread(ask, ctx.process_id)
+            assert queried[timed.name][ctx.process_id][0] == "active"
+            running.cancel()
+            await asyncio.wait([running])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -20,6 +20,13 @@ __all__ = ["AsyncioPool"]
 
 _log = get_logger(__name__)
 _THREADS_MOST = 32
+_WITHOUT_EFFECT = {
+    "timeout": "a time limit (--time-limit, task_time_limit, time_limit)",
+    "soft_timeout": "a soft time limit (--soft-time-limit, task_soft_time_limit, soft_time_limit)",
+    "maxtasksperchild": "a number of tasks per child (--max-tasks-per-child, worker_max_tasks_per_child)",
+    "max_memory_per_child": "a limit of memory (--max-memory-per-child, worker_max_memory_per_child)",
+}
+"""What needs a pool of Python processes, by the name that Celery gives it when it calls the pool."""
 
 
 class AsyncioPool(BasePool):
@@ -41,11 +48,25 @@ class AsyncioPool(BasePool):
         self._hub: Any = None
         self._calls: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._runtime: Runtime | None = None
-        self._executor: ThreadPoolExecutor | None = None
+        self._executors: list[ThreadPoolExecutor] = []
+        """Of ordinary tasks: the last one is in use, those before it have become too small."""
+        self._threads = 0
+        self._told: set[str] = set()
 
     def on_start(self) -> None:
+        self._tell_without_effect(self.options)
         _tune_garbage_collection()
         self._runtime = current_runtime(self.app, self._hostname, self.limit)
+
+    def _tell_without_effect(self, options: Mapping[str, Any]) -> None:
+        for name, shown in _WITHOUT_EFFECT.items():
+            if options.get(name) and name not in self._told:
+                self._told.add(name)
+                _log.warning(
+                    "%s does nothing on the asyncio pool, which runs everything in one Python process;"
+                    " give processes a deadline, or use -P prefork",
+                    shown,
+                )
 
     def register_with_event_loop(self, hub: Any) -> None:
         self._hub = hub
@@ -55,6 +76,17 @@ class AsyncioPool(BasePool):
         """The event loop's runtime; there is one once the pool has started."""
         assert self._runtime is not None
         return self._runtime
+
+    def notice_limits(self, task: Any) -> None:
+        """Say once which of a process's limits, as ``celery control`` or an annotation sets them, do nothing."""
+        if task.time_limit or task.soft_time_limit:
+            self._tell_without_effect({"timeout": task.time_limit, "soft_timeout": task.soft_time_limit})
+        if task.rate_limit and "rate_limit" not in self._told:
+            self._told.add("rate_limit")
+            _log.warning(
+                "rate_limit of %s does nothing on the asyncio pool; -c (worker_concurrency) bounds how many run",
+                task.name,
+            )
 
     def submit(self, job: Job) -> None:
         """Run a process."""
@@ -94,22 +126,51 @@ class AsyncioPool(BasePool):
         kwargs: Any = None,
         callback: Any = None,
         accept_callback: Any = None,
-        **_options: Any,
+        **options: Any,
     ) -> _Applied:
         """An ordinary task: as Celery's thread pool does it."""
-        if self._executor is None:
-            self._executor = ThreadPoolExecutor(min(self.limit or _THREADS_MOST, _THREADS_MOST), "celery-task")
-        return _Applied(self._executor.submit(apply_target, target, args, kwargs, callback, accept_callback))
+        self._tell_without_effect(options)
+
+        wanted = min(self.limit or _THREADS_MOST, _THREADS_MOST)
+        if wanted > self._threads:
+            self._threads = wanted
+            self._executors.append(ThreadPoolExecutor(wanted, "celery-task"))
+        return _Applied(self._executors[-1].submit(apply_target, target, args, kwargs, callback, accept_callback))
+
+    def grow(self, n: int = 1) -> None:
+        """``pool_grow`` and ``--autoscale``: so many more may run at once."""
+        self._resize(self.limit + n)
+
+    def shrink(self, n: int = 1) -> None:
+        """``pool_shrink`` and ``--autoscale``: so many fewer; what runs goes on.
+
+        Raises:
+            ValueError: none would be left.
+        """
+        if self.limit <= n:
+            raise ValueError(f"the pool runs {self.limit} at once: it cannot run {n} fewer")
+        self._resize(self.limit - n)
+
+    def _resize(self, limit: int) -> None:
+        self.limit = limit
+        self.runtime.resize(limit)
 
     def terminate_job(self, pid: int, signal: Any = None) -> None:
-        """An ordinary task runs in a thread, which cannot be stopped (as under ``-P threads``)."""
+        """As under ``-P threads``: who asks for it is told so, and the task keeps its state.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError(
+            "an ordinary task on the asyncio pool runs in a thread, which cannot be ended: it runs to its end"
+        )
 
     def on_stop(self) -> None:
         """What runs may end within the grace, but not on a cold shutdown; the rest is handed back."""
         # Celery stops the pool on a cold shutdown too.
         is_cold = state.should_terminate not in (None, False)
-        if self._executor is not None:
-            self._executor.shutdown(wait=not is_cold, cancel_futures=True)
+        for executor in self._executors:
+            executor.shutdown(wait=not is_cold, cancel_futures=True)
         if self._runtime is not None:
             if not is_cold:
                 self._runtime.drain(fleet_of(self.app).settings.grace)

@@ -272,6 +272,11 @@ class Runtime:
         if signal:
             self._loop.call_soon_threadsafe(self._wake)
 
+    def resize(self, limit: int) -> None:
+        """So many may run at once from now on; what runs goes on."""
+        self.limit = limit
+        self._loop.call_soon_threadsafe(self._wake)
+
     def run_blocking(self, job: Job) -> Outcome:
         """Run a job and wait for it; for pools that give each task a thread or a process."""
         done = threading.Event()

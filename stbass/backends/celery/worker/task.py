@@ -133,6 +133,7 @@ class ProcessRequest(Request):
         """
         if self.revoked():
             raise TaskRevokedError(self.id)
+        pool.notice_limits(self.task)
         self._job = _job(
             self.id,
             self.request_dict,
@@ -166,7 +167,7 @@ class ProcessRequest(Request):
     def started(self) -> None:
         """The process runs. Called in the worker's thread."""
         self.worker_pid = os.getpid()
-        self.time_start = time.monotonic()
+        self.time_start = time.time()
         state.task_accepted(self)
         if self._somebody_listens():
             self.send_event("task-started")
