@@ -16,7 +16,7 @@ from kombu.transport import redis as stock
 
 from stbass.backends.celery import CeleryBackend, install, make_app
 from stbass.backends.celery.settings import EXECUTE
-from stbass.backends.celery.transport import Transport
+from stbass.backends.celery.transport import SentinelTransport, Transport
 
 REDIS = "redis://:hush@localhost:6390/3"
 
@@ -132,11 +132,11 @@ def test_a_stock_application_beside_it_stays_stock() -> None:
     ("url", "transport"),
     [
         ("memory://", get_transport_cls("memory")),
-        ("sentinel://localhost:26379", stock.SentinelTransport),
+        ("sentinel://localhost:26379", SentinelTransport),
         ("memory://;redis://localhost", get_transport_cls("memory")),
     ],
 )
-def test_other_brokers_keep_their_transport(url: str, transport: type) -> None:
+def test_each_broker_has_its_transport(url: str, transport: type) -> None:
     app = install(Celery("shop", broker=url))
     with app.connection_for_read() as connection:
         assert connection.get_transport_cls() is transport
