@@ -226,3 +226,28 @@ async def test_everything_is_gone_after_the_close(server: RedisServer) -> None:
         with contextlib.suppress(ChannelClosedError):
             await reader.recv()
     assert keys(server) == []
+
+
+@pytest.mark.parametrize("kind", ["normal", "pubsub"])
+@pytest.mark.parametrize("capacity", [0, 1, 5])
+async def test_connections_that_the_server_closes_between_two_operations(
+    server: RedisServer, capacity: int, kind: str
+) -> None:
+    # given a channel on which a value has gone through
+    transport = RedisTransport(server.url)
+    channel = Chan(int, name="idle", transport=transport, capacity=capacity)
+
+    async def goes_through(value: int) -> None:
+        receiving = asyncio.ensure_future(channel.recv()) if not capacity else None
+        await channel.send(value)
+        assert await (channel.recv() if receiving is None else receiving) == value
+
+    async with asyncio.timeout(60):
+        await goes_through(0)
+        for value in range(1, 6):
+            # when the server closes its connections before anything more is said on them
+            server.command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
+            # then the next value goes through all the same: that there is room was not lost with them
+            await goes_through(value)
+    channel.close()
+    await transport.aclose()

@@ -231,7 +231,8 @@ class Buffered(RedisLink):
             s.received, s.got = acked, got
         s.received = s.last_moved = max(acked, s.received)
         s.told = s.confirmed = s.credited = acked
-        if self._due > acked:
+        # That there is room may have been lost with the connection, as an acknowledgement may.
+        if s.received > acked:
             self.here.happened(self)
 
     def _reader_lost(self, free: bool) -> None:
@@ -329,13 +330,13 @@ class Buffered(RedisLink):
         pipe.push()
 
     def tell_received(self) -> None:
-        """Acknowledge what may be, once more, on the connection that all else follows on.
+        """Tell once more what was received, and what of it is acknowledged, on the connection that all else follows on.
 
         It may have been lost with the other one, and what follows here must not overtake it.
         """
         s = self.state
         self.here.commit()
-        if self._due > s.confirmed and s.holds("r"):
+        if s.received > s.confirmed and s.holds("r"):
             args = self._acknowledging()
             self.here.pipe.call(s.text(scripts.ACK, *args), partial(self._acknowledged, s.told))
 
