@@ -72,11 +72,12 @@ def worker(fleet: Fleet, *queues: str, slots: int) -> Worker:
 
 @pytest.fixture(autouse=True)
 async def nothing_stays(fleet: Fleet, backend: CeleryBackend) -> AsyncIterator[None]:
-    """After each test nothing runs on the fleet, and nothing of it is left in Redis but marks of what was withdrawn."""
+    """After each test nothing runs on the fleet, and nothing of it is left in Redis but marks of what was withdrawn,
+    and what living workers keep there."""
     yield
     await until(lambda: not fleet.server.command("ZCARD", "stbass:leases"), timeout=4 * LEASE)
     await backend.transport().aclose()
-    kinds = ("stbass:worker:", "stbass:cancelled:", "unacked")
+    kinds = ("stbass:worker:", "stbass:cancelled:", "stbass:swept", "unacked")
     left = {key for key in fleet.keys() if not key.startswith(kinds)}  # noqa: SIM118 - a method, not a dict
     for key in left:
         fleet.server.command("DEL", key)

@@ -545,11 +545,11 @@ async def test_the_nearest_timer_wins() -> None:
 
 async def test_a_timer_counts_anew_in_each_choice() -> None:
     channel = Chan(int)
-    choice = ALT(Guard(channel), Guard(timer := TIMER(0.05)))
+    choice = ALT(Guard(channel), Guard(timer := TIMER(1.0)))
 
     async def write() -> None:
         for value in range(4):
-            await TIMER(0.03)
+            await TIMER(0.3)
             await channel.send(value)
 
     async with asyncio.TaskGroup() as group:
