@@ -22,6 +22,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from functools import cached_property
 from queue import Empty
 from typing import Any, ClassVar, NamedTuple
 
@@ -457,8 +458,12 @@ class Channel(stock.Channel):
         self._deliver_all(messages)
         return True
 
+    @cached_property
+    def _broker(self) -> str:
+        return f"{self.connection.client.as_uri()}{self.global_keyprefix}"
+
     def _take_from(self, lists: list[_List], room: int) -> list[Any]:
-        where = f"{self.connection.client.as_uri()}{self.global_keyprefix}"
+        where = self._broker
         taker, call = self._unanswered.pop(where, (self._id, new_id()))
         client = self.batch_client
         names = (self.unacked_key, self.unacked_index_key, f"stbass:took:{taker}", *(one.key for one in lists))
