@@ -6,7 +6,7 @@ import os
 import time
 from typing import Any
 
-from celery import Celery, signals
+from celery import Celery
 
 from stbass.backends.celery import POOL, install
 
@@ -46,19 +46,3 @@ def dawdle(seconds: float, key: str) -> str:
     time.sleep(seconds)
     app.backend.client.rpush(key, "ends")
     return "done"
-
-
-def _note(name: str) -> Any:
-    def note(sender: Any = None, **details: Any) -> None:
-        details.pop("signal", None)
-        shown = ",".join(sorted(details))
-        what = getattr(sender, "name", type(sender).__name__)
-        app.backend.client.rpush("shop:signals", f"{name} {what} {details.get('task_id', '')} {shown}")
-
-    return note
-
-
-if os.environ.get("TEST_SIGNALS"):
-    for _name in ("prerun", "postrun", "success", "failure", "revoked"):
-        getattr(signals, f"task_{_name}").connect(_note(_name), weak=False)
-    signals.worker_process_init.connect(_note("process_init"), weak=False)

@@ -132,8 +132,6 @@ class CeleryBackend(ExecutionBackend):
         """
         return self._fleet.settings
 
-    _settings = settings
-
     async def execute(self, process: Composable, ctx: ProcessContext) -> ProcessResult:
         """Run a process on the fleet. Cancelling this cancels it there.
 
@@ -198,7 +196,7 @@ class CeleryBackend(ExecutionBackend):
         return self._fleet.transport
 
     def _wired(self, value: object, what: str) -> msgspec.Raw:
-        return msgspec.Raw(wire.dumps(value, limit=self._settings.max_message_bytes, what=what))
+        return msgspec.Raw(wire.dumps(value, limit=self.settings.max_message_bytes, what=what))
 
     def _encode(self, process: Composable, ctx: ProcessContext) -> msgspec.Raw:
         # Channels that it has from the compositions around it travel with it.
@@ -229,7 +227,7 @@ class CeleryBackend(ExecutionBackend):
         try:
             async with asyncio.timeout(_HEALTH_SECONDS):
                 client = self.client()
-                if not await answered(client.redis, self._settings.keys, self._queue, _ANSWER_SECONDS):
+                if not await answered(client.redis, self.settings.keys, self._queue, _ANSWER_SECONDS):
                     return False
                 await self._ping_broker(client)
                 self._announced = await self._announced_limit(client)
@@ -248,7 +246,7 @@ class CeleryBackend(ExecutionBackend):
             connection.ensure_connection(max_retries=1, timeout=_HEALTH_SECONDS)
 
     async def _announced_limit(self, client: FleetClient) -> int | None:
-        workers = await worker_slots(client.redis, self._settings.keys)
+        workers = await worker_slots(client.redis, self.settings.keys)
         return sum(one.slots for one in workers if self._queue is None or self._queue in one.queues) or None
 
     async def workers(self) -> list[WorkerSlots]:
@@ -258,9 +256,9 @@ class CeleryBackend(ExecutionBackend):
             BackendUnavailableError: Redis cannot be reached.
         """
         try:
-            return await worker_slots(self.client().redis, self._settings.keys)
+            return await worker_slots(self.client().redis, self.settings.keys)
         except (OSError, redis.RedisError) as error:
-            raise unavailable(self._settings.backend, "look for workers", error) from error
+            raise unavailable(self.settings.backend, "look for workers", error) from error
 
     def failing(self, kind: type[B]) -> B:
         """A backend like this, but that a process whose worker dies fails: for what must not be run again by itself.
@@ -295,23 +293,23 @@ class CeleryBackend(ExecutionBackend):
         client = self.client()
         group = IdleGroupResult(group_id, [envelope.id for envelope in checked], self._app)
         group_meta = self._app.backend.encode({"result": group.as_tuple()})
-        ttl = self._settings.result_ttl or None
+        ttl = self.settings.result_ttl or None
 
         async def keep() -> None:
             pipe = client.redis.pipeline(transaction=False)
             pipe.set(self._app.backend.get_key_for_group(group_id), group_meta, ex=ttl)
-            pipe.set(self._settings.keys.group(group_id), msgspec.json.encode(checked), ex=ttl)
+            pipe.set(self.settings.keys.group(group_id), msgspec.json.encode(checked), ex=ttl)
             await pipe.execute()
 
         try:
             await client.patiently(keep)
         except (OSError, redis.RedisError) as error:
-            raise unavailable(self._settings.backend, f"start a group of {len(checked)} processes", error) from error
+            raise unavailable(self.settings.backend, f"start a group of {len(checked)} processes", error) from error
         return group
 
     def group_keys(self, group_id: str) -> list[str]:
         """What :meth:`open_group` has left in Redis."""
-        return [self._settings.keys.group(group_id), self._app.backend.get_key_for_group(group_id).decode()]
+        return [self.settings.keys.group(group_id), self._app.backend.get_key_for_group(group_id).decode()]
 
     async def forget(self, group_id: str, process_ids: Iterable[str]) -> None:
         """Delete a group, and the results of these processes of it: nobody will ask for them.
@@ -343,7 +341,7 @@ class CeleryBackend(ExecutionBackend):
         await client.withdraw([process_id for process_id, _, _ in processes])
 
         async def runs(process_id: str) -> bool:
-            return bool(await client.redis.exists(self._settings.keys.run(process_id)))
+            return bool(await client.redis.exists(self.settings.keys.run(process_id)))
 
         tickets = [
             Ticket(Envelope(process_id, queue, name, lease, deadline=patience), grace=1.0, remaining=patience)
@@ -366,12 +364,12 @@ class CeleryBackend(ExecutionBackend):
         """
         client = self.client()
         try:
-            raw = await client.redis.get(self._settings.keys.group(group_id))
+            raw = await client.redis.get(self.settings.keys.group(group_id))
         except (OSError, redis.RedisError) as error:
-            raise unavailable(self._settings.backend, f"attach to group {group_id}", error) from error
+            raise unavailable(self.settings.backend, f"attach to group {group_id}", error) from error
         if raw is None:
             raise LookupError(
-                f"group {group_id} is not known at {self._settings.backend}:"
+                f"group {group_id} is not known at {self.settings.backend}:"
                 " the id is wrong, or its results have expired"
             )
         tickets = []
@@ -381,7 +379,7 @@ class CeleryBackend(ExecutionBackend):
         except (msgspec.MsgspecError, ValueError, RecursionError, WireError) as error:
             self._fleet.refusals.note("group", error, raw, task_id=group_id)
             raise WireError(
-                f"what {self._settings.keys.group(group_id)} in Redis at {self._settings.backend} says of group"
+                f"what {self.settings.keys.group(group_id)} in Redis at {self.settings.backend} says of group"
                 f" {group_id} cannot be read: {error}; its results may be fetched one by one, by their ids"
             ) from error
         for envelope, placement in zip(envelopes, placements, strict=True):
