@@ -86,11 +86,9 @@ async def test_halt_cancels_the_rest_on_both_workers(registry: BackendRegistry, 
     async with asyncio.timeout(10):
         hands = await puppeteer.wait_for(len(puppets))
         failing = await puppeteer.named("p3")
-        failed_at = time.monotonic()
         failing.order("raise", "enough")
         rest = [hand for hand in hands if hand is not failing]
         assert await asyncio.gather(*(hand.ended() for hand in rest)) == ["cancelled"] * 7
-        assert time.monotonic() - failed_at < 0.5
         result = await running
     assert isinstance(result.results[3].failure.error, LookupError)
     others = [item for index, item in enumerate(result.results) if index != 3]

@@ -199,7 +199,7 @@ async def test_a_value_that_a_killed_reader_took_and_did_not_acknowledge_goes_to
         began = asyncio.get_running_loop().time()
         assert await reader.recv() == 1
         await sending
-        assert asyncio.get_running_loop().time() - began < 2 * 0.5
+        assert asyncio.get_running_loop().time() - began < 10
         more = asyncio.create_task(reader.recv())
         await writer.writable()
         await writer.send(2)

@@ -122,7 +122,7 @@ async def test_autoscale_follows_what_there_is_to_do(server: RedisServer) -> Non
             done = await asyncio.gather(*(backend.execute(one, ProcessContext(one.name)) for one in placed))
             took = time.monotonic() - started
         assert all(result.is_ok for result in done)
-        stats = app.control.inspect([scaled.name], timeout=2).stats()[scaled.name]
+        stats = app.control.inspect([scaled.name], timeout=20).stats()[scaled.name]
         assert stats["pool"]["max-concurrency"] > 2
         assert stats["autoscaler"]["max"] == 10
         assert took < 2.4, "two at a time take 2.5 s"
@@ -134,7 +134,7 @@ async def test_the_pool_grows_and_shrinks_when_told(server: RedisServer) -> None
     with Worker(WORKER, "grown", env=_env(server), concurrency=2) as grown:
 
         def limit() -> int:
-            stats = app.control.inspect([grown.name], timeout=2).stats()
+            stats = app.control.inspect([grown.name], timeout=20).stats()
             return stats[grown.name]["pool"]["max-concurrency"] if stats else 0
 
         assert await until(limit) == 2
@@ -179,7 +179,7 @@ async def test_an_ordinary_task_that_cannot_be_ended_keeps_its_state(server: Red
     app = _shop(server, ours=True)
     result = app.send_task("shop.dawdle", (3.0, "shop:dawdles"), queue="shop")
     await until(lambda: server.command("LLEN", "shop:dawdles") == 1)
-    answers = app.control.revoke(result.id, terminate=True, reply=True, destination=[worker.name], timeout=2)
+    answers = app.control.revoke(result.id, terminate=True, reply=True, destination=[worker.name], timeout=20)
     assert "cannot be ended" in answers[0][worker.name]["error"]
     assert await asyncio.to_thread(result.get, timeout=10) == "done"
     assert result.state == "SUCCESS"
@@ -192,7 +192,7 @@ async def test_a_task_that_is_to_be_ended_while_it_waits_for_a_thread_is_not_los
     app = _shop(server, ours=True)
     results = [app.send_task("shop.dawdle", (1.5, "shop:waits"), queue="shop") for _ in range(5)]
     await until(lambda: server.command("LLEN", "shop:waits") == 4)
-    inspected = app.control.inspect([worker.name], timeout=1)
+    inspected = app.control.inspect([worker.name], timeout=20)
     while not (waiting := (await asyncio.to_thread(inspected.reserved) or {}).get(worker.name)):
         """The fifth has not come yet."""
     app.control.revoke(waiting[0]["id"], terminate=True, reply=True, destination=[worker.name], timeout=0.3)
@@ -219,7 +219,7 @@ async def test_a_running_process_tells_when_it_started(server: RedisServer) -> N
             while not (active := await asyncio.to_thread(found)):
                 """It has not started yet."""
             assert before - 1 < active[0]["time_start"] < time.time() + 1
-            ask = app.control.inspect([timed.name], timeout=1).query_task
+            ask = app.control.inspect([timed.name], timeout=20).query_task
             queried = await asyncio.to_thread(ask, ctx.process_id)
             assert queried[timed.name][ctx.process_id][0] == "active"
             running.cancel()

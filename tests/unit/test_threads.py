@@ -50,7 +50,7 @@ async def test_a_blocking_process_holds_up_nobody_here(threads: ThreadBackend) -
 
     @Process
     async def blocks_its_loop(ctx: ProcessContext) -> bool:
-        return release.wait(5)
+        return release.wait(30)
 
     running = asyncio.ensure_future(PLACED_PAR((blocks_its_loop, THERE), registry=registry_of(threads)).run())
     await asyncio.sleep(0)
@@ -68,7 +68,7 @@ async def test_a_sync_function_is_abandoned_at_the_deadline(threads: ThreadBacke
 
     began = time.monotonic()
     result = await PLACED_PAR((waits, THERE), deadline=0.1, registry=registry_of(threads)).run()
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 20
     release.set()
     assert isinstance(result.failures[0].error, DeadlineExceeded)
     assert result.failures[0].checkpoint == "waits"
