@@ -29,6 +29,7 @@ _AMQP = ("amqp", "amqps", "pyamqp")
 _DEFAULT_REDIS = "redis://localhost:6379/0"
 _ASYNCIO_CONCURRENCY = 1000
 _KEY_CHARACTERS = 16
+_LONGEST_PREFIX = 200
 _PREFIX = "STBASS_"
 _PAGE = """\
 # Settings of the worker application
@@ -122,6 +123,12 @@ def _text(text: str) -> str:
     return text
 
 
+def _key_prefix(text: str) -> str:
+    if not text.isprintable() or len(text) > _LONGEST_PREFIX:
+        raise ValueError(f"must be at most {_LONGEST_PREFIX} characters, none of them a control character")
+    return text
+
+
 def _setting(
     variable: str,
     parse: Callable[[str], Any],
@@ -160,6 +167,13 @@ class Settings:
         "STBASS_SENTINEL_MASTER",
         _text,
         "Name of the master that the Sentinels watch; needed with a `sentinel://` URL.",
+        shown="none",
+    )
+    key_prefix: str | None = _setting(
+        "STBASS_KEY_PREFIX",
+        _key_prefix,
+        "What every key and every channel of this fleet in Redis begins with, e.g. `mine:` (Celery's"
+        " `global_keyprefix`): for several fleets on one server. Producers and workers need the same one.",
         shown="none",
     )
     include: tuple[str, ...] = _setting(
@@ -299,9 +313,12 @@ class Settings:
         }
         if self.signing_key is not None:
             made["stbass_signing_key"] = self.signing_key
-        if self.sentinel_master is not None:
-            made["broker_transport_options"] = {"master_name": self.sentinel_master}
-            made["result_backend_transport_options"] = {"master_name": self.sentinel_master}
+        options = {"master_name": self.sentinel_master, "global_keyprefix": self.key_prefix}
+        options = {name: value for name, value in options.items() if value is not None}
+        if options:
+            made["result_backend_transport_options"] = options
+            if self.broker_url.partition("://")[0] in _REDIS:
+                made["broker_transport_options"] = options
         return made
 
 

@@ -14,7 +14,7 @@ from stbass._process.context import ProcessContext
 from stbass._values.endpoint import Placement
 from stbass._values.policy import FailurePolicy
 from stbass.backends.celery import CeleryBackend, make_app
-from stbass.errors import NotConsumedError
+from stbass.errors import ConfigurationError, NotConsumedError
 from stbass.placement import BackendRegistry
 from stbass.testing import RedisServer, Worker
 from stbass.transports.redis import RedisTransport
@@ -132,6 +132,47 @@ async def test_a_fleet_whose_user_may_use_only_its_prefix(server: RedisServer) -
     assert [key for key in server.command("KEYS", "*") if not key.startswith("mine:")] == ["theirs"]
     log = server.command("ACL", "LOG")
     assert log == [], log
+
+
+async def test_the_deployed_application_takes_its_prefix_from_the_environment(server: RedisServer) -> None:
+    env = {"STBASS_BROKER_URL": server.url, "STBASS_KEY_PREFIX": ODD, "STBASS_INCLUDE": "tests.support.agents"}
+    side = Side(server, prefix=ODD)
+    with Worker("celery_app", "shared", env=env) as worker:
+        async with side.backend() as backend:
+            assert (await backend.execute(Give(7), ProcessContext("give"))).value == 7
+            found = await backend.workers()
+    assert [one.worker for one in found] == [worker.name]
+    assert [key for key in server.command("KEYS", "*") if not key.startswith(ODD)] == []
+
+
+async def test_channels_of_two_prefixes_are_apart(server: RedisServer) -> None:
+    mine, alike, theirs = (
+        RedisTransport(server.url, prefix=prefix, namespace="shop", lease=5) for prefix in (ODD, ODD, "theirs:")
+    )
+    channels = [Chan(int, name="orders", transport=one, capacity=4) for one in (mine, alike, theirs)]
+    for number, channel in enumerate((channels[0], channels[2])):
+        await channel.send(number)
+    assert await channels[1].recv() == 0
+    keys = server.command("KEYS", "*")
+    assert keys
+    assert {key.startswith((ODD, "theirs:")) for key in keys} == {True}
+    for transport in (mine, alike, theirs):
+        await transport.aclose()
+
+
+async def test_channels_take_the_options_that_celery_takes(server: RedisServer) -> None:
+    transport = RedisTransport(server.url, options={"global_keyprefix": "a:", "socket_timeout": 3})
+    address = transport.options.address
+    assert (address.prefix, address.options.socket_timeout) == ("a:", 3)
+    assert RedisTransport("sentinel://one:26379", options={"master_name": "main"}).options.address.master_name == "main"
+    with pytest.raises(ConfigurationError, match="or in options= of RedisTransport"):
+        RedisTransport("sentinel://one:26379")
+    with pytest.raises(ConfigurationError, match="has its prefix and options"):
+        RedisTransport(address, prefix="b:")
+    wrong: Any = 7
+    for given in ({"prefix": wrong}, {"options": {"socket_timeout": "long"}}):
+        with pytest.raises(ConfigurationError, match="the transport option"):
+            RedisTransport(server.url, **given)
 
 
 async def _send(channel: Chan[int], count: int) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import json
+import logging
 import pickle
 import sys
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
 import pytest
 from celery import Celery
 from celery.app.amqp import AMQP
+from celery.app.log import Logging
 from kombu.connection import Connection
 from kombu.transport import get_transport_cls
 from kombu.transport import redis as stock
@@ -174,3 +179,46 @@ def test_an_application_still_travels_to_a_spawned_worker() -> None:
     app = install(Celery("shop", broker=REDIS, backend=REDIS))
     again = pickle.loads(pickle.dumps(app))
     assert type(again.connection_for_read().transport) is Transport
+
+
+@pytest.fixture
+def unset_logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Logging as it is before Celery sets it up, once per Python process; afterwards as it was."""
+    loggers = [logging.getLogger(name) for name in (None, "celery", "celery.task", "celery.redirected")]
+    before = [(logger, logger.handlers, logger.level, logger.propagate) for logger in loggers]
+    for name in ("CELERY_LOG_LEVEL", "_MP_FORK_LOGLEVEL_", "_MP_FORK_LOGFILE_", "_MP_FORK_LOGFORMAT_"):
+        monkeypatch.setenv(name, "")
+    yield
+    for logger, handlers, level, propagate in before:
+        logger.handlers, logger.level, logger.propagate = handlers, level, propagate
+    Logging._setup = False
+
+
+class OwnLogging(Logging):
+    """An application's own."""
+
+    own = True
+
+
+@pytest.mark.usefixtures("unset_logging")
+@pytest.mark.parametrize("early", [False, True], ids=["", "used before"])
+@pytest.mark.parametrize("formats", [("json", "text"), ("text", "json")])
+def test_each_application_logs_in_its_format(formats: tuple[str, str], early: bool) -> None:
+    apps = [Celery(name, broker=REDIS, backend=REDIS, log=OwnLogging) for name in formats]
+    if early:
+        assert all(app.log.own for app in apps)
+    for app in apps:
+        install(app)
+        app.conf.stbass_log_format = app.main
+    for app in apps:
+        Logging._setup = False
+        for logger in (logging.getLogger(), logging.getLogger("celery.task")):
+            logger.handlers = []
+        written = io.StringIO()
+        app.log.setup_logging_subsystem("INFO", written)
+        assert app.log.own
+        for name in ("shop", "celery.task.shop"):
+            logging.getLogger(name).info("sold")
+            line = written.getvalue().splitlines()[-1]
+            assert (line.startswith("{") and json.loads(line)["message"] == "sold") == (app.main == "json")
+        assert len(written.getvalue().splitlines()) == 2

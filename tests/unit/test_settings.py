@@ -40,6 +40,7 @@ def test_with_nothing_set_everything_has_its_default() -> None:
         ("STBASS_BROKER_URL", "redis+socket:///tmp/redis.sock", "broker_url", "redis+socket:///tmp/redis.sock"),
         ("STBASS_RESULT_BACKEND", "redis://[::1]:6379/2", "result_backend", "redis://[::1]:6379/2"),
         ("STBASS_SENTINEL_MASTER", "main", "sentinel_master", "main"),
+        ("STBASS_KEY_PREFIX", "mine:", "key_prefix", "mine:"),
         ("STBASS_INCLUDE", "one.two, three,", "include", ("one.two", "three")),
         ("STBASS_FUNCTIONS", "one.two, three,", "functions", ("one.two", "three")),
         ("STBASS_SIGNING_KEY", SECRET, "signing_key", SECRET),
@@ -75,6 +76,8 @@ def test_every_setting_is_among_those_tried_above() -> None:
         ("STBASS_BROKER_URL", "amqp://localhost", "STBASS_RESULT_BACKEND: must be set when"),
         ("STBASS_BROKER_URL", "sentinel://one:26379", "STBASS_SENTINEL_MASTER: must be set, to the name of the master"),
         ("STBASS_RESULT_BACKEND", "amqp://localhost", "must be a URL that starts with one of redis://"),
+        ("STBASS_KEY_PREFIX", "mine\n:", "none of them a control character"),
+        ("STBASS_KEY_PREFIX", "x" * 201, "at most 200 characters"),
         ("STBASS_INCLUDE", "agents.py,my-agents", "'my-agents' is not the name of one"),
         ("STBASS_SIGNING_KEY", "short", "at least 16 characters"),
         ("STBASS_POOL", "gevent", "STBASS_POOL='gevent': must be one of asyncio, prefork, threads, solo"),
@@ -144,6 +147,15 @@ def test_the_master_of_the_sentinels_goes_to_both_connections() -> None:
         {"STBASS_BROKER_URL": "sentinel://one:26379;sentinel://two:26379", "STBASS_SENTINEL_MASTER": "main"}
     ).for_celery()
     assert made["broker_transport_options"] == made["result_backend_transport_options"] == {"master_name": "main"}
+
+
+@pytest.mark.parametrize(("broker", "both"), [("redis://host/0", True), ("amqp://host", False)])
+def test_the_prefix_goes_to_every_connection_to_redis(broker: str, both: bool) -> None:
+    made = Settings.from_environment(
+        {"STBASS_BROKER_URL": broker, "STBASS_RESULT_BACKEND": "redis://host/1", "STBASS_KEY_PREFIX": "mine:"}
+    ).for_celery()
+    assert made["result_backend_transport_options"] == {"global_keyprefix": "mine:"}
+    assert made.get("broker_transport_options") == ({"global_keyprefix": "mine:"} if both else None)
 
 
 def test_the_page_in_the_documentation_is_the_one_that_the_settings_make() -> None:

@@ -6,13 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from celery import Celery
-from celery.signals import (
-    after_setup_logger,
-    after_setup_task_logger,
-    import_modules,
-    worker_process_shutdown,
-    worker_shutdown,
-)
+from celery.signals import import_modules, worker_process_shutdown, worker_shutdown
 
 from stbass.backends.celery.connection import connect_by_our_transport
 from stbass.backends.celery.settings import fleet_of, included, read_settings, worker_processes
@@ -108,18 +102,13 @@ def install(app: Celery) -> Celery:
         return app
     fleet.installed = True
     connect_by_our_transport(app)
+    use_log_format(app)
     app.steps["consumer"].add(Announcement)
     import_modules.connect(_import_included, sender=app, weak=False)
     if app.finalized:
         _register(app)
     else:
         app.on_after_finalize.connect(_register, weak=False)
-
-    def set_format(logger: Any, **_details: Any) -> None:
-        use_log_format(logger, app.conf.get("stbass_log_format", "text"))
-
-    after_setup_logger.connect(set_format, weak=False)
-    after_setup_task_logger.connect(set_format, weak=False)
     return app
 
 

@@ -156,7 +156,7 @@ class RedisAddress:
         if "sentinel" in scheme and not master:
             raise ConfigurationError(
                 f"{setting} is a Sentinel URL, which needs the name of the master:"
-                " set master_name in Celery's transport options"
+                " set master_name in Celery's transport options, or in options= of RedisTransport"
             )
         return cls(url, master, prefix, ConnectionOptions.parse(options, setting))
 

@@ -35,7 +35,10 @@ class RedisTransport(Transport):
     it with the same ``namespace``.
 
     Args:
-        url: ``redis://``, ``rediss://``, ``unix://`` or Sentinel, as Celery takes it; or a ``RedisAddress``.
+        url: ``redis://``, ``rediss://``, ``unix://`` or Sentinel, as Celery takes it; or a ``RedisAddress``, which has
+            its prefix and options in it.
+        prefix: what every key and every name of publish/subscribe begins with, as Celery's ``global_keyprefix``.
+        options: how connections are made, as Celery's transport options, e.g. ``{"master_name": "main"}`` for Sentinel.
         lease: seconds after which an end that is not heard of is given up.
         ttl: seconds after which Redis forgets a channel of which all ends were killed.
         give_up: seconds for which a connection that was lost is tried again; then what waits fails.
@@ -53,6 +56,8 @@ class RedisTransport(Transport):
         self,
         url: str | RedisAddress,
         *,
+        prefix: str | None = None,
+        options: Mapping[str, Any] | None = None,
         lease: float = 10.0,
         ttl: float = 86400.0,
         give_up: float = 30.0,
@@ -63,7 +68,11 @@ class RedisTransport(Transport):
         given: Any = url
         if not isinstance(given, (str, RedisAddress)):
             raise ConfigurationError(f"RedisTransport takes the URL of a Redis server, got {url!r}")
-        address = url if isinstance(url, RedisAddress) else RedisAddress.parse(url, "url")
+        if not isinstance(url, RedisAddress):
+            own = {} if prefix is None else {"global_keyprefix": prefix}
+            url = RedisAddress.parse(url, "url", {**(options or {}), **own})
+        elif prefix is not None or options is not None:
+            raise ConfigurationError("RedisTransport: a RedisAddress has its prefix and options; give it no others")
         value: Any
         for name, value, least in (("lease", lease, 0.05), ("ttl", ttl, 2 * lease), ("give_up", give_up, 0)):
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value < 10**8:
@@ -75,7 +84,7 @@ class RedisTransport(Transport):
         if value is not None and (not isinstance(value, str) or not value):
             raise ConfigurationError(f"RedisTransport(namespace={namespace!r}): a text that is not empty, or None")
         signer = Signer(signing_key) if isinstance(signing_key, (str, bytes)) else signing_key
-        self._options = Options(address, float(lease), float(ttl), float(give_up), namespace, signer, max_message_bytes)
+        self._options = Options(url, float(lease), float(ttl), float(give_up), namespace, signer, max_message_bytes)
         self._clients: PerLoop[Client] = PerLoop()
 
     def link(self, spec: LinkSpec) -> RedisLink:

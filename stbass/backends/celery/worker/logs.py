@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import msgspec
+from celery import Celery
+from celery.utils.imports import symbol_by_name
 
 from stbass._values.texts import shortened
 from stbass.errors import ConfigurationError
@@ -43,16 +46,41 @@ class JsonFormatter(logging.Formatter):
         return msgspec.json.encode(made).decode()
 
 
-def use_log_format(logger: logging.Logger, log_format: object) -> None:
-    """Let all that the logger's handlers write be of this format: ``text`` (Celery's own) or ``json``.
+def use_log_format(app: Celery) -> None:
+    """Let what Celery writes for this application be in the format that its ``stbass_log_format`` says at that time.
 
-    Raises:
-        ConfigurationError: there is no such format.
+    Other applications of the same Python process, and handlers that are not Celery's, stay as they are.
     """
-    if log_format not in FORMATS:
-        raise ConfigurationError(
-            f"stbass_log_format (STBASS_LOG_FORMAT) must be one of {', '.join(FORMATS)}, got {log_format!r}"
-        )
-    if log_format == "json":
-        for handler in logger.handlers:
-            handler.setFormatter(JsonFormatter())
+    app.log_cls = partial(_make_log, app.log_cls)
+    app.__dict__.pop("log", None)
+
+
+def _make_log(log_cls: Any, app: Celery) -> Any:
+    kind = symbol_by_name(log_cls)
+    return type(kind.__name__, (_InFormat, kind), {})(app)
+
+
+class _InFormat:
+    """What is added to an application's class for logging."""
+
+    app: Celery
+
+    def setup_handlers(self, *args: Any, **kwargs: Any) -> Any:
+        """See Celery.
+
+        Raises:
+            ConfigurationError: there is no such format.
+        """
+        log_format = self.app.conf.get("stbass_log_format", "text")
+        if log_format not in FORMATS:
+            raise ConfigurationError(
+                f"stbass_log_format (STBASS_LOG_FORMAT) must be one of {', '.join(FORMATS)}, got {log_format!r}"
+            )
+        if log_format == "json":
+            kwargs["formatter"] = _json_formatter
+        kind: Any = super()
+        return kind.setup_handlers(*args, **kwargs)
+
+
+def _json_formatter(*_format: Any, **_options: Any) -> JsonFormatter:
+    return JsonFormatter()
