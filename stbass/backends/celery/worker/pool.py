@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+from celery import signals
 from celery.concurrency.base import BasePool, apply_target
 from celery.utils.log import get_logger
 from celery.worker import state
@@ -52,9 +54,12 @@ class AsyncioPool(BasePool):
         """Of ordinary tasks: the last one is in use, those before it have become too small."""
         self._threads = 0
         self._told: set[str] = set()
+        self._is_over = False
 
     def on_start(self) -> None:
         self._tell_without_effect(self.options)
+        # As Celery's pools do in each of their Python processes; here it is the only one.
+        signals.worker_process_init.send(sender=self._hostname)
         _tune_garbage_collection()
         self._runtime = current_runtime(self.app, self._hostname, self.limit)
 
@@ -174,12 +179,18 @@ class AsyncioPool(BasePool):
         if self._runtime is not None:
             if not is_cold:
                 self._runtime.drain(fleet_of(self.app).settings.grace)
-            self._runtime.close()
+            self._close(self._runtime)
 
     def on_terminate(self) -> None:
         """Cold shutdown: everything is handed back."""
         if self._runtime is not None:
-            self._runtime.close()
+            self._close(self._runtime)
+
+    def _close(self, runtime: Runtime) -> None:
+        runtime.close()
+        if not self._is_over:
+            self._is_over = True
+            signals.worker_process_shutdown.send(sender=self._hostname, pid=os.getpid(), exitcode=0)
 
     def _get_info(self) -> dict[str, Any]:
         info: dict[str, Any] = super()._get_info()

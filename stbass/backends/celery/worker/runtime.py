@@ -16,10 +16,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextvars import Context
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import isfinite
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 import redis
@@ -67,7 +68,7 @@ from stbass.transports.redis.subscription import Subscription
 from stbass.transports.redis.transport import Scope
 from stbass.transports.redis.trouble import LONGEST_PAUSE, Vigil, waited_out
 
-__all__ = ["Job", "Outcome", "Runtime", "current_runtime", "this_runtime"]
+__all__ = ["Job", "Outcome", "RunListener", "Runtime", "current_runtime", "this_runtime"]
 
 _log = logging.getLogger(__name__)
 _EXIT_CODE = 1
@@ -92,6 +93,18 @@ class Outcome:
     result: ProcessResult | None = None
 
 
+class RunListener(Protocol):
+    """Is told of a run, on the event loop, in a context that the process shares."""
+
+    context: Context
+
+    def starts(self) -> None:
+        """The process is about to run."""
+
+    def ended(self, outcome: Outcome) -> None:
+        """It has run, or will not."""
+
+
 @dataclass(slots=True, eq=False)
 class Job:
     """A process that this worker was asked to run, with what only the worker knows of it.
@@ -102,6 +115,7 @@ class Job:
         tag: kombu's delivery tag of the message.
         on_started: called when the process runs.
         on_done: called when the message may be acknowledged.
+        listener: told of the run; None: nobody wants to know.
     """
 
     envelope: Envelope
@@ -109,6 +123,7 @@ class Job:
     tag: str
     on_started: Callable[[], None] | None
     on_done: Callable[[Outcome], None]
+    listener: RunListener | None = None
     process: Composable | None = None
     placement: Placement | None = None
     attempt: int = 0
@@ -413,6 +428,8 @@ class Runtime:
             await asyncio.wait(running, timeout=_LAST_SECONDS)
         for job in held:
             self.keeper.release(job.id)
+            if job.result is None and job.listener is not None:
+                job.listener.ended(Outcome("handed back"))
         # One that does not let itself be cancelled runs on for a moment: nobody may have it before its lease is over.
         left = [job for job in held if job.result is None and job.task is not None and job.task.done()]
         try:
@@ -580,6 +597,8 @@ class Runtime:
         if outcome.result is not None and outcome.result.is_fail and job.on_started is not None:
             # Under Celery's own pools, which have no on_started, Celery writes this line.
             _log_failure(job, outcome.result)
+        if job.listener is not None:
+            job.listener.ended(outcome)
         job.on_done(outcome)
         for twin in job.twins:
             twin.on_done(Outcome("done"))
@@ -611,13 +630,16 @@ class Runtime:
             return
         self._running[job.id] = job
         self._idle.clear()
-        job.task = self._loop.create_task(self._run(job, until, checkpoint), name=job.name)
+        context = None if job.listener is None else job.listener.context
+        job.task = self._loop.create_task(self._run(job, until, checkpoint), name=job.name, context=context)
         if job.on_started is not None:
             job.on_started()
 
     async def _run(self, job: Job, until: float | None, checkpoint: bytes) -> None:
         process, envelope = job.process, job.envelope
         assert process is not None
+        if job.listener is not None:
+            job.listener.starts()
         ctx = ProcessContext(job.name, job.id, None, envelope.parent)
         given = envelope.read_given(self.settings.max_message_bytes)
         if given is not None:

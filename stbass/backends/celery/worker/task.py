@@ -8,20 +8,25 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 from celery import Task, signals
+from celery.app.task import Context
 from celery.exceptions import TaskRevokedError
+from celery.platforms import signals as platform_signals
 from celery.utils.log import get_logger
+from celery.utils.saferepr import saferepr
 from celery.worker import state
-from celery.worker.request import Request
+from celery.worker.request import TERM_SIGNAME, Request
 from celery.worker.strategy import default as default_strategy
 
 # A composition travels as its kind and parts: a worker must know all kinds.
 from stbass import par, placement, replicator, seq, topology  # noqa: F401
 from stbass._values.texts import LONGEST_TRACEBACK, error_text, shortened, text_of, type_name_of
-from stbass.backends.celery.envelope import ENVELOPE_HEADER, SIGNATURE_HEADER, Envelope
+from stbass.backends.celery.envelope import ENVELOPE_HEADER, SIGNATURE_HEADER, Envelope, Reply, reply_to
 from stbass.backends.celery.settings import EXECUTE, fleet_of
 from stbass.backends.celery.worker.pool import AsyncioPool
 from stbass.backends.celery.worker.runtime import Job, Outcome, current_runtime
+from stbass.backends.celery.worker.task_signals import ProcessSignals, somebody_listens
 from stbass.errors import ProcessCancelled, RemoteError
 
 __all__ = ["ExecuteTask", "ProcessRequest"]
@@ -54,8 +59,9 @@ _stored = _Stored()
 class _StoredBackend:
     """The application's result backend, but for results that the runtime has stored already."""
 
-    def __init__(self, backend: Any) -> None:
-        self._backend = backend
+    def __init__(self, app: Any) -> None:
+        self._app = app
+        self._backend = app.backend
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backend, name)
@@ -63,11 +69,28 @@ class _StoredBackend:
     def mark_as_done(self, task_id: str, result: Any, *args: Any, **kwargs: Any) -> None:
         """Nothing: the runtime stored the result, in the same form and with more in it."""
 
-    def mark_as_failure(self, task_id: str, exc: BaseException, *args: Any, **kwargs: Any) -> Any:
+    def mark_as_failure(
+        self, task_id: str, exc: BaseException, traceback: Any = None, request: Any = None, **options: Any
+    ) -> None:
         """Store a failure that the runtime knows nothing of, such as Celery's own time limit."""
         if task_id != _stored.task_id:
-            return self._backend.mark_as_failure(task_id, exc, *args, **kwargs)
-        return None
+            self._backend.mark_as_failure(task_id, exc, traceback, request=request, **options)
+            self._settle(task_id, request)
+
+    def mark_as_revoked(self, task_id: str, reason: str = "", request: Any = None, **options: Any) -> None:
+        """Celery has revoked it; if it ran, the Python process that ran it is being ended."""
+        self._backend.mark_as_revoked(task_id, reason, request=request, **options)
+        self._settle(task_id, request)
+
+    def _settle(self, task_id: str, request: Any) -> None:
+        """Forget what ran, and tell the producer: nobody else will."""
+        names = fleet_of(self._app).settings.keys
+        pipe = self._backend.client.pipeline()
+        pipe.delete(names.run(task_id), names.deadline(task_id))
+        pipe.zrem(names.leases, task_id)
+        if reply := reply_to(vars(request or Context()), names):
+            pipe.publish(reply, msgspec.json.encode(Reply(ready=[task_id])))
+        pipe.execute()
 
 
 class ExecuteTask(Task):
@@ -89,10 +112,13 @@ class ExecuteTask(Task):
     @property
     def backend(self) -> Any:
         """Where results go."""
-        return _StoredBackend(self.app.backend)
+        return _StoredBackend(self.app)
 
     def run(self) -> Any:
-        """Run a process and give back its value; for pools that give each task a thread or a process."""
+        """Run a process; for pools that give each task a thread or a process.
+
+        Gives back its value if somebody listens to Celery's signals, which tell it; the result is stored already.
+        """
         request = self.request
         _stored.task_id = None
         runtime = current_runtime(self.app, request.hostname or f"worker@{os.getpid()}")
@@ -106,13 +132,26 @@ class ExecuteTask(Task):
             on_done=lambda _outcome: None,
         )
         outcome = runtime.run_blocking(job)
-        if outcome.result is None or outcome.result.is_ok:
+        if outcome.result is None:
             return None
+        if outcome.result.is_ok:
+            return self._shown(outcome.result.value) if somebody_listens() else None
         _stored.task_id = request.id
         # Not the error itself: Celery gives a Retry, Reject, Ignore or MemoryError a meaning of its own, and pickles
         # what it gets.
-        error = outcome.result.failure.error
-        raise RemoteError(error_text(error), type_name=type_name_of(type(error)))
+        failure = outcome.result.failure
+        told = RemoteError(error_text(failure.error), type_name=type_name_of(type(failure.error)))
+        if failure.traceback_str:
+            told.add_note(failure.traceback_str)
+        raise told
+
+    def _shown(self, value: Any) -> Any:
+        """A value that Celery can write into its log: one that it cannot would be a failure to it."""
+        try:
+            saferepr(value, self.resultrepr_maxsize)
+        except BaseException:
+            return text_of(value)
+        return value
 
 
 def _on_event_loop(pool: Any) -> bool:
@@ -123,6 +162,8 @@ class ProcessRequest(Request):
     """A request whose process runs on the pool's event loop."""
 
     _job: Job | None = None
+    signum: int | None = None
+    """With which somebody told the worker to end it."""
     acknowledged: bool
 
     def execute_using_pool(self, pool: AsyncioPool, **_kwargs: Any) -> None:
@@ -142,12 +183,14 @@ class ProcessRequest(Request):
             self._message.properties,
             on_started=lambda: pool.call_worker(self.started),
             on_done=lambda outcome: pool.call_worker(self.finished, outcome),
+            listener=ProcessSignals(self) if somebody_listens() else None,
         )
         pool.submit(self._job)
 
     def terminate(self, pool: AsyncioPool, signal: Any = None) -> None:
         """``revoke(terminate=True)``: cancel the coroutine; what follows comes through :meth:`finished`."""
         if _on_event_loop(pool):
+            self.signum = platform_signals.signum(signal or TERM_SIGNAME)
             pool.cancel(self.id)
         else:
             super().terminate(pool, signal)
@@ -184,7 +227,7 @@ class ProcessRequest(Request):
             elapsed = 0.0 if result.elapsed is None else result.elapsed.total_seconds()
             self.send_event("task-succeeded", result=text_of(result.value, 1024), runtime=elapsed)
         elif issubclass(type(result.failure.error), ProcessCancelled):
-            self.send_event("task-revoked", terminated=True, signum=None, expired=False)
+            self.send_event("task-revoked", terminated=True, signum=self.signum, expired=False)
         else:
             failure = result.failure
             traceback = shortened(failure.traceback_str, LONGEST_TRACEBACK)
@@ -216,6 +259,7 @@ def strategy(task: Any, app: Any, consumer: Any) -> Any:
             # A message of which something cannot be: it must not come again, and the worker has others to run.
             refusals.note("message", error_text(error), text_of(message.headers), task_id=message.headers.get("id"))
             message.ack_log_error(_log, errors)
+            signals.task_rejected.send(sender=consumer, message=message, exc=error)
             return None
 
     if not _on_event_loop(consumer.pool):
