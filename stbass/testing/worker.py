@@ -38,6 +38,7 @@ class Worker(GuardedProgram, StartedInContext):
         args: more arguments for ``celery worker``.
         cwd: where modules are looked for first; None means here.
         on_line: called, in a thread, with each line that the worker writes, and with None when no more will come.
+        name: of the worker, as ``celery worker -n`` takes it; None makes one.
 
     Raises:
         ValueError: no queue is named, or the log level hides that the worker is ready.
@@ -55,6 +56,7 @@ class Worker(GuardedProgram, StartedInContext):
         args: Sequence[str] = (),
         cwd: str | Path | None = None,
         on_line: Callable[[str | None], None] | None = None,
+        name: str | None = None,
     ) -> None:
         if not queues:
             raise ValueError("name at least one queue, e.g. Worker('celery_app', 'anthropic')")
@@ -62,7 +64,7 @@ class Worker(GuardedProgram, StartedInContext):
             raise ValueError(f"loglevel must be one of {', '.join(_LEVELS_WITH_READY)}, got {loglevel!r}")
         self.queues = queues
         """The queues that it consumes."""
-        self.name = f"stbass-{new_id()[:13]}@{socket.gethostname()}"
+        self.name = name or f"stbass-{new_id()[:13]}@{socket.gethostname()}"
         """The worker's name, as Celery and results show it."""
         self._env = {**os.environ, **(env or {})}
         self._cwd = cwd

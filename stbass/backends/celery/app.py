@@ -10,6 +10,7 @@ from celery.signals import import_modules, worker_process_shutdown, worker_shutd
 
 from stbass.backends.celery.connection import connect_by_our_transport
 from stbass.backends.celery.settings import fleet_of, included, read_settings, worker_processes
+from stbass.backends.celery.worker import control as _control  # noqa: F401 - it answers when it is imported
 from stbass.backends.celery.worker.announcement import Announcement
 from stbass.backends.celery.worker.logs import use_log_format
 from stbass.backends.celery.worker.runtime import close_current_runtime

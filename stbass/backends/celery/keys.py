@@ -23,13 +23,14 @@ Keys (type; written by; read by; time to live):
     string; the producer, before sending; the worker (claim); the process's remaining time: gone when the time is over.
 ``stbass:cancelled:<id>``
     string; the producer; the worker (claim); ``CANCEL_TTL``.
-``stbass:worker:<name>``
-    string (JSON of :class:`WorkerInfo`); the worker; producers; two leases, renewed.
+``stbass:worker:<instance>``
+    string (JSON of :class:`WorkerInfo`); the worker; producers; two leases, renewed. ``<instance>`` is another one each
+    time a worker starts: two workers may have the same name.
 ``stbass:group:<id>``
     string (JSON: the envelopes of its processes without what is to be run); the producer; ``PLACED_PAR.attach``; as
     results.
 ``stbass:here:<uuid>``
-    list of workers' names; workers, to answer a health check; the producer that asked; ``HERE_TTL``.
+    list (JSON of :class:`WorkerAnswer`); workers, to answer a health check; the producer that asked; ``HERE_TTL``.
 ``celery-task-meta-<id>``
     string (Celery's JSON); the worker; producer and Celery; Celery's ``result_expires``.
 ``celery-taskset-meta-<id>``
@@ -42,8 +43,10 @@ Channels of publish/subscribe. A server does not keep them apart by database, so
 ``stbass:queue:<db>:<queue>``
     workers subscribe while they consume the queue, so the number of subscribers is the number of live workers, however
     they die. A health check sends the key of a list: workers that take messages answer there.
-``stbass:alive:<db>:<name>``
-    nothing is sent: the worker of that name subscribes to it, and the subscription ends with it, however it dies.
+``stbass:alive:<db>:<instance>``
+    nothing is sent: the worker subscribes to it, and the subscription ends with it, however it dies.
+``stbass:name:<db>:<name>``
+    JSON of :class:`WorkerInfo`, from a worker that starts to those that have the same name, and back.
 ``stbass:reply:<db>:<client>``
     JSON from workers to the producer that sent the process: started, progress, checkpoints, results.
 """
@@ -72,6 +75,7 @@ __all__ = [
     "SWEEP",
     "TOUCH",
     "FleetKeys",
+    "WorkerAnswer",
     "WorkerInfo",
 ]
 
@@ -93,6 +97,15 @@ class WorkerInfo(msgspec.Struct):
     queues: list[str]
     concurrency: Annotated[int, msgspec.Meta(ge=0)]
     include: list[str]
+    instance: Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
+    host: Annotated[str, msgspec.Meta(max_length=1000)] = ""
+
+
+class WorkerAnswer(msgspec.Struct):
+    """A worker's answer to a health check; ``blocked`` says what keeps it from running anything."""
+
+    worker: Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
+    blocked: Annotated[str, msgspec.Meta(max_length=4000)] = ""
 
 
 class FleetKeys:
@@ -136,9 +149,9 @@ class FleetKeys:
         """Key that tells that a process must not start."""
         return self.key(f"cancelled:{process_id}")
 
-    def worker(self, name: str) -> str:
+    def worker(self, instance: str) -> str:
         """Key of a worker's announcement."""
-        return self.key(f"worker:{name}")
+        return self.key(f"worker:{instance}")
 
     def group(self, group_id: str) -> str:
         """Key of what ``attach`` must know of a group."""
@@ -148,9 +161,13 @@ class FleetKeys:
         """Key of the list at which a health check waits for answers."""
         return self.key(f"here:{number}")
 
-    def alive_channel(self, worker: str) -> str:
+    def alive_channel(self, instance: str) -> str:
         """Channel that a worker subscribes to for as long as it lives."""
-        return self._channel("alive", worker)
+        return self._channel("alive", instance)
+
+    def name_channel(self, worker: str) -> str:
+        """Channel on which workers of one name hear of each other."""
+        return self._channel("name", worker)
 
     def queue_channel(self, queue: str) -> str:
         """Channel that every worker of a queue subscribes to."""

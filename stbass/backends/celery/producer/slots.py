@@ -7,6 +7,7 @@ so that a fleet that is plainly too small is told at once, and then still waits 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -53,7 +54,10 @@ async def consumers(client: redis.asyncio.Redis, names: keys.FleetKeys, queue: s
 
 
 async def answered(client: redis.asyncio.Redis, names: keys.FleetKeys, queue: str | None, seconds: float) -> bool:
-    """Whether a worker that takes messages answers: the server may not know yet that it does not reach one any more."""
+    """Whether a worker that takes messages answers: the server may not know yet that it does not reach one any more.
+
+    One whose event loop is blocked does not count, and is named in the log.
+    """
     key = names.here(new_id())
     if queue is None:
         channels = await client.pubsub_channels(names.pattern(names.queue_channel("")))
@@ -62,10 +66,30 @@ async def answered(client: redis.asyncio.Redis, names: keys.FleetKeys, queue: st
     asked = 0
     for channel in channels:
         asked += await client.publish(channel, key)
-    if not asked:
-        return False
-    answer: Any = client.blpop([key], timeout=seconds)
-    return await answer is not None
+    until = time.monotonic() + seconds
+    for _ in range(asked):
+        answer = await _next_answer(client, key, until - time.monotonic())
+        if answer is None:
+            return False
+        if not answer.blocked:
+            return True
+        _log.warning("worker %s runs nothing: %s", answer.worker, answer.blocked)
+    return False
+
+
+async def _next_answer(client: redis.asyncio.Redis, key: str, seconds: float) -> keys.WorkerAnswer | None:
+    """The next one that can be read, if it comes in time."""
+    if seconds <= 0:
+        return None
+    asked: Any = client.blpop([key], timeout=seconds)
+    found = await asked
+    if not found:
+        return None
+    try:
+        return msgspec.json.decode(found[1], type=keys.WorkerAnswer)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        _log.warning("refused a worker's answer to a health check: %s", error)
+        return None
 
 
 async def worker_slots(client: redis.asyncio.Redis, names: keys.FleetKeys) -> list[WorkerSlots]:
@@ -79,15 +103,19 @@ async def worker_slots(client: redis.asyncio.Redis, names: keys.FleetKeys) -> li
         return []
     infos = [info for raw in await client.mget(found) if raw and (info := _announced(raw)) is not None]
     # An announcement outlives a worker that was killed; its subscription does not.
-    alive = dict(await client.pubsub_numsub(*(names.alive_channel(info.name) for info in infos))) if infos else {}
+    alive = dict(await client.pubsub_numsub(*(names.alive_channel(info.instance) for info in infos))) if infos else {}
     raw: Any = await client.register_script(names.script(keys.RUNNING))()
     running = {name.decode(): int(number) for name, number in zip(raw[::2], raw[1::2], strict=True)}
-    return [
-        # A pool that does not say how much it runs at once runs one after the other.
-        WorkerSlots(info.name, tuple(info.queues), info.concurrency or 1, running.get(info.name, 0))
-        for info in infos
-        if alive.get(names.alive_channel(info.name).encode())
-    ]
+    slots = []
+    for info in infos:
+        if alive.get(names.alive_channel(info.instance).encode()):
+            # A pool that does not say how much it runs at once runs one after the other.
+            most = info.concurrency or 1
+            # What runs is known by name: of several workers of one name it is the sum that is right.
+            here = min(most, running.get(info.name, 0))
+            running[info.name] = running.get(info.name, 0) - here
+            slots.append(WorkerSlots(info.name, tuple(info.queues), most, here))
+    return slots
 
 
 def _announced(raw: bytes | str) -> keys.WorkerInfo | None:

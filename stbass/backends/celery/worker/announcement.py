@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import threading
 import time
 from typing import Any
@@ -13,10 +14,14 @@ import msgspec
 import redis
 from celery import bootsteps
 
+from stbass._values.ids import new_id
+from stbass._values.texts import shortened
 from stbass.backends.celery import keys
 from stbass.backends.celery.settings import fleet_of
 from stbass.backends.celery.sweep import Sweeper
 from stbass.backends.celery.transport import Channel
+from stbass.backends.celery.worker.loop_watch import BLOCKED_SECONDS
+from stbass.backends.celery.worker.runtime import this_runtime
 from stbass.errors import ConfigurationError
 from stbass.transports.redis.address import NO_CLUSTER, RedisAddress
 from stbass.transports.redis.trouble import LONGEST_PAUSE, Trouble, Vigil, trouble_of
@@ -25,6 +30,7 @@ __all__ = ["Announcement"]
 
 _log = logging.getLogger(__name__)
 _ANNOUNCE_SECONDS = 2.0
+_LONGEST_REASON = 2000
 
 
 class Announcement(bootsteps.StartStopStep):
@@ -78,7 +84,10 @@ class _Announcer(threading.Thread):
         self.announced = threading.Event()
         """Set once producers can see the worker."""
         self._stopping = threading.Event()
+        self._instance = new_id()
+        self._namesakes = {self._instance}
         self._subscription: Any = None
+        self._refusals = fleet.refusals
         self._sweeper = Sweeper(fleet.settings, fleet.result_prefix, fleet.refusals)
         self._vigil = Vigil("announce the worker and look for lost ones", self._settings.backend, _log)
 
@@ -93,7 +102,7 @@ class _Announcer(threading.Thread):
 
     def run(self) -> None:
         client = self._settings.backend.client()
-        key = self._settings.keys.worker(self._consumer.hostname)
+        key = self._settings.keys.worker(self._instance)
         while not self._stopping.is_set():
             try:
                 self._announce(client, key)
@@ -133,7 +142,8 @@ class _Announcer(threading.Thread):
             while not self._stopping.is_set():
                 info = self._info()
                 # Its own channel tells it from a worker that died while its announcement still stands.
-                wanted = {names.alive_channel(info.name), *(names.queue_channel(queue) for queue in info.queues)}
+                wanted = {names.queue_channel(queue) for queue in info.queues}
+                wanted |= {names.alive_channel(info.instance), names.name_channel(info.name)}
                 if wanted - subscribed:
                     subscription.subscribe(*(wanted - subscribed))
                 if subscribed - wanted:
@@ -155,16 +165,50 @@ class _Announcer(threading.Thread):
                     subscription.ping()
                 elif message["type"] == "subscribe":
                     self.announced.set()
+                    if message["channel"].decode() == names.name_channel(info.name):
+                        self._introduce(client, info)
+                elif message["type"] == "message" and message["channel"].decode() == names.name_channel(info.name):
+                    self._meet(client, info, message["data"])
                 elif message["type"] == "message":
                     self._answer(client, message["data"])
+
+    def _introduce(self, client: redis.Redis, info: keys.WorkerInfo) -> None:
+        client.publish(self._settings.keys.name_channel(info.name), msgspec.json.encode(info))
+
+    def _meet(self, client: redis.Redis, info: keys.WorkerInfo, raw: bytes) -> None:
+        """Another worker of this name, or this one itself, says that it is there."""
+        try:
+            other = msgspec.json.decode(raw, type=keys.WorkerInfo)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            self._refusals.note("announcement", error, raw)
+            return
+        if other.instance in self._namesakes:
+            return
+        self._namesakes.add(other.instance)
+        # So that it hears of this one, too.
+        self._introduce(client, info)
+        _log.warning(
+            "another worker is called %s: process %d on %s (this one is process %d on %s). Logs, results and Celery's"
+            " remote control cannot tell them apart, and what is said to one is said to both: give each a name of its"
+            " own, e.g. -n name-%%i@%%h",
+            info.name,
+            other.pid,
+            other.host,
+            info.pid,
+            info.host,
+        )
 
     def _answer(self, client: redis.Redis, raw: bytes) -> None:
         """Somebody asks whether this worker takes messages, and waits at a list: only of a health check's kind."""
         name = raw.decode("utf-8", "replace")
         channel = getattr(self._consumer.task_consumer, "channel", None)
         if name.startswith(self._settings.keys.here("")) and getattr(channel, "hears", True):
+            # On Celery's pools of Python processes each has an event loop of its own, and there is none here.
+            runtime = this_runtime()
+            blocked = None if runtime is None else runtime.watch.blocked(BLOCKED_SECONDS)
+            answer = keys.WorkerAnswer(self._consumer.hostname, shortened(blocked or "", _LONGEST_REASON))
             pipe = client.pipeline()
-            pipe.rpush(name, self._consumer.hostname)
+            pipe.rpush(name, msgspec.json.encode(answer))
             pipe.expire(name, keys.HERE_TTL)
             pipe.execute()
 
@@ -172,5 +216,11 @@ class _Announcer(threading.Thread):
         consumer = self._consumer
         queues = [queue.name for queue in getattr(consumer.task_consumer, "queues", None) or ()]
         return keys.WorkerInfo(
-            consumer.hostname, os.getpid(), queues, consumer.pool.num_processes or 0, list(self._settings.include)
+            consumer.hostname,
+            os.getpid(),
+            queues,
+            consumer.pool.num_processes or 0,
+            list(self._settings.include),
+            self._instance,
+            socket.gethostname(),
         )
