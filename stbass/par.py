@@ -17,7 +17,7 @@ from stbass._engine.composition import (
 )
 from stbass._engine.registry import BackendRegistry
 from stbass._engine.supervise import Child, ended, supervise, too_late
-from stbass._process.context import Composable, ProcessContext, optional_among
+from stbass._process.context import Composable, ProcessContext, optional_among, top_context
 from stbass._values.checks import checked_limit
 from stbass._values.outcome import ProcessResult
 from stbass._values.policy import FailurePolicy, OnFailure
@@ -75,7 +75,7 @@ class Parallel(ProcessComposition[PARResult]):
         """
         # `observe` loads what draws when it is asked for: that costs more to import than everything else together.
         with observe.progress() if progress else nullcontext():
-            return await self._run_at_top(ProcessContext(self.name, None, self.bound_channels))
+            return await self._run_at_top(top_context(self.name, self.bound_channels))
 
     def run_sync(self, *, progress: bool = False) -> PARResult:
         """:meth:`run` for callers without an event loop.

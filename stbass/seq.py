@@ -16,8 +16,17 @@ from stbass._engine.composition import (
     timed,
 )
 from stbass._engine.registry import BackendRegistry
-from stbass._engine.supervise import Child, cancelled_itself, lend, run_child
-from stbass._process.context import Composable, ProcessContext, frame_of, give, given_to, optional_among, sent_by
+from stbass._engine.supervise import Child, cancelled_itself, lend, run_child, take_over
+from stbass._process.context import (
+    Composable,
+    ProcessContext,
+    frame_of,
+    give,
+    given_to,
+    optional_among,
+    sent_by,
+    top_context,
+)
 from stbass._values.outcome import ProcessResult
 from stbass._values.policy import FailurePolicy, OnFailure, RetryPolicy
 
@@ -58,7 +67,7 @@ class Sequential(ProcessComposition[SEQResult]):
         Raises:
             NotTransportable: a stage cannot go to the backend that it was placed on; nothing was started.
         """
-        ctx = ProcessContext(self.name, None, self.bound_channels)
+        ctx = top_context(self.name, self.bound_channels)
         give(ctx, (input_value,))
         return await self._run_at_top(ctx)
 
@@ -101,9 +110,12 @@ class Sequential(ProcessComposition[SEQResult]):
                 if plain and stage.backend is None:
                     result = await stage.process.execute(stage.ctx)
                 else:
-                    if frame.slot is not None:
-                        lend(ctx, (stage,))
-                    result = await run_child(stage, retry)
+                    stage.hands_on = True
+                    lend(ctx, (stage,))
+                    try:
+                        result = await run_child(stage, retry)
+                    finally:
+                        take_over(ctx, stage)
             except asyncio.CancelledError:
                 if task.cancelling() > cancellations:
                     raise

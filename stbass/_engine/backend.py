@@ -29,6 +29,9 @@ class ExecutionBackend(ABC):
       what the stage has sent with ``note_sent(ctx, values)`` (see :mod:`stbass._engine.stage_context`).
     """
 
+    in_place: bool = False
+    """Whether it runs processes on the caller's own event loop, as if they had not been placed."""
+
     enforces_limit: bool = False
     """Whether the backend enforces :attr:`concurrency_limit` itself, so that callers need not wait for a slot."""
 

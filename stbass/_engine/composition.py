@@ -11,8 +11,15 @@ from time import monotonic
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from stbass._engine.registry import BackendRegistry, checked_registry
-from stbass._engine.supervise import too_late
-from stbass._process.context import Composable, ProcessContext, emit_event, frame_of, peek_frame
+from stbass._engine.supervise import lent, too_late
+from stbass._process.context import (
+    Composable,
+    ProcessContext,
+    emit_event,
+    frame_of,
+    peek_frame,
+    running_context,
+)
 from stbass._values.checks import checked_deadline
 from stbass._values.endpoint import Placement
 from stbass._values.outcome import Failure, ProcessResult, RunInfo, outcome_of_run, with_run
@@ -181,6 +188,7 @@ class ProcessComposition(Composition, Generic[R]):
     """A composition that runs processes, under a policy and until a deadline."""
 
     runs_others = True
+    lends = True
 
     _settings: ClassVar[tuple[str, ...]] = ("on_failure", "deadline")
     # The processes that are known before it starts, each with where it was explicitly placed.
@@ -228,13 +236,18 @@ class ProcessComposition(Composition, Generic[R]):
     async def _perform(self, ctx: ProcessContext) -> ProcessResult:
         around = peek_frame(ctx).deadline_at
         self._prepare(ctx)
-        return _outcome(ctx, await self._run_in(ctx), around)
+        if running_context() is not ctx:
+            return _outcome(ctx, await self._run_in(ctx), around)
+        # It was called by a process's own code, with that process's context.
+        async with lent(ctx):
+            return _outcome(ctx, await self._run_in(ctx), around)
 
     async def _run_at_top(self, ctx: ProcessContext) -> R:
         self._prepare(ctx)
         started = monotonic()
         emit_event(ctx, "started")
-        result = await self._run_in(ctx)
+        async with lent(ctx):
+            result = await self._run_in(ctx)
         if events.subscribers:
             outcome = with_run(_outcome(ctx, result, None), started, monotonic() - started, ctx)
             emit_event(ctx, "ended", result=outcome)

@@ -27,6 +27,8 @@ class LocalBackend(ExecutionBackend):
         ValueError: it is less than 1.
     """
 
+    in_place = True
+
     def __init__(self, concurrency_limit: int | None = None, *, name: str = "local") -> None:
         self._concurrency_limit = checked_limit(concurrency_limit, "concurrency_limit")
         self._name = name

@@ -16,12 +16,13 @@ from __future__ import annotations
 import asyncio
 import reprlib
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 from time import monotonic
 
 from stbass._channels.cancellation import is_being_cancelled
 from stbass._engine.backend import ExecutionBackend
-from stbass._engine.limiter import Slot, enter
+from stbass._engine.limiter import Slot, limiter_of
 from stbass._process.context import (
     Composable,
     ProcessContext,
@@ -30,23 +31,27 @@ from stbass._process.context import (
     frame_of,
     next_attempt,
     peek_frame,
+    running_context,
 )
+from stbass._process.frame import Frame
 from stbass._values.outcome import ProcessResult
 from stbass._values.policy import FailurePolicy, OnFailure, RetryPolicy
 from stbass._values.texts import error_text, traceback_text
 from stbass.errors import DeadlineExceeded, ProcessCancelled, WorkerLostError
 from stbass.observe import events
+from stbass.timer import running
 
 __all__ = [
     "Child",
     "Unobserved",
     "cancelled_itself",
     "ended",
-    "leave_slot",
     "lend",
+    "lent",
     "run_attempts",
     "run_child",
     "supervise",
+    "take_over",
     "too_late",
     "until",
 ]
@@ -58,7 +63,7 @@ _CLOCK_TOLERANCE = 0.1
 class Child:
     """A process that is to run, with its context, and the backend that runs it (None: here)."""
 
-    __slots__ = ("backend", "began", "covered", "ctx", "process")
+    __slots__ = ("backend", "began", "covered", "ctx", "hands_on", "process")
 
     def __init__(self, process: Composable, ctx: ProcessContext, backend: ExecutionBackend | None = None) -> None:
         self.process = process
@@ -68,7 +73,14 @@ class Child:
         self.began = False
         """Whether it was handed to whoever runs it; before, it waits for its turn."""
         self.covered = False
-        """Whether its use of the composition's slot is counted already."""
+        """Whether the slot of the composition is used on its behalf: before it runs, and after, if it hands it on."""
+        self.hands_on = False
+        """Whether whoever runs it takes its use of the slot over when it has ended, so that nobody comes between."""
+
+    @property
+    def in_place(self) -> bool:
+        """Whether it is given the slot of the composition around it."""
+        return self.backend is None and (not self.process.runs_others or self.process.lends)
 
 
 async def supervise(
@@ -108,6 +120,7 @@ class _Supervision:
         "_retry",
         "_running",
         "_slot",
+        "_spare",
         "_tasks",
         "_then",
     )
@@ -125,6 +138,11 @@ class _Supervision:
         self._owner = owner
         frame = peek_frame(owner)
         self._slot = frame.slot
+        self._spare: Child | None = None
+        """Has ended, and its use of the slot is for whoever starts next."""
+        if self._slot is not None:
+            for child in children:
+                child.hands_on = True
         self._halt = on_failure is not FailurePolicy.COLLECT
         self._retry = on_failure if isinstance(on_failure, RetryPolicy) else None
         # The children have their deadline and their slot from the owner.
@@ -162,6 +180,8 @@ class _Supervision:
         while self._ready and self._running < self._limit:
             index = self._ready.popleft()
             self._running += 1
+            if self._spare is not None and self._children[index].in_place:
+                self._children[index].covered, self._spare.covered, self._spare = True, False, None
             self._tasks[index] = self._group.create_task(self._run_one(index, self._children[index]))
 
     async def _run_one(self, index: int, child: Child) -> None:
@@ -177,10 +197,17 @@ class _Supervision:
             result = self._cancelled(child)
         self._results[index] = result
         self._running -= 1
+        self._spare = child if child.covered else None
         if not result.is_ok and self._halts(child, result):
             self._halt_for(child, result.failure.error)
         if self._then is not None or self._ready:
             self._go_on(index, result)
+        if self._spare is not None:
+            self._spare = None
+            if self._running:
+                _uncover(child)
+            else:
+                take_over(self._owner, child)
 
     def _go_on(self, index: int, result: ProcessResult) -> None:
         # After a cancellation from outside nothing is started any more, whatever this process made of it.
@@ -241,9 +268,6 @@ async def run_child(child: Child, retry: RetryPolicy | None = None) -> ProcessRe
             return await run_attempts(child, retry)
     except TimeoutError:
         return ended(child, too_late(child.ctx, "running" if child.began else "queued"))
-    finally:
-        if child.covered:
-            _uncover(child)
 
 
 def until(deadline_at: float, backend: ExecutionBackend | None = None) -> asyncio.Timeout:
@@ -271,6 +295,8 @@ async def run_attempts(child: Child, retry: RetryPolicy | None = None) -> Proces
         remaining = child.ctx.remaining
         if remaining is not None and delay >= remaining:
             break
+        if child.covered:
+            _uncover(child)
         await asyncio.sleep(delay)
         child.ctx = next_attempt(child.ctx)
         if issubclass(type(result.failure.error), WorkerLostError):
@@ -284,30 +310,42 @@ async def _run_once(child: Child) -> ProcessResult:
         return await _run_on(child.backend, child)
     process, ctx = child.process, child.ctx
     slot: Slot | None = peek_frame(ctx).slot
-    if slot is None or process.runs_others:
+    if slot is None:
         child.began = True
         return await process.execute(ctx)
-    if child.covered:
-        child.covered = False
-    else:
-        await slot.enter()
+    frame = frame_of(ctx)
+    if child.covered or not process.runs_others:
+        if not child.covered:
+            await slot.enter()
+        child.covered, frame.in_slot = False, True
     try:
         child.began = True
         return await process.execute(ctx)
     finally:
-        slot.leave()
+        if child.hands_on:
+            child.covered, frame.in_slot = frame.in_slot, False
+        else:
+            _leave_slot(ctx)
 
 
 async def _run_on(backend: ExecutionBackend, child: Child) -> ProcessResult:
     process, ctx = child.process, child.ctx
     frame = frame_of(ctx)
-    limiter = slot = None
+    slot: Slot | None = frame.slot.message if backend.in_place and frame.slot is not None else None
+    if not backend.in_place:
+        frame.worker = None
+    around = running.get()
     try:
-        limiter = await enter(backend)
-        if limiter is not None and process.runs_others:
-            slot = Slot(limiter)
-        frame.slot, frame.in_slot = slot, slot is not None
+        limiter = limiter_of(backend)
+        if limiter is not None:
+            slot = Slot(limiter, slot)
+        frame.slot = slot
+        if slot is not None and (limiter is not None or not process.runs_others):
+            await slot.enter()
+            frame.in_slot = True
         child.began = True
+        # What the backend does is no part of the code of the process around.
+        running.set(None)
         result: object = await backend.execute(process, ctx)
         if not isinstance(result, ProcessResult):
             raise TypeError(f"execute of backend {backend.name!r} gave back {result!r}, which is not a ProcessResult")
@@ -315,10 +353,8 @@ async def _run_on(backend: ExecutionBackend, child: Child) -> ProcessResult:
     except Exception as error:
         return ended(child, error, traceback_text(error))
     finally:
-        if slot is not None:
-            leave_slot(ctx)
-        elif limiter is not None:
-            limiter.leave()
+        running.set(around)
+        _leave_slot(ctx)
 
 
 def lend(owner: ProcessContext, children: Iterable[Child]) -> None:
@@ -330,15 +366,75 @@ def lend(owner: ProcessContext, children: Iterable[Child]) -> None:
     if frame.slot is None or not frame.in_slot:
         return
     for child in children:
-        if child.backend is None and not child.process.runs_others:
-            frame.slot.users += 1
+        if child.in_place:
+            frame.slot.join()
             child.covered = True
-    leave_slot(owner)
+    _leave_slot(owner)
 
 
-def leave_slot(ctx: ProcessContext) -> None:
-    """``ctx`` uses its slot no more, if it still did."""
-    frame = frame_of(ctx)
+def take_over(owner: ProcessContext, child: Child) -> None:
+    """``child`` has ended: if it still uses the slot of the composition ``owner``, that has it again."""
+    if child.covered:
+        child.covered, frame_of(owner).in_slot = False, True
+
+
+@asynccontextmanager
+async def lent(made: ProcessContext | None = None) -> AsyncIterator[None]:
+    """While a process waits in its own code for what it runs, somebody else can have its slot.
+
+    Its code goes on when it has a slot again, in turn. One that is being cancelled is not kept waiting.
+
+    Args:
+        made: the context of the composition that it runs, which has the slot then; None: what runs elsewhere.
+    """
+    around = running_context()
+    frame = None if around is None else _holder(peek_frame(around))
+    if frame is None:
+        yield
+        return
+    inside = None if made is None else frame_of(made)
+    if inside is frame:
+        pass
+    elif inside is not None:
+        frame.in_slot, inside.in_slot = False, True
+    else:
+        frame.in_slot = False
+        frame.slot.leave()
+    in_hurry = False
+    try:
+        yield
+    except BaseException as error:
+        in_hurry = not isinstance(error, Exception)
+        raise
+    finally:
+        if inside is not None and inside.in_slot:
+            inside.in_slot = False
+        else:
+            await _enter_again(frame.slot, in_hurry)
+        frame.in_slot = True
+
+
+def _holder(frame: Frame) -> Frame | None:
+    """Of the process whose code this is part of, if it holds a slot."""
+    found: Frame | None = frame
+    while found is not None and not found.in_slot:
+        found = found.part_of
+    return found
+
+
+async def _enter_again(slot: Slot, in_hurry: bool) -> None:
+    if not in_hurry:
+        try:
+            await slot.enter()
+        except BaseException:
+            slot.enter_now()
+            raise
+    else:
+        slot.enter_now()
+
+
+def _leave_slot(ctx: ProcessContext) -> None:
+    frame = peek_frame(ctx)
     if frame.in_slot:
         frame.in_slot = False
         frame.slot.leave()

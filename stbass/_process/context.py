@@ -20,7 +20,7 @@ from stbass._values.outcome import Failure, ProcessResult, RunInfo, moment_of, o
 from stbass._values.texts import traceback_text
 from stbass.channel import Chan
 from stbass.observe import events
-from stbass.timer import HasCheckpoint, running
+from stbass.timer import running
 
 __all__ = [
     "Composable",
@@ -40,7 +40,9 @@ __all__ = [
     "optional_among",
     "own_channels",
     "peek_frame",
+    "running_context",
     "sent_by",
+    "top_context",
 ]
 
 C = TypeVar("C", bound="Composable")
@@ -91,10 +93,8 @@ class ProcessContext:
     _given: tuple[Any, ...] | None = field(default=None, repr=False)
     _sent: list[Any] | None = field(default=None, repr=False)
     _output: Chan[Any] | None = field(default=None, repr=False)
-    # What has to be undone when the process ends: the ends of channels that it holds, by name and side; and who was
-    # `running` before it, if it has saved a checkpoint.
+    # What has to be undone when the process ends: the ends of channels that it holds, by name and side.
     _held: dict[tuple[str, str], Callable[[], None]] | None = field(default=None, repr=False)
-    _around: HasCheckpoint | None = field(default=None, repr=False)
 
     def __init__(
         self,
@@ -130,6 +130,8 @@ class ProcessContext:
         """
         made = ProcessContext(process_name, None, channels, parent or self.process_name, placement)
         inherit(made, self._frame.inherited())
+        if self._frame.slot is not None:
+            frame_of(made).part_of = self._frame
         if deadline_at is not None:
             frame_of(made).limit(deadline_at)
         return made
@@ -252,8 +254,6 @@ class ProcessContext:
         held, self._held = self._held, None
         for give_back in (held or {}).values():
             give_back()
-        if running.get() is self:
-            running.set(self._around)
 
     def _drain_output(self) -> None:
         if self._output is not None:
@@ -274,13 +274,6 @@ class ProcessContext:
             # First: one that it refuses must not take the place of the last that was kept.
             self._frame.sink.checkpoint(value)
         self._checkpoint = value
-        around = running.get()
-        if around is not self:
-            # For timers, which tell it when they expire.
-            self._around = around
-            running.set(self)
-            if self._held is None:
-                self._held = {}
         emit_event(self, "checkpoint", value=value)
 
     def progress(self, done: float, total: float | None = None, note: str = "") -> None:
@@ -303,6 +296,22 @@ def frame_of(ctx: ProcessContext) -> Frame:
 def peek_frame(ctx: ProcessContext) -> Frame:
     """As :func:`frame_of`, but only to be read: other contexts may have the same record."""
     return ctx._frame
+
+
+def running_context() -> ProcessContext | None:
+    """The context of the process whose own code this is called by, if it is called by any."""
+    found = running.get()
+    return found if isinstance(found, ProcessContext) else None
+
+
+def top_context(name: str, channels: Mapping[str, Chan[Any]] | None = None) -> ProcessContext:
+    """A context for what a program runs by itself.
+
+    Inside a process it inherits what a part of that process would: the deadline, where placements are looked up, the
+    worker. Its parent is that process.
+    """
+    around = running_context()
+    return ProcessContext(name, None, channels) if around is None else around.child(name, channels=channels)
 
 
 def inherit(ctx: ProcessContext, inherited: Frame | None) -> None:
@@ -378,6 +387,8 @@ class Composable(ABC):
 
     runs_others: bool = False
     """Whether it only waits for processes of its own, whose deadline it then keeps itself. For the engine."""
+    lends: bool = False
+    """Whether it hands the slot that it is given on to the processes that it runs. For the engine."""
     unseen: bool = False
     """Whether it is no process of the user's, but a means of running others, of which alone observers hear."""
 
@@ -453,6 +464,9 @@ class Composable(ABC):
             ctx._bind(self._channels)
         failure: Failure | None = None
         value: Any = None
+        around = running.get()
+        if not self.runs_others:
+            running.set(ctx)
         started = ctx._started = monotonic()
         if events.subscribers:
             emit_event(ctx, "started")
@@ -477,6 +491,9 @@ class Composable(ABC):
         finally:
             if ctx._held is not None:
                 ctx._release()
+            # In another context this is a coroutine that is closed long after its event loop.
+            if running.get() is ctx:
+                running.set(around)
         result = outcome_of_run(failure is None, value, failure, started, monotonic() - started, ctx)
         if events.subscribers:
             emit_event(ctx, "ended", result=result)

@@ -37,9 +37,11 @@ class Frame:
     registry: Any = None
     """The :class:`stbass._engine.registry.BackendRegistry` that placements are looked up in; None: the default one."""
     slot: Any = None
-    """The :class:`stbass._engine.limiter.Slot` of the backend in whose place this runs."""
+    """The :class:`stbass._engine.limiter.Slot` in which this runs: that of its backend, or of its worker's message."""
     in_slot: bool = False
-    """Whether this process itself is counted among the users of the slot."""
+    """Whether this process itself is counted among the users of the slot; not while it lends it."""
+    part_of: Frame | None = None
+    """That of the process whose own code has made this, and may wait for what runs in it."""
     worker: str | None = None
     """Who runs it; None: this event loop."""
     group: str | None = None

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Self
 
 from stbass._engine.backend import ExecutionBackend
-from stbass._engine.limiter import take_slot
+from stbass._engine.limiter import Limiter, take_slot
 from stbass._process.context import emit_event, failure_of, own_channels
 from stbass._process.sync_threads import SyncThreads
 from stbass._values.checks import checked_count, checked_wait
@@ -55,6 +55,7 @@ class ProcessPoolBackend(ExecutionBackend):
 
     def __init__(self, max_workers: int | None = None, *, patience: float = 0.5, name: str = "processes") -> None:
         self._limit = (os.cpu_count() or 1) if max_workers is None else checked_count(max_workers, "max_workers", 1)
+        self._limiter = Limiter(self._limit)
         self._patience = checked_wait(patience, "patience")
         self._name = name
         self._lock = threading.Lock()
@@ -77,7 +78,7 @@ class ProcessPoolBackend(ExecutionBackend):
         body = _packed(process, ctx)
         await self._loop_end.watch()
         emit_event(ctx, "queued")
-        limiter = await take_slot(self, self._limit)
+        slot = await take_slot(self._limiter)
         try:
             worker = await self._free_worker()
             try:
@@ -85,7 +86,7 @@ class ProcessPoolBackend(ExecutionBackend):
             finally:
                 await self._put_back(worker)
         finally:
-            limiter.leave()
+            slot.leave()
         emit_event(ctx, "ended", result=result)
         return result
 

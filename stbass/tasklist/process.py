@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from stbass._engine.composition import checked_policy
 from stbass._engine.registry import BackendRegistry, checked_registry
-from stbass._process.context import Composable, ProcessContext, checked_name, frame_of
+from stbass._process.context import Composable, checked_name, frame_of, top_context
 from stbass._values.checks import checked_count, checked_deadline
 from stbass._values.endpoint import Placement
 from stbass._values.outcome import ProcessResult
@@ -235,8 +235,9 @@ class Process:
     ) -> Iterator[Work]:
         """One execution: the context in which its tasks run. However they end, status and results say how."""
         policy = self._on_failure if on_failure is None else checked_policy(on_failure)
-        owner = ProcessContext(self.name)
-        frame_of(owner).registry = self._registry
+        owner = top_context(self.name)
+        if self._registry is not None:
+            frame_of(owner).registry = self._registry
         with self._lock:
             self._check_idle("execute")
             self.status = Status.RUNNING

@@ -17,7 +17,17 @@ from time import monotonic
 from typing import Any
 
 from stbass._engine.children import open_groups, registry_of
-from stbass._engine.supervise import Child, Unobserved, cancelled_itself, ended, run_child, supervise, too_late, until
+from stbass._engine.supervise import (
+    Child,
+    Unobserved,
+    cancelled_itself,
+    ended,
+    lent,
+    run_child,
+    supervise,
+    too_late,
+    until,
+)
 from stbass._process.context import ProcessContext, emit_event, failure_of, frame_of
 from stbass._process.sync_threads import SyncThreads
 from stbass._values.outcome import ProcessResult
@@ -158,7 +168,8 @@ class Work:
             policy = (
                 self.retry if self.retry is not None else FailurePolicy.HALT if self.halts else FailurePolicy.COLLECT
             )
-            results = await supervise(children, self.owner, policy, then=then)
+            async with lent(self.owner):
+                results = await supervise(children, self.owner, policy, then=then)
         for index, result in zip(placed, results, strict=False):
             if self.results[index] is None:
                 self.record(index, result)
@@ -189,6 +200,7 @@ class Lane(Unobserved):
     """
 
     unseen = True
+    lends = True
 
     def __init__(self, work: Work, left: deque[int], threads: SyncThreads | None = None) -> None:
         self.work = work
@@ -237,7 +249,8 @@ class Lane(Unobserved):
         task = asyncio.current_task()
         cancellations = 0 if task is None else task.cancelling()
         try:
-            return await run_child(child, work.retry)
+            async with nullcontext() if backend is None else lent():
+                return await run_child(child, work.retry)
         except asyncio.CancelledError:
             if task is None or task.cancelling() > cancellations:
                 raise

@@ -27,6 +27,7 @@ BACKEND_CHECKS: dict[str, BackendCheck] = {}
 
 _MANY = 40
 _SOON = 0.3
+_PATIENCE = 30.0
 _SLACK = 2.0
 """How much later than it should a busy machine may answer."""
 
@@ -213,6 +214,17 @@ async def composition_inside_its_own_limit(bench: BackendBench) -> None:
     count = 2 if limit is None or limit > _MANY else limit + 1
     result = await PLACED_PAR(*[bench.pair(inner)] * count, registry=bench.registry).run()
     require(result.value == [[1, 2]] * count, f"the result is {result!r}")
+
+
+@_check
+async def processes_that_run_others_inside_the_limit(bench: BackendBench) -> None:
+    """A process on the backend can run a composition in its own code, which is placed there too."""
+    limit = bench.backend.concurrency_limit
+    count = 2 if limit is None or limit > _MANY else limit + 1
+    for agent, wanted in ((agents.runs_two, [True, 1, 3]), (agents.runs_two_in_thread, [1, 2])):
+        pairs = [bench.pair(agent)] * count
+        result = await PLACED_PAR(*pairs, registry=bench.registry, deadline=_PATIENCE).run()
+        require(result.value == [wanted] * count, f"the result of {agent.name} is {result!r}")
 
 
 # The end -----------------------------------------------------------------------------------------

@@ -11,7 +11,9 @@ from typing import Any
 
 from stbass._process.context import ProcessContext
 from stbass._values.outcome import ProcessResult
+from stbass.placement import PLACED_PAR
 from stbass.process import Process
+from stbass.seq import SEQ
 
 __all__ = [
     "Echo",
@@ -77,6 +79,21 @@ async def context_of(ctx: ProcessContext) -> dict[str, Any]:
         "remaining": ctx.remaining,
         "attempt": ctx.attempt,
     }
+
+
+@Process
+async def runs_two(ctx: ProcessContext) -> list[Any]:
+    """Run two more, placed as it is itself, in its own code."""
+    assert ctx.placement is not None
+    inner = await PLACED_PAR((Echo(1), ctx.placement), (SEQ(Echo(2), increment), ctx.placement)).run()
+    return [ctx.remaining is not None, *inner.value]
+
+
+@Process
+def runs_two_in_thread(ctx: ProcessContext) -> list[Any]:
+    """The same, in sync code."""
+    assert ctx.placement is not None
+    return PLACED_PAR((Echo(1), ctx.placement), (Echo(2), ctx.placement)).run_sync().value
 
 
 @Process

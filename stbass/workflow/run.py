@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager, ExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
 from time import monotonic
 from typing import Any
 
 from stbass._engine.children import registry_of
 from stbass._engine.registry import BackendRegistry
-from stbass._engine.supervise import Child, supervise
-from stbass._process.context import ProcessContext, emit_event, failure_of, frame_of
+from stbass._engine.supervise import Child, lent, supervise
+from stbass._process.context import ProcessContext, emit_event, failure_of, frame_of, top_context
 from stbass._values.outcome import ProcessResult as CoreResult
 from stbass._values.policy import FailurePolicy
 from stbass.errors import ProcessCancelled, ProcessSkipped, StbassError, ValidationFailed, WorkflowError
@@ -61,8 +61,9 @@ class Run:
         self._deadline = deadline
         self._progression = Progression(graph, [graph.index[name] for name in before])
         self._watch: Watch | None = None
-        self._owner = ProcessContext(name)
-        frame_of(self._owner).registry = registry
+        self._owner = top_context(name)
+        if registry is not None:
+            frame_of(self._owner).registry = registry
         self._verdicts: dict[int, Verdict] = {}
         # In the order of the graph; None for nodes that completed in an earlier run.
         self._runs: list[NodeRun | None] = []
@@ -184,9 +185,10 @@ class Run:
             return [place[index] for index in self._then(nodes[at], result)]
 
         first = [place[index] for index in self._progression.begin()]
-        with ExitStack() as stack:
+        async with AsyncExitStack() as stack:
             if self._watch is not None:
                 stack.enter_context(events.subscribe(self._see))
+            await stack.enter_async_context(lent(self._owner))
             results = await supervise(children, self._owner, FailurePolicy.HALT, first=first, then=then)
         return dict(zip(nodes, results, strict=True))
 

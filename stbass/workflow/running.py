@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from stbass._engine.backend import ExecutionBackend
 from stbass._engine.children import registry_of
-from stbass._engine.supervise import Child, Unobserved, ended, run_attempts, run_child, supervise
-from stbass._process.context import Composable, ProcessContext, failure_of, frame_of
+from stbass._engine.supervise import Child, Unobserved, ended, lent, run_attempts, run_child, supervise
+from stbass._process.context import Composable, ProcessContext, failure_of, frame_of, top_context
 from stbass._process.sync_threads import SyncThreads
 from stbass._values.endpoint import Placement
 from stbass._values.outcome import ProcessResult as CoreResult
@@ -19,7 +19,7 @@ from stbass._values.outcome import utc_now
 from stbass._values.policy import FailurePolicy
 from stbass.backends._pool_protocol import pickled
 from stbass.errors import NotTransportable, ProcessCancelled, ProcessSkipped, ValidationFailed
-from stbass.workflow.code import current_context, fraction, is_coroutine, run_code
+from stbass.workflow.code import fraction, is_coroutine, run_code
 from stbass.workflow.config import BackoffPolicy, ProcessType
 from stbass.workflow.pools import Pools, WorkflowPoolManager
 from stbass.workflow.protocols import ProcessLike, WorkflowLike
@@ -253,8 +253,7 @@ async def run_alone(process: ProcessLike, input_data: Any, workflow: WorkflowLik
     """Run a process by itself, with the pools of ``workflow`` if there is one; what it raises is in the result."""
     reset(process)
     name = str(process.config.process_id)
-    outer = current_context()
-    ctx = ProcessContext(name) if outer is None else outer.child(name)
+    ctx = top_context(name)
     if process.config.process_type is ProcessType.PROCESS:
         try:
             check_picklable(process)
@@ -267,7 +266,8 @@ async def run_alone(process: ProcessLike, input_data: Any, workflow: WorkflowLik
     async with WorkflowPoolManager.get_instance().lease(*limits) as pools:
         run = NodeRun(process, None, pools, lambda: input_data)
         try:
-            [result] = await supervise([Child(run, ctx)], ctx, FailurePolicy.COLLECT)
+            async with lent(ctx):
+                [result] = await supervise([Child(run, ctx)], ctx, FailurePolicy.COLLECT)
         except asyncio.CancelledError as error:
             settle(process, failure_of(error, ctx), run.began)
             raise
