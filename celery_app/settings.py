@@ -98,6 +98,13 @@ def _modules(text: str) -> tuple[str, ...]:
     return names
 
 
+def _reference(text: str) -> str:
+    module, _, name = text.partition(":")
+    if not all(part.isidentifier() for part in (*module.split("."), name)):
+        raise ValueError("must be module:name")
+    return text
+
+
 def _pool(text: str) -> str:
     if text not in _POOLS:
         raise ValueError(f"must be one of {', '.join(_POOLS)}")
@@ -189,6 +196,12 @@ class Settings:
         "Modules whose public functions a worker may call for task lists, joined with commas. It imports them too.",
         default=(),
         shown="none",
+    )
+    registry: str | None = _setting(
+        "STBASS_REGISTRY",
+        _reference,
+        "The `BackendRegistry` (`module:name`) in which a worker looks up the placements of what runs in it.",
+        shown="every endpoint is a queue of the same fleet",
     )
     signing_key: str | None = _setting(
         "STBASS_SIGNING_KEY",
@@ -311,6 +324,8 @@ class Settings:
             "stbass_max_message_bytes": self.max_message_bytes,
             "stbass_log_format": self.log_format,
         }
+        if self.registry is not None:
+            made["stbass_registry"] = self.registry
         if self.signing_key is not None:
             made["stbass_signing_key"] = self.signing_key
         options = {"master_name": self.sentinel_master, "global_keyprefix": self.key_prefix}

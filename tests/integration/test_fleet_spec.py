@@ -30,7 +30,7 @@ from stbass.errors import (
     RemoteError,
 )
 from stbass.par import PAR
-from stbass.placement import PLACED_PAR, BackendRegistry
+from stbass.placement import PLACED_PAR, BackendRegistry, LocalBackend
 from stbass.replicator import PAR_FOR, SEQ_FOR
 from stbass.result import FailurePolicy
 from stbass.seq import SEQ
@@ -115,11 +115,13 @@ async def test_a_composition_made_on_a_worker_keeps_its_own_deadline(registry: B
 
 
 async def test_a_registry_stays_with_its_program(fleet: Fleet, registry: BackendRegistry) -> None:
-    """On a worker nothing is registered: what is placed there runs there."""
-    inside = PLACED_PAR((whoami, LOCAL), (noop, Placement(model="opus")))
+    """On a worker every endpoint is a queue of its fleet."""
+    here = BackendRegistry()
+    here.register("*", LocalBackend())
+    inside = PLACED_PAR((whoami, LOCAL), (noop, Placement(model="opus")), registry=here)
     result = await PLACED_PAR((inside, ANTHROPIC), (places, ANTHROPIC), registry=registry).run()
     assert result.is_ok, result.failures
-    pid = fleet.workers["anthropic"].pid
+    pid = fleet.workers["local:8080"].pid
     assert [value[0]["pid"] for value in result.value] == [pid, pid]
     assert [value[0]["placement"] for value in result.value] == [LOCAL, LOCAL]
 

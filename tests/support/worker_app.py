@@ -56,6 +56,7 @@ app = make_app(
     result_backend=os.environ["STBASS_RESULT_BACKEND"],
     include=["tests.support.agents", "tests.support.talkers"],
     stbass_signing_key=os.environ.get("TEST_SIGNING_KEY"),
+    stbass_registry=os.environ.get("TEST_REGISTRY"),
     stbass_functions=[name for name in os.environ.get("TEST_FUNCTIONS", "").split(",") if name],
     **_SETTINGS,
     **_POOL,

@@ -202,7 +202,9 @@ async def test_its_own_registry_wins(registry: BackendRegistry) -> None:
     other = registry_with(here=ThreadBackend(1, name="other"))
 
     async def runs(ctx: ProcessContext) -> Any:
-        return (await PLACED_PAR((leaf, HERE), registry=other).run()).results[0].run.worker
+        result = await PLACED_PAR((leaf, HERE), registry=other).run()
+        assert result.results[0].run is not None
+        return result.results[0].run.worker
 
     assert (await run(registry, outer(runs))).value == ["other"]
 

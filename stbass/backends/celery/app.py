@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 from celery import Celery
 from celery.signals import import_modules, worker_process_shutdown, worker_shutdown
 
+from stbass._engine.backend import ExecutionBackend
+from stbass._engine.registry import BackendRegistry, checked_registry
+from stbass._values.endpoint import Placement
 from stbass.backends.celery.connection import connect_by_our_transport
+from stbass.backends.celery.producer.backend import CeleryBackend
 from stbass.backends.celery.settings import fleet_of, included, read_settings, worker_processes
 from stbass.backends.celery.worker import control as _control  # noqa: F401 - it answers when it is imported
 from stbass.backends.celery.worker.announcement import Announcement
@@ -39,8 +45,9 @@ def make_app(
         result_backend: where results, leases and checkpoints are: Redis; the broker by default.
         include: modules that define processes; a worker imports them when it starts, and runs no others.
         conf: more of Celery's settings, and ``stbass_functions`` (modules whose plain functions task lists may call),
-            ``stbass_signing_key``, ``stbass_lease`` (s), ``stbass_grace`` (s), ``stbass_max_message_bytes``,
-            ``stbass_log_format`` (``text`` or ``json``).
+            ``stbass_registry`` (``module:name`` of the :class:`~stbass.BackendRegistry` for what workers run: see
+            :func:`install`), ``stbass_signing_key``, ``stbass_lease`` (s), ``stbass_grace`` (s),
+            ``stbass_max_message_bytes``, ``stbass_log_format`` (``text`` or ``json``).
 
     Raises:
         ConfigurationError: a setting is wrong; the message names it.
@@ -85,11 +92,12 @@ _OWN_SETTINGS = {
     "stbass_lease",
     "stbass_log_format",
     "stbass_max_message_bytes",
+    "stbass_registry",
     "stbass_signing_key",
 }
 
 
-def install(app: Celery) -> Celery:
+def install(app: Celery, *, registry: BackendRegistry | None = None) -> Celery:
     """Let an existing Celery application run processes: adds the task ``stbass.execute`` and its helpers.
 
     Its own tasks, routes, settings and pools stay as they are, and it is neither configured nor finalized: call this
@@ -97,8 +105,18 @@ def install(app: Celery) -> Celery:
     thousands of processes on one worker set ``worker_pool`` to :data:`POOL`.
 
     A worker whose application keeps its results elsewhere than in Redis says so when it starts, and ends.
+
+    Args:
+        registry: where a worker looks up the placements of what runs in it: inside a composition that was placed there,
+            and in compositions that processes run themselves. By default every endpoint is a queue of the same fleet,
+            and what has no endpoint runs where it is. The setting ``stbass_registry`` (``module:name``) does the same.
+
+    Raises:
+        TypeError: the registry is none.
     """
     fleet = fleet_of(app)
+    if checked_registry(registry) is not None or not fleet.installed:
+        fleet.make_registry = partial(_registry_of_workers, app, registry)
     if fleet.installed:
         return app
     fleet.installed = True
@@ -113,6 +131,40 @@ def install(app: Celery) -> Celery:
     return app
 
 
+class _QueuesOfTheFleet(BackendRegistry):
+    """Every endpoint is a queue. What has none stays where it is."""
+
+    def get(self, placement: Placement) -> ExecutionBackend:
+        return self.default if placement.endpoint is None else super().get(placement)
+
+
+def _registry_of_workers(app: Celery, given: BackendRegistry | None) -> BackendRegistry:
+    name = app.conf.get("stbass_registry")
+    if given is not None and name:
+        raise ConfigurationError(
+            f"stbass_registry={name!r} (STBASS_REGISTRY): install() was given a registry already; remove one of them"
+        )
+    if given is not None:
+        return given
+    if name:
+        return _named_registry(app, name)
+    made = _QueuesOfTheFleet()
+    made.register("*", CeleryBackend(app, lease=fleet_of(app).settings.lease))
+    return made
+
+
+def _named_registry(app: Celery, name: object) -> BackendRegistry:
+    module, _, path = name.partition(":") if isinstance(name, str) else ("", "", "")
+    what = f"stbass_registry={name!r} (STBASS_REGISTRY)"
+    if not module or not path:
+        raise ConfigurationError(f"{what}: must be module:name of a BackendRegistry")
+    _import_all(app, [module], "look placements up in", "STBASS_REGISTRY or stbass_registry=")
+    found = getattr(sys.modules[module], path, None)
+    if not isinstance(found, BackendRegistry):
+        raise ConfigurationError(f"{what}: {path!r} of {module!r} is {found!r}, not a BackendRegistry")
+    return found
+
+
 def _register(sender: Celery, **_details: Any) -> None:
     sender.register_task(ExecuteTask())
 
@@ -125,6 +177,7 @@ def _import_included(sender: Celery, **_details: Any) -> None:
         sender.loader.import_task_module(reference.partition(":")[0])
     _import_all(sender, included(sender.conf), "include", "STBASS_INCLUDE or include=")
     _import_all(sender, settings.functions, "call functions of", "STBASS_FUNCTIONS or stbass_functions=")
+    _ = fleet_of(sender).registry
 
 
 def _import_all(app: Celery, modules: Iterable[str], told: str, where: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from importlib.metadata import entry_points
@@ -9,6 +10,7 @@ from typing import Any
 
 from celery.app.defaults import DEFAULTS
 
+from stbass._engine.registry import BackendRegistry
 from stbass.backends.celery.keys import FleetKeys
 from stbass.backends.celery.refusals import Refusals
 from stbass.errors import ConfigurationError
@@ -106,6 +108,8 @@ class FleetState:
         """Whether the application runs processes, and not only sends them."""
         self.clients: PerLoop[Any] = PerLoop()
         """The producer's connections."""
+        self.make_registry: Callable[[], BackendRegistry] = BackendRegistry
+        """Makes what :attr:`registry` is, once the application is configured."""
 
     @cached_property
     def settings(self) -> FleetSettings:
@@ -115,6 +119,15 @@ class FleetState:
             ConfigurationError: they do not make a fleet; the message names the setting.
         """
         return read_settings(self.app.conf)
+
+    @cached_property
+    def registry(self) -> BackendRegistry:
+        """Where a worker looks up the placements of what runs in it.
+
+        Raises:
+            ConfigurationError: the application's settings name one that is not there.
+        """
+        return self.make_registry()
 
     @cached_property
     def refusals(self) -> Refusals:

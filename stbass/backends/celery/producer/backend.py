@@ -16,7 +16,16 @@ from celery.result import GroupResult
 from stbass import wire
 from stbass._engine.backend import ExecutionBackend
 from stbass._engine.channel_migration import migrate
-from stbass._process.context import Composable, ProcessContext, frame_of, given_to, note_sent, own_channels
+from stbass._engine.supervise import lent
+from stbass._process.context import (
+    Composable,
+    ProcessContext,
+    frame_of,
+    given_to,
+    note_sent,
+    own_channels,
+    running_context,
+)
 from stbass._values.checks import is_whole
 from stbass._values.texts import shortened
 from stbass.backends.celery.envelope import ABSENT, LONGEST_SECONDS, MOST_ATTEMPTS, Envelope, wired_placement
@@ -153,7 +162,12 @@ class CeleryBackend(ExecutionBackend):
         envelope.reply, envelope.attempt = client.reply, ctx.attempt
         complete = partial(self._complete, envelope, process, ctx)
         ticket = Ticket(envelope, self._grace, ctx.remaining, ctx.placement, frame.group, complete)
-        result = await client.run(ticket)
+        if running_context() is None:
+            result = await client.run(ticket)
+        else:
+            # A process calls this itself.
+            async with lent():
+                result = await client.run(ticket)
         if ticket.output:
             note_sent(ctx, ticket.output)
         return result

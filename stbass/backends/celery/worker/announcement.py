@@ -54,6 +54,8 @@ class Announcement(bootsteps.StartStopStep):
         self._announcer.start()
         # Who is told that the worker is ready may ask whether its queue is consumed.
         self._announcer.announced.wait(_ANNOUNCE_SECONDS)
+        if getattr(consumer.pool, "runs_processes", False):
+            consumer.pool.serve(consumer)
 
     def _refuse_cluster(self, address: RedisAddress) -> None:
         with contextlib.closing(address.client()) as client:

@@ -53,6 +53,11 @@ class AsyncioPool(BasePool):
         self._executors: list[ThreadPoolExecutor] = []
         """Of ordinary tasks: the last one is in use, those before it have become too small."""
         self._threads = 0
+        self._consumer: Any = None
+        self._qos: Any = None
+        self._more = 0
+        """How many messages more than without lent slots the consumer may have, by what it was last told."""
+        self._adjusting = False
         self._told: set[str] = set()
         self._is_over = False
 
@@ -62,6 +67,35 @@ class AsyncioPool(BasePool):
         signals.worker_process_init.send(sender=self._hostname)
         _tune_garbage_collection()
         self._runtime = current_runtime(self.app, self._hostname, self.limit)
+        self._runtime.on_lent = self._lent
+
+    def serve(self, consumer: Any) -> None:
+        """The consumer of the messages has been started, perhaps anew."""
+        self._consumer = consumer
+        self._lent()
+
+    def _lent(self) -> None:
+        if not self._adjusting:
+            self._adjusting = True
+            self.call_worker(self._adjust_prefetch)
+
+    def _adjust_prefetch(self) -> None:
+        """A message that lends its slot is not acknowledged, and must not keep the next from being taken."""
+        self._adjusting = False
+        qos = None if self._consumer is None else self._consumer.qos
+        if qos is None:
+            return
+        if qos is not self._qos:
+            self._qos, self._more = qos, 0
+        lent = self.runtime.lent
+        more, self._more = lent - self._more, lent
+        if more > 0:
+            qos.increment_eventually(more)
+        elif more < 0:
+            qos.decrement_eventually(-more)
+        if more and self._hub is not None:
+            # Here, in the worker's own thread, and not after the next message.
+            qos.update()
 
     def _tell_without_effect(self, options: Mapping[str, Any]) -> None:
         for name, shown in _WITHOUT_EFFECT.items():

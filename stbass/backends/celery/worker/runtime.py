@@ -30,6 +30,8 @@ from celery.worker import state
 
 from stbass import wire
 from stbass._channels.cancellation import to_the_end
+from stbass._engine.limiter import Limiter, Slot, take_slot
+from stbass._engine.registry import BackendRegistry
 from stbass._engine.stage_context import StageContext
 from stbass._engine.supervise import Child, cancelled_itself, run_child
 from stbass._process.contained import exit_refused, run_on
@@ -131,6 +133,8 @@ class Job:
     task: asyncio.Task[None] | None = None
     scope: Scope | None = None
     """Its channels' ends, which it leaves when it ends."""
+    slot: Slot | None = None
+    """Its place among those that run at once; None where there is no limit."""
     ctx: ProcessContext | None = None
     cancelled: StbassError | None = None
     result: ProcessResult | None = None
@@ -150,6 +154,36 @@ class Job:
     def failed(self, error: BaseException, worker: str | None = None) -> ProcessResult:
         """Its result if it did not run."""
         return failed_result(error, self.envelope, self.placement, worker=worker)
+
+
+class _MessageSlot(Slot):
+    """The slot of a message, shared by all that runs in it here. While it is lent, the worker takes another message.
+
+    Args:
+        lent: told of one more that is lent, or one fewer; from any thread, and quick.
+    """
+
+    __slots__ = ("_lent",)
+
+    def __init__(self, limiter: Limiter, lent: Callable[[int], None]) -> None:
+        super().__init__(limiter, users=1)
+        self._lent: Callable[[int], None] | None = lent
+
+    @property
+    def message(self) -> Slot:
+        return self
+
+    def close(self) -> None:
+        super().close()
+        self._lent = None
+
+    def _wanted(self) -> None:
+        if self._lent is not None:
+            self._lent(-1)
+
+    def _emptied(self) -> None:
+        if self._lent is not None:
+            self._lent(1)
 
 
 class _Sink:
@@ -212,6 +246,7 @@ class Runtime:
         worker: name of the worker, for people.
         result_prefix: what Celery puts before a task id to make the key of its result.
         limit: how many processes may run at once; None means any number.
+        registry: where the placements are looked up of what runs here.
     """
 
     def __init__(
@@ -221,12 +256,20 @@ class Runtime:
         result_prefix: bytes,
         limit: int | None = None,
         refusals: Refusals | None = None,
+        registry: BackendRegistry | None = None,
     ) -> None:
         self.settings = settings
+        self._registry = registry
         self._refusals = Refusals(settings.backend) if refusals is None else refusals
         self._keys = settings.keys
         self.worker = shortened(worker, 255)
-        self.limit = limit
+        self._slots = Limiter(limit)
+        self._places = 0
+        """Taken for processes that are being claimed."""
+        self.lent = 0
+        """How many messages lend their slot now."""
+        self.on_lent: Callable[[], None] | None = None
+        """Called when that has changed; from any thread, and quick."""
         self._prefix = result_prefix
         self._incoming: deque[Job] = deque()
         self._jobs: dict[str, Job] = {}
@@ -289,8 +332,7 @@ class Runtime:
 
     def resize(self, limit: int) -> None:
         """So many may run at once from now on; what runs goes on."""
-        self.limit = limit
-        self._loop.call_soon_threadsafe(self._wake)
+        self._slots.resize(limit)
 
     def run_blocking(self, job: Job) -> Outcome:
         """Run a job and wait for it; for pools that give each task a thread or a process."""
@@ -465,12 +507,22 @@ class Runtime:
 
     async def _claim_some(self) -> None:
         await self._has_work.wait()
-        room = _AT_ONCE if self.limit is None else min(_AT_ONCE, self.limit - len(self._running))
+        self._places = self._slots.take(_AT_ONCE)
+        if not self._places:
+            # One place, in turn with those who want theirs back; and what is free besides.
+            await take_slot(self._slots)
+            self._places = 1 + self._slots.take(_AT_ONCE - 1)
+        try:
+            await self._claim_for(self._places)
+        finally:
+            self._slots.give_back(self._places)
+
+    async def _claim_for(self, room: int) -> None:
         batch: list[Job] = []
         with self._lock:
             while self._incoming and len(batch) < room:
                 batch.append(self._incoming.popleft())
-            if not self._incoming or room <= 0:
+            if not self._incoming:
                 self._has_work.clear()
         jobs = [job for job in batch if self._is_first(job) and self._open(job)]
         if jobs:
@@ -630,6 +682,11 @@ class Runtime:
             return
         self._running[job.id] = job
         self._idle.clear()
+        self._places -= 1
+        if self._slots.limit is None:
+            self._slots.give_back(1)
+        else:
+            job.slot = _MessageSlot(self._slots, self._lent)
         context = None if job.listener is None else job.listener.context
         job.task = self._loop.create_task(self._run(job, until, checkpoint), name=job.name, context=context)
         if job.on_started is not None:
@@ -650,10 +707,13 @@ class Runtime:
         frame = frame_of(ctx)
         frame.worker = self.worker
         frame.sink = _Sink(self, job)
+        frame.registry = self._registry
+        frame.slot = job.slot
         if until is not None:
             frame.limit(until, envelope.deadline)
         job.ctx = ctx
         child = Child(process, ctx)
+        child.covered = job.slot is not None
         try:
             # Of an earlier worker of this message, else of what a retry policy ran before.
             checkpoint = checkpoint or bytes(envelope.resumed)
@@ -703,8 +763,13 @@ class Runtime:
     def _forget(self, job: Job) -> None:
         self.keeper.release(job.id)
         self._running.pop(job.id, None)
-        if self._incoming:
-            self._has_work.set()
+        if job.slot is not None:
+            job.slot.close()
+
+    def _lent(self, more: int) -> None:
+        self.lent += more
+        if self.on_lent is not None:
+            self.on_lent()
 
     def _tell(self, channel: str, message: bytes) -> None:
         self._messages.append((channel, message))
@@ -905,7 +970,8 @@ def current_runtime(app: Any, worker: str, limit: int | None = None) -> Runtime:
             fleet = fleet_of(app)
             # The command line may have added modules to those that the application names.
             settings = replace(fleet.settings, include=included(app.conf))
-            _current, _current_pid = Runtime(settings, worker, fleet.result_prefix, limit, fleet.refusals), os.getpid()
+            _current_pid = os.getpid()
+            _current = Runtime(settings, worker, fleet.result_prefix, limit, fleet.refusals, fleet.registry)
         return _current
 
 

@@ -1,0 +1,244 @@
+"""What is placed inside of what was placed goes to its own endpoint, however few each worker runs at once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stbass import PAR, PAR_FOR, PLACED_PAR, SEQ, BackendRegistry, Chan, Placement
+from stbass._process.context import changed
+from stbass.backends.celery import CeleryBackend
+from stbass.errors import DeadlineExceeded, StbassError
+from stbass.result import FailurePolicy
+from stbass.testing import RedisServer, Worker
+from tests.integration.conftest import APP, Fleet, workers_on
+from tests.support.agents import Give, noop
+from tests.support.backends import registry_of
+from tests.support.nested import A, Add, B, C, Count, Descend, Double, Waits, boom, descend_in_thread, pid, where
+from tests.support.waiting import until
+
+INCLUDE = ["tests.support.nested"]
+LONG = 60.0
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fleet(server: RedisServer) -> Iterator[Fleet]:
+    """A worker for each of three endpoints, which runs one at a time."""
+    with workers_on(server, "nest-a", "nest-b", "nest-c", include=INCLUDE, concurrency=1) as made:
+        yield made
+
+
+@pytest.fixture
+def registry(backend: CeleryBackend) -> BackendRegistry:
+    """Where every endpoint is a queue."""
+    return registry_of(backend)
+
+
+@pytest.fixture
+async def pids(registry: BackendRegistry) -> dict[str, int]:
+    """Which Python process serves which endpoint."""
+    result = await PLACED_PAR((pid, A), (pid, B), (pid, C), registry=registry, deadline=LONG).run()
+    return dict(zip("abc", result.value, strict=True))
+
+
+def lines(path: Path) -> list[str]:
+    """What has been noted."""
+    return path.read_text().splitlines() if path.exists() else []
+
+
+async def test_placements_inside_hold(registry: BackendRegistry, pids: dict[str, int]) -> None:
+    tree = SEQ(where, PLACED_PAR((where, B), (SEQ(where, PLACED_PAR((where, C), where)), C), where))
+    result = await PLACED_PAR((tree, A), registry=registry, deadline=LONG).run()
+    a, b, c = (pids[name] for name in "abc")
+    # What is not placed runs where the composition around it does.
+    assert result.value == [[("nest-b", b), [("nest-c", c), (None, c)], (None, a)]]
+
+
+async def test_a_placement_without_an_endpoint_stays(registry: BackendRegistry, pids: dict[str, int]) -> None:
+    inner = PLACED_PAR((pid, Placement(model="opus")), (pid, Placement(config={"a": 1})))
+    result = await PLACED_PAR((inner, A), registry=registry, deadline=LONG).run()
+    assert result.value == [[pids["a"]] * 2]
+
+
+@pytest.mark.parametrize("count", [1, 12])
+async def test_a_worker_that_runs_one_at_a_time_runs_any_tree(registry: BackendRegistry, count: int) -> None:
+    leaf = PLACED_PAR((where, A), (where, B), where)
+    tree = SEQ(leaf, PLACED_PAR((PLACED_PAR((SEQ(leaf, noop, leaf), A), where), B), (PAR(leaf, leaf), A)), leaf)
+    result = await PLACED_PAR(*[(tree, A), (tree, B)] * count, registry=registry, deadline=LONG).run()
+    assert result.is_ok, [failure.detailed for failure in result.failures]
+    assert {tuple(name for name, _ in one) for one in result.value} == {("nest-a", "nest-b", None)}
+
+
+@pytest.mark.parametrize("count", [1, 8])
+async def test_processes_that_wait_for_others_in_their_own_code(
+    registry: BackendRegistry, pids: dict[str, int], count: int
+) -> None:
+    down = Descend(("nest-a", "nest-b", "nest-a", "nest-a"))
+    result = await PLACED_PAR(*[(down, A)] * count, registry=registry, deadline=LONG).run()
+    assert result.is_ok, [failure.detailed for failure in result.failures]
+    endpoints = [("nest-a", "a"), ("nest-a", "a"), ("nest-b", "b"), ("nest-a", "a"), ("nest-a", "a")]
+    assert [(name, process) for name, _, process in result.value[0]] == [(name, pids[it]) for name, it in endpoints]
+    assert {parent for _, parent, _ in result.value[0]} == {"PLACED_PAR"}
+
+
+async def test_sync_code_that_waits_lends_its_slot_too(registry: BackendRegistry, pids: dict[str, int]) -> None:
+    result = await PLACED_PAR(*[(descend_in_thread, A)] * 3, registry=registry, deadline=LONG).run()
+    assert result.value == [[("nest-a", pids["a"])]] * 3
+
+
+async def test_no_more_than_one_runs_at_a_time(registry: BackendRegistry, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    one = Waits(str(log), 0.02)
+    tree = SEQ(one, PLACED_PAR((one, A), (SEQ(one, PLACED_PAR((one, A)), one), A)), one)
+    result = await PLACED_PAR(*[(tree, A)] * 4, registry=registry, deadline=LONG).run()
+    assert result.is_ok, [failure.detailed for failure in result.failures]
+    seen = [line.split()[0] for line in lines(log)]
+    assert seen == ["started", "ended"] * 4 * 6
+
+
+async def test_those_who_want_their_slot_back_and_new_ones_take_turns(registry: BackendRegistry) -> None:
+    # Two that lend and take back over and over do not keep others out, nor they them.
+    again = SEQ(*[PLACED_PAR((noop, B)), noop] * 20)
+    talking = [asyncio.ensure_future(PLACED_PAR((again, A), registry=registry, deadline=LONG).run()) for _ in range(2)]
+    assert (await PLACED_PAR(*[(Give(1), A)] * 20, registry=registry, deadline=LONG).run()).is_ok
+    assert all(one.is_ok for one in await asyncio.gather(*talking))
+
+
+# How it ends -----------------------------------------------------------------------------------------
+
+
+def three_deep(bottom: Any, *, on_failure: FailurePolicy = FailurePolicy.HALT, beside: Any = noop) -> SEQ:
+    """A composition at C in one at B in one at A."""
+    third = PLACED_PAR((bottom, C), (beside, A), on_failure=on_failure)
+    return SEQ(noop, PLACED_PAR((SEQ(noop, PLACED_PAR((third, C), on_failure=on_failure)), B), on_failure=on_failure))
+
+
+def leaves(error: BaseException) -> list[BaseException]:
+    """The errors in a group of groups."""
+    if not isinstance(error, BaseExceptionGroup):
+        return [error]
+    return [leaf for one in error.exceptions for leaf in leaves(one)]
+
+
+async def test_a_failure_at_the_bottom_halts_all(registry: BackendRegistry, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    waits = Waits(str(log))
+    result = await PLACED_PAR((three_deep(boom, beside=waits), A), waits, registry=registry, deadline=LONG).run()
+    first, second = result.results
+    assert [str(error) for error in leaves(first.failure.error)] == ["the bottom fell out"]
+    assert type(leaves(first.failure.error)[0]) is LookupError
+    assert not second.is_ok
+    started = [line for line in lines(log) if line.startswith("started")]
+    await until(lambda: len(lines(log)) == 2 * len(started), timeout=30)
+
+
+async def test_a_failure_at_the_bottom_is_collected(registry: BackendRegistry) -> None:
+    tree = three_deep(boom, on_failure=FailurePolicy.COLLECT)
+    result = await PLACED_PAR(
+        (tree, A), (where, B), on_failure=FailurePolicy.COLLECT, registry=registry, deadline=LONG
+    ).run()
+    assert [one.is_ok for one in result.results] == [False, True]
+    assert [type(error) for error in leaves(result.failures[0].error)] == [LookupError]
+
+
+async def test_the_deadline_at_the_top_ends_all(registry: BackendRegistry, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    await PLACED_PAR((three_deep(noop), A), registry=registry, deadline=LONG).run()
+    began = time.monotonic()
+    result = await PLACED_PAR((three_deep(Waits(str(log))), A), registry=registry, deadline=3.0).run()
+    assert time.monotonic() - began < LONG / 2
+    error = result.failures[0].error
+    assert isinstance(error, DeadlineExceeded)
+    assert error.deadline == 3.0
+    await until(lambda: lines(log) == ["started Waits 1", "ended Waits 1"], timeout=30)
+
+
+async def test_a_nearer_deadline_inside_ends_only_that(registry: BackendRegistry, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    inner = PLACED_PAR((Waits(str(log)), B), deadline=1.0, on_failure=FailurePolicy.COLLECT)
+    result = await PLACED_PAR(
+        (PAR(inner, where), A), on_failure=FailurePolicy.COLLECT, registry=registry, deadline=LONG
+    ).run()
+    [late] = leaves(result.failures[0].error)
+    assert isinstance(late, DeadlineExceeded)
+    assert late.deadline == 1.0
+    await until(lambda: lines(log) == ["started Waits 1", "ended Waits 1"], timeout=30)
+
+
+async def test_cancelling_at_the_top_ends_all(registry: BackendRegistry, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    tree = three_deep(Waits(str(log)))
+    running = asyncio.ensure_future(PLACED_PAR((tree, A), registry=registry, deadline=LONG).run())
+    await until(lambda: lines(log) == ["started Waits 1"], timeout=30)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    await until(lambda: lines(log) == ["started Waits 1", "ended Waits 1"], timeout=30)
+    # And nothing of it is left: each worker has its one slot back.
+    for place in (A, B, C):
+        assert (await PLACED_PAR((where, place), registry=registry, deadline=LONG).run()).is_ok
+
+
+async def test_channels_reach_through_all_levels(registry: BackendRegistry) -> None:
+    numbers, doubled = Chan(int, name="numbers"), Chan(int, name="doubled")
+    inside = PLACED_PAR((Double().with_channels(source=numbers, sink=doubled), C))
+    tree = SEQ(noop, PLACED_PAR((inside, B)))
+    adding = SEQ(noop, PLACED_PAR((Add().with_channels(source=doubled), A)))
+    result = await PLACED_PAR(
+        (tree, A), (adding, B), Count(20).with_channels(sink=numbers), registry=registry, deadline=LONG
+    ).run()
+    assert result.is_ok, [failure.detailed for failure in result.failures]
+    assert result.value[:2] == [[[20]], [380]]
+
+
+async def test_replicas_inside_go_where_they_are_placed(registry: BackendRegistry, pids: dict[str, int]) -> None:
+    tree = PAR_FOR(3, changed(pid, placement=B))
+    result = await PLACED_PAR((tree, A), registry=registry, deadline=LONG).run()
+    assert result.value == [[pids["b"]] * 3]
+
+
+# Whose registry it is ---------------------------------------------------------------------------------
+
+
+async def test_an_application_can_say_where_its_endpoints_are(server: RedisServer, pids: dict[str, int]) -> None:
+    fleet = Fleet(server, {})
+    env = {**fleet.env, "TEST_REGISTRY": "tests.support.nested:registry"}
+    async with aclosing(CeleryBackend(fleet.app(), queue="nest-own")) as backend:
+        with Worker(APP, "nest-own", env=env, include=INCLUDE, concurrency=1):
+            tree = PLACED_PAR((pid, A), (pid, B), (pid, C), pid)
+            result = await PLACED_PAR((tree, A), registry=registry_of(backend), deadline=LONG).run()
+    [[a, b, c, here]] = result.value
+    assert (a, c) == (pids["a"], pids["c"])
+    # There, B is the worker's own event loop.
+    assert b == here
+
+
+@pytest.mark.parametrize("name", ["tests.support.nested:A", "tests.support.no_such:registry", "nothing", ":x"])
+def test_a_registry_that_is_none_ends_the_worker(server: RedisServer, name: str) -> None:
+    env = {**Fleet(server, {}).env, "TEST_REGISTRY": name}
+    with pytest.raises(StbassError, match=r"stbass_registry|STBASS_REGISTRY"):
+        Worker(APP, "nest-none", env=env, include=INCLUDE).start()
+
+
+@pytest.fixture
+async def prefork(server: RedisServer) -> AsyncIterator[Worker]:
+    """A worker of Celery's own pool, with two Python processes."""
+    with Worker(APP, "nest-fork", env=Fleet(server, {}).env, include=INCLUDE, pool="prefork", concurrency=2) as worker:
+        yield worker
+
+
+async def test_placements_inside_hold_on_a_prefork_worker(
+    registry: BackendRegistry, prefork: Worker, pids: dict[str, int]
+) -> None:
+    there = Placement(endpoint="nest-fork")
+    tree = SEQ(noop, PLACED_PAR((pid, A), (pid, there), pid))
+    result = await PLACED_PAR((tree, there), registry=registry, deadline=LONG).run()
+    [[a, other, own]] = result.value
+    assert a == pids["a"]
+    assert len({a, other, own}) == 3

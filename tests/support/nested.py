@@ -1,0 +1,125 @@
+"""Processes that run others, for the tests of placements inside of what was placed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Any
+
+from stbass import BackendRegistry, LocalBackend
+from stbass._process.context import ProcessContext
+from stbass._values.endpoint import Placement
+from stbass.backends.celery import CeleryBackend
+from stbass.backends.celery.app import make_app
+from stbass.placement import PLACED_PAR
+from stbass.process import Process
+
+A, B, C = (Placement(endpoint=f"nest-{name}") for name in "abc")
+
+
+def note(path: str, line: str) -> None:
+    """Append a line to a file."""
+    with Path(path).open("a") as file:
+        file.write(f"{line}\n")
+
+
+@Process
+async def where(ctx: ProcessContext) -> tuple[str | None, int]:
+    """The endpoint that it was placed at, and the Python process that runs it."""
+    return None if ctx.placement is None else ctx.placement.endpoint, os.getpid()
+
+
+@Process
+async def pid(ctx: ProcessContext) -> int:
+    """The Python process that runs it."""
+    return os.getpid()
+
+
+@Process
+async def boom(ctx: ProcessContext) -> None:
+    """Fail after a checkpoint."""
+    ctx.checkpoint("at the bottom")
+    raise LookupError("the bottom fell out")
+
+
+class Waits(Process):
+    """Note the start and the end; in between, wait for long."""
+
+    def __init__(self, log: str, seconds: float = 600.0) -> None:
+        self.log = log
+        self.seconds = seconds
+
+    async def run(self, ctx: ProcessContext) -> str:
+        """Wait."""
+        note(self.log, f"started {ctx.process_name} {ctx.attempt}")
+        ctx.checkpoint(f"{ctx.process_name} waits")
+        try:
+            await asyncio.sleep(self.seconds)
+        finally:
+            note(self.log, f"ended {ctx.process_name} {ctx.attempt}")
+        return ctx.process_name
+
+
+class Descend(Process):
+    """Run itself in its own code, at one endpoint after the other, and say where each ran."""
+
+    def __init__(self, endpoints: tuple[str, ...]) -> None:
+        self.endpoints = endpoints
+
+    async def run(self, ctx: ProcessContext) -> list[Any]:
+        """Go down."""
+        found = [(None if ctx.placement is None else ctx.placement.endpoint, ctx.parent, os.getpid())]
+        if self.endpoints:
+            first, *rest = self.endpoints
+            deeper = Descend(tuple(rest))
+            [inner] = (await PLACED_PAR((deeper, Placement(endpoint=first))).run()).value
+            found += inner
+        return found
+
+
+@Process
+def descend_in_thread(ctx: ProcessContext) -> Any:
+    """Wait, in sync code, for a process at the same endpoint."""
+    return PLACED_PAR((where, A)).run_sync().value
+
+
+class Double(Process):
+    """Send on twice what comes."""
+
+    async def run(self, ctx: ProcessContext) -> int:
+        """Until its input closes."""
+        count = 0
+        async for value in ctx.get_channel("source"):
+            await ctx.send("sink", value * 2)
+            count += 1
+        ctx.get_channel("sink").close()
+        return count
+
+
+class Count(Process):
+    """Send numbers."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    async def run(self, ctx: ProcessContext) -> None:
+        """Send them."""
+        for value in range(self.count):
+            await ctx.send("sink", value)
+        ctx.get_channel("sink").close()
+
+
+class Add(Process):
+    """The sum of what comes."""
+
+    async def run(self, ctx: ProcessContext) -> int:
+        """Add."""
+        return sum([value async for value in ctx.get_channel("source")])
+
+
+# An application that says where its endpoints are.
+registry = BackendRegistry()
+registry.register("nest-b", LocalBackend(1))
+if url := os.environ.get("STBASS_BROKER_URL"):
+    registry.register("nest-*", CeleryBackend(make_app("nested", broker_url=url)))
