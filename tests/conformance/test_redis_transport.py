@@ -7,8 +7,10 @@ import pytest
 from stbass.testing import RedisServer, check_transport
 from stbass.testing.transports import TRANSPORT_CHECKS
 from stbass.transports.redis import RedisTransport
+from tests.support.servers import on_every_server
 
 
+@on_every_server
 @pytest.mark.parametrize("name", TRANSPORT_CHECKS)
 async def test_redis_transport(server: RedisServer, name: str) -> None:
     await check_transport(lambda: RedisTransport(server.url), only=(name,))

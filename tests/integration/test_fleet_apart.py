@@ -20,6 +20,7 @@ from stbass.testing import RedisServer, Worker
 from stbass.transports.redis import RedisTransport
 from tests.integration.conftest import APP
 from tests.support.agents import Give, Steps
+from tests.support.servers import on_every_server
 from tests.support.waiting import until
 
 ODD = "fleet [1]*'\\:"
@@ -27,8 +28,8 @@ ODD = "fleet [1]*'\\:"
 
 
 @pytest.fixture
-def server() -> Iterator[RedisServer]:
-    with RedisServer() as made:
+def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+    with RedisServer(program=getattr(request, "param", None)) as made:
         yield made
 
 
@@ -99,6 +100,7 @@ async def test_two_fleets_see_nothing_of_each_other(server: RedisServer, how: st
             assert (await running).is_ok
 
 
+@on_every_server
 async def test_a_fleet_whose_user_may_use_only_its_prefix(server: RedisServer) -> None:
     server.command(
         "ACL", "SETUSER", "fleet", "on", ">secret", "resetkeys", "~mine:*", "resetchannels", "&mine:*", "+@all"

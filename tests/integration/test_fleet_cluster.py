@@ -19,17 +19,18 @@ from stbass.testing.redis_server import free_port
 from stbass.transports.redis import RedisTransport
 from tests.integration.conftest import APP
 from tests.support.agents import Give
+from tests.support.servers import WHEELS
 
 REFUSED = "it is a Redis Cluster, which stbass does not support; use a single server, or Sentinel for failover"
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[RedisServer]:
+@pytest.fixture(scope="module", params=[pytest.param(None, id="default"), *WHEELS])
+def cluster(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
     """A node that has all slots: everything works that uses one key at a time."""
     # The nodes of a cluster talk to each other on a port that is higher by 10,000.
     while (port := free_port()) > 55_535:
         pass
-    with RedisServer(port=port, args=("--cluster-enabled", "yes")) as server:
+    with RedisServer(program=request.param, port=port, args=("--cluster-enabled", "yes")) as server:
         server.command("CLUSTER ADDSLOTS", *range(16384))
         yield server
 

@@ -24,6 +24,7 @@ from stbass.testing import RedisServer, Worker
 from tests.integration.conftest import APP
 from tests.support.agents import Give
 from tests.support.proxy import Proxy
+from tests.support.servers import on_every_server
 from tests.support.waiting import until
 
 LEASE = 1.0
@@ -31,8 +32,8 @@ PRIORITISED = "tests.support.prioritised_app"
 
 
 @pytest.fixture
-def server() -> Iterator[RedisServer]:
-    with RedisServer() as made:
+def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+    with RedisServer(program=getattr(request, "param", None)) as made:
         yield made
 
 
@@ -97,6 +98,7 @@ async def _killed_again_and_again(server: RedisServer, fleet: Celery, count: int
             one.kill()
 
 
+@on_every_server
 async def test_a_worker_of_three_queues_is_killed_three_times(server: RedisServer, fleet: Celery) -> None:
     await _killed_again_and_again(server, fleet, 600, 3)
 

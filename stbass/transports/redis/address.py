@@ -47,6 +47,8 @@ KEEPALIVE = {
 _PING_SECONDS = 2.0
 """For an answer on a connection that was idle: a server that is there gives it at once."""
 NO_CLUSTER = "it is a Redis Cluster, which stbass does not support; use a single server, or Sentinel for failover"
+_MODES = ("redis_mode", "server_mode")
+"""Where a server says whether it is a cluster's: Redis, and Valkey from 8.0 on."""
 _SIGN_OF_LIFE = 5.0
 _WAIT_FOR_CONNECTION = 30.0
 
@@ -403,9 +405,11 @@ async def find_endpoint(address: RedisAddress) -> Endpoint:
 
 
 def is_cluster(info: Any) -> bool:
-    """Whether the answer to ``INFO server`` is that of a node of a cluster."""
+    """Whether the answer to ``INFO server``, as text or as redis-py reads it, is that of a node of a cluster."""
+    if isinstance(info, dict):
+        return any(info.get(name) == "cluster" for name in _MODES)
     text = info.decode("utf-8", "replace") if isinstance(info, bytes) else str(info)
-    return "redis_mode:cluster" in text
+    return any(f"{name}:cluster" in text for name in _MODES)
 
 
 def unavailable(address: RedisAddress, doing: str, error: BaseException) -> BackendUnavailableError:

@@ -23,7 +23,7 @@ from stbass.backends.celery.transport import Channel
 from stbass.backends.celery.worker.loop_watch import BLOCKED_SECONDS
 from stbass.backends.celery.worker.runtime import this_runtime
 from stbass.errors import ConfigurationError
-from stbass.transports.redis.address import NO_CLUSTER, RedisAddress
+from stbass.transports.redis.address import NO_CLUSTER, RedisAddress, is_cluster
 from stbass.transports.redis.trouble import LONGEST_PAUSE, Trouble, Vigil, trouble_of
 
 __all__ = ["Announcement"]
@@ -65,7 +65,7 @@ class Announcement(bootsteps.StartStopStep):
                 # It is away; whoever needs it says so, and waits.
                 _log.debug("cannot ask Redis at %s what it is: %s", address, error)
                 return
-        if info.get("redis_mode") == "cluster":
+        if is_cluster(info):
             raise ConfigurationError(f"the result backend {address} cannot be used: {NO_CLUSTER}")
 
     def stop(self, consumer: Any) -> None:
