@@ -69,6 +69,15 @@ $(VENV)/.installed-demo: $(SETUP) | $(BIN)/python
 	@.venv-lowest/bin/python $(PIP_INSTALL) -e ".[dev]" -c tests/lowest.txt
 	@touch $@
 
+# What agents are made with, apart from what stbass itself is made with.
+.venv-agents/.installed: $(SETUP)
+	@python="$(PYTHON)"; [ -n "$$python" ] || exit 1; \
+	[ -x .venv-agents/bin/python ] || { echo "making .venv-agents with $$python"; "$$python" -m venv .venv-agents; }
+	@echo "installing stbass[agents] into .venv-agents"
+	@.venv-agents/bin/python $(PIP_INSTALL) --upgrade pip
+	@.venv-agents/bin/python $(PIP_INSTALL) -e ".[agents]"
+	@touch $@
+
 $(VENV)/.installed-bench: $(VENV)/.installed
 	@echo "installing stbass[bench] into $(VENV)"
 	@$(BIN)/python $(PIP_INSTALL) -e ".[dev,bench]"
@@ -111,6 +120,10 @@ test-servers: install  ## the tests that need a server, quick and slow, on Redis
 	@for server in $(SERVERS); do \
 	  echo "== on $$server =="; STBASS_REDIS_SERVER=$$server $(BIN)/python $(PYTEST) $(SERVER_TESTS) || exit; \
 	done
+
+.PHONY: test-agents
+test-agents: .venv-agents/.installed  ## examples and values of agents' SDKs, in an environment that has them
+	@.venv-agents/bin/python $(PYTEST) -m agents tests/agents
 
 .PHONY: test-3.12 test-3.13
 test-3.12 test-3.13: test-%: .venv-%/.installed
