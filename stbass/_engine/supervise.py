@@ -37,7 +37,7 @@ from stbass._process.frame import Frame
 from stbass._values.outcome import ProcessResult
 from stbass._values.policy import FailurePolicy, OnFailure, RetryPolicy
 from stbass._values.texts import error_text, traceback_text
-from stbass.errors import DeadlineExceeded, ProcessCancelled, WorkerLostError
+from stbass.errors import ConfigurationError, DeadlineExceeded, ProcessCancelled
 from stbass.observe import events
 from stbass.timer import running
 
@@ -282,6 +282,8 @@ def until(deadline_at: float, backend: ExecutionBackend | None = None) -> asynci
 async def run_attempts(child: Child, retry: RetryPolicy | None = None) -> ProcessResult:
     """Run one process, again and again as the policy says. No wait goes past the deadline.
 
+    A further attempt finds the last checkpoint of the one before in ``ctx.resumed_from``.
+
     Returns:
         The first success, else the last failure. ``child.ctx`` is the context of that attempt.
     """
@@ -289,9 +291,12 @@ async def run_attempts(child: Child, retry: RetryPolicy | None = None) -> Proces
     if retry is None:
         return result
     for attempt in range(retry.max_attempts - 1):
-        if result.is_ok:
+        if result.is_ok or not retry.tries_again(result.failure.error):
             break
-        delay = retry.delay_for(attempt)
+        try:
+            delay = retry.wait_after(attempt, result.failure.error)
+        except ConfigurationError as error:
+            return failure_of(error, child.ctx, traceback_text(error))
         remaining = child.ctx.remaining
         if remaining is not None and delay >= remaining:
             break
@@ -299,8 +304,7 @@ async def run_attempts(child: Child, retry: RetryPolicy | None = None) -> Proces
             _uncover(child)
         await asyncio.sleep(delay)
         child.ctx = next_attempt(child.ctx)
-        if issubclass(type(result.failure.error), WorkerLostError):
-            child.ctx.resumed_from = result.failure.checkpoint
+        child.ctx.resumed_from = result.failure.checkpoint
         result = await _run_once(child)
     return result
 

@@ -70,7 +70,7 @@ class ProcessContext:
 
     Attributes:
         attempt: 1 for the first run, 2 for the next after a failure or the loss of a worker, and so on.
-        resumed_from: the last checkpoint of an earlier attempt whose worker died, else None.
+        resumed_from: the last checkpoint of an earlier attempt that failed or whose worker died, else None.
     """
 
     process_name: str

@@ -2,9 +2,10 @@
 
 `{"~": "error", "c": class, "m": message, "a": arguments}`, and, where there is anything to say, `d`: the instance's
 `__dict__` (notes among it), `n`: attributes that a built-in class or `__slots__` keep outside of it (`errno`, …),
-`g`: the members of a group, `cause`, `context`, `s`: 1 if the context is
-suppressed, `t`: text of the traceback, `i`: a number for the references to it. `{"~": "again", "i": number}`: the
-exception that was read before under that number, because exceptions may refer to each other in circles.
+`g`: the members of a group, `cause`, `context`, `s`: 1 if the context is suppressed, `t`: text of the traceback,
+`w`: seconds after which it says that one may try again (`retry_after` where it arrives: its headers may not travel),
+`i`: a number for the references to it. `{"~": "again", "i": number}`: the exception that was read before under that
+number, because exceptions may refer to each other in circles.
 
 The reader rebuilds the same class if it is imported, with `BaseException.__new__` and the arguments put back: no
 constructor is run, so a class whose constructor takes other arguments than it keeps arrives too. Otherwise it becomes a
@@ -17,6 +18,7 @@ from __future__ import annotations
 from types import MemberDescriptorType
 from typing import Any
 
+from stbass._values.retry_after import own_retry_after
 from stbass._values.texts import message_of, text_of, traceback_text, type_name_of
 from stbass.errors import RemoteError, WireError
 from stbass.wire.classes import HEAP_TYPE, known_class, static
@@ -89,6 +91,8 @@ def write_error(writer: WireWriter, error: BaseException, *, with_traceback: boo
             form["n"] = writer.fields(outside, outside)
         if inside := {key: item for key, item in _DICT.__get__(error).items() if key != REMOTE_TRACEBACK}:
             form["d"] = writer.write(inside)
+        if "retry_after" not in inside and (asked := own_retry_after(error)) is not None:
+            form["w"] = asked
         _write_links(writer, error, form)
     finally:
         writer.lenient = lenient
@@ -201,6 +205,8 @@ def _read_error(reader: WireReader, form: Form) -> Any:
         error.__dict__.update(type_name=name, remote_args=tuple(text_of(argument) for argument in arguments))
         if "__notes__" in inside:
             error.__dict__["__notes__"] = inside["__notes__"]
+    if "w" in form:
+        _DICT.__get__(error)["retry_after"] = part(form, "w", float)
     if "t" in form:
         _DICT.__get__(error)[REMOTE_TRACEBACK] = part(form, "t", str)
     for key, descriptor in (("cause", _CAUSE), ("context", _CONTEXT)):

@@ -6,7 +6,10 @@
 | `failure` | `error`, `name`, `id`, `started`, `failed`, `placement`, `parent`, `channels`, `checkpoint`, `traceback` |
 | `run` | `v`: name, id, started, ended, queued (microseconds), worker, attempt, placement |
 | `placement` | `v`: model, endpoint, config |
-| `retry` | `v`: attempts, backoff, base delay, longest delay, jitter |
+| `retry` | `v`: attempts, backoff, base delay, longest delay, jitter, and if given `on`, `unless`, `w` |
+
+A retry policy's kinds of errors (`on`, `unless`) are names: `module:qualname`, or as the user gave them. `w` is the
+`module:name` of the function that gives its waits, which the worker must allow as it does any plain function.
 
 A time in UTC is written as ISO 8601 text. A failure always arrives, whatever is attached to it: a part of its
 checkpoint, of its channels' state or of its placement's configuration that cannot travel is replaced by its text, as an
@@ -18,10 +21,12 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
+from stbass._process.call import reference_of_function
 from stbass._values.endpoint import Placement
-from stbass._values.texts import plain_text, text_of
+from stbass._values.texts import plain_text, text_of, type_name_of
 from stbass.errors import WireError
 from stbass.result import Failure, ProcessResult, RetryPolicy, RunInfo
+from stbass.wire.classes import known_class
 from stbass.wire.core import Form, ReadFunction, Unsendable, WireReader, WireWriter, WriteFunction, misfit, part
 from stbass.wire.exceptions import keep_traceback, write_error
 
@@ -230,13 +235,42 @@ def _read_placement(reader: WireReader, form: Form) -> Placement:
     return Placement(model, endpoint, config)
 
 
+_OF_RETRY = ("max_attempts", "backoff", "base_delay", "max_delay", "jitter")
+
+
 def _write_retry(writer: WireWriter, policy: RetryPolicy) -> Form:
-    fields = {name: getattr(policy, name) for name in RetryPolicy.__dataclass_fields__}
-    return {"~": "retry", "v": list(writer.fields(policy, fields).values())}
+    fields = {name: getattr(policy, name) for name in _OF_RETRY}
+    form: Form = {"~": "retry", "v": list(writer.fields(policy, fields).values())}
+    for name in ("on", "unless"):
+        if kinds := getattr(policy, name):
+            form[name] = [kind if isinstance(kind, str) else type_name_of(kind) for kind in kinds]
+    if policy.wait is not None:
+        if not writer.processes:
+            raise Unsendable("the function of a retry policy that gives the wait cannot travel inside a value")
+        try:
+            form["w"] = reference_of_function(policy.wait)
+        except ValueError as error:
+            raise Unsendable(str(error)) from None
+    return form
 
 
 def _read_retry(reader: WireReader, form: Form) -> RetryPolicy:
-    return RetryPolicy(*reader.read_items(part(form, "v", list)))
+    wait = None
+    if "w" in form:
+        if reader.admission is None:
+            raise WireError("form 'retry': it brings a function where there may be none")
+        wait = reader.admission.admit_function(part(form, "w", str))
+    plain: dict[str, Any] = dict(zip(_OF_RETRY, reader.read_items(part(form, "v", list)), strict=True))
+    return RetryPolicy(**plain, on=_read_kinds(form, "on"), unless=_read_kinds(form, "unless"), wait=wait)
+
+
+def _read_kinds(form: Form, key: str) -> list[type[BaseException] | str]:
+    """Classes of errors that are known here, and the names of the others."""
+    names = form.get(key, [])
+    if type(names) is not list or not all(type(name) is str for name in names):
+        raise WireError(f"form 'retry': {text_of(names, 100)} are no kinds of errors")
+    found = [(name, known_class(name)) for name in names]
+    return [name if cls is None or not issubclass(cls, BaseException) else cls for name, cls in found]
 
 
 def _required(reader: WireReader, form: Form, key: str, kind: type[Any]) -> Any:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from stbass._values.checks import checked_count, checked_number
 from stbass._values.ids import new_id
-from stbass._values.policy import RetryPolicy
+from stbass._values.policy import ErrorKind, RetryPolicy, Wait
 
 __all__ = ["ProcessConfig", "ProcessId", "ProcessType", "RetryStrategy", "ValidationRule", "checked_id", "id_of"]
 
@@ -63,6 +63,12 @@ class RetryStrategy:
         max_retries: attempts after the first; at least 0.
         delay_seconds: seconds before the first retry.
         backoff_factor: each further wait is so many times as long as the one before.
+        on: kinds of error to try again after; any, if none is named.
+        unless: kinds of error after which it is not tried again.
+        wait: gives the seconds to wait in place of the two above, from the number of the attempt that failed (the first
+            is 0) and its error.
+
+    The last three, and how long a wait is if the error has a ``Retry-After``, are as :class:`stbass.RetryPolicy` says.
 
     Raises:
         TypeError, ValueError: an argument is out of range.
@@ -71,11 +77,15 @@ class RetryStrategy:
     max_retries: int = 3
     delay_seconds: float = 1.0
     backoff_factor: float = 2.0
+    on: ErrorKind | Iterable[ErrorKind] = ()
+    unless: ErrorKind | Iterable[ErrorKind] = ()
+    wait: Wait | None = None
 
     def __post_init__(self) -> None:
         checked_count(self.max_retries, "max_retries", 0)
         checked_number(self.delay_seconds, "delay_seconds", zero=True)
         checked_number(self.backoff_factor, "backoff_factor")
+        BackoffPolicy(self)
 
     def delay_for(self, retry: int) -> float:
         """Seconds to wait before retry number ``retry`` (the first is 0)."""
@@ -90,7 +100,13 @@ class BackoffPolicy(RetryPolicy):
 
     # Without slots of its own, so that it can carry the strategy beside the fields of a frozen dataclass.
     def __init__(self, strategy: RetryStrategy) -> None:
-        super().__init__(strategy.max_retries + 1, base_delay=strategy.delay_seconds)
+        super().__init__(
+            strategy.max_retries + 1,
+            base_delay=strategy.delay_seconds,
+            on=strategy.on,
+            unless=strategy.unless,
+            wait=strategy.wait,
+        )
         object.__setattr__(self, "_strategy", strategy)
 
     _strategy: RetryStrategy

@@ -81,10 +81,13 @@ def remote_of(process: ProcessLike, input_data: Any = None) -> Remote:
 
 
 def _without_rules(value: Any) -> Any:
-    """A configuration without its validation rules: they have been followed here, and callables do not travel."""
-    if isinstance(value, ProcessConfig) and value.validation_rules is not None:
-        return replace(value, validation_rules=None)
-    return value
+    """A configuration without its rules, for its input and for retries: they are followed here, and do not travel."""
+    if not isinstance(value, ProcessConfig):
+        return value
+    strategy = value.retry_strategy
+    if strategy is not None and (strategy.on or strategy.unless or strategy.wait):
+        value = replace(value, retry_strategy=replace(strategy, on=(), unless=(), wait=None))
+    return value if value.validation_rules is None else replace(value, validation_rules=None)
 
 
 def _remade(

@@ -136,6 +136,7 @@ class _Attempt(Unobserved):
         inner = ctx.child(ctx.process_name, parent=ctx.parent, placement=run.where)
         inner.attempt = ctx.attempt
         inner.process_id = ctx.process_id
+        inner.resumed_from = ctx.resumed_from
         if timeout is not None:
             frame_of(inner).limit(monotonic() + timeout, timeout)
         work, backend = self._work(inner)
@@ -170,7 +171,7 @@ class Progress:
         self._process = process
 
     def checkpoint(self, value: Any) -> None:
-        """Ignored: each attempt begins anew."""
+        """Nothing to do: the pool gives it to the next attempt."""
 
     def progress(self, done: float, total: float | None, note: str) -> None:
         """Enter it in the metadata."""

@@ -1,4 +1,4 @@
-"""The code of the pages on task lists and workflows, of the README on front ends, and their examples: it runs."""
+"""The code of the pages on agents, task lists and workflows, of the README on front ends, and their examples."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from stbass.testing import RedisServer, Worker
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("docs/tasklist.md", "docs/workflow.md")
+PAGES = ("docs/agents.md", "docs/tasklist.md", "docs/workflow.md")
 SECTIONS = ("Task lists", "Workflows", "Dataflow")
 FENCE = re.compile(r"^```(python|text)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 MODULE = re.compile(r"# (\w+)\.py\n")

@@ -43,18 +43,20 @@ async def test_retry_process_never_sleeps_past_the_deadline() -> None:
     assert "attempt 1" in str(result.failure.error)
 
 
-async def test_only_a_lost_worker_leaves_something_to_resume_from() -> None:
+async def test_a_further_attempt_goes_on_where_the_last_one_saved_a_checkpoint() -> None:
     resumed: list[object] = []
 
     @Process
     async def loses(ctx: ProcessContext) -> None:
         resumed.append(ctx.resumed_from)
-        ctx.checkpoint(f"of attempt {ctx.attempt}")
+        if ctx.attempt < 3:
+            ctx.checkpoint(f"of attempt {ctx.attempt}")
         raise WorkerLostError if ctx.attempt == 1 else ValueError
 
-    await retry_process(loses, ProcessContext("p"), FailurePolicy.retry(3, base_delay=0))
-    # The second attempt lost no worker, so what the third can resume from is still the first one's.
-    assert resumed == [None, "of attempt 1", "of attempt 1"]
+    result = await retry_process(loses, ProcessContext("p"), FailurePolicy.retry(4, base_delay=0))
+    # The third saved none, so that the fourth goes on from where the second was.
+    assert resumed == [None, "of attempt 1", "of attempt 2", "of attempt 2"]
+    assert result.failure.checkpoint == "of attempt 2"
 
 
 async def test_a_cancellation_ends_the_retries() -> None:

@@ -1,0 +1,117 @@
+"""When a service that refused says that it may be asked again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+__all__ = ["own_retry_after", "retry_after"]
+
+_CAUSES_MOST = 20
+
+
+def retry_after(error: BaseException) -> float | None:
+    """Seconds after which to try again, as an error says, or one that it comes of, or those in a group; None: no word.
+
+    It says so in an attribute ``retry_after`` (seconds, a ``timedelta``, a date, or a text as in the header), or in a
+    header ``Retry-After`` (seconds or an HTTP date) or ``retry-after-ms``, of its own or of its ``response``.
+    """
+    asked = [own for one in _related(error) if (own := own_retry_after(one)) is not None]
+    return max(asked, default=None)
+
+
+def own_retry_after(error: BaseException) -> float | None:
+    """The same, of what the error itself says."""
+    asked: list[float] = []
+    for source in (error, _attribute(error, "response")):
+        if source is None:
+            continue
+        headers = _headers(source)
+        found = (
+            _seconds(_attribute(source, "retry_after"), headers),
+            _seconds(headers.get("retry-after"), headers),
+            _milliseconds(headers.get("retry-after-ms")),
+        )
+        asked += [max(0.0, seconds) for seconds in found if seconds is not None and math.isfinite(seconds)]
+    return max(asked, default=None)
+
+
+def _related(error: BaseException) -> Iterator[BaseException]:
+    left, seen = [error], set[int]()
+    while left and len(seen) < _CAUSES_MOST:
+        one = left.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        yield one
+        if isinstance(one, BaseExceptionGroup):
+            left += one.exceptions
+        cause = one.__cause__ if one.__cause__ is not None or one.__suppress_context__ else one.__context__
+        if cause is not None:
+            left.append(cause)
+
+
+def _attribute(source: Any, name: str) -> Any:
+    try:
+        return getattr(source, name, None)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # a property of somebody's class may raise anything
+        return None
+
+
+def _headers(source: Any) -> dict[str, str]:
+    """The headers, by their names in lower case."""
+    found = source.get("headers") if isinstance(source, Mapping) else _attribute(source, "headers")
+    if found is None:
+        return {}
+    try:
+        pairs = found.items() if hasattr(found, "items") else found
+        return {_text(name).lower(): _text(value) for name, value in pairs}
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # whatever stands there, it is no headers
+        return {}
+
+
+def _text(value: Any) -> str:
+    return value.decode("latin-1") if isinstance(value, bytes) else str(value)
+
+
+def _milliseconds(value: str | None) -> float | None:
+    found = _number(value)
+    return None if found is None else found / 1000
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool):
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _seconds(value: Any, headers: Mapping[str, str]) -> float | None:
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, str) and _number(value) is None:
+        # The service's clock may differ from ours: what counts is how far it is from the service's own "now".
+        value, now = _date(value), _date(headers.get("date"))
+        return None if value is None else (value - (now or datetime.now(UTC))).total_seconds()
+    if isinstance(value, datetime):
+        return (value.astimezone(UTC) - datetime.now(UTC)).total_seconds()
+    return _number(value)
+
+
+def _date(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        found = parsedate_to_datetime(text)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
