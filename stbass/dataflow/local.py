@@ -57,6 +57,9 @@ class LocalProcess(Process):
     async def _committed(self, n: int) -> None:
         await self._running_host.committed(n)
 
+    async def _ended_well(self) -> None:
+        await self._running_host.ended_well()
+
     # HostListener -------------------------------------------------------------------------------
 
     def snapshot_done(self, n: int, parts: Mapping[str, bytes]) -> None:

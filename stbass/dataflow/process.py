@@ -150,6 +150,8 @@ class Process(Exportable, ABC):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error is not None:
+            self.cancel()
         await self.destroy()
 
     async def init(self) -> None:
@@ -397,15 +399,19 @@ class Process(Exportable, ABC):
             await self._checkpoints.around(work, timed=what == "run")
             over = self._is_over()
             if over is Status.COMPLETED:
-                await self._checkpoints.take_last()
+                await self._checkpoints.take_last(self._ended_well)
                 await self._set_status(over)
             elif over is not None:
                 await self._checkpoints.take()
+                if not self._state.durable:  # else it will be gone on with
+                    await self._ended_well()
                 await self._set_status(over)
             else:
                 await self._checkpoints.take_if_due(monotonic())
                 await self._set_status(Status.INIT)
         except BaseException as error:
+            # Also those that have ended are told, so that they do not take the run for a good one.
+            self._cancel_all()
             await self._set_last_status(error)
             raise
         finally:
@@ -462,3 +468,7 @@ class Process(Exportable, ABC):
     @abstractmethod
     async def _committed(self, n: int) -> None:
         """Tell every component that checkpoint ``n`` is safe."""
+
+    @abstractmethod
+    async def _ended_well(self) -> None:
+        """Tell every component that the run has ended, and that nothing in it has failed."""

@@ -186,7 +186,7 @@ FEW = 5_000
 ROWS_OF = ["before write_rows", "after write_rows"]
 # Two checkpoints there always are: one before the first step, one when all have ended.
 MARKS = ["before mark_target", "after mark_target", "after checkpoint"]
-ENDS = ["before finish_target", "after finish_target", "before committed", "after committed"]
+ENDS = ["before finish_target", "after finish_target", "before publish_target", "after publish_target"]
 
 
 @pytest.mark.parametrize("name", ["out.csv", "out.parquet"])
@@ -261,10 +261,11 @@ def test_a_file_that_somebody_changed_meanwhile_is_an_error(tmp_path: Path) -> N
         die=["after committed", 2, str(tmp_path / "died")],
     )
     assert run(command).returncode < 0
-    # when the file is cut off by somebody else
-    os.truncate(out, 12)
+    # when what it has written is cut off by somebody else
+    part = out.with_name("out.csv.part")
+    os.truncate(part, 12)
     # then the job says so, and leaves the file alone
     finished = run(command)
     assert finished.returncode == 1
     assert "somebody else changed it" in finished.stderr
-    assert out.stat().st_size == 12
+    assert part.stat().st_size == 12

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import Iterator
 from datetime import datetime
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from sqlalchemy import create_engine, text
 
-from stbass.dataflow import LocalProcess
+from stbass.dataflow import Component, IOController, LocalProcess
 from stbass.dataflow.library import SQLReader, SQLWriter
 from stbass.errors import DataflowError
 from tests.support.dataflow_parts import Rows, connected, read_all, reading, write_all
@@ -191,7 +192,7 @@ async def test_a_table_that_does_not_suit_shows_before_any_step(
     assert source.given == 0
 
 
-async def test_a_chunk_with_a_row_that_the_database_refuses_is_not_there_in_part(tmp_path: Path) -> None:
+async def test_a_row_that_the_database_refuses_leaves_the_table_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "file.db"
     with sqlite3.connect(path) as connection:
         connection.execute("CREATE TABLE out (a INTEGER UNIQUE)")
@@ -203,7 +204,45 @@ async def test_a_chunk_with_a_row_that_the_database_refuses_is_not_there_in_part
     error = await failure(LocalProcess([source, writer], connected(source, writer)))
     assert "cannot write rows to table 'out'" in str(error)
     assert "UNIQUE constraint failed" in str(error)
-    assert execute(f"sqlite:///{path}", "SELECT a FROM out ORDER BY a") == [(1,), (2,)]
+    assert execute(f"sqlite:///{path}", "SELECT a FROM out ORDER BY a") == []
+
+
+async def test_a_run_that_fails_leaves_the_table_as_it_was(address: str) -> None:
+    execute(address, "DROP TABLE IF EXISTS kept", "CREATE TABLE kept (a INTEGER, b VARCHAR(9))")
+    execute(address, "INSERT INTO kept VALUES (0, 'good')")
+    source = Rows(["a", "b"], [[number, "x"] for number in range(9)], name="source")
+
+    class Breaks(Component):
+        io = IOController(inputs=["a"])
+        a: int
+
+        async def step(self) -> None:
+            if self.a == 7:
+                raise ValueError("broken")
+
+    writer = SQLWriter(connection_string=address, table="kept", field_names=["a", "b"], chunk_size=2, name="writer")
+    breaks = Breaks(name="breaks")
+    connectors = [*connected(source, writer), *connected(source, breaks)]
+    with pytest.raises(ExceptionGroup, match="components failed"):
+        async with asyncio.timeout(30), LocalProcess([source, writer, breaks], connectors) as process:
+            await process.run()
+    assert execute(address, "SELECT a, b FROM kept") == [(0, "good")]
+
+
+async def test_two_writers_and_a_reader_of_one_database(address: str) -> None:
+    for name in ("here", "there", "source"):
+        execute(address, f"DROP TABLE IF EXISTS {name}", f"CREATE TABLE {name} (a INTEGER)")
+    execute(address, "INSERT INTO source VALUES (1), (2), (3)")
+    source = SQLReader(connection_string=address, query="SELECT a FROM source ORDER BY a", field_names=["a"], name="s")
+    writers = [
+        SQLWriter(connection_string=address, table=name, field_names=["a"], chunk_size=1, name=name)
+        for name in ("here", "there")
+    ]
+    connectors = [one for writer in writers for one in connected(source, writer)]
+    async with asyncio.timeout(30), LocalProcess([source, *writers], connectors) as process:
+        await process.run()
+    for name in ("here", "there"):
+        assert execute(address, f"SELECT a FROM {name} ORDER BY a") == [(1,), (2,), (3,)]
 
 
 # Arguments ---------------------------------------------------------------------------------------

@@ -284,7 +284,7 @@ async def test_a_value_that_csv_cannot_hold(tmp_path: Path, value: object, kind:
     error = only(caught.value)
     assert isinstance(error, DataflowError)
     assert f"row 4, column 'the value': a {kind} has no form in a CSV file" in str(error)
-    assert (tmp_path / "out.csv").read_text() == "the value\nfine\nfine\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_text_that_is_not_unicode(tmp_path: Path) -> None:
@@ -510,7 +510,7 @@ def test_a_csv_file_is_read_by_pythons_own_module_too(tmp_path: Path) -> None:
     sink.open(None)
     sink.write(rows)
     sink.finish()
-    sink.close()
+    sink.publish()
     with (tmp_path / "x.csv").open(newline="") as file:
         read = list(csv.reader(file))
     assert [row[0] for row in read] == ["s", "a\r\nb", "c\rd", '"', "", " x "]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +16,9 @@ from sqlalchemy import create_engine, text
 from stbass.dataflow import AsyncioConnector, Component, ConnectorSpec, IOController, LocalProcess, Status, StopEvent
 from stbass.dataflow.library import Chunk, DataReader, DataWriter, FileReader, FileWriter, SQLWriter
 from stbass.dataflow.state import SqliteStateBackend
-from stbass.errors import CheckpointError, DataflowError
+from stbass.errors import CheckpointError, DataflowError, ProcessCancelled
 from tests.support.dataflow_parts import Rows, connected, read_all, reading, write_all
+from tests.support.waiting import until
 
 JOB = "Job_resumed1"
 
@@ -134,28 +136,104 @@ async def test_a_job_that_failed_goes_on_from_its_last_checkpoint(tmp_path: Path
     assert written_to(tmp_path, kind) == list(range(50))
 
 
-async def test_without_a_state_that_lasts_what_came_before_a_failure_is_written(tmp_path: Path) -> None:
-    # given a writer whose chunk is not full when its source fails
-    class Failing(Rows):
-        async def step(self) -> None:
-            if self.given == 5:
-                raise ValueError("broken")
-            await super().step()
+class Breaks(Rows):
+    """Gives out rows, then fails, or waits for ever."""
 
-    source = Failing(["n"], [[number] for number in range(9)], name="source")
-    writer = FileWriter(path=tmp_path / "out.csv", field_names=["n"], name="writer")
-    process = LocalProcess([source, writer], connected(source, writer))
-    async with asyncio.timeout(10):
-        await process.init()
-        for _ in range(4):
-            await process.step()
-        # when it does
-        with pytest.raises(ExceptionGroup) as caught:
-            await process.run()
-        assert [type(error) for error in caught.value.exceptions] == [ValueError]
-        await process.destroy()
-    # then the rows that the writer had taken are in the file
-    assert (tmp_path / "out.csv").read_text().splitlines()[:5] == ["n", "0", "1", "2", "3"]
+    def __init__(self, at: int, **kwargs: Any) -> None:
+        super().__init__(["n"], [[number] for number in range(100)], **kwargs)
+        self.at = at
+        self.error: BaseException | None = ValueError("broken")
+        self.is_there = asyncio.Event()
+
+    async def step(self) -> None:
+        """The next row, or what happens instead of it."""
+        if self.given == self.at:
+            self.is_there.set()
+            if self.error is not None:
+                raise self.error
+            await asyncio.get_running_loop().create_future()
+        await super().step()
+
+
+@pytest.mark.parametrize("form", ["csv", "csv.gz", "parquet"])
+@pytest.mark.parametrize("how", ["raises", "is cancelled", "is interrupted", "its user raises"])
+async def test_a_run_that_fails_leaves_the_last_good_file(tmp_path: Path, form: str, how: str) -> None:
+    # given the file of a good run
+    path = tmp_path / f"out.{form}"
+    await write_all(FileWriter(path=path, field_names=["n"], name="writer"), [(-1,), (-2,)])
+    path.chmod(0o640)
+    good = path.read_bytes()
+
+    async def runs(source: Breaks) -> None:
+        writer = FileWriter(path=path, field_names=["n"], chunk_size=3, name="writer")
+        async with LocalProcess([source, writer], connected(source, writer)) as process:
+            if how == "its user raises":
+                for _ in range(20):
+                    await process.step()
+                raise ValueError("of the user")
+            running = asyncio.ensure_future(process.run())
+            if source.error is None:
+                await source.is_there.wait()
+                process.cancel() if how == "is cancelled" else running.cancel()
+            await running
+
+    # when a run ends otherwise
+    source = Breaks(50, name="source")
+    if how.startswith("is"):
+        source.error = None
+    async with asyncio.timeout(30):
+        with pytest.raises((ExceptionGroup, ProcessCancelled, asyncio.CancelledError, ValueError)):
+            await runs(source)
+    # then it is as it was, and nothing is left beside it
+    assert path.read_bytes() == good
+    assert [one.name for one in tmp_path.iterdir()] == [path.name]
+    # and a good one replaces it
+    await write_all(FileWriter(path=path, field_names=["n"], name="writer"), [(7,)])
+    assert await read_all(FileReader(path=path, field_names=["n"], name="reader")) == [(7,)]
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert [one.name for one in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+async def test_a_file_whose_rows_have_all_come_is_not_replaced_if_another_component_fails(
+    tmp_path: Path, form: str
+) -> None:
+    path = tmp_path / f"out.{form}"
+    await write_all(FileWriter(path=path, field_names=["n"], name="writer"), [(-1,)])
+    good, other = path.read_bytes(), Rows(["n"], [[1], [2]], name="other")
+    source, writer = Breaks(50, name="source"), FileWriter(path=path, field_names=["n"], name="writer")
+    sink = FileWriter(path=tmp_path / f"more.{form}", field_names=["n"], name="sink")
+    source.error = None
+    process = LocalProcess([source, other, writer, sink], [*connected(other, writer), *connected(source, sink)])
+    async with asyncio.timeout(30):
+        with pytest.raises(ProcessCancelled):
+            async with process:
+                running = asyncio.ensure_future(process.run())
+                await source.is_there.wait()
+                await until(lambda: writer.status is Status.COMPLETED)
+                process.cancel()
+                await running
+    assert path.read_bytes() == good
+    assert [one.name for one in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+async def test_a_link_stays_a_link(tmp_path: Path, form: str) -> None:
+    (tmp_path / "real").mkdir()
+    link = tmp_path / f"out.{form}"
+    link.symlink_to(tmp_path / "real" / f"of.{form}")
+    await write_all(FileWriter(path=link, field_names=["n"], name="writer"), [(1,)])
+    assert link.is_symlink()
+    assert [one.name for one in (tmp_path / "real").iterdir()] == [f"of.{form}"]
+    assert await read_all(FileReader(path=link, field_names=["n"], name="reader")) == [(1,)]
+
+
+async def test_what_is_no_regular_file_is_refused_before_any_step(tmp_path: Path) -> None:
+    path = tmp_path / "out.csv"
+    os.mkfifo(path)
+    with pytest.raises(ExceptionGroup) as caught:
+        await write_all(FileWriter(path=path, field_names=["n"], name="writer"), [(1,)])
+    assert "it is no regular file, and cannot be replaced" in str(only(caught.value))
 
 
 class Numbers(DataReader):
@@ -218,7 +296,7 @@ async def test_a_target_that_is_gone_is_an_error(tmp_path: Path) -> None:
     numbers_of(tmp_path / "in.csv", 50)
     async with asyncio.timeout(10), job(tmp_path, writer_of(tmp_path, "csv"), stop_after=40) as process:
         await process.run()
-    (tmp_path / "out.csv").unlink()
+    (tmp_path / "out.csv.part").unlink()
     with pytest.raises((CheckpointError, ExceptionGroup)) as caught:
         async with asyncio.timeout(10), job(tmp_path, writer_of(tmp_path, "csv")) as process:
             await process.run()

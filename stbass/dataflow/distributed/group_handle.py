@@ -87,6 +87,10 @@ class GroupHandle(ABC):
         """Checkpoint ``n`` is durable; returns when the components have been told."""
         await self._ask("committed", n)
 
+    async def ended_well(self) -> None:
+        """The whole run has ended well; returns when the components have been told."""
+        await self._ask("ended_well")
+
     async def views(self) -> Mapping[str, GroupView]:
         """What can be seen of its components now, by name."""
         found: Mapping[str, GroupView] = await self._ask("views")

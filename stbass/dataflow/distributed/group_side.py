@@ -109,7 +109,7 @@ class RemoteGroup:
     # What whoever runs the process says -----------------------------------------------------------
 
     async def call(self, name: str, argument: bytes = b"null") -> bytes:
-        """Do what is asked for: ``init``, ``step``, ``run``, ``committed``, ``views``, ``destroy``.
+        """Do what is asked for: ``init``, ``step``, ``run``, ``committed``, ``ended_well``, ``views``, ``destroy``.
 
         The answer is for ``returned``; an error that the user's code raised is in it.
         """
@@ -129,6 +129,7 @@ class RemoteGroup:
                 "step": self._step,
                 "run": self._run,
                 "committed": self.host.committed,
+                "ended_well": self.host.ended_well,
             }
             await work[name](value)
             return dumps(["ok", self.host.ended])

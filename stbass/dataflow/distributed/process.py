@@ -174,6 +174,9 @@ class DistributedProcess(Process):
     async def _committed(self, n: int) -> None:
         await self._all("committed", lambda group: group.committed(n))
 
+    async def _ended_well(self) -> None:
+        await self._all("ended_well", GroupHandle.ended_well)
+
     # All groups at once -------------------------------------------------------------------------
 
     async def _all(self, what: str, work: Callable[[GroupHandle], Awaitable[T]]) -> list[T]:

@@ -182,18 +182,25 @@ class Checkpoints:
         self._last = monotonic()
         await self._committed(self._n)
 
-    async def take_last(self) -> None:
-        """Take one, of a process that has run to its end; then note that the job is over.
+    async def take_last(self, after: Callable[[], Awaitable[None]]) -> None:
+        """Take one, of a process that has run to its end; do what follows it; then note that the job is over.
+
+        Args:
+            after: what is done once the checkpoint is safe; also if the state does not last, and there is none.
 
         Raises:
             CheckpointError: something in it cannot be saved.
             StateError: it could not be saved.
             ProcessCancelled: :meth:`cancel` was called.
         """
-        await self._apart(self._take_last)
+        if self.wanted:
+            await self._apart(lambda: self._take_last(after))
+        else:
+            await after()
 
-    async def _take_last(self) -> None:
+    async def _take_last(self, after: Callable[[], Awaitable[None]]) -> None:
         await self._take()
+        await after()
         # Only now: what components do when the last one is safe belongs to the job, too.
         await self._save(over=True)
 

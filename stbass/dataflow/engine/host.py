@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from functools import partial
 from logging import getLogger
 from typing import Any
 
@@ -67,7 +68,7 @@ class Host:
         self._last_snapshot = 0
         self._running: asyncio.Task[Any] | None = None
         self._carrying: asyncio.Task[None] | None = None
-        self._cancelled = False
+        self._cancelled = self._has_failed = False
         self._in_step = False
         self._has_warned = False
         for component in by_name(components).values():
@@ -234,6 +235,9 @@ class Host:
             if is_being_cancelled() or not self._cancelled:
                 raise
             raise ProcessCancelled("the process was cancelled") from None
+        except BaseException:
+            self._has_failed = True
+            raise
         finally:
             self._running = None
 
@@ -248,7 +252,7 @@ class Host:
 
     def cancel(self) -> None:
         """End everything at once, whatever it is doing."""
-        self._cancelled = True
+        self._cancelled = self._has_failed = True
         for task in (self._running, self._carrying):
             if task is not None:
                 task.cancel()
@@ -280,6 +284,8 @@ class Host:
         for edge in self._outlets:
             edge.abandon()
         begun, self._begun = self._begun, []
+        for runner in begun:
+            runner.wiring.run_failed = self._has_failed
         processes = [Stepping(runner.name, _destroy_of(runner)) for runner in begun]
         errors: list[BaseException] = []
         try:
@@ -335,17 +341,36 @@ class Host:
         Raises:
             ExceptionGroup: what the components raised.
         """
+        await self._tell(
+            f"committed({n})",
+            {
+                one.name: partial(one.component.committed, n)
+                for one in self.runners.values()
+                if type(one.component).committed is not Component.committed
+            },
+        )
+
+    async def ended_well(self, _: Any = None) -> None:
+        """Tell every component that the run has ended, and that nothing in it has failed.
+
+        Raises:
+            ExceptionGroup: what the components raised.
+        """
+        asked = {one.name: work for one in self.runners.values() if (work := one.wiring.at_good_end) is not None}
+        await self._tell("at the end of the run", asked)
+
+    async def _tell(self, what: str, components: Mapping[str, Callable[[], Any]]) -> None:
         errors: list[Exception] = []
-        for runner in self.runners.values():
-            if type(runner.component).committed is not Component.committed:
-                try:
-                    made = runner.component.committed(n)
-                    if inspect.isawaitable(made):
-                        await made
-                except Exception as error:
-                    error.add_note(f"component {runner.name!r}, committed({n})")
-                    errors.append(error)
+        for name, tell in components.items():
+            try:
+                made = tell()
+                if inspect.isawaitable(made):
+                    await made
+            except Exception as error:
+                error.add_note(f"component {name!r}, {what}")
+                errors.append(error)
         if errors:
+            self._has_failed = True
             raise ExceptionGroup("components failed", errors)
 
     # RunnerHost -----------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from stbass.dataflow.library.cells import guess, parser, unwritable
-from stbass.dataflow.library.disk import back_to, check_writable, sync, sync_folder
+from stbass.dataflow.library.disk import back_to, beside, check_replaceable, place, sync
 from stbass.dataflow.library.formats import Chunk, Row
 from stbass.errors import DataflowError
 
@@ -168,6 +168,8 @@ def _fits(parse: Callable[[str], Any], cell: str) -> bool:
 class CsvSink:
     """A CSV file to write.
 
+    It is written beside its place, and put there at once when it is complete.
+
     A mark is the number of bytes that belong to it. Going back to it cuts off what came after. A gzipped file is
     written as one member for each call of :meth:`write`, which is a valid file too, so that it can be cut between them.
 
@@ -187,19 +189,18 @@ class CsvSink:
 
     def check(self) -> None:
         """Check that the file can be written."""
-        check_writable(self._path)
+        check_replaceable(self._path)
 
     def open(self, mark: Any) -> None:
         """Go back to a mark; None: an empty file with a header."""
         self.close()
         if mark is None:
             self._count = 0
-            self._file = self._path.open("wb", buffering=0)
+            self._file = self._part.open("wb", buffering=0)
             self._append([self._columns])
-            sync_folder(self._path.parent)
             return
         self._count = mark["rows"]
-        self._file = back_to(self._path, mark["offset"])
+        self._file = back_to(self._part, mark["offset"])
 
     def write(self, rows: Sequence[Row]) -> None:
         """Append rows."""
@@ -216,17 +217,28 @@ class CsvSink:
         return {"offset": file.tell(), "rows": self._count}
 
     def finish(self) -> None:
-        """Make sure that all of it is on disk."""
+        """Bring all of it to disk."""
         sync(self._opened())
 
-    def clean(self) -> None:
-        """Do nothing: there is only the file itself."""
+    def publish(self) -> None:
+        """Put the file in its place."""
+        self.close()
+        place(self._part, self._path)
+
+    def abandon(self) -> None:
+        """Remove what was written."""
+        self.close()
+        self._part.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Close the file."""
         if self._file is not None:
             self._file.close()
             self._file = None
+
+    @property
+    def _part(self) -> Path:
+        return beside(self._path, ".part")
 
     def _opened(self) -> IO[bytes]:
         if self._file is None:

@@ -187,8 +187,7 @@ class DataWriter(_Outside, ABC):
         self._target_rows: list[Row] = []
         self._target_opened = False
         self._target_finished = False
-        self._target_marked_finished = False
-        self._target_failed = False
+        self._target_failed = self._target_published = False
         self._target_writing: asyncio.Future[None] | None = None
 
     def check_target(self) -> None:
@@ -208,12 +207,23 @@ class DataWriter(_Outside, ABC):
     def finish_target(self) -> None:
         """Complete it: all rows have been written. May block."""
 
+    def publish_target(self) -> None:
+        """Put what was written in its place: the whole run has ended well. Idempotent; may block.
+
+        Not called for a run that fails, is cancelled or interrupted. Of a job that goes on from its last checkpoint,
+        it is called when the last one is safe, and again if the job dies at that very moment.
+        """
+
+    def abandon_target(self) -> None:
+        """Remove what was written: the run has failed, and nobody will go on with it. May block."""
+
     def close_target(self) -> None:
         """Close it. May block; idempotent."""
 
     async def init(self) -> None:
         """Check that it can be written to; nothing is changed yet."""
         await super().init()
+        wiring_of(self).at_good_end = self._target_publish
         await self.off_loop(self.check_target)
 
     async def step(self) -> None:
@@ -231,7 +241,7 @@ class DataWriter(_Outside, ABC):
         # Else it was stopped, and will be resumed.
 
     async def destroy(self) -> None:
-        """Write what is left, unless the job can be resumed at its last checkpoint, and close."""
+        """Write what is left, unless the run has failed or can be gone on with at its last checkpoint, and close."""
         thread = self._outside_thread
         if thread is None:
             return
@@ -247,7 +257,6 @@ class DataWriter(_Outside, ABC):
 
     async def checkpoint(self) -> dict[str, Any]:
         """Where it is."""
-        self._target_marked_finished = self._target_finished
         if self._target_finished:
             return {"finished": True}
         await self._target_open()
@@ -259,7 +268,7 @@ class DataWriter(_Outside, ABC):
 
     async def restore(self, state: Any) -> None:
         """Go back to a checkpoint."""
-        self._target_finished = self._target_marked_finished = state["finished"]
+        self._target_finished = state["finished"]
         if self._target_finished:
             return
         self._target_rows, self._target_writing, self._target_opened = list(state["rows"]), None, True
@@ -271,9 +280,21 @@ class DataWriter(_Outside, ABC):
         return wiring_of(self).job is not None
 
     async def _target_leave(self) -> None:
-        if self.is_resumable or self._target_failed:
+        if self.is_resumable or self._target_published:
             return
+        if self._target_failed or wiring_of(self).run_failed:
+            await self.off_loop(self.abandon_target)
+        else:
+            await self._target_publish()
+
+    async def _target_publish(self) -> None:
         await self._target_finish()
+        try:
+            await self.off_loop(self.publish_target)
+        except Exception:
+            self._target_failed = True
+            raise
+        self._target_published = True
 
     async def _target_finish(self) -> None:
         if self._target_finished:

@@ -1,22 +1,24 @@
-"""Files that survive a crash: synced to disk on demand, and truncated to what was written at a mark."""
+"""Files that survive a crash: synced to disk on demand, cut back to a mark, and put in their place when complete."""
 
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import IO
 
 from stbass.errors import CheckpointError
 
-__all__ = ["back_to", "check_writable", "sync", "sync_folder"]
+__all__ = ["back_to", "beside", "check_replaceable", "place", "sync", "sync_folder"]
 
 
-def check_writable(path: Path) -> None:
+def check_replaceable(path: Path) -> None:
     """Check whether a file can be made or replaced there, as far as that can be told without doing it.
 
     Raises:
         FileNotFoundError: its folder does not exist.
         IsADirectoryError: it is a folder itself.
+        FileExistsError: it is something else that is no regular file, such as a named pipe.
         PermissionError: it, or its folder, must not be written.
     """
     folder = path.parent
@@ -24,8 +26,35 @@ def check_writable(path: Path) -> None:
         raise FileNotFoundError(f"cannot write {path}: there is no folder {folder}")
     if path.is_dir():
         raise IsADirectoryError(f"cannot write {path}: it is a folder")
-    if not os.access(path if path.exists() else folder, os.W_OK):
+    if path.exists() and not path.is_file():
+        raise FileExistsError(f"cannot write {path}: it is no regular file, and cannot be replaced by one")
+    if path.exists() and not os.access(path, os.W_OK):
         raise PermissionError(f"cannot write {path}: no permission")
+    if not os.access(path.resolve().parent, os.W_OK):
+        raise PermissionError(f"cannot write {path}: no permission to make a file in {path.resolve().parent}")
+
+
+def beside(path: Path, ending: str) -> Path:
+    """Where to write what will be put in the place of a file: on the same file system, also if the path is a link."""
+    path = path.resolve()
+    return path.with_name(path.name + ending)
+
+
+def place(made: Path, path: Path) -> None:
+    """Put a file that is complete and on disk in its place, at once, with the permissions of the one it replaces.
+
+    Idempotent: if it is gone and there is a file in its place, it is there already.
+
+    Raises:
+        FileNotFoundError: it is gone, and there is no file in its place.
+    """
+    path = path.resolve()
+    if not made.exists() and path.exists():
+        return
+    if path.exists():
+        shutil.copymode(path, made)
+    os.replace(made, path)
+    sync_folder(path.parent)
 
 
 def sync(file: IO[bytes]) -> None:

@@ -80,12 +80,14 @@ class FileReader(DataReader):
 
 
 class FileWriter(DataWriter):
-    """Writes rows to a file: CSV (``.csv``, ``.csv.gz``) or Parquet (``.parquet``). An existing file is replaced.
+    """Writes rows to a file: CSV (``.csv``, ``.csv.gz``) or Parquet (``.parquet``). An existing file is replaced
+    at the end of a run in which no component has failed; a run that fails, is cancelled or interrupted leaves it as it
+    was. Until then CSV is written to ``<path>.part``, and Parquet, whose row groups are chunks, to parts in the folder
+    ``<path>.parts``.
 
-    With a state that lasts, each row is in the file once, however often the job died and went on: a CSV file is cut
-    back to where it was at the checkpoint; the bytes are the same as if nothing had happened (of a gzipped file: those
-    in it). A Parquet file is written in parts, in the folder ``<path>.parts``, and put together in the end, when it
-    appears, whole; its row groups are chunks.
+    With a state that lasts, each row is in the file once, however often the job died and went on: what was written is
+    cut back to where it was at the checkpoint; the bytes are the same as if nothing had happened (of a gzipped file:
+    those in it).
 
     In a CSV file None and ``""`` look the same, and dates and times are ISO 8601.
 
@@ -145,17 +147,18 @@ class FileWriter(DataWriter):
     def finish_target(self) -> None:
         """Complete the file."""
         self._sink.finish()
-        if not self.is_resumable:
-            self._sink.clean()
+
+    def publish_target(self) -> None:
+        """Put the file in its place."""
+        self._sink.publish()
+
+    def abandon_target(self) -> None:
+        """Remove what was written, and leave the file that was there before."""
+        self._sink.abandon()
 
     def close_target(self) -> None:
         """Close the file."""
         self._sink.close()
-
-    async def committed(self, n: int) -> None:
-        """Remove what only a resumed job would need, if this one is finished."""
-        if self._target_marked_finished:
-            await self.off_loop(self._sink.clean)
 
 
 def _path_and_format(kind: type, given: object) -> tuple[Path, str]:

@@ -48,7 +48,7 @@ class Sink(Protocol):
         """Raise an error if it cannot be written, as far as that shows without a change."""
 
     def open(self, mark: Any) -> None:
-        """Go back to a mark; None: begin afresh, and replace what is there."""
+        """Go back to a mark; None: begin afresh."""
 
     def write(self, rows: Sequence[Row]) -> None:
         """Write rows."""
@@ -57,10 +57,14 @@ class Sink(Protocol):
         """What is needed to come back to this point, even after a crash of the process or the machine."""
 
     def finish(self) -> None:
-        """Complete the file, so that others can read it."""
+        """Complete what was written: there will be no more rows."""
 
-    def clean(self) -> None:
-        """Remove what only marks need: no mark will be used again. Idempotent."""
+    def publish(self) -> None:
+        """Put it in its place, at once and whole. Nobody goes back to a mark afterwards. Idempotent, and needs no
+        :meth:`open`: it may be called again after a crash."""
+
+    def abandon(self) -> None:
+        """Remove what was written. What stood in its place before still does."""
 
     def close(self) -> None:
         """Close it. Idempotent."""

@@ -2,21 +2,19 @@
 
 A Parquet file ends with its table of contents, without which it cannot be read; one whose writer died is lost. So a
 writer that may have to come back writes parts, each a Parquet file of its own that is complete at a checkpoint, in the
-folder ``<path>.parts``. In the end they are joined, one row group at a time, into the file that was wanted, which
-appears at once and whole. Where there was no checkpoint there is one part, which is only renamed.
+folder ``<path>.parts``. When the run has ended well they are joined, one row group at a time, into the file that was
+wanted, which appears at once and whole. Where there was no checkpoint there is one part, which is only renamed.
 """
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from stbass.dataflow.library.disk import check_writable, sync, sync_folder
+from stbass.dataflow.library.disk import beside, check_replaceable, place, sync, sync_folder
 from stbass.dataflow.library.formats import Chunk, Row
 from stbass.errors import CheckpointError, DataflowError, MissingDependencyError
 
@@ -125,7 +123,6 @@ class ParquetSink:
         self._path = path
         self._columns = list(columns)
         self._kinds = kinds
-        self._folder = path.with_name(f"{path.name}.parts")
         self._schema: Any = None
         self._writer: Any = None
         self._complete = 0
@@ -134,7 +131,7 @@ class ParquetSink:
     def check(self) -> None:
         """Check that the file can be written."""
         pyarrow()
-        check_writable(self._path)
+        check_replaceable(self._path)
 
     def open(self, mark: Any) -> None:
         """Go back to a mark; None: begin afresh."""
@@ -168,23 +165,21 @@ class ParquetSink:
         return {"parts": self._complete, "rows": self._rows}
 
     def finish(self) -> None:
-        """Put the parts together, and the result in its place."""
+        """Complete the last part."""
         self._complete_part()
-        if self._complete == 1:
-            # A link instead of a copy: the part has to stay for as long as somebody may come back to it.
-            joined = self._folder / _JOINED
-            joined.unlink(missing_ok=True)
-            try:
-                os.link(self._part(1), joined)
-            except OSError:  # not every file system has hard links
-                shutil.copyfile(self._part(1), joined)
-        else:
-            joined = self._join()
-        os.replace(joined, self._path)
-        sync_folder(self._path.parent)
 
-    def clean(self) -> None:
+    def publish(self) -> None:
+        """Put the parts together, and the result in its place."""
+        if self._folder.is_dir():
+            parts = [part for _, part in self._parts()]
+            place(parts[0] if len(parts) == 1 else self._join(parts), self._path)
+            self.abandon()
+        elif not self._path.exists():
+            raise CheckpointError(f"cannot write {self._path}: its parts, in {self._folder}, are gone")
+
+    def abandon(self) -> None:
         """Remove the parts."""
+        self.close()
         if not self._folder.is_dir():
             return
         for _, part in self._parts():
@@ -199,13 +194,17 @@ class ParquetSink:
         if writer is not None:
             writer.close()
 
+    @property
+    def _folder(self) -> Path:
+        return beside(self._path, ".parts")
+
     def _part(self, number: int) -> Path:
         return self._folder / f"part-{number:06}.parquet"
 
     def _parts(self) -> list[tuple[int, Path]]:
-        """The parts that are there, by number. Only what has such a name is ours."""
+        """The parts that are there, in order. Only what has such a name is ours."""
         found = [(_PART.fullmatch(path.name), path) for path in self._folder.iterdir()]
-        return [(int(match[1]), path) for match, path in found if match]
+        return sorted((int(match[1]), path) for match, path in found if match)
 
     def _complete_part(self) -> None:
         if self._writer is None:
@@ -216,14 +215,13 @@ class ParquetSink:
             sync(file)
         sync_folder(self._folder)
 
-    def _join(self) -> Path:
+    def _join(self, parts: Sequence[Path]) -> Path:
         pa = pyarrow()
         joined = self._folder / _JOINED
-        if self._schema is None:
-            self._schema = self._infer(())
-        with pa.parquet.ParquetWriter(joined, self._schema) as writer:
-            for number in range(1, self._complete + 1):
-                with pa.parquet.ParquetFile(self._part(number)) as part:
+        schema = pa.parquet.read_schema(parts[0]) if parts else self._infer(())
+        with pa.parquet.ParquetWriter(joined, schema) as writer:
+            for path in parts:
+                with pa.parquet.ParquetFile(path) as part:
                     for group in range(part.num_row_groups):
                         table = part.read_row_group(group)
                         writer.write_table(table, row_group_size=max(table.num_rows, 1))
@@ -236,10 +234,10 @@ class ParquetSink:
         if self._schema is None:
             self._schema = self._infer(rows)
         arrays = []
-        for place, name in enumerate(self._columns):
+        for at, name in enumerate(self._columns):
             field = self._schema.field(name)
             try:
-                arrays.append(_array(pa, [row[place] for row in rows], field.type))
+                arrays.append(_array(pa, [row[at] for row in rows], field.type))
             except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
                 raise self._misfit(name, field.type, rows, error) from error
         return pa.Table.from_arrays(arrays, schema=self._schema)
@@ -254,10 +252,10 @@ class ParquetSink:
             "date": pa.date32,
         }
         fields = []
-        for place, name in enumerate(self._columns):
+        for at, name in enumerate(self._columns):
             kind = types.get(self._kinds.get(name, ""))
             try:
-                fields.append((name, kind() if kind else pa.array([row[place] for row in rows]).type))
+                fields.append((name, kind() if kind else pa.array([row[at] for row in rows]).type))
             except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
                 raise self._misfit(name, "one type", rows, error) from error
         return pa.schema(fields)

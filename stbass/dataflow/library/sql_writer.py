@@ -11,6 +11,7 @@ table ``stbass_writer``: how far each writer of each job is
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from stbass.dataflow.library.data import DataWriter
@@ -33,7 +34,10 @@ class SQLWriter(DataWriter):
 
     With a state that lasts, each row is in the table once, however often the job died and went on: the rows since the
     last checkpoint are kept in memory and in the checkpoint, and written after it in one transaction, together with
-    their number, in a table of ours, ``stbass_writer``. Without such a state each chunk is a transaction.
+    their number, in a table of ours, ``stbass_writer``. Without such a state all rows are written in one transaction,
+    which is committed at the end of a run in which no component has failed; a run that fails, is cancelled or
+    interrupted leaves the table as it was. (SQLite lets one program write at a time: there the rows are kept in a
+    temporary table until the end, so that nobody waits for the whole run.)
 
     Args:
         connection_string: SQLAlchemy's address of the database, with a driver that is not for asyncio only:
@@ -71,6 +75,7 @@ class SQLWriter(DataWriter):
         self._database = Database(type(self), connection_string, connect_args)
         self._table: Table | None = None
         self._progress: Table | None = None
+        self._connection: Connection | None = None
         self._sequence = 0
         """The number of the last checkpoint's batch."""
         self._sealed = 0
@@ -114,12 +119,60 @@ class SQLWriter(DataWriter):
 
     def write_rows(self, rows: Sequence[Row]) -> None:
         """Write rows in one transaction."""
-        with self._database.errors(f"write rows to table {self._called()!r} of"), self._database.engine.begin() as to:
-            self._insert(to, rows)
+        with self._writing():
+            connection, table = self._once()
+            self._insert(connection, rows, table)
+            if table is not self._table:
+                connection.commit()
+
+    def publish_target(self) -> None:
+        """Commit, unless that was done batch by batch."""
+        if self._connection is None:
+            return
+        with self._writing():
+            connection, kept = self._once()
+            if kept is not self._table:
+                from sqlalchemy import insert, select, text
+
+                assert self._table is not None
+                rows = select(*kept.columns).order_by(text("rowid"))
+                connection.execute(insert(self._table).from_select(list(kept.columns.keys()), rows))
+            connection.commit()
+            self.abandon_target()
+
+    def abandon_target(self) -> None:
+        """Roll back what is not committed."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
 
     def close_target(self) -> None:
         """Disconnect."""
+        self.abandon_target()
         self._database.close()
+
+    def _writing(self) -> AbstractContextManager[None]:
+        return self._database.errors(f"write rows to table {self._called()!r} of")
+
+    def _once(self) -> tuple[Connection, Table]:
+        """The connection of the only transaction, and the table into which rows go at first."""
+        assert self._table is not None
+        if self._connection is None:
+            self._connection, self._kept = self._database.engine.connect(), self._table
+            if self._connection.dialect.name == "sqlite":
+                self._kept = self._make_temporary(self._connection)
+        return self._connection, self._kept
+
+    def _make_temporary(self, connection: Connection) -> Table:
+        from sqlalchemy import Column, MetaData, Table, false, select, text
+
+        assert self._table is not None
+        columns = [self._table.columns[name] for name in self.columns]
+        none = select(*columns).where(false()).compile(connection, compile_kwargs={"literal_binds": True})
+        connection.execute(text(f"CREATE TEMP TABLE stbass_rows AS {none}"))
+        connection.commit()
+        made = [Column(column.name, column.type) for column in columns]
+        return Table("stbass_rows", MetaData(), *made, schema="temp")
 
     # With checkpoints ---------------------------------------------------------------------------
 
@@ -164,9 +217,10 @@ class SQLWriter(DataWriter):
 
     def _write_batch(self, sequence: int, rows: Sequence[Row]) -> None:
         """Write a batch and its number, both or neither; nothing if the number says that it was written before."""
-        with self._database.errors(f"write rows to table {self._called()!r} of"), self._database.engine.begin() as to:
+        with self._writing(), self._database.engine.begin() as to:
             if self._take_sequence(to, sequence):
-                self._insert(to, rows)
+                assert self._table is not None
+                self._insert(to, rows, self._table)
 
     def _take_sequence(self, connection: Connection, sequence: int) -> bool:
         from sqlalchemy import update
@@ -203,16 +257,12 @@ class SQLWriter(DataWriter):
         found = connection.execute(select(progress.c.sequence).where(*self._mine(progress))).scalar()
         return None if found is None else int(found)
 
-    def _insert(self, connection: Connection, rows: Sequence[Row]) -> None:
+    def _insert(self, connection: Connection, rows: Sequence[Row], table: Table) -> None:
         from sqlalchemy import insert
 
-        if self._table is None:
-            raise DataflowError(f"component {self.name!r} is not initialised")
         columns = self.columns
         if rows:
-            connection.execute(
-                insert(self._table), [dict(zip(columns, map(plain_value, row), strict=True)) for row in rows]
-            )
+            connection.execute(insert(table), [dict(zip(columns, map(plain_value, row), strict=True)) for row in rows])
 
     def _make_progress_table(self) -> None:
         from sqlalchemy import inspect

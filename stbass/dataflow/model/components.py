@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from types import FunctionType, ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
@@ -88,15 +88,19 @@ class Wiring:
         process_parameters: those of its process.
         initial_values: those that it was given itself.
         constraints: what limits where it runs.
+        at_good_end: what the component does when every component has ended and none has failed; before ``destroy``.
+        run_failed: at ``destroy``, whether the run has failed, or was cancelled or interrupted.
     """
 
-    __slots__ = ("cancelled", "closing", "constraints", "events", "handlers", "initial_values", "io", "is_made", "job",
-                 "last", "name", "out", "own_parameters", "own_state", "process", "process_parameters",
-                 "process_state", "runner", "status", "steps_before", "used")  # fmt: skip
+    __slots__ = ("at_good_end", "cancelled", "closing", "constraints", "events", "handlers", "initial_values", "io",
+                 "is_made", "job", "last", "name", "out", "own_parameters", "own_state", "process",
+                 "process_parameters", "process_state", "run_failed", "runner", "status", "steps_before",
+                 "used")  # fmt: skip
 
     def __init__(self, name: str, handlers: Handlers, outputs: Mapping[str, Any]) -> None:
         self.name = name
-        self.is_made = False
+        self.is_made = self.run_failed = False
+        self.at_good_end: Callable[[], Awaitable[None]] | None = None
         self.handlers = handlers
         self.io = IOController()
         self.out: dict[str, Any] = {}
