@@ -8,7 +8,8 @@ import warnings
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Literal, NewType, TypeVar, Union, get_args, get_origin
 
-from stbass._channels.typewire import SequentialProtocol, Unresolved, VariantProtocol, describe
+from stbass._channels.typewire import SequentialProtocol, Unresolved, VariantProtocol, describe, type_name
+from stbass._values.numbers import plain_number
 from stbass.errors import ChannelProtocolError, ChannelTypeError
 
 if TYPE_CHECKING:
@@ -65,26 +66,40 @@ class _Class(Checker):
 
 
 class _Int(_Class):
-    """``bool`` is a subclass of ``int`` for historical reasons only."""
+    """``bool`` is a subclass of ``int`` for historical reasons only. NumPy's integers arrive as Python's."""
 
     __slots__ = ()
+
+    def convert(self, value: Any) -> Any:
+        return super().convert(plain_number(value))
 
     def fits(self, value: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool)
 
 
 class _Float(_Class):
-    """An ``int`` is welcome, as everywhere in Python's typing, and arrives as a float, as everywhere in pydantic."""
+    """An ``int`` is welcome, as everywhere in Python's typing, and arrives as a float, as everywhere in pydantic.
+    So do NumPy's numbers."""
 
     __slots__ = ()
 
     def convert(self, value: Any) -> Any:
+        value = plain_number(value)
         if isinstance(value, int) and not isinstance(value, bool):
             try:
                 return float(value)
             except OverflowError as error:
                 raise Misfit(str(error)) from None
         return super().convert(value)
+
+
+class _Bool(_Class):
+    """NumPy's truth values arrive as Python's."""
+
+    __slots__ = ()
+
+    def convert(self, value: Any) -> Any:
+        return super().convert(plain_number(value))
 
 
 class _Model(_Class):
@@ -174,7 +189,23 @@ class _Pydantic(Checker):
         try:
             return self.adapter.validate_python(value, strict=True)
         except ValidationError as error:
+            plain = _with_plain_numbers(value)
+            if plain is not value:
+                return self.convert(plain)
             raise Misfit(_reasons(error)) from error
+
+
+def _with_plain_numbers(value: Any) -> Any:
+    """The same with Python's numbers instead of NumPy's, in lists, tuples and dicts too; itself if there are none."""
+    made: Any
+    if type(value) is dict:
+        made = {plain_number(key): _with_plain_numbers(one) for key, one in value.items()}
+        same = all(key is old and made[key] is value[old] for key, old in zip(made, value, strict=False))
+        return value if same and len(made) == len(value) else made
+    if type(value) in (list, tuple):
+        made = [_with_plain_numbers(one) for one in value]
+        return value if all(one is old for one, old in zip(made, value, strict=True)) else type(value)(made)
+    return plain_number(value)
 
 
 def _reasons(error: ValidationError) -> str:
@@ -217,6 +248,8 @@ def _checker_for_class(cls: type) -> Checker:
         return _Int(cls)
     if cls is float:
         return _Float(cls)
+    if cls is bool:
+        return _Bool(cls)
     if getattr(cls, "_is_protocol", False) and not getattr(cls, "_is_runtime_protocol", False):
         raise TypeError(
             f"a channel cannot check values against {cls.__qualname__}: decorate it with @runtime_checkable"
@@ -274,12 +307,16 @@ class ChannelType:
         try:
             return checker.convert(value)
         except Misfit as misfit:
-            actual = type(value).__name__
+            expected, actual = checker.name, type(value).__name__
+            if actual == expected or type(value).__module__.partition(".")[0] == "numpy":
+                # Two classes of one name, or of almost one.
+                actual = type_name(type(value)).replace(":", ".")
+                expected = type_name(self.spec.types[position] if self.is_sequence else self.spec).replace(":", ".")
             place = f" as value {position + 1} of {describe(self.spec)}" if self.is_sequence else ""
             reason = f": {misfit}" if str(misfit) else ""
             raise ChannelTypeError(
-                f"channel {self._name!r} expects {checker.name}{place}, got {actual}{reason}",
-                expected=checker.name,
+                f"channel {self._name!r} expects {expected}{place}, got {actual}{reason}",
+                expected=expected,
                 actual=actual,
                 channel_name=self._name,
             ) from misfit.__cause__

@@ -122,6 +122,9 @@ async def test_a_query_without_rows(address: str, key: str | None) -> None:
         ("DELETE FROM t WHERE id < 0", None, "DELETE FROM t"),
         ("SELECT id, name, maybe FROM t", "maybe", "key='maybe' is NULL in some rows"),
         ("SELECT 1 AS k, name FROM t", "k", "key='k' is 1 in more than one row"),
+        ("SELECT id, name, 'x' AS name FROM t", None, "more than one column 'name'"),
+        ("SELECT id, name, 'x' AS name FROM t", "id", "more than one column 'name'"),
+        ("SELECT id, name, 1 AS id FROM t", "id", "more than one column 'id'"),
     ],
 )
 async def test_what_is_wrong_with_a_query_shows_before_any_step(
@@ -135,6 +138,17 @@ async def test_what_is_wrong_with_a_query_shows_before_any_step(
     error = await failure(process)
     assert says in str(error)
     assert collect.got == []
+
+
+@pytest.mark.parametrize("key", [None, "id"])
+@pytest.mark.parametrize(
+    "end",
+    [" -- all of them", ";", "; -- it's done", " /* all; of them */ ;\n", "\n-- one\n--two", " AND name <> '--x;'"],
+)
+async def test_what_may_stand_behind_a_query(address: str, key: str | None, end: str) -> None:
+    query = f"SELECT id, name FROM t WHERE id < 2{end}"
+    reader = SQLReader(connection_string=address, query=query, field_names={"word": "name"}, key=key, name="reader")
+    assert await read_all(reader) == [("n00",), ("n01",)]
 
 
 async def test_a_server_that_is_not_there_and_whose_password_is_not_shown() -> None:
@@ -165,6 +179,18 @@ async def test_numbers_of_numpy(address: str) -> None:
     writer = SQLWriter(connection_string=address, table="out", field_names={"a": "id", "b": "x"}, name="writer")
     await write_all(writer, [(np.int64(3), np.float32(0.5))])
     assert execute(address, "SELECT id, x FROM out") == [(3, 0.5)]
+
+
+async def test_times_of_numpy_in_a_column_without_a_type(tmp_path: Path) -> None:
+    address = f"sqlite:///{tmp_path / 'file.db'}"
+    execute(address, "CREATE TABLE untyped (a)")
+    writer = SQLWriter(connection_string=address, table="untyped", field_names=["a"], name="writer")
+    await write_all(writer, [(np.datetime64("2031-05-09T08:30:00.5", "ns"),), (np.datetime64("NaT"),)])
+    assert execute(address, "SELECT a FROM untyped") == [("2031-05-09 08:30:00.500000",), (None,)]
+    writer = SQLWriter(connection_string=address, table="untyped", field_names=["a"], name="writer")
+    with pytest.raises(ExceptionGroup) as caught:
+        await write_all(writer, [(np.datetime64(1, "ns"),)])
+    assert "finer than a microsecond" in str(caught.value.exceptions)
 
 
 async def test_values_that_only_sql_has(tmp_path: Path, postgres: str) -> None:

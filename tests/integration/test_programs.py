@@ -31,7 +31,7 @@ except OSError as error:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30)
     # then it is told, and the file ends with what was written whole
     assert done.stdout == "File too large\n"
-    lines = (tmp_path / "out.csv").read_text().splitlines(keepends=True)
+    lines = (tmp_path / "out.csv.part").read_text().splitlines(keepends=True)
     assert len(lines) == 1 + 110
     assert lines[-1] == "00000010\n"
 

@@ -9,6 +9,7 @@ from enum import Enum, IntEnum
 from types import GenericAlias
 from typing import Annotated, Any, Literal, NewType, Optional, Protocol, Union, runtime_checkable
 
+import numpy
 import pytest
 from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
@@ -280,3 +281,48 @@ def test_a_bottomless_description_is_refused() -> None:
         wire = ["list", wire]
     with pytest.raises(WireError):
         from_wire(wire)
+
+
+# NumPy's numbers ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("spec", "value", "arrives"),
+    [
+        (int, numpy.int64(7), 7),
+        (int, numpy.uint8(7), 7),
+        (float, numpy.float32(0.5), 0.5),
+        (float, numpy.int64(7), 7.0),
+        (float, numpy.longdouble(0.5), 0.5),
+        (bool, numpy.bool_(True), True),
+        (int | None, numpy.int64(7), 7),
+        (list[int], [numpy.int64(7), 8], [7, 8]),
+        (dict[str, float], {"x": numpy.float32(0.5)}, {"x": 0.5}),
+        (tuple[int, bool], (numpy.int64(7), numpy.bool_(False)), (7, False)),
+    ],
+    ids=repr,
+)
+def test_numbers_of_numpy_go_where_those_of_python_go(spec: Any, value: Any, arrives: Any) -> None:
+    got = ChannelType(spec, "c").fit(value)
+    assert repr(got) == repr(arrives)
+
+
+@pytest.mark.parametrize(
+    ("spec", "value", "text"),
+    [
+        (int, numpy.float64(0.5), "expects int, got numpy.float64"),
+        (bool, numpy.int64(1), "expects bool, got numpy.int64"),
+        (int, numpy.bool_(True), "expects int, got numpy.bool"),
+        (int, numpy.timedelta64(1, "s"), "expects int, got numpy.timedelta64"),
+    ],
+)
+def test_a_number_of_numpy_that_is_no_such_number(spec: Any, value: Any, text: str) -> None:
+    with pytest.raises(ChannelTypeError) as caught:
+        ChannelType(spec, "c").fit(value)
+    assert text in str(caught.value)
+
+
+def test_two_classes_of_one_name_are_told_apart() -> None:
+    here, there = (type("Job", (), {"__module__": module}) for module in ("one", "two"))
+    with pytest.raises(ChannelTypeError, match=r"expects one\.Job, got two\.Job"):
+        ChannelType(here, "c").fit(there())

@@ -8,7 +8,7 @@ import gzip
 import re
 import threading
 from collections.abc import Sequence
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from math import isnan
 from pathlib import Path
@@ -122,7 +122,7 @@ async def test_a_file_with_a_header_only_gives_nothing(tmp_path: Path) -> None:
         (b"a,b\n1,2\n3\n", "line 3: the header has 2 columns, this row has 1"),
         (b'a,b\n1,2\n3,"4\n', "line 3: not CSV: unexpected end of data"),
         (b"a,b\n1,2\n3,\xff\n", "line 3: not UTF-8"),
-        (b"a,b\n1,2\n3," + b"x" * 200_000 + b"\n", "line 3: not CSV: field larger"),
+        (b'a,b\n1,2\n3,"' + b"xxxxxxx\n" * 2**21 + b'x"\n', "line 3: not CSV: field larger"),
     ],
 )
 async def test_what_is_wrong_with_a_file_shows_before_any_step(tmp_path: Path, content: bytes, says: str) -> None:
@@ -329,6 +329,53 @@ async def test_what_was_written_is_read_again(
     assert [repr(row) for row in got] == [repr(row) for row in rows]
 
 
+BEFORE = "".join(f"{90000 + n}\n" for n in range(20))
+
+
+@pytest.mark.parametrize("cell", ["01234", "+4930", "1_000", "12e4567", "1.5", "x"])
+async def test_what_is_text_in_the_first_row_is_no_number_in_a_later_one(tmp_path: Path, cell: str) -> None:
+    if cell not in ("1.5",):
+        assert await read_all(reader_of(tmp_path / "first.csv", f"a\n{cell}\n90000\n", ["a"])) == [(cell,), ("90000",)]
+    error, _ = await failure_of_reading(reader_of(tmp_path / "later.csv", f"a\n{BEFORE}{cell}\n", ["a"], chunk_size=10))
+    assert f"line 22, column 'a': '{cell}' is no int for sure, which the rows before it are" in str(error)
+    assert "{'a': 'str'}" in str(error)
+
+
+@pytest.mark.parametrize("cell", ["007", "12e4567", "9007199254740993", "0.12345678901234567890", "1e-400", "+1.5"])
+async def test_a_column_of_floats_takes_nothing_that_a_float_does_not_hold(tmp_path: Path, cell: str) -> None:
+    assert await read_all(reader_of(tmp_path / "first.csv", f"a\n{cell}\n0.5\n", ["a"])) == [(cell,), ("0.5",)]
+    text = "a\n0.5\n1\n" + f"{cell}\n"
+    error, _ = await failure_of_reading(reader_of(tmp_path / "later.csv", text, ["a"], chunk_size=2))
+    assert f"line 4, column 'a': '{cell}' is no float for sure" in str(error)
+
+
+@pytest.mark.parametrize("value", [0.1, 1e300, 5e-324, 1 / 3, 123456789.123456789, -2.5e-7, float("inf")])
+async def test_every_float_that_was_written_is_a_float(tmp_path: Path, value: float) -> None:
+    await write_all(FileWriter(path=tmp_path / "x.csv", field_names=["a"], name="w"), [(value,), (0.5,)])
+    assert await read_all(FileReader(path=tmp_path / "x.csv", field_names=["a"], name="r")) == [(value,), (0.5,)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "cell"),
+    [("float", "12e4567"), ("decimal", "1_000"), ("decimal", " 1 2"), ("int", "1_000"), ("int", "9" * 5000)],
+)
+async def test_what_is_none_of_the_kind_that_was_asked_for(tmp_path: Path, kind: str, cell: str) -> None:
+    error, _ = await failure_of_reading(reader_of(tmp_path / "in.csv", f"a\n{cell}\n", ["a"], types=kind))
+    assert f"line 2, column 'a': {cell!r} is no {kind}" in str(error)
+
+
+async def test_a_long_field_that_was_written_is_read(tmp_path: Path) -> None:
+    rows = [("x" * 140_000,), ("line\n" * 100_000,)]
+    await write_all(FileWriter(path=tmp_path / "x.csv", field_names=["a"], name="w"), rows)
+    assert await read_all(FileReader(path=tmp_path / "x.csv", field_names=["a"], name="r")) == rows
+
+
+async def test_values_of_numpy_and_pandas_in_a_csv_file(tmp_path: Path) -> None:
+    row = (np.int64(7), np.float32(0.5), np.bool_(True), np.datetime64("2031-05-09T08:30", "ns"))
+    await write_all(FileWriter(path=tmp_path / "x.csv", field_names=["a", "b", "c", "d"], name="w"), [row])
+    assert (tmp_path / "x.csv").read_text() == "a,b,c,d\n7,0.5,True,2031-05-09 08:30:00\n"
+
+
 # Parquet -----------------------------------------------------------------------------------------
 
 
@@ -398,6 +445,151 @@ async def test_types_make_the_column_wide_enough(tmp_path: Path) -> None:
     writer = FileWriter(path=path, field_names=["a"], chunk_size=2, types={"a": "float"}, name="w")
     await write_all(writer, [(1,), (None,), (3,), (4.5,)])
     assert await read_all(FileReader(path=path, field_names=["a"], name="r")) == [(1.0,), (None,), (3.0,), (4.5,)]
+
+
+NOON = datetime(2031, 1, 1, 12)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [1, None, 2],
+        [1, 2.5, None],
+        ["x", ""],
+        [b"x"],
+        [True, False],
+        [float("nan"), 1.0],
+        [date(2031, 1, 1)],
+        [NOON, NOON.replace(microsecond=1)],
+        [NOON.replace(tzinfo=UTC), NOON.replace(tzinfo=timezone(timedelta(hours=2)))],
+        [timedelta(microseconds=1)],
+        [time(8, 30)],
+        [Decimal("1.10"), Decimal("12345678901234567890.5")],
+        [{"x": 1, "y": [1, 2]}, {"y": None, "x": None}],
+        [[{"x": 1}], []],
+    ],
+    ids=repr,
+)
+async def test_what_parquet_keeps(tmp_path: Path, rows: list[Any]) -> None:
+    path = tmp_path / "x.parquet"
+    await write_all(FileWriter(path=path, field_names=["a"], name="w"), [(value,) for value in rows])
+    got = [value for (value,) in await read_all(FileReader(path=path, field_names=["a"], name="r"))]
+    assert [str(one) if one != one else one for one in got] == [str(one) if one != one else one for one in rows]
+    if len({type(one) for one in rows}) == 1:
+        assert [type(one) for one in got] == [type(one) for one in rows]
+
+
+@pytest.mark.parametrize(
+    ("rows", "types", "hint"),
+    [
+        ([{"x": 1}, {"x": 2, "error": "disk full"}], None, None),
+        ([{"d": {"x": 1}}, {"d": {"y": 2}}], None, None),
+        ([[{"x": 1}], [{"y": 2}]], None, None),
+        ([date(2031, 1, 1), datetime(2031, 1, 2, 15, 30)], None, None),
+        ([NOON, date(2031, 1, 1)], None, None),
+        ([datetime(2031, 1, 2, 15, 30)], "date", "datetime"),
+        ([NOON, NOON.replace(tzinfo=UTC)], None, None),
+        ([NOON.replace(tzinfo=UTC), NOON], None, None),
+        ([2**53 + 1], "float", "int"),
+        ([True], "int", "bool"),
+        ([5], "str", "int"),
+        ([1], "bool", "int"),
+        ([2**63], None, None),
+        ([{1}], None, None),
+        ([{}], None, None),
+        ([{1: "a"}], None, None),
+        ([Decimal("1.10"), Decimal("1.234")], None, "decimal"),
+        ([None, 5], None, "int"),
+        ([None, 1.5], None, "float"),
+        ([None, "x"], None, "str"),
+        ([None, NOON], None, "datetime"),
+        ([None, Decimal("1.5")], None, "decimal"),
+        ([1, 2.5], None, "float"),
+        ([1, "x"], None, None),
+        ([NotImplemented], None, None),
+        ([np.datetime64(1, "ns")], None, None),
+    ],
+    ids=repr,
+)
+async def test_what_parquet_would_change_is_refused_with_a_hint_that_works(
+    tmp_path: Path, rows: list[Any], types: str | None, hint: str | None
+) -> None:
+    def writer(kind: str | None) -> FileWriter:
+        path = tmp_path / "x.parquet"
+        return FileWriter(path=path, field_names=["a"], chunk_size=1, types=kind and {"a": kind}, name="w")
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await write_all(writer(types), [(value,) for value in rows])
+    error = only(caught.value)
+    assert isinstance(error, DataflowError)
+    assert list(tmp_path.iterdir()) == []
+    if hint is None:
+        assert "types= can say" not in str(error)
+        return
+    assert f"{{'a': {hint!r}}}" in str(error)
+    await write_all(writer(hint), [(value,) for value in rows])
+    assert await read_all(FileReader(path=tmp_path / "x.parquet", field_names=["a"], name="r")) == [
+        (one,) for one in rows
+    ]
+
+
+@pytest.mark.parametrize("unit", ["ns", "us", "ms"])
+@pytest.mark.parametrize("shape", ["plain", "list", "struct"])
+async def test_times_are_the_same_whether_pandas_is_there_or_not(tmp_path: Path, unit: str, shape: str) -> None:
+    wrap = {"plain": lambda one: one, "list": lambda one: [one], "struct": lambda one: {"t": one}}[shape]
+    kind = pa.timestamp(unit)
+    arrow = {"plain": kind, "list": pa.list_(kind), "struct": pa.struct([("t", kind)])}[shape]
+    pq.write_table(pa.table({"a": pa.array([wrap(NOON)], arrow)}), tmp_path / "in.parquet")
+    [(got,)] = await read_all(FileReader(path=tmp_path / "in.parquet", field_names=["a"], name="r"))
+    assert got == wrap(NOON)
+    assert "pandas" not in repr(got)
+    assert "Timestamp" not in repr(got)
+
+
+async def test_a_time_that_python_cannot_hold_is_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"a": pa.array([1], pa.timestamp("ns"))}), tmp_path / "in.parquet")
+    error, _ = await failure_of_reading(FileReader(path=tmp_path / "in.parquet", field_names=["a"], name="r"))
+    assert "would lose data" in str(error)
+
+
+async def test_two_columns_of_one_name_in_a_parquet_file(tmp_path: Path) -> None:
+    pq.write_table(pa.table([[1], [2]], names=["a", "a"]), tmp_path / "in.parquet")
+    error, early = await failure_of_reading(FileReader(path=tmp_path / "in.parquet", field_names=["a"], name="r"))
+    assert "more than one column 'a'" in str(error)
+    assert early
+
+
+def documented() -> list[tuple[str, str, str]]:
+    """The rows of the table in the documentation."""
+    page = (Path(__file__).parents[2] / "docs" / "dataflow.md").read_text()
+    table = page.split("| value | in a CSV file | back from Parquet |")[1].split("\n\n")[0]
+    rows = [re.fullmatch(r"\| `(.*?)` \| (.*?) \| (.*?) \|", line) for line in table.splitlines()[2:]]
+    return [(row[1], row[2].strip("`"), row[3].strip("`")) for row in rows if row is not None]
+
+
+def test_the_table_in_the_documentation_is_found() -> None:
+    assert len(documented()) > 20
+
+
+@pytest.mark.parametrize(("value", "in_csv", "from_parquet"), documented())
+async def test_the_documentation_says_what_becomes_of_a_value(
+    tmp_path: Path, value: str, in_csv: str, from_parquet: str
+) -> None:
+    names = {one.__name__: one for one in (np, date, datetime, time, timedelta, Decimal)} | {"UTC": UTC}
+    row = (eval(value, names), "beside it")
+    for path, expected in ((tmp_path / "x.csv", in_csv), (tmp_path / "x.parquet", from_parquet)):
+        writer = FileWriter(path=path, field_names=["a", "b"], name="w")
+        if expected == "refused":
+            with pytest.raises(ExceptionGroup) as caught:
+                await write_all(writer, [row])
+            assert isinstance(only(caught.value), DataflowError)
+        else:
+            await write_all(writer, [row])
+            if path.suffix == ".csv":
+                assert path.read_text() == f"a,b\n{'' if expected == 'empty' else expected},beside it\n"
+            else:
+                [(got, _)] = await read_all(FileReader(path=path, field_names=["a", "b"], name="r"))
+                assert (type(got), got) == (type(eval(expected, names)), eval(expected, names))
 
 
 async def test_what_others_keep_beside_the_parts_stays(tmp_path: Path) -> None:

@@ -9,6 +9,9 @@
 | `decimal` | `12.50` |
 | `str` | anything |
 
+Where the kind of a column is guessed, a cell is a number only if nothing is lost by that: neither `01234` nor `+4930`
+nor `12e4567`, nor digits that a float does not hold.
+
 Nothing between two commas is `None`, except that it is `""` where the kind is `str`. Spaces around a value do not
 count, except in a `str`.
 """
@@ -20,23 +23,46 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal, InvalidOperation
 from enum import Enum
+from math import isinf
 from numbers import Number
+from types import NoneType
 from typing import Any
 from uuid import UUID
 
+from stbass.dataflow.library.plain import plain_value
 from stbass.errors import DataflowError
 
-__all__ = ["Types", "cell_kind", "check_types", "guess", "parser", "unwritable"]
+__all__ = ["Types", "cell_kind", "check_types", "guess", "parser", "takes", "writable"]
 
 Types = str | type | Mapping[str, str | type] | None
 """A kind by name or class, for all fields or by field; the rest is guessed."""
 
 _INT = re.compile(r"[+-]?[0-9]+")
 _FLOAT = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|nan|[+-]?inf")
-# A cell is taken for a number only if nothing is lost by that: codes such as 01234 and +4930 stay text.
-_SURELY_INT = re.compile(r"-?(?:0|[1-9][0-9]*)")
+_SURELY_INT = re.compile(r"-?(?:0|[1-9][0-9]{0,999})")
 _SURELY_FLOAT = re.compile(r"-?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|nan|-?inf")
+# What str() makes of a Decimal, and no underscores.
+_DECIMAL = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|-?s?NaN|[+-]?Infinity")
+_DIGITS = 15
 _BOOL = {"True": True, "true": True, "False": False, "false": False}
+
+
+def _surely_int(text: str) -> int:
+    if not _SURELY_INT.fullmatch(text):
+        raise ValueError(text)
+    return int(text)
+
+
+def _surely_float(text: str) -> float:
+    if not _SURELY_FLOAT.fullmatch(text):
+        raise ValueError(text)
+    value = float(text)
+    # Fifteen digits always fit into a float; of more it is looked whether they do.
+    if len(text) > _DIGITS or "e" in text.lower():
+        exact = Decimal(text)
+        if exact.is_finite() and Decimal(repr(value)) != exact:
+            raise ValueError(text)
+    return value
 
 
 def _int(text: str) -> int:
@@ -48,7 +74,10 @@ def _int(text: str) -> int:
 def _float(text: str) -> float:
     if not _FLOAT.fullmatch(text):
         raise ValueError(text)
-    return float(text)
+    value = float(text)
+    if isinf(value) and "inf" not in text:
+        raise ValueError(text)
+    return value
 
 
 def _bool(text: str) -> bool:
@@ -59,9 +88,11 @@ def _bool(text: str) -> bool:
 
 
 def _decimal(text: str) -> Decimal:
+    if not _DECIMAL.fullmatch(text):
+        raise ValueError(text)
     try:
         return Decimal(text)
-    except InvalidOperation:
+    except InvalidOperation:  # an exponent beyond all bounds
         raise ValueError(text) from None
 
 
@@ -74,6 +105,7 @@ _PARSE: dict[str, Callable[[str], Any]] = {
     "decimal": _decimal,
     "str": str,
 }
+_PARSE_GUESSED: dict[str, Callable[[str], Any]] = {"int": _surely_int, "float": _surely_float, "bool": _bool}
 _BY_CLASS: dict[type, str] = {
     int: "int",
     float: "float",
@@ -115,11 +147,16 @@ def check_types(types: Types, fields: Iterable[str]) -> dict[str, str]:
     return {name: cell_kind(kind) for name, kind in types.items()}
 
 
-def parser(kind: str) -> Callable[[str], Any]:
-    """A function that makes the value of a cell from its text, and raises ValueError where it cannot."""
+def parser(kind: str, *, guessed: bool) -> Callable[[str], Any]:
+    """A function that makes the value of a cell from its text, and raises ValueError where it cannot.
+
+    Args:
+        kind: the kind of the column.
+        guessed: whether nobody said so: then it takes what :func:`guess` takes for that kind, and nothing else.
+    """
     if kind == "str":
         return str
-    parse = _PARSE[kind]
+    parse = (_PARSE_GUESSED if guessed else _PARSE)[kind]
 
     def parse_cell(text: str) -> Any:
         text = text.strip()
@@ -133,35 +170,48 @@ def guess(texts: Sequence[str]) -> str:
     filled = [stripped for text in texts if (stripped := text.strip())]
     if not filled:
         return "str"
-    if all(map(_SURELY_INT.fullmatch, filled)):
-        return "int"
-    if all(map(_SURELY_FLOAT.fullmatch, filled)):
-        return "float"
-    if all(text in _BOOL for text in filled):
-        return "bool"
-    return "str"
+    return next((kind for kind, parse in _PARSE_GUESSED.items() if all(takes(parse, text) for text in filled)), "str")
+
+
+def takes(parse: Callable[[str], Any], text: str) -> bool:
+    """Whether a parser makes a value of this."""
+    try:
+        parse(text)
+    except ValueError:
+        return False
+    return True
 
 
 _PLAIN = frozenset({str, int, float, bool, type(None)})
-_WRITABLE = (str, Number, date, time, timedelta, UUID)
+_WRITABLE = (str, NoneType, Number, date, time, timedelta, UUID)
 
 
-def unwritable(rows: Sequence[Sequence[Any]], columns: Sequence[str], first: int, path: str) -> DataflowError | None:
-    """The error for the first value that cannot stand in a CSV file; None if all can.
+def writable(rows: Sequence[Sequence[Any]], columns: Sequence[str], first: int, path: str) -> list[list[Any]]:
+    """The rows as they can stand in a CSV file.
 
     Args:
         rows: the rows.
         columns: what they are called in the file.
         first: the number of the first row, from 1.
         path: the file, for the message.
+
+    Raises:
+        DataflowError: a value has no form there.
     """
+    made = []
     for number, row in enumerate(rows, first):
+        cells = []
         for column, value in zip(columns, row, strict=True):
-            if type(value) in _PLAIN:
-                continue
-            if not isinstance(value, _WRITABLE) or isinstance(value, Enum):
-                return DataflowError(
-                    f"{path}, row {number}, column {column!r}: a {type(value).__qualname__} has no form in a CSV file; "
-                    "send text, a number, a date or None"
-                )
-    return None
+            if type(value) not in _PLAIN:
+                try:
+                    value = plain_value(value)
+                except ValueError as error:
+                    raise DataflowError(f"{path}, row {number}, column {column!r}: {error}") from None
+                if not isinstance(value, _WRITABLE) or isinstance(value, Enum):
+                    raise DataflowError(
+                        f"{path}, row {number}, column {column!r}: a {type(value).__qualname__} has no form in a CSV "
+                        "file; send text, a number, a date or None"
+                    )
+            cells.append(value)
+        made.append(cells)
+    return made

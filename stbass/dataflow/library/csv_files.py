@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, cast
 
-from stbass.dataflow.library.cells import guess, parser, unwritable
+from stbass.dataflow.library.cells import guess, parser, takes, writable
 from stbass.dataflow.library.disk import back_to, beside, check_replaceable, place, sync
 from stbass.dataflow.library.formats import Chunk, Row
 from stbass.errors import DataflowError
@@ -51,6 +51,8 @@ class CsvSource:
         gzipped = self._path.name.lower().endswith(".gz")
         self._file = cast("IO[bytes]", gzip.GzipFile(fileobj=self._raw)) if gzipped else self._raw
         self._offset, self._line = 0, 1
+        # Python's module refuses what is longer than 128 KiB, in all of the program.
+        csv.field_size_limit(max(csv.field_size_limit(), _LONGEST))
         self._rows = csv.reader(self._lines(), strict=True)
         header = self._next_row()
         if header is None:
@@ -65,7 +67,7 @@ class CsvSource:
             self._offset, self._line = position["offset"], position["line"]
             self._rows = csv.reader(self._lines(), strict=True)
             self._kinds = dict(position["kinds"])
-        self._parsers = [parser(kind) for kind in self._kinds.values()]
+        self._parsers = self._parsers_now()
         return self._position()
 
     def read(self) -> Chunk | None:
@@ -88,7 +90,7 @@ class CsvSource:
         if not self._kinds:
             by_column = dict(zip(self._columns, zip(*texts, strict=True), strict=True))
             self._kinds = {name: self._given.get(name) or guess(cells) for name, cells in by_column.items()}
-            self._parsers = [parser(kind) for kind in self._kinds.values()]
+            self._parsers = self._parsers_now()
         return Chunk([self._values(row, line) for row, line in zip(texts, lines, strict=True)], self._position())
 
     def close(self) -> None:
@@ -97,6 +99,9 @@ class CsvSource:
             if file is not None:
                 file.close()
         self._file = self._raw = None
+
+    def _parsers_now(self) -> list[Callable[[str], Any]]:
+        return [parser(kind, guessed=name not in self._given) for name, kind in self._kinds.items()]
 
     def _position(self) -> dict[str, Any]:
         return {"offset": self._offset, "line": self._line, "kinds": dict(self._kinds)}
@@ -148,21 +153,16 @@ class CsvSource:
             raise self._misfit(cells, line) from None
 
     def _misfit(self, cells: Sequence[str], line: int) -> DataflowError:
-        place = next(place for place, cell in enumerate(cells) if not _fits(self._parsers[place], cell))
+        place = next(place for place, cell in enumerate(cells) if not takes(self._parsers[place], cell))
         name = self._columns[place]
         kind = self._kinds[name]
         text = f"{self._path}, line {line}, column {name!r}: {cells[place]!r} is no {kind}"
         if name not in self._given:
-            text += f", which the rows before it are; types= can say what the column holds, such as {{{name!r}: 'str'}}"
+            text += (
+                f" for sure, which the rows before it are; types= can say what the column holds, such as "
+                f"{{{name!r}: 'str'}}"
+            )
         return DataflowError(text)
-
-
-def _fits(parse: Callable[[str], Any], cell: str) -> bool:
-    try:
-        parse(cell)
-    except ValueError:
-        return False
-    return True
 
 
 class CsvSink:
@@ -204,10 +204,7 @@ class CsvSink:
 
     def write(self, rows: Sequence[Row]) -> None:
         """Append rows."""
-        wrong = unwritable(rows, self._columns, self._count + 1, str(self._path))
-        if wrong is not None:
-            raise wrong
-        self._append(rows)
+        self._append(writable(rows, self._columns, self._count + 1, str(self._path)))
         self._count += len(rows)
 
     def mark(self) -> Any:

@@ -11,7 +11,7 @@ from stbass.errors import DataflowError, MissingDependencyError
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-__all__ = ["Database", "plain_value"]
+__all__ = ["Database"]
 
 
 class Database:
@@ -101,8 +101,3 @@ class Database:
             # `orig` is what the driver said; SQLAlchemy's own text has the rows in it, which may be thousands.
             said = getattr(error, "orig", None) or error
             raise DataflowError(f"cannot {doing} {self.shown}: {type(said).__name__}: {said}") from error
-
-
-def plain_value(value: Any) -> Any:
-    """A value as drivers take it: numpy's numbers as Python's. (SQLite would store them as bytes.)"""
-    return value.item() if type(value).__module__ == "numpy" and hasattr(value, "item") else value

@@ -95,8 +95,9 @@ class FileWriter(DataWriter):
         path: the file. Its folder has to exist.
         field_names: the inputs, which are the columns to write, or a mapping of inputs to columns.
         chunk_size: rows that are written at a time. None is 1,000, for Parquet 10,000.
-        types: for Parquet, what the fields hold: ``"int"``, ``"float"``, ``"bool"``, ``"date"`` or ``"str"``, for all
-            of them or by field; for the rest the first chunk decides.
+        types: for Parquet, what the fields hold: ``"int"``, ``"float"``, ``"bool"``, ``"date"``, ``"datetime"``,
+            ``"decimal"`` (20 digits before the point, 18 after it) or ``"str"``, for all of them or by field; for the
+            rest the first chunk decides.
         **kwargs: as of :class:`~stbass.dataflow.Component`.
 
     Raises:

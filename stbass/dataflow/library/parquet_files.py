@@ -11,11 +11,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from datetime import datetime
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from stbass.dataflow.library.disk import beside, check_replaceable, place, sync, sync_folder
 from stbass.dataflow.library.formats import Chunk, Row
+from stbass.dataflow.library.plain import plain_value
 from stbass.errors import CheckpointError, DataflowError, MissingDependencyError
 
 __all__ = ["ParquetSink", "ParquetSource", "pyarrow"]
@@ -67,6 +70,9 @@ class ParquetSource:
         missing = [name for name in self._columns if name not in found]
         if missing:
             raise DataflowError(f"{self._path} has no column {', '.join(map(repr, missing))}; it has {found}")
+        double = [name for name in self._columns if found.count(name) > 1]
+        if double:
+            raise DataflowError(f"{self._path} has more than one column {', '.join(map(repr, double))}")
         self._group, self._row = (0, 0) if position is None else (position["group"], position["row"])
         self._batches = self._from(self._group, self._row)
         return self._position()
@@ -81,7 +87,7 @@ class ParquetSource:
                 self._group, self._row = self._group + 1, 0
                 self._batches = self._from(self._group, 0)
             self._row += batch.num_rows
-            values = [batch.column(name).to_pylist() for name in self._columns]
+            values = [_plain_times(pa, batch.column(name)).to_pylist() for name in self._columns]
         except (pa.ArrowException, OSError, ValueError) as error:
             raise DataflowError(f"{self._path}, row group {self._group}, cannot be read: {error}") from error
         return Chunk(list(zip(*values, strict=True)), self._position())
@@ -106,6 +112,32 @@ class ParquetSource:
                 continue
             yield batch.slice(skip)
             skip = 0
+
+
+def _plain_times(pa: Any, array: Any) -> Any:
+    """Times and spans of nanoseconds as microseconds, which Python's own hold; pyarrow would give pandas' own instead,
+    where pandas is installed.
+
+    Raises:
+        ArrowInvalid: something would be lost.
+    """
+    kind = _in_microseconds(pa, array.type)
+    return array if kind == array.type else array.cast(kind, safe=True)
+
+
+def _in_microseconds(pa: Any, kind: Any) -> Any:
+    types = pa.types
+    if types.is_timestamp(kind):
+        return pa.timestamp("us", kind.tz) if kind.unit == "ns" else kind
+    if types.is_duration(kind):
+        return pa.duration("us") if kind.unit == "ns" else kind
+    if types.is_time64(kind):
+        return pa.time64("us")
+    if types.is_struct(kind):
+        return pa.struct([field.with_type(_in_microseconds(pa, field.type)) for field in kind])
+    if types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_in_microseconds(pa, kind.value_type)))
+    return kind
 
 
 class ParquetSink:
@@ -154,9 +186,13 @@ class ParquetSink:
     def write(self, rows: Sequence[Row]) -> None:
         """Write rows, as one row group."""
         table = self._table(rows)
-        if self._writer is None:
-            self._writer = pyarrow().parquet.ParquetWriter(self._part(self._complete + 1), self._schema)
-        self._writer.write_table(table, row_group_size=max(len(rows), 1))
+        pa = pyarrow()
+        try:
+            if self._writer is None:
+                self._writer = pa.parquet.ParquetWriter(self._part(self._complete + 1), self._schema)
+            self._writer.write_table(table, row_group_size=max(len(rows), 1))
+        except pa.ArrowNotImplementedError as error:
+            raise DataflowError(f"{self._path}: Parquet has no form for {self._schema.types}: {error}") from error
         self._rows += len(rows)
 
     def mark(self) -> Any:
@@ -218,7 +254,7 @@ class ParquetSink:
     def _join(self, parts: Sequence[Path]) -> Path:
         pa = pyarrow()
         joined = self._folder / _JOINED
-        schema = pa.parquet.read_schema(parts[0]) if parts else self._infer(())
+        schema = pa.parquet.read_schema(parts[0]) if parts else self._infer([[] for _ in self._columns])
         with pa.parquet.ParquetWriter(joined, schema) as writer:
             for path in parts:
                 with pa.parquet.ParquetFile(path) as part:
@@ -231,48 +267,145 @@ class ParquetSink:
 
     def _table(self, rows: Sequence[Row]) -> Any:
         pa = pyarrow()
+        columns = [self._plain(at, name, rows) for at, name in enumerate(self._columns)]
         if self._schema is None:
-            self._schema = self._infer(rows)
+            self._schema = self._infer(columns)
         arrays = []
-        for at, name in enumerate(self._columns):
-            field = self._schema.field(name)
+        for name, values in zip(self._columns, columns, strict=True):
+            kind = self._schema.field(name).type
             try:
-                arrays.append(_array(pa, [row[at] for row in rows], field.type))
+                array = pa.array(values, kind)
             except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-                raise self._misfit(name, field.type, rows, error) from error
+                raise self._misfit(name, kind, values, str(error)) from error
+            if not _sure(pa, kind, values):
+                lost = next(
+                    (one for one, read in zip(values, array.to_pylist(), strict=True) if not _is_kept(one, read)), None
+                )
+                if lost is not None:
+                    raise self._misfit(name, kind, values, f"{_shown(lost)} would be changed")
+            arrays.append(array)
         return pa.Table.from_arrays(arrays, schema=self._schema)
 
-    def _infer(self, rows: Sequence[Row]) -> Any:
+    def _plain(self, at: int, name: str, rows: Sequence[Row]) -> list[Any]:
+        try:
+            return [plain_value(row[at]) for row in rows]
+        except ValueError as error:
+            raise DataflowError(f"{self._which(name, len(rows))}: {error}") from None
+
+    def _infer(self, columns: Sequence[list[Any]]) -> Any:
         pa = pyarrow()
-        types = {
-            "int": pa.int64,
-            "float": pa.float64,
-            "bool": pa.bool_,
-            "str": pa.string,
-            "date": pa.date32,
-        }
         fields = []
-        for at, name in enumerate(self._columns):
-            kind = types.get(self._kinds.get(name, ""))
+        for name, values in zip(self._columns, columns, strict=True):
             try:
-                fields.append((name, kind() if kind else pa.array([row[at] for row in rows]).type))
+                fields.append((name, _kind(pa, self._kinds.get(name), values)))
             except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-                raise self._misfit(name, "one type", rows, error) from error
+                raise self._misfit(name, "one type", values, str(error)) from error
         return pa.schema(fields)
 
-    def _misfit(self, name: str, kind: Any, rows: Sequence[Row], error: Exception) -> DataflowError:
+    def _which(self, name: str, count: int) -> str:
+        return f"{self._path}, rows {self._rows + 1} to {self._rows + count}, column {name!r}"
+
+    def _misfit(self, name: str, kind: Any, values: Sequence[Any], why: str) -> DataflowError:
+        works = next((given for given in _KINDS if self._would_work(given, kind, values)), None)
+        advice = (
+            f"types= can say what it holds: {{{name!r}: {works!r}}}"
+            if works
+            else "Send values of one type, such as text; if types= does not say which, the first chunk_size= rows do"
+        )
         return DataflowError(
-            f"{self._path}, rows {self._rows + 1} to {self._rows + len(rows)}, column {name!r}: not all are {kind}, "
-            f"which is what the first rows or types= made it: {error}. types= can say what it holds, "
-            f"such as {{{name!r}: 'float'}}"
+            f"{self._which(name, len(values))}: not all are {kind}, which is what the first rows or types= made it: "
+            f"{why}. {advice}"
         )
 
+    def _would_work(self, given: str, kind: Any, values: Sequence[Any]) -> bool:
+        """Whether this kind would have kept these values, and those that were written before."""
+        pa = pyarrow()
+        if self._rows and not pa.types.is_null(kind):
+            is_wider = {"float": pa.types.is_int64(kind), "decimal": pa.types.is_decimal(kind)}
+            if not is_wider.get(given):
+                return False
+        try:
+            array = pa.array(values, _kind(pa, given, values))
+        except (pa.ArrowException, TypeError, ValueError, OverflowError):
+            return False
+        return all(map(_is_kept, values, array.to_pylist()))
 
-def _array(pa: Any, values: list[Any], kind: Any) -> Any:
-    """Values as an array of a type, if that loses nothing of them."""
-    found = pa.array(values)
-    if found.type == kind:
-        return found
-    # Given a type, pyarrow refuses text for a number but cuts 4.5 down to 4; a cast refuses 4.5 but takes text.
-    made = pa.array(values, kind)
-    return made if pa.types.is_null(found.type) else found.cast(kind, safe=True)
+
+_KINDS = ("int", "float", "bool", "str", "date", "datetime", "decimal")
+_PRECISION, _SCALE = 38, 18
+
+
+def _kind(pa: Any, given: str | None, values: Sequence[Any]) -> Any:
+    """The type of a column: the one that was given, or that of its first values."""
+    match given:
+        case "int":
+            return pa.int64()
+        case "float":
+            return pa.float64()
+        case "bool":
+            return pa.bool_()
+        case "str":
+            return pa.string()
+        case "date":
+            return pa.date32()
+        case "decimal":
+            return pa.decimal128(_PRECISION, _SCALE)
+        case "datetime":
+            is_aware = any(isinstance(value, datetime) and value.tzinfo is not None for value in values)
+            return pa.timestamp("us", "UTC" if is_aware else None)
+    found = pa.array(values).type
+    if pa.types.is_decimal128(found):
+        # As many digits as there can be: the next rows may have larger numbers.
+        return pa.decimal128(_PRECISION, found.scale)
+    return found
+
+
+def _sure(pa: Any, kind: Any, values: Sequence[Any]) -> bool:
+    """Whether nothing can be lost, so that there is no need to look at each value."""
+    classes = set(map(type, values)) - {type(None)}
+    for is_kind, cls in (
+        (pa.types.is_integer, int),
+        (pa.types.is_float64, float),
+        (pa.types.is_boolean, bool),
+        (pa.types.is_string, str),
+        (pa.types.is_binary, bytes),
+    ):
+        if is_kind(kind):
+            return classes <= {cls}
+    return False
+
+
+def _is_kept(value: Any, read: Any) -> bool:
+    """Whether what will be read is what was written.
+
+    Tuples and arrays come back as lists, a whole number in a column of floats as a float, a key that a dict lacks as
+    None, and an aware time as the same moment in the zone of the column.
+    """
+    value = plain_value(value)
+    if value is None or read is None:
+        return value is read
+    if isinstance(value, Mapping):
+        return (
+            isinstance(read, dict)
+            and value.keys() <= read.keys()
+            and all(_is_kept(value.get(key), one) for key, one in read.items())
+        )
+    if isinstance(value, list | tuple) or hasattr(value, "tolist"):
+        values = value.tolist() if hasattr(value, "tolist") else value
+        return isinstance(read, list) and len(values) == len(read) and all(map(_is_kept, values, read))
+    if isinstance(value, bool) or isinstance(read, bool):
+        return value is read
+    if isinstance(value, int | float) and isinstance(read, int | float):
+        return value == read or (value != value and read != read)
+    if isinstance(value, datetime) and isinstance(read, datetime):
+        # Compared, a naive time and an aware one are just different.
+        return value == read
+    return isinstance(value, type(read)) and not isinstance(value, Enum | datetime) and bool(value == read)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+_SHOWN = 100

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from stbass.dataflow.library.data import DataReader
@@ -15,6 +16,16 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, CursorResult, Select
 
 __all__ = ["SQLReader"]
+
+
+_TOKEN = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`|(?P<empty>--[^\n]*|/\*.*?\*/|[\s;])|.""", re.DOTALL)
+
+
+def _without_end(query: str) -> str:
+    """A query without the comments and semicolons after it, so that it can be a part of another."""
+    tokens = list(_TOKEN.finditer(query))
+    last = next((token.end() for token in reversed(tokens) if token["empty"] is None), 0)
+    return query[:last].lstrip()
 
 
 class SQLReader(DataReader):
@@ -61,7 +72,7 @@ class SQLReader(DataReader):
         if key is not None and not isinstance(key, str):
             raise TypeError(f"{type(self).__name__}(key=…) takes the name of a column, got {key!r}")
         self._database = Database(type(self), connection_string, connect_args)
-        self._query = query.strip().rstrip(";")
+        self._query = _without_end(query)
         self._params = dict(params or {})
         self._key = key
         self._connection: Connection | None = None
@@ -78,6 +89,7 @@ class SQLReader(DataReader):
                 self._result = self._stream(self._passed)
             else:
                 self._after = None if position is None else position["after"]
+                self._check_columns()
                 self._look_for_nulls()
         return self._position()
 
@@ -112,11 +124,7 @@ class SQLReader(DataReader):
         if not result.returns_rows:
             raise DataflowError(f"component {self.name!r}: the query gives no rows: {self._query}")
         found = list(result.keys())
-        missing = [name for name in self.columns if name not in found]
-        if missing:
-            raise DataflowError(
-                f"component {self.name!r}: the query has no column {', '.join(map(repr, missing))}; it has {found}"
-            )
+        self._check(found)
         self._places = [found.index(name) for name in self.columns]
         left = passed
         while left:
@@ -141,6 +149,20 @@ class SQLReader(DataReader):
         places = self._places
         return [tuple([row[place] for place in places]) for row in rows]
 
+    def _check(self, found: Sequence[str]) -> None:
+        wanted = [*self.columns, *([] if self._key is None else [self._key])]
+        missing = [name for name in wanted if name not in found]
+        if missing:
+            raise DataflowError(
+                f"component {self.name!r}: the query has no column {', '.join(map(repr, missing))}; it has {found}"
+            )
+        double = [name for name in wanted if found.count(name) > 1]
+        if double:
+            raise DataflowError(
+                f"component {self.name!r}: the query has more than one column {', '.join(map(repr, double))}; "
+                f"give each a name of its own with AS"
+            )
+
     # A query for each chunk ---------------------------------------------------------------------
 
     def _statement(self) -> tuple[Select[Any], Any]:
@@ -151,6 +173,17 @@ class SQLReader(DataReader):
         parameters: list[Any] = [bindparam(name, value) for name, value in self._params.items()]
         table = text(self._query).bindparams(*parameters).columns(*map(column, names)).subquery("stbass_rows")
         return select(*[table.c[name] for name in self.columns], table.c[str(self._key)].label("stbass_key")), table
+
+    def _check_columns(self) -> None:
+        """Look at the columns of the query as it is: as a part of another one, it may have two of a name."""
+        from sqlalchemy import text
+
+        with (
+            self._connected().execution_options(stream_results=True).execute(text(self._query), self._params) as result
+        ):
+            if result.returns_rows:
+                self._check(list(result.keys()))
+        self._connected().rollback()
 
     def _look_for_nulls(self) -> None:
         statement, table = self._statement()

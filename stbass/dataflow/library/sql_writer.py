@@ -15,9 +15,10 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from stbass.dataflow.library.data import DataWriter
-from stbass.dataflow.library.database import Database, plain_value
+from stbass.dataflow.library.database import Database
 from stbass.dataflow.library.fields import FieldNames
 from stbass.dataflow.library.formats import Row
+from stbass.dataflow.library.plain import plain_value
 from stbass.dataflow.model.components import wiring_of
 from stbass.errors import CheckpointError, DataflowError
 

@@ -9,6 +9,7 @@ import types
 from typing import Annotated, Any, Literal, NewType, TypeVar, Union, get_args, get_origin
 
 from stbass._channels.typewire import SequentialProtocol, VariantProtocol
+from stbass._values.numbers import plain_number_type
 
 __all__ = ["may_fit"]
 
@@ -65,6 +66,7 @@ def _class_of(spec: Any) -> type | None:
 
 
 def _classes_fit(sent: type, taken: type) -> bool:
+    sent = plain_number_type(sent)
     if taken is float and sent is int:
         return True
     if taken is int and sent is bool:
