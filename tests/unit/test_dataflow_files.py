@@ -536,12 +536,12 @@ async def test_what_parquet_would_change_is_refused_with_a_hint_that_works(
 @pytest.mark.parametrize("unit", ["ns", "us", "ms"])
 @pytest.mark.parametrize("shape", ["plain", "list", "struct"])
 async def test_times_are_the_same_whether_pandas_is_there_or_not(tmp_path: Path, unit: str, shape: str) -> None:
-    wrap = {"plain": lambda one: one, "list": lambda one: [one], "struct": lambda one: {"t": one}}[shape]
+    value: Any = {"plain": NOON, "list": [NOON], "struct": {"t": NOON}}[shape]
     kind = pa.timestamp(unit)
     arrow = {"plain": kind, "list": pa.list_(kind), "struct": pa.struct([("t", kind)])}[shape]
-    pq.write_table(pa.table({"a": pa.array([wrap(NOON)], arrow)}), tmp_path / "in.parquet")
+    pq.write_table(pa.table({"a": pa.array([value], arrow)}), tmp_path / "in.parquet")
     [(got,)] = await read_all(FileReader(path=tmp_path / "in.parquet", field_names=["a"], name="r"))
-    assert got == wrap(NOON)
+    assert got == value
     assert "pandas" not in repr(got)
     assert "Timestamp" not in repr(got)
 
