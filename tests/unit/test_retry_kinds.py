@@ -162,7 +162,6 @@ async def test_a_node_that_is_tried_again_goes_on_from_its_checkpoint() -> None:
         {"wait": lambda: 1},
         {"wait": asyncio.sleep},
     ],
-    ids=str,
 )
 def test_bad_arguments_are_refused_at_once(arguments: dict[str, Any]) -> None:
     with pytest.raises((TypeError, ValueError), match=r"on|unless|wait"):
