@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
+from pathlib import Path
 
 import pytest
 
@@ -20,7 +23,7 @@ from stbass.seq import SEQ
 from stbass.testing import RedisServer, Worker
 from tests.integration.conftest import APP, Fleet
 from tests.support.agents import Give, noop
-from tests.support.poison import ERRORS, HALF, IN_THREADS, VALUES, Raise, Return, Tell, cancel_all, stop_loop
+from tests.support.poison import ERRORS, HALF, IN_THREADS, VALUES, CancelAll, Raise, Return, Tell, cancel_all, stop_loop
 from tests.support.waiting import until
 
 COLLECT = FailurePolicy.COLLECT
@@ -114,6 +117,35 @@ async def test_a_worker_that_cannot_go_on_ends_with_a_code_and_a_word() -> None:
             async with asyncio.timeout(20):
                 assert isinstance((await running).failure.error, WorkerLostError)
             await backend.aclose()
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [([signal.SIGTERM], []), ([], [signal.SIGTERM]), ([], [signal.SIGQUIT])],
+    ids=["while it is stopped", "then SIGTERM", "then SIGQUIT"],
+)
+async def test_its_code_tells_so_also_when_somebody_stops_it(
+    before: list[signal.Signals], after: list[signal.Signals], tmp_path: Path
+) -> None:
+    when, started = tmp_path / "when", tmp_path / "started"
+    with RedisServer() as server:
+        env = {"STBASS_BROKER_URL": server.url, "STBASS_RESULT_BACKEND": server.url, "TEST_GRACE": "60"}
+        with Worker(APP, "q", env=env, include=["tests.support.poison"]) as worker:
+            async with aclosing(CeleryBackend(Fleet(server, {}).app(), queue="q", max_attempts=1)) as backend:
+                process = CancelAll(str(when), str(started))
+                running = asyncio.create_task(backend.execute(process, ProcessContext("ends it")))
+                await until(started.exists, timeout=30)
+                for number in before:
+                    worker.send_signal(number)
+                    await until(lambda: "shutdown (MainProcess)" in worker.log, timeout=30)
+                when.touch()
+                await until(lambda: "ends with exit code 1" in worker.log, timeout=30)
+                for number in after:
+                    worker.send_signal(number)
+                await until(lambda: not worker.running, timeout=30)
+                assert worker.exit_code == 1
+                running.cancel()
+                await asyncio.wait([running])
 
 
 @pytest.mark.parametrize("kind", [ThreadBackend, ProcessPoolBackend])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
@@ -229,6 +230,23 @@ async def cancel_all(ctx: ProcessContext) -> None:
     for task in asyncio.all_tasks():
         task.cancel()
     await asyncio.sleep(60)
+
+
+class CancelAll(Process):
+    """Does that when it is told to: when there is a file."""
+
+    def __init__(self, when: str, started: str) -> None:
+        self.when = when
+        self.started = started
+
+    async def run(self, ctx: ProcessContext) -> None:
+        """Wait, then cancel."""
+        Path(self.started).touch()
+        while not Path(self.when).exists():  # noqa: ASYNC110 - what is looked at cannot wake us
+            await asyncio.sleep(0.01)
+        for task in asyncio.all_tasks():
+            task.cancel()
+        await asyncio.sleep(60)
 
 
 @Process

@@ -21,7 +21,7 @@ from stbass.backends.celery.settings import fleet_of
 from stbass.backends.celery.sweep import Sweeper
 from stbass.backends.celery.transport import Channel
 from stbass.backends.celery.worker.loop_watch import BLOCKED_SECONDS
-from stbass.backends.celery.worker.runtime import this_runtime
+from stbass.backends.celery.worker.runtime import exit_code_of_failure, this_runtime
 from stbass.errors import ConfigurationError
 from stbass.transports.redis.address import NO_CLUSTER, RedisAddress, is_cluster
 from stbass.transports.redis.trouble import LONGEST_PAUSE, Trouble, Vigil, trouble_of
@@ -73,6 +73,8 @@ class Announcement(bootsteps.StartStopStep):
         announcer, self._announcer = self._announcer, None
         if announcer is not None:
             announcer.stop()
+        if (code := exit_code_of_failure()) is not None:
+            consumer.controller.exitcode = code
 
     shutdown = stop
 

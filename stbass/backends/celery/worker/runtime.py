@@ -70,7 +70,7 @@ from stbass.transports.redis.subscription import Subscription
 from stbass.transports.redis.transport import Scope
 from stbass.transports.redis.trouble import LONGEST_PAUSE, Vigil, waited_out
 
-__all__ = ["Job", "Outcome", "RunListener", "Runtime", "current_runtime", "this_runtime"]
+__all__ = ["Job", "Outcome", "RunListener", "Runtime", "current_runtime", "exit_code_of_failure", "this_runtime"]
 
 _log = logging.getLogger(__name__)
 _EXIT_CODE = 1
@@ -949,8 +949,17 @@ def _log_failure(job: Job, result: ProcessResult) -> None:
         _log.debug("traceback of process %s (%s):\n%s", job.name, job.id, failure.traceback_str)
 
 
+_has_failed = threading.Event()
+
+
+def exit_code_of_failure() -> int | None:
+    """With which the worker ends if it cannot go on, whatever it is told meanwhile; None if it can."""
+    return _EXIT_CODE if _has_failed.is_set() else None
+
+
 def _end_worker() -> None:
     """End this Python process with an exit code that says that it failed."""
+    _has_failed.set()
     if current_process().name != "MainProcess":
         # A child of Celery's pool: its parent starts another one, and its message goes back to the queue.
         os._exit(_EXIT_CODE)
