@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import pickle
 import sys
 import time
 import urllib.request
@@ -17,12 +18,15 @@ import pytest
 from celery import Celery
 
 from stbass._process.context import ProcessContext
+from stbass._values.endpoint import Placement
 from stbass.backends.celery import CeleryBackend, install, make_app
+from stbass.placement import PLACED_PAR
 from stbass.testing import RedisServer, Worker
-from stbass.testing._guarded import GuardedProcess
+from stbass.testing._guarded import GuardedProcess, SubprocessError
 from stbass.testing.redis_server import free_port
 from tests.integration.conftest import APP as WORKER
 from tests.support.agents import Give
+from tests.support.backends import registry_of
 from tests.support.waiting import until
 
 APP = "tests.support.shop_app"
@@ -224,3 +228,44 @@ async def test_a_running_process_tells_when_it_started(server: RedisServer) -> N
             assert queried[timed.name][ctx.process_id][0] == "active"
             running.cancel()
             await asyncio.wait([running])
+
+
+@pytest.mark.parametrize(
+    ("pool", "results"),
+    [("asyncio", "sql"), pytest.param("prefork", "sql", marks=pytest.mark.slow), ("asyncio", "none")],
+)
+async def test_results_of_ordinary_tasks_stay_where_they_are(
+    server: RedisServer, tmp_path: Path, pool: str, results: str
+) -> None:
+    env = {**_env(server), "TEST_RESULTS": f"db+sqlite:///{tmp_path}/results.db" if results == "sql" else ""}
+    app = install(Celery("books", broker=server.url, backend=env["TEST_RESULTS"] or None, set_as_current=False))
+    app.conf.stbass_result_backend = server.url
+    server.command("FLUSHALL")
+    with Worker("tests.support.sql_results_app", "books", pool=pool, env=env, concurrency=2):
+        if results == "sql":
+            task = app.send_task("books.add", (1, 2), queue="books")
+            assert await asyncio.to_thread(task.get, timeout=30) == 3
+        note = tmp_path / "note"
+        app.send_task("books.note", ("hello", str(note)), queue="books")
+        await until(note.exists, timeout=30)
+        # What processes give is in Redis, and Celery's own handles find it there.
+        async with aclosing(CeleryBackend(app, queue="books")) as backend:
+            ctx = ProcessContext("give")
+            assert (await backend.execute(Give({"a": 1}), ctx)).value == {"a": 1}
+            registry = registry_of(backend, "books")
+            group = PLACED_PAR(*((Give(n), Placement(endpoint="books")) for n in range(3)), registry=registry)
+            outcome = await group.run()
+            assert outcome.value == [0, 1, 2]
+            for handle in (outcome.group, pickle.loads(pickle.dumps(outcome.group))):
+                assert await asyncio.to_thread(handle.get, timeout=30) == [0, 1, 2]
+            handle = app.tasks["stbass.execute"].AsyncResult(ctx.process_id)
+            assert await asyncio.to_thread(handle.get, timeout=30) == {"a": 1}
+    assert {key.partition("-")[0] for key in server.command("KEYS", "celery-task-meta-*")} == {"celery"}
+    assert len(server.command("KEYS", "celery-task-meta-*")) == 4
+
+
+@pytest.mark.parametrize("results", ["db+sqlite:///results.db", ""])
+def test_a_worker_that_cannot_keep_results_of_processes_says_what_to_set(server: RedisServer, results: str) -> None:
+    env = {**_env(server), "TEST_RESULTS": results, "STBASS_RESULT_BACKEND": ""}
+    with pytest.raises(SubprocessError, match="stbass_result_backend"):
+        Worker("tests.support.sql_results_app", "books", env=env).start()

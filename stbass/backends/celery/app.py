@@ -47,7 +47,8 @@ def make_app(
         conf: more of Celery's settings, and ``stbass_functions`` (modules whose plain functions task lists may call),
             ``stbass_registry`` (``module:name`` of the :class:`~stbass.BackendRegistry` for what workers run: see
             :func:`install`), ``stbass_signing_key``, ``stbass_lease`` (s), ``stbass_grace`` (s),
-            ``stbass_max_message_bytes``, ``stbass_log_format`` (``text`` or ``json``).
+            ``stbass_max_message_bytes``, ``stbass_log_format`` (``text`` or ``json``), ``stbass_result_backend`` (where
+            results of processes, leases and checkpoints are, if not where results of ordinary tasks are).
 
     Raises:
         ConfigurationError: a setting is wrong; the message names it.
@@ -93,6 +94,7 @@ _OWN_SETTINGS = {
     "stbass_log_format",
     "stbass_max_message_bytes",
     "stbass_registry",
+    "stbass_result_backend",
     "stbass_signing_key",
 }
 
@@ -104,7 +106,8 @@ def install(app: Celery, *, registry: BackendRegistry | None = None) -> Celery:
     where the application is made, before or after its configuration, so that it happens in the worker too. For
     thousands of processes on one worker set ``worker_pool`` to :data:`POOL`.
 
-    A worker whose application keeps its results elsewhere than in Redis says so when it starts, and ends.
+    An application that keeps its results elsewhere than in Redis sets ``stbass_result_backend`` to a Redis URL, for
+    those of processes; without it, its worker says so when it starts, and ends.
 
     Args:
         registry: where a worker looks up the placements of what runs in it: inside a composition that was placed there,

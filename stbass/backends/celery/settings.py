@@ -8,6 +8,7 @@ from functools import cached_property, lru_cache
 from importlib.metadata import entry_points
 from typing import Any
 
+from celery.app.backends import by_url
 from celery.app.defaults import DEFAULTS
 
 from stbass._engine.registry import BackendRegistry
@@ -15,7 +16,7 @@ from stbass.backends.celery.keys import FleetKeys
 from stbass.backends.celery.refusals import Refusals
 from stbass.errors import ConfigurationError
 from stbass.transports.redis import RedisTransport
-from stbass.transports.redis.address import RedisAddress
+from stbass.transports.redis.address import SCHEMES, RedisAddress, hide_password
 from stbass.transports.redis.loops import PerLoop
 from stbass.wire import Signer
 
@@ -140,9 +141,18 @@ class FleetState:
         return self.settings.make_transport()
 
     @cached_property
+    def results(self) -> Any:
+        """Celery's result backend for processes: the application's, or one of their own (``stbass_result_backend``)."""
+        own = self.app.conf.get(_OWN_RESULTS)
+        if not own:
+            return self.app.backend
+        backend, url = by_url(own, self.app.loader)
+        return backend(app=self.app, url=url)
+
+    @cached_property
     def result_prefix(self) -> bytes:
         """What Celery puts before a task id to make the key of its result."""
-        key: bytes = self.app.backend.get_key_for_task("x")
+        key: bytes = self.results.get_key_for_task("x")
         return key[:-1]
 
 
@@ -163,12 +173,21 @@ def read_settings(conf: Any) -> FleetSettings:
     Raises:
         ConfigurationError: they do not make a fleet; the message names the setting.
     """
-    if not conf.result_backend:
+    where = _OWN_RESULTS if conf.get(_OWN_RESULTS) else "result_backend"
+    url = str(conf.get(where) or "")
+    if not url:
         raise ConfigurationError(
-            "result_backend is not set: stbass keeps results in Redis; set it, e.g. redis://localhost:6379/0"
+            "result_backend is not set: stbass keeps results in Redis; set it, e.g. redis://localhost:6379/0, or, for"
+            " processes alone, stbass_result_backend"
+        )
+    if where == "result_backend" and url.partition("://")[0] not in SCHEMES:
+        raise ConfigurationError(
+            f"result_backend={hide_password(url)!r} is not a Redis URL: stbass keeps results of processes, leases and"
+            " checkpoints in Redis; set stbass_result_backend, e.g. to redis://localhost:6379/0. Results of ordinary"
+            " tasks stay where they are"
         )
     options = conf.broker_transport_options or {}
-    backend = RedisAddress.parse(str(conf.result_backend), "result_backend", _result_options(conf))
+    backend = RedisAddress.parse(url, where, _result_options(conf))
     broker_url = conf.broker_read_url or conf.broker_url or ""
     if isinstance(broker_url, (list, tuple)):
         broker_url = ";".join(broker_url)
@@ -193,6 +212,7 @@ def read_settings(conf: Any) -> FleetSettings:
     )
 
 
+_OWN_RESULTS = "stbass_result_backend"
 _RESULT_OPTIONS = {
     "redis_socket_timeout": "socket_timeout",
     "redis_socket_connect_timeout": "socket_connect_timeout",

@@ -27,6 +27,7 @@ __all__ = [
     "CONNECT_TIMEOUT",
     "KEEPALIVE",
     "NO_CLUSTER",
+    "SCHEMES",
     "ConnectionOptions",
     "Endpoint",
     "RedisAddress",
@@ -52,7 +53,7 @@ _MODES = ("redis_mode", "server_mode")
 _SIGN_OF_LIFE = 5.0
 _WAIT_FOR_CONNECTION = 30.0
 
-_SCHEMES = ("redis", "rediss", "unix", "redis+socket", "socket", "sentinel", "redis+sentinel")
+SCHEMES = ("redis", "rediss", "unix", "redis+socket", "socket", "sentinel", "redis+sentinel")
 
 
 def hide_password(url: str) -> str:
@@ -144,7 +145,7 @@ class RedisAddress:
             ConfigurationError: it is not the URL of a Redis server.
         """
         scheme = urlsplit(url.split(";")[0]).scheme
-        if scheme not in _SCHEMES:
+        if scheme not in SCHEMES:
             raise ConfigurationError(
                 f"{setting}={hide_password(url)!r} is not a Redis URL: results, leases and checkpoints are kept"
                 " in Redis; use redis://, rediss://, unix:// or sentinel://"

@@ -305,13 +305,13 @@ class CeleryBackend(ExecutionBackend):
             envelope.process = self._encode(process, ctx)
             checked.append(envelope.emptied())
         client = self.client()
-        group = IdleGroupResult(group_id, [envelope.id for envelope in checked], self._app)
-        group_meta = self._app.backend.encode({"result": group.as_tuple()})
+        group = IdleGroupResult(group_id, [envelope.id for envelope in checked], self._app, self._fleet.results)
+        group_meta = self._fleet.results.encode({"result": group.as_tuple()})
         ttl = self.settings.result_ttl or None
 
         async def keep() -> None:
             pipe = client.redis.pipeline(transaction=False)
-            pipe.set(self._app.backend.get_key_for_group(group_id), group_meta, ex=ttl)
+            pipe.set(self._fleet.results.get_key_for_group(group_id), group_meta, ex=ttl)
             pipe.set(self.settings.keys.group(group_id), msgspec.json.encode(checked), ex=ttl)
             await pipe.execute()
 
@@ -323,7 +323,7 @@ class CeleryBackend(ExecutionBackend):
 
     def group_keys(self, group_id: str) -> list[str]:
         """What :meth:`open_group` has left in Redis."""
-        return [self.settings.keys.group(group_id), self._app.backend.get_key_for_group(group_id).decode()]
+        return [self.settings.keys.group(group_id), self._fleet.results.get_key_for_group(group_id).decode()]
 
     async def forget(self, group_id: str, process_ids: Iterable[str]) -> None:
         """Delete a group, and the results of these processes of it: nobody will ask for them.

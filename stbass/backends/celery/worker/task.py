@@ -57,11 +57,11 @@ _stored = _Stored()
 
 
 class _StoredBackend:
-    """The application's result backend, but for results that the runtime has stored already."""
+    """The result backend of processes, but for results that the runtime has stored already."""
 
     def __init__(self, app: Any) -> None:
         self._app = app
-        self._backend = app.backend
+        self._backend = fleet_of(app).results
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backend, name)
