@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -11,7 +12,24 @@ if TYPE_CHECKING:
     from stbass._process.context import Composable, ProcessContext
     from stbass.result import ProcessResult
 
-__all__ = ["ExecutionBackend"]
+__all__ = ["ExecutionBackend", "GroupPart"]
+
+
+@dataclass(frozen=True)
+class GroupPart:
+    """What one backend has of a group of processes.
+
+    Args:
+        members: all processes of the group, in order, for people; None for one whose result only the program knows that
+            started the group.
+        places: which of them the backend has.
+        results: waits for the results of those, for so many seconds at most, and gives each with whether its process is
+            optional; one that has no result by then is a failure.
+    """
+
+    members: Sequence[str | None]
+    places: Sequence[int]
+    results: Callable[[float | None], Awaitable[list[tuple[ProcessResult, bool]]]]
 
 
 class ExecutionBackend(ABC):
@@ -72,6 +90,8 @@ class ExecutionBackend(ABC):
         A backend that sends processes away checks here, before any of them starts, that all of them can go.
         The default has no groups, and calls :meth:`check` for each process.
 
+        If others run beside them, elsewhere, :attr:`Frame.place` of each context says where it stands among all.
+
         Raises:
             NotTransportable: a process cannot be sent; nothing has been sent then.
         """
@@ -87,16 +107,16 @@ class ExecutionBackend(ABC):
             NotTransportable: it cannot be sent.
         """
 
-    async def attach_group(self, group_id: str, deadline: float | None = None) -> list[tuple[ProcessResult, bool]]:
-        """The results of a group that was opened earlier, in its order, each with whether its process is optional.
-
-        The group may have been opened by another Python process.
-
-        Args:
-            deadline: seconds to wait; a process that has no result by then counts as failed.
+    async def find_group(self, group_id: str) -> GroupPart:
+        """What this backend has of a group that was opened earlier, perhaps by another Python process.
 
         Raises:
             NotImplementedError: this backend has no groups.
             LookupError: there is no such group.
         """
         raise NotImplementedError(f"backend {self.name!r} knows no groups: it forgets its processes when they end")
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether it has an own :meth:`find_group`."""
+        return type(self).find_group is not ExecutionBackend.find_group

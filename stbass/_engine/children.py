@@ -15,6 +15,7 @@ from stbass._engine.stage_context import StageContext
 from stbass._engine.supervise import Child, too_late, until
 from stbass._process.context import ProcessContext, frame_of, given_to, inherit, own_channels, peek_frame
 from stbass._values.ids import new_id
+from stbass._values.texts import shortened
 
 __all__ = ["make_children", "migrate_channels", "open_groups", "registry_of"]
 
@@ -108,13 +109,26 @@ async def open_groups(owner: ProcessContext, children: Sequence[Child]) -> Any:
         return None
     group_id = new_id()
     first = None
-    for members in placed.values():
-        backend = members[0].backend
+    if len(placed) > 1 or len(children) > sum(map(len, placed.values())):
+        members = [_told(child) for child in children]
+        for place, child in enumerate(children):
+            if child.backend is not None:
+                frame_of(child.ctx).place = place, members
+    for together in placed.values():
+        backend = together[0].backend
         assert backend is not None
-        pairs = [(child.process, child.ctx) for child in members]
+        pairs = [(child.process, child.ctx) for child in together]
         handle = await _in_time(owner, backend, partial(backend.open_group, group_id, pairs))
         if handle is not None:
-            for child in members:
+            for child in together:
                 frame_of(child.ctx).group = group_id
             first = handle if first is None else first
     return first
+
+
+def _told(child: Child) -> str | None:
+    """Which process of a group it is, and where; None if nobody but this program will know its result."""
+    if child.backend is None or not child.backend.has_groups:
+        return None
+    where = "" if child.ctx.placement is None else f" on {child.ctx.placement.summary}"
+    return f"{shortened(child.ctx.process_name, 100)!r}{where} ({child.backend.name})"

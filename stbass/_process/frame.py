@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Protocol, Self
 
@@ -46,6 +47,8 @@ class Frame:
     """Who runs it; None: this event loop."""
     group: str | None = None
     """Id of the group that its backend knows it in."""
+    place: tuple[int, Sequence[str | None]] | None = None
+    """Where it stands in that group, and all of that (see ``GroupPart``); None: its backend has the whole group."""
     sink: ContextSink | None = None
     """Who is told of its checkpoints and progress."""
 

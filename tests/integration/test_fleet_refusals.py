@@ -262,8 +262,15 @@ async def test_records_that_no_worker_wrote_stop_nobody(
     assert {record["id"] for record in _records(client)} >= {"bad-attempt", "bad-reply"}
     # and the worker is seen, and the group is an error that says so
     assert await backend.health_check()
-    with pytest.raises(WireError, match="group bad"):
-        await backend.attach_group("bad")
+    client.hset("stbass:group:worse", "one", '{"envelopes": [{"id": 5}]}')
+    client.hset(
+        "stbass:group:worst",
+        "one",
+        '{"envelopes": [{"id": "x", "queue": "q", "name": "n", "lease": 1}], "places": [7]}',
+    )
+    for group_id in ("bad", "worse", "worst"):
+        with pytest.raises(WireError, match=f"group {group_id} "):
+            await backend.find_group(group_id)
     registry = BackendRegistry()
     registry.register("*", backend)
     assert len((await PLACED_PAR((noop, Placement(endpoint="q")), registry=registry).run()).results) == 1

@@ -25,9 +25,10 @@ from stbass import (
     Process,
     ProcessResult,
 )
+from stbass._engine.backend import GroupPart
 from stbass._engine.limiter import Limiter
 from stbass._process.context import ProcessContext, frame_of
-from stbass.errors import ConfigurationError, DeadlineExceeded, NotTransportable
+from stbass.errors import BackendUnavailableError, ConfigurationError, DeadlineExceeded, NotTransportable
 from stbass.placement import backend_class, default_registry
 from stbass.wire import dumps, loads_process
 from tests.support.compose import Gate, boom, echo, forever, give, placed
@@ -341,23 +342,84 @@ async def test_a_backend_that_does_not_answer_is_left_at_the_deadline() -> None:
         assert "0.05 s" in str(error)
 
 
-async def test_attach_asks_the_first_backend_that_knows_groups() -> None:
-    class Remembering(LocalBackend):
-        async def attach_group(self, group_id: str, deadline: float | None = None) -> list[tuple[ProcessResult, bool]]:
-            error = ProcessResult.fail(ValueError(f"{group_id} {deadline}"))
-            return [(ProcessResult.ok(group_id), False), (error, True)]
+class Remembering(LocalBackend):
+    """Knows some of each group."""
 
-    registry = registry_with(a=LocalBackend(), b=Remembering())
+    def __init__(self, *places: int, members: tuple[str | None, ...] = ("'p0'", "'p1'")) -> None:
+        super().__init__()
+        self.places = places
+        self.members = members
+
+    async def find_group(self, group_id: str) -> GroupPart:
+        if not self.places:
+            raise LookupError("never heard of it")
+
+        async def results(deadline: float | None) -> list[tuple[ProcessResult, bool]]:
+            error = ProcessResult.fail(ValueError(f"{group_id} {deadline}"))
+            return [(error if place == 1 else ProcessResult.ok(group_id), place == 1) for place in self.places]
+
+        return GroupPart(self.members, self.places, results)
+
+
+async def test_attach_asks_the_backends_that_know_groups() -> None:
+    registry = registry_with(a=LocalBackend(), b=Remembering(0, 1))
     result = await PLACED_PAR.attach("g", registry=registry, deadline=3)
     assert (result.is_ok, result.value) == (True, ["g"])
     assert str(result.failures[0].error) == "g 3.0"
-    assert (await PLACED_PAR.attach("h", backend=Remembering())).value == ["h"]
+    assert (await PLACED_PAR.attach("h", backend=Remembering(1, 0))).value == ["h"]
     with pytest.raises(LookupError, match="there are: a"):
         await PLACED_PAR.attach("g", registry=registry_with(a=LocalBackend()))
     with pytest.raises(NotImplementedError, match="knows no groups"):
         await PLACED_PAR.attach("g", backend=LocalBackend())
     with pytest.raises(ValueError, match="deadline"):
         await PLACED_PAR.attach("g", registry=registry, deadline=-1)
+
+
+async def test_attach_puts_together_what_several_backends_know() -> None:
+    parts = {"a": Remembering(1), "b": Remembering(), "c": Remembering(0), "d": Remembering(0, 1)}
+    result = await PLACED_PAR.attach("g", registry=registry_with(**parts))
+    assert [one.is_ok for one in result.results] == [True, False]
+    assert result.is_ok
+
+
+async def test_attach_says_what_is_missing() -> None:
+    class Away(Remembering):
+        async def find_group(self, group_id: str) -> GroupPart:
+            raise BackendUnavailableError("it is away")
+
+    for registry in (registry_with(a=Remembering(0)), registry_with(a=Remembering(0), b=Remembering())):
+        with pytest.raises(LookupError, match=r"2 processes, and 1 of them are not known here: 'p1'\."):
+            await PLACED_PAR.attach("g", registry=registry)
+    with pytest.raises(LookupError, match="never heard"):
+        await PLACED_PAR.attach("g", registry=registry_with(a=Remembering()))
+    for parts in ({"a": Remembering(0), "b": Away()}, {"a": Remembering(), "b": Away()}):
+        with pytest.raises(BackendUnavailableError, match="away"):
+            await PLACED_PAR.attach("g", registry=registry_with(**parts))
+    # Whoever is away does not matter if nothing is missing.
+    assert (await PLACED_PAR.attach("g", registry=registry_with(a=Away(), b=Remembering(0, 1)))).is_ok
+
+
+async def test_attach_says_of_what_ran_in_the_program_that_it_is_gone() -> None:
+    result = await PLACED_PAR.attach("g", backend=Remembering(0, members=("'p0'", None)))
+    assert result.value == ["g"]
+    assert "ran in the program that started the group" in str(result.failures[0].error)
+
+
+async def test_backends_are_told_what_else_is_in_a_group() -> None:
+    class Noting(Remembering):
+        async def open_group(self, group_id: str, members: Sequence[tuple[Any, ProcessContext]]) -> Any:
+            told.append((group_id, [frame_of(ctx).place for _, ctx in members]))
+
+    told: list[tuple[str, Any]] = []
+    both = registry_with(here=Noting(), there=Noting())
+    there = Placement(endpoint="there")
+    await PLACED_PAR((give(1), HERE), (give(2), there), give(3), registry=both).run()
+    names = ["'give' on @ here (local)", "'give' on @ there (local)", None]
+    assert told[0][0] == told[1][0]
+    assert [one for _, one in told] == [[(0, names)], [(1, names)]]
+    # One that has them all need not be told.
+    await PLACED_PAR((give(1), HERE), (give(2), HERE), registry=both).run()
+    assert told[2][1] == [None, None]
 
 
 # The deadline of a backend -----------------------------------------------------------------------

@@ -12,7 +12,7 @@ One record goes the whole way, the :class:`Envelope`:
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Annotated, Any
@@ -51,6 +51,7 @@ __all__ = [
     "MOST_ATTEMPTS",
     "SIGNATURE_HEADER",
     "Envelope",
+    "KeptGroup",
     "Meta",
     "Ran",
     "Reply",
@@ -137,6 +138,23 @@ class Envelope(msgspec.Struct, omit_defaults=True):
     def emptied(self) -> Envelope:
         """A copy without what is to be run."""
         return msgspec.structs.replace(self, process=ABSENT, given=ABSENT, resumed=ABSENT)
+
+
+class KeptGroup(msgspec.Struct, omit_defaults=True):
+    """What one backend keeps of a group: its processes, without what is to be run."""
+
+    envelopes: Annotated[list[Envelope], msgspec.Meta(min_length=1)]
+    places: list[Annotated[int, msgspec.Meta(ge=0)]] = []
+    """Where each stands in the group, and all that is in it, if other backends have a part of it."""
+    members: list[str | None] = []
+
+    def at_places(self) -> Iterator[tuple[int, Envelope]]:
+        """Each with its place.
+
+        Raises:
+            ValueError: they are not as many.
+        """
+        return zip(self.places or range(len(self.envelopes)), self.envelopes, strict=True)
 
 
 class Reply(msgspec.Struct, omit_defaults=True):

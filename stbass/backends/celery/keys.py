@@ -27,8 +27,8 @@ Keys (type; written by; read by; time to live):
     string (JSON of :class:`WorkerInfo`); the worker; producers; two leases, renewed. ``<instance>`` is another one each
     time a worker starts: two workers may have the same name.
 ``stbass:group:<id>``
-    string (JSON: the envelopes of its processes without what is to be run); the producer; ``PLACED_PAR.attach``; as
-    results.
+    hash, an entry for each backend that has a part of it (JSON of :class:`~stbass.backends.celery.envelope.KeptGroup`);
+    the producer; ``PLACED_PAR.attach``; as results.
 ``stbass:here:<uuid>``
     list (JSON of :class:`WorkerAnswer`); workers, to answer a health check; the producer that asked; ``HERE_TTL``.
 ``celery-task-meta-<id>``

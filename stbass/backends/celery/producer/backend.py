@@ -6,7 +6,7 @@ import asyncio
 import weakref
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 import redis
@@ -14,7 +14,7 @@ from celery import Celery
 from celery.result import GroupResult
 
 from stbass import wire
-from stbass._engine.backend import ExecutionBackend
+from stbass._engine.backend import ExecutionBackend, GroupPart
 from stbass._engine.channel_migration import migrate
 from stbass._engine.supervise import lent
 from stbass._process.context import (
@@ -24,11 +24,20 @@ from stbass._process.context import (
     given_to,
     note_sent,
     own_channels,
+    peek_frame,
     running_context,
 )
 from stbass._values.checks import is_whole
+from stbass._values.ids import new_id
 from stbass._values.texts import shortened
-from stbass.backends.celery.envelope import ABSENT, LONGEST_SECONDS, MOST_ATTEMPTS, Envelope, wired_placement
+from stbass.backends.celery.envelope import (
+    ABSENT,
+    LONGEST_SECONDS,
+    MOST_ATTEMPTS,
+    Envelope,
+    KeptGroup,
+    wired_placement,
+)
 from stbass.backends.celery.producer.client import FleetClient
 from stbass.backends.celery.producer.group import IdleGroupResult
 from stbass.backends.celery.producer.slots import WorkerSlots, answered, worker_slots
@@ -291,7 +300,7 @@ class CeleryBackend(ExecutionBackend):
         )
 
     async def open_group(self, group_id: str, members: Sequence[tuple[Composable, ProcessContext]]) -> GroupResult:
-        """Check that all can travel, and keep the group so that another producer can :meth:`attach_group` to it.
+        """Check that all can travel, and keep the group so that another producer can :meth:`find_group` it.
 
         Raises:
             NotTransportable: a process cannot travel; nothing has been sent.
@@ -308,11 +317,17 @@ class CeleryBackend(ExecutionBackend):
         group = IdleGroupResult(group_id, [envelope.id for envelope in checked], self._app, self._fleet.results)
         group_meta = self._fleet.results.encode({"result": group.as_tuple()})
         ttl = self.settings.result_ttl or None
+        places = [place for _, ctx in members if (place := peek_frame(ctx).place) is not None]
+        kept = msgspec.json.encode(
+            KeptGroup(checked, [place for place, _ in places], list(places[0][1]) if places else [])
+        )
 
         async def keep() -> None:
             pipe = client.redis.pipeline(transaction=False)
             pipe.set(self._fleet.results.get_key_for_group(group_id), group_meta, ex=ttl)
-            pipe.set(self.settings.keys.group(group_id), msgspec.json.encode(checked), ex=ttl)
+            pipe.hset(self.settings.keys.group(group_id), new_id(), kept)
+            if ttl is not None:
+                pipe.expire(self.settings.keys.group(group_id), ttl)
             await pipe.execute()
 
         try:
@@ -368,39 +383,49 @@ class CeleryBackend(ExecutionBackend):
             if not (result.is_fail and isinstance(result.failure.error, WorkerLostError)) and await runs(ticket.id)
         ]
 
-    async def attach_group(self, group_id: str, deadline: float | None = None) -> list[tuple[ProcessResult, bool]]:
-        """Wait for a group that another producer has started; per process its result and whether it is optional.
+    async def find_group(self, group_id: str) -> GroupPart:
+        """What Redis knows of a group, whoever has started it, and by which backends of the application.
 
         Raises:
             LookupError: no such group is known, or it is too long ago.
             WireError: what Redis says of it was not written by a producer.
             BackendUnavailableError: Redis cannot be reached.
         """
-        client = self.client()
+        client, key = self.client(), self.settings.keys.group(group_id)
+        raw: dict[bytes, bytes] = {}
         try:
-            raw = await client.redis.get(self.settings.keys.group(group_id))
+            reading: Any = client.redis.hgetall(key)
+            raw = await reading
+            if not raw:
+                raise LookupError(
+                    f"group {group_id} is not known at {self.settings.backend}:"
+                    " the id is wrong, or its results have expired"
+                )
+            kept = [msgspec.json.decode(part, type=KeptGroup) for part in raw.values()]
+            envelopes = {
+                place: (envelope, envelope.read_placement()) for part in kept for place, envelope in part.at_places()
+            }
+            members = kept[0].members or [repr(envelope.name) for envelope in kept[0].envelopes]
+            if max(envelopes) >= len(members):
+                raise WireError(f"it has {len(members)} processes, and says something of number {max(envelopes)}")
+        except (msgspec.MsgspecError, ValueError, RecursionError, WireError, redis.ResponseError) as error:
+            self._fleet.refusals.note("group", error, b" ".join(raw.values()), task_id=group_id)
+            raise WireError(
+                f"what {key} in Redis at {self.settings.backend} says of group {group_id} cannot be read: {error};"
+                " its results may be fetched one by one, by their ids"
+            ) from error
         except (OSError, redis.RedisError) as error:
             raise unavailable(self.settings.backend, f"attach to group {group_id}", error) from error
-        if raw is None:
-            raise LookupError(
-                f"group {group_id} is not known at {self.settings.backend}:"
-                " the id is wrong, or its results have expired"
-            )
-        tickets = []
-        try:
-            envelopes = msgspec.json.decode(raw, type=list[Envelope])
-            placements = [envelope.read_placement() for envelope in envelopes]
-        except (msgspec.MsgspecError, ValueError, RecursionError, WireError) as error:
-            self._fleet.refusals.note("group", error, raw, task_id=group_id)
-            raise WireError(
-                f"what {self.settings.keys.group(group_id)} in Redis at {self.settings.backend} says of group"
-                f" {group_id} cannot be read: {error}; its results may be fetched one by one, by their ids"
-            ) from error
-        for envelope, placement in zip(envelopes, placements, strict=True):
-            envelope.deadline = deadline
-            tickets.append(Ticket(envelope, self._grace, deadline, placement))
-        results = await client.adopt(tickets)
-        return [(result, ticket.envelope.is_optional) for result, ticket in zip(results, tickets, strict=True)]
+
+        async def results(deadline: float | None) -> list[tuple[ProcessResult, bool]]:
+            tickets = []
+            for envelope, placement in envelopes.values():
+                envelope.deadline = deadline
+                tickets.append(Ticket(envelope, self._grace, deadline, placement))
+            found = await client.adopt(tickets)
+            return [(result, ticket.envelope.is_optional) for result, ticket in zip(found, tickets, strict=True)]
+
+        return GroupPart(members, list(envelopes), results)
 
     async def aclose(self) -> None:
         """Close this event loop's connections. What is in flight goes on on the fleet.
