@@ -1,10 +1,17 @@
-"""A fake LLM: a local HTTP server that answers as a chat-completions API does, with latency and errors as wanted.
+"""A fake LLM: a local HTTP server that answers as the services do, with latency and whatever goes wrong as wanted.
 
 It needs no key and no network, and what it says is a function of what it is asked, so a test can expect it.
-``python -m stbass.testing.fake_llm --port 8080`` serves until Ctrl-C.
+``python -m stbass.testing.fake_llm --port 8080`` serves until Ctrl-C. Set a client's base URL to it: ``<url>/v1`` for
+OpenAI's, ``<url>`` for Anthropic's.
+
+Text, tool calls, structured output, usage, all of it in one piece or streamed. By itself it calls each tool that it is
+offered once, in order, with arguments that fit the tool's schema, and then says something; what has to fit a schema
+does. Texts in those samples are what it was asked last. A word is a token.
 
 ==============================  =======================================================================
-``POST /v1/chat/completions``   ``{"model", "messages": [{"role", "content"}]}`` → ``choices[0].message``
+``POST /v1/chat/completions``   OpenAI's chat completions
+``POST /v1/responses``          OpenAI's responses
+``POST /v1/messages``           Anthropic's messages
 ``POST /v1/embeddings``         ``{"model", "input": str | [str]}`` → ``data[i].embedding``
 ``GET /health``                 ``{"status": "ok"}``
 ==============================  =======================================================================
@@ -18,16 +25,30 @@ import hashlib
 import json
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Self
 from urllib.parse import urlsplit
 
 from stbass.errors import ConfigurationError, StbassError
+from stbass.testing._llm_protocols import (
+    PATHS,
+    Asked,
+    LLMTrouble,
+    ModelReply,
+    ToolCall,
+    answer,
+    asked_by,
+    refusal,
+    stream,
+)
 from stbass.testing._started import StartedInContext
 
-__all__ = ["FakeLLM", "LLMError", "complete", "embed"]
+__all__ = ["Asked", "FakeLLM", "LLMError", "LLMTrouble", "ToolCall", "complete", "embed"]
 
-_BODY_LIMIT = 2**20
+_BODY_LIMIT = 2**26
+_NO_TROUBLE = LLMTrouble()
 _DIMENSIONS = 8
 _START_SECONDS = 10.0
 _GOOD, _BAD = {"early", "great", "kind", "thanks"}, {"broken", "late", "never", "rude"}
@@ -50,7 +71,11 @@ class FakeLLM(StartedInContext):
         port: TCP port; 0 picks a free one.
         latency: seconds before each answer, for all models or by model (others answer at once).
         errors: the HTTP status that a model answers with, by model, for example ``{"broken": 503}``.
+        troubles: what goes wrong with the first requests of a model, by model, in order; None for one with which
+            nothing does.
+        keys: the API keys that it takes; others are refused with status 401. None: it does not look at them.
         reply: what it says, from model and last message; the default repeats the message in a set phrase.
+        script: the same from all that was asked: a text, or the tools that it calls. None for what it says by itself.
     """
 
     def __init__(
@@ -60,12 +85,18 @@ class FakeLLM(StartedInContext):
         port: int = 0,
         latency: float | Mapping[str, float] = 0.0,
         errors: Mapping[str, int] | None = None,
+        troubles: Mapping[str, Sequence[LLMTrouble | None]] | None = None,
+        keys: Iterable[str] | None = None,
         reply: Callable[[str, str], str] | None = None,
+        script: Callable[[Asked], ModelReply | None] | None = None,
     ) -> None:
         self._host, self._port = host, port
         self._latency = latency
         self._errors = dict(errors or {})
+        self._troubles = {model: list(some) for model, some in (troubles or {}).items()}
+        self._keys = None if keys is None else frozenset(keys)
         self._reply = reply or _say
+        self._script = script
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self._thread: threading.Thread | None = None
@@ -73,6 +104,8 @@ class FakeLLM(StartedInContext):
         self._failed: BaseException | None = None
         self.served: list[str] = []
         """The model of every request that was answered, in order."""
+        self.asked: list[Asked] = []
+        """What was asked of models, in order, also by requests that were then refused."""
         self.waiting = 0
         """How many requests it is answering now."""
         self.most_waiting = 0
@@ -125,11 +158,7 @@ class FakeLLM(StartedInContext):
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            status, answer = await self._answer(reader)
-            body = json.dumps(answer).encode()
-            head = f"HTTP/1.1 {status} {'OK' if status == 200 else 'Error'}\r\nContent-Type: application/json\r\n"
-            writer.write(f"{head}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body)
-            await writer.drain()
+            await _send(await self._answer(reader), reader, writer)
         except ConnectionError:
             pass  # the client went away: there is nobody to tell
         except asyncio.CancelledError:
@@ -137,24 +166,32 @@ class FakeLLM(StartedInContext):
         finally:
             writer.close()
 
-    async def _answer(self, reader: asyncio.StreamReader) -> tuple[int, dict[str, Any]]:
+    async def _answer(self, reader: asyncio.StreamReader) -> _Answer:
         try:
-            method, path, body = await _read_request(reader)
+            method, path, headers, body = await _read_request(reader)
         except (ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
-            return 400, _error(f"not a request: {error}")
+            return _Answer(400, refusal("chat", 400, f"not a request: {error}"))
         if (method, path) == ("GET", "/health"):
-            return 200, {"status": "ok"}
-        if (method, path) not in (("POST", "/v1/chat/completions"), ("POST", "/v1/embeddings")):
-            return 404, _error(f"no {method} {path} here")
+            return _Answer(200, {"status": "ok"})
+        protocol = PATHS.get(path)
+        if method != "POST" or (protocol is None and path != "/v1/embeddings"):
+            return _Answer(404, refusal("chat", 404, f"no {method} {path} here"))
+        if self._keys is not None and not self._keys & set(_keys_in(headers)):
+            return _Answer(401, refusal(protocol or "chat", 401, "the API key is not known here"))
         try:
             request = json.loads(body)
+            asked = None if protocol is None else asked_by(protocol, request)
             model = str(request["model"])
-            asked = request["messages"][-1]["content"] if path.endswith("completions") else request["input"]
-        except (ValueError, KeyError, TypeError, IndexError) as error:
-            return 400, _error(f"the body does not fit {path}: {type(error).__name__}: {error}")
-        return await self._work(model, asked, embedding=path.endswith("embeddings"))
+            texts = [] if asked is not None else request["input"]
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+            text = f"the body does not fit {path}: {type(error).__name__}: {error}"
+            return _Answer(400, refusal(protocol or "chat", 400, text))
+        if asked is not None:
+            self.asked.append(asked)
+        await self._work(model)
+        return self._embed(model, texts) if asked is None else self._speak(asked)
 
-    async def _work(self, model: str, asked: Any, *, embedding: bool) -> tuple[int, dict[str, Any]]:
+    async def _work(self, model: str) -> None:
         self.waiting += 1
         self.most_waiting = max(self.most_waiting, self.waiting)
         try:
@@ -164,15 +201,66 @@ class FakeLLM(StartedInContext):
         finally:
             self.waiting -= 1
         self.served.append(model)
+
+    def _speak(self, asked: Asked) -> _Answer:
+        left = self._troubles.get(asked.model)
+        trouble = (left.pop(0) if left else None) or _NO_TROUBLE
+        status = self._errors.get(asked.model, trouble.status)
+        if status != 200:
+            text = f"model {asked.model!r} is not available"
+            return _Answer(status, refusal(asked.protocol, status, text), trouble=trouble)
+        reply = None if self._script is None else self._script(asked)
+        if reply is None:
+            reply = asked.usual_reply(self._reply(asked.model, asked.text))
+        number = len(self.served)
+        if asked.streams:
+            return _Answer(200, events=stream(asked, reply, number), trouble=trouble)
+        return _Answer(200, answer(asked, reply, number), trouble=trouble)
+
+    def _embed(self, model: str, asked: Any) -> _Answer:
         if model in self._errors:
-            return self._errors[model], _error(f"model {model!r} is not available")
-        if embedding:
-            texts = [asked] if isinstance(asked, str) else list(asked)
-            data = [{"index": index, "embedding": _vector(str(text))} for index, text in enumerate(texts)]
-            return 200, {"object": "list", "model": model, "data": data}
-        message = {"role": "assistant", "content": self._reply(model, str(asked))}
-        choice = {"index": 0, "message": message, "finish_reason": "stop"}
-        return 200, {"object": "chat.completion", "model": model, "choices": [choice]}
+            status = self._errors[model]
+            return _Answer(status, refusal("chat", status, f"model {model!r} is not available"))
+        texts = [asked] if isinstance(asked, str) else list(asked)
+        data = [
+            {"object": "embedding", "index": index, "embedding": _vector(str(text))} for index, text in enumerate(texts)
+        ]
+        tokens = sum(len(str(text).split()) for text in texts)
+        usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+        return _Answer(200, {"object": "list", "model": model, "data": data, "usage": usage})
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """An answer in one piece, or as events."""
+
+    status: int
+    body: Mapping[str, Any] = field(default_factory=dict)
+    events: Iterable[str] | None = None
+    trouble: LLMTrouble = _NO_TROUBLE
+
+
+async def _send(answer: _Answer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    trouble = answer.trouble
+    headers = {"Content-Type": "application/json", "request-id": "req_fake", **trouble.headers, "Connection": "close"}
+    if answer.events is not None:
+        # In chunks, by which a client knows that it was cut.
+        headers |= {"Content-Type": "text/event-stream", "Transfer-Encoding": "chunked"}
+        pieces = [b"%x\r\n%s\r\n" % (len(event), event) for event in map(str.encode, answer.events)] + [b"0\r\n\r\n"]
+    else:
+        body = json.dumps(answer.body).encode()
+        headers["Content-Length"] = str(len(body))
+        pieces = [body[: len(body) // 2], body[len(body) // 2 :]]
+    ends_after = min((at for at in (trouble.stall_after, trouble.cut_after) if at is not None), default=None)
+    if ends_after != 0:
+        lines = [f"HTTP/1.1 {answer.status} {'OK' if answer.status == 200 else 'Error'}"]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        writer.write("\r\n".join([*lines, "", ""]).encode())
+    for piece in islice(pieces, ends_after):
+        writer.write(piece)
+        await writer.drain()
+    if ends_after is not None and ends_after == trouble.stall_after:
+        await reader.read()  # until the client gives up
 
 
 async def complete(prompt: str, *, model: str, url: str, timeout: float = 60.0) -> str:
@@ -213,7 +301,8 @@ async def _post(url: str, path: str, request: Mapping[str, Any], timeout: float)
             writer.write(f"{head}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body)
             await writer.drain()
             status = int((await reader.readuntil(b"\r\n")).split()[1])
-            answer = json.loads(await _read_body(reader))
+            _, body = await _read_message(reader)
+            answer = json.loads(body)
         finally:
             writer.close()
     if status != 200:
@@ -223,21 +312,26 @@ async def _post(url: str, path: str, request: Mapping[str, Any], timeout: float)
     return answer
 
 
-async def _read_request(reader: asyncio.StreamReader) -> tuple[str, str, bytes]:
+async def _read_request(reader: asyncio.StreamReader) -> tuple[str, str, dict[str, str], bytes]:
     line = (await reader.readuntil(b"\r\n")).decode("latin-1")
-    method, path, _ = line.split()
-    return method, path, await _read_body(reader)
+    method, target, _ = line.split()
+    headers, body = await _read_message(reader)
+    return method, urlsplit(target).path, headers, body
 
 
-async def _read_body(reader: asyncio.StreamReader) -> bytes:
-    length = 0
+async def _read_message(reader: asyncio.StreamReader) -> tuple[dict[str, str], bytes]:
+    headers: dict[str, str] = {}
     while (line := await reader.readuntil(b"\r\n")) != b"\r\n":
         name, _, value = line.decode("latin-1").partition(":")
-        if name.strip().lower() == "content-length":
-            length = int(value)
+        headers[name.strip().lower()] = value.strip()
+    length = int(headers.get("content-length", 0))
     if not 0 <= length <= _BODY_LIMIT:
         raise ValueError(f"a body of {length} bytes; at most {_BODY_LIMIT}")
-    return await reader.readexactly(length)
+    return headers, await reader.readexactly(length)
+
+
+def _keys_in(headers: Mapping[str, str]) -> list[str]:
+    return [headers.get("x-api-key", ""), headers.get("authorization", "").removeprefix("Bearer ")]
 
 
 def _say(model: str, asked: str) -> str:
@@ -250,10 +344,6 @@ def _say(model: str, asked: str) -> str:
 def _vector(text: str) -> list[float]:
     digest = hashlib.sha256(text.encode()).digest()
     return [round(byte / 127.5 - 1, 6) for byte in digest[:_DIMENSIONS]]
-
-
-def _error(message: str) -> dict[str, Any]:
-    return {"error": {"message": message}}
 
 
 def _reason(answer: Any) -> str:
