@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
+import signal
 import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
+import redis
 
 from stbass import PLACED_PAR, Chan
 from stbass._process.context import ProcessContext
@@ -120,6 +123,25 @@ async def test_a_producer_whose_connections_a_firewall_forgot(server: RedisServe
             assert await backend.health_check()
         await transport.aclose()
         await backend.aclose()
+
+
+@pytest.mark.parametrize("command", [("GET", "key"), ("SET", "key", b"x" * 30_000_000)], ids=["read", "written"])
+async def test_a_server_that_does_not_answer_is_given_up_in_time(server: RedisServer, command: tuple[Any, ...]) -> None:
+    client = RedisAddress.parse(server.url, "the test", {"socket_timeout": 1.5}).async_client()
+    assert await client.ping()
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        async with asyncio.timeout(30):
+            with pytest.raises(redis.TimeoutError):
+                await client.execute_command(*command)
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+    # The next command has a connection of its own, and as much time again.
+    assert await client.ping()
+    # What takes long is not what does not answer.
+    await asyncio.gather(*(client.blpop(["nothing"], timeout=1) for _ in range(3)))
+    assert await client.ping()
+    await client.aclose()
 
 
 async def _forgotten_worker(server: RedisServer, within: float, **options: Any) -> None:

@@ -318,11 +318,71 @@ class _TriedConnection:
     """A connection of redis-py that is tried before it is used if it was idle, and made anew if it does not answer.
 
     The first one to a server tells a cluster, which would answer only some of the commands.
+
+    redis-py sets a time-out for each command and one for each answer, which is a third of what they cost. Here one
+    timer looks after the connection for as long as it is in use.
     """
 
     health_check_interval: float
     next_health_check: float
     _no_clusters: ClassVar[set[str]] = set()
+    _asked_at: float | None = None
+    """When the command was sent that has no answer yet."""
+    _looks: asyncio.TimerHandle | None = None
+    _deaf: redis.TimeoutError | None = None
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        connection: Any = self
+        self._patience: float | None = connection.socket_timeout
+        connection.socket_timeout = None
+
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        """See redis-py."""
+        connection: Any = self
+        if not connection.is_connected:
+            await connection.connect_check_health(check_health=False)
+        elif check_health:
+            await self.check_health()
+        parent: Any = super()
+        self._wait_from_now()
+        try:
+            await parent.send_packed_command(command, check_health=False)
+        except redis.ConnectionError as error:
+            raise self._deaf or error from None
+        finally:
+            self._asked_at = None
+
+    async def read_response(self, *args: Any, timeout: float | None = None, **options: Any) -> Any:
+        """See redis-py; who gives a ``timeout`` looks after the connection himself."""
+        parent: Any = super()
+        if timeout is None:
+            self._wait_from_now()
+        try:
+            return await parent.read_response(*args, timeout=timeout, **options)
+        finally:
+            self._asked_at = None
+
+    def _wait_from_now(self) -> None:
+        if self._patience is not None:
+            loop = asyncio.get_running_loop()
+            self._asked_at = loop.time()
+            if self._looks is None:
+                self._looks = loop.call_at(self._asked_at + self._patience, self._look)
+
+    def _look(self) -> None:
+        self._looks = None
+        if self._asked_at is None or self._patience is None:
+            return
+        loop = asyncio.get_running_loop()
+        due = self._asked_at + self._patience
+        if loop.time() < due:
+            self._looks = loop.call_at(due, self._look)
+            return
+        connection: Any = self
+        self._deaf = redis.TimeoutError(f"no answer for {self._patience:g} s")
+        connection._reader.set_exception(self._deaf)
+        connection._writer.transport.abort()
 
     async def connect(self) -> None:
         """See redis-py.
@@ -331,6 +391,7 @@ class _TriedConnection:
             BackendUnavailableError: the server is part of a cluster.
         """
         kind: Any = super()
+        self._deaf = None
         await kind.connect()
         connection: Any = self
         where = repr(connection.repr_pieces())
