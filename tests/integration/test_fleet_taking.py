@@ -186,6 +186,28 @@ async def test_an_idle_worker_of_many_queues_asks_little(server: RedisServer) ->
     assert spent <= seconds / 2
 
 
+async def test_waiting_for_the_next_message_costs_no_command_of_its_own(server: RedisServer, fleet: Celery) -> None:
+    def calls() -> int:
+        stats = server.command("INFO", "commandstats")
+        return sum(int(stats[f"cmdstat_{name}"]["calls"]) for name in ("evalsha", "exists"))
+
+    with worker(server, "a"):
+        assert (await start(fleet, "a", "warm-up")).value == "warm-up"
+        before, count = calls(), 50
+        for n in range(count):
+            assert (await start(fleet, "a", n)).value == n
+        # Taken, claimed (which looks once for what is known of it), finished.
+        assert calls() - before <= 4.5 * count
+
+
+async def test_the_message_is_acknowledged_with_the_result(server: RedisServer, fleet: Celery) -> None:
+    with worker(server, "a", "b"):
+        for n in range(10):
+            assert (await start(fleet, "ab"[n % 2], n)).value == n
+            # The moment somebody hears of the result: a worker that dies now leaves nothing to be done again.
+            assert (server.command("HLEN", "unacked"), server.command("ZCARD", "unacked_index")) == (0, 0)
+
+
 @pytest.mark.parametrize("after", [True, False])
 async def test_the_connection_is_cut_at_any_moment(server: RedisServer, after: bool) -> None:
     """Every message is delivered, and once, unless it was its acknowledgement that was cut off."""

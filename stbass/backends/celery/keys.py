@@ -383,18 +383,18 @@ return 0
 """
 
 FINISH = """
--- Store results, many at once (at most 1000), and tell those who wait.
--- ARGV: result key prefix, result ttl (s; 0: none), and packed (msgpack) a list with, per process:
---       id, attempt (0: it never started), result, reply
+-- Store results, many at once (at most 1000), tell those who wait, and acknowledge the messages.
+-- ARGV: result key prefix, result ttl (s; 0: none), packed (msgpack) a list with, per process: id, attempt (0: it never
+--       started), result, reply, delivery tag; then kombu's unacked hash and index ('': they are on another server)
 -- Gives per process 1, or 0 if it is no longer this worker's (then nothing is stored: the other one's result counts).
 local prefix, ttl, jobs = ARGV[1], tonumber(ARGV[2]), cmsgpack.unpack(ARGV[3])
 local channels = {}
 for index, job in ipairs(jobs) do channels[index] = prefix .. job[1] end
 -- Who waits for a single result, as Celery does, subscribes to its key; for most nobody does.
 local listeners = redis.call('PUBSUB', 'NUMSUB', unpack(channels))
-local out, replies, gone, ended = {}, {}, {}, {}
+local out, replies, gone, ended, tags = {}, {}, {}, {}, {}
 for index, job in ipairs(jobs) do
-  local id, attempt, result, reply = unpack(job, 1, 4)
+  local id, attempt, result, reply, tag = unpack(job, 1, 5)
   local run, key = 'stbass:run:' .. id, channels[index]
   local mine
   if attempt == 0 then
@@ -421,10 +421,15 @@ for index, job in ipairs(jobs) do
   else
     out[index] = 0
   end
+  if tag ~= '' then table.insert(tags, tag) end
 end
 if #ended > 0 then
   redis.call('DEL', unpack(gone))
   redis.call('ZREM', 'stbass:leases', unpack(ended))
+end
+if ARGV[4] ~= '' and #tags > 0 then
+  redis.call('ZREM', ARGV[5], unpack(tags))
+  redis.call('HDEL', ARGV[4], unpack(tags))
 end
 for reply, results in pairs(replies) do
   local small, large = table.concat(results[1], ','), table.concat(results[2], ',')

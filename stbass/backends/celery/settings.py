@@ -70,6 +70,13 @@ class FleetSettings:
         """Whether queues and results are in one database of one Redis server: one connection then serves both."""
         return self.broker is not None and self.broker.url == self.backend.url
 
+    @property
+    def unacked_beside_results(self) -> tuple[str, str]:
+        """Keys of the messages that are taken and not acknowledged, if they are where the results are; else empty."""
+        if not self.one_server:
+            return "", ""
+        return f"{self.broker_prefix}{self.unacked[0]}", f"{self.broker_prefix}{self.unacked[1]}"
+
     def allows(self, reference: str) -> bool:
         """Whether a worker with these settings may run the process ``module:qualname``."""
         return reference in worker_processes() or _is_included(reference.partition(":")[0], self.include)

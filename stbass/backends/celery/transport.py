@@ -4,8 +4,8 @@ It is kombu's own Redis transport but for two things. Stock, every message costs
 delivered and a MULTI/ZREM/HDEL when it is acknowledged, each a round trip; and a message that was popped for a worker
 that dies before it has noted it is lost. Here the worker waits without taking (see :mod:`.watch`), for one queue and
 for many in the same way; one script then takes what is there, as far as the prefetch limit allows, and notes all of it
-as unacknowledged, atomically; and the messages that are acknowledged in one turn of the event loop are removed with one
-command. The keys and their contents are kombu's, so that stock workers and this one can consume the same queue, but for
+as unacknowledged, atomically. Those of processes are acknowledged where their results are stored, if that is the same
+server; others that are acknowledged in one turn of the event loop are removed with one command. The keys and their contents are kombu's, so that stock workers and this one can consume the same queue, but for
 one (under kombu's ``global_keyprefix``):
 
 ``stbass:took:<id>``
@@ -16,6 +16,7 @@ one (under kombu's ``global_keyprefix``):
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import re
 import threading
@@ -61,34 +62,38 @@ TAKE_MOST = 128
 
 TAKE = """
 -- Take messages from queues and note them as unacknowledged (kombu's format).
--- KEYS: unacked hash, unacked index, what was taken last, then the queues' lists, the most urgent first.
--- ARGV: how many to take, whether equally urgent lists share that ('1') or the first has all it can ('0'), the number
---       of this call (the same again: its answer was lost), then per list: how the routing stands in our own messages,
---       the queue's name, its rank, whether its messages are to be noted ('1'; '0': nobody will acknowledge them)
--- Gives per list that had some: its number, good messages, messages that are not messages. After a lost answer: 0 and
--- the entries of those messages in the unacked hash.
-local time = redis.call('TIME')
-local now = time[1] + time[2] / 1000000
-local room, shared, call = tonumber(ARGV[1]), ARGV[2] == '1', ARGV[3]
-local before = redis.call('GET', KEYS[3])
-if before then
-  local tags = cmsgpack.unpack(before)
+-- KEYS: the queues' lists, the most urgent first. Only these: the server tells who waits of changes of any of them.
+-- ARGV: unacked hash, unacked index, what was taken last, how many to take, whether equally urgent lists share that
+--       ('1') or the first has all it can ('0'), the number of this call, whether it was made before and its answer was
+--       lost ('1'), then per list: how the routing stands in our own messages, the queue's name, its rank, whether its
+--       messages are to be noted ('1'; '0': nobody will acknowledge them)
+-- Gives whether there is more (1), and per list that had some: its number, good messages, messages that are not
+-- messages. After a lost answer: 0 and the entries of those messages in the unacked hash.
+local unacked, unacked_index, took = unpack(ARGV, 1, 3)
+local room, shared, call = tonumber(ARGV[4]), ARGV[5] == '1', ARGV[6]
+if ARGV[7] == '1' then
+  local before = redis.call('GET', took)
+  local tags = before and cmsgpack.unpack(before) or {}
   if table.remove(tags) == call then
     local entries = {}
-    for _, entry in ipairs(redis.call('HMGET', KEYS[1], unpack(tags))) do
+    for _, entry in ipairs(redis.call('HMGET', unacked, unpack(tags))) do
       if entry then table.insert(entries, entry) end
     end
-    return {{0, entries, {}}}
+    return {1, {{0, entries, {}}}}
   end
 end
+local more = 0
 local lists, out, taken = {}, {}, {}
-for i = 4, #KEYS do
-  local routing, queue, rank, noted = unpack(ARGV, 4 * (i - 3), 4 * (i - 3) + 3)
-  local length = redis.call('LLEN', KEYS[i])
+for i, key in ipairs(KEYS) do
+  local routing, queue, rank, noted = unpack(ARGV, 4 * i + 4, 4 * i + 7)
+  local length = redis.call('LLEN', key)
   if length > 0 then
-    table.insert(lists, {i - 3, KEYS[i], length, 0, routing, queue, rank, noted == '1'})
+    table.insert(lists, {i, key, length, 0, routing, queue, rank, noted == '1'})
   end
 end
+if #lists == 0 then return {0, out} end
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1000000
 -- How many from each
 local first = 1
 while first <= #lists and room > 0 do
@@ -97,9 +102,9 @@ while first <= #lists and room > 0 do
   local share = shared and math.max(1, math.floor(room / (last - first + 1))) or room
   for _, most in ipairs({share, room}) do
     for i = first, last do
-      local more = math.min(lists[i][3] - lists[i][4], most, room)
-      lists[i][4] = lists[i][4] + more
-      room = room - more
+      local further = math.min(lists[i][3] - lists[i][4], most, room)
+      lists[i][4] = lists[i][4] + further
+      room = room - further
     end
   end
   first = last + 1
@@ -145,19 +150,22 @@ for _, list in ipairs(lists) do
       end
     end
     if #noted > 0 then
-      redis.call('HSET', KEYS[1], unpack(noted))
-      redis.call('ZADD', KEYS[2], unpack(index))
+      redis.call('HSET', unacked, unpack(noted))
+      redis.call('ZADD', unacked_index, unpack(index))
     end
     -- Last: a server that refuses to note them does not lose them.
     redis.call('LTRIM', key, 0, -count - 1)
     table.insert(out, {number, good, bad})
+    -- Who waits is told of changes only of what it has looked at since it was last told.
+    length = redis.call('LLEN', key)
   end
+  if length > 0 then more = 1 end
 end
 if #taken > 0 then
   table.insert(taken, call)
-  redis.call('SET', KEYS[3], cmsgpack.pack(taken), 'EX', 600)
+  redis.call('SET', took, cmsgpack.pack(taken), 'EX', 600)
 end
-return out
+return {more, out}
 """
 
 _decode = msgspec.json.Decoder().decode
@@ -177,8 +185,9 @@ class _List(NamedTuple):
     """One of a queue's lists: kombu keeps one per priority."""
 
     queue: str
-    key: str
-    rank: int
+    key: bytes
+    args: tuple[bytes, ...]
+    """Of the script."""
 
 
 class _RefusedForNow(redis.ConnectionError):
@@ -214,6 +223,7 @@ class QoS(stock.QoS):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._acked: list[str] = []
+        self._gone: set[str] = set()
 
     def append(self, message: Any, delivery_tag: str) -> None:
         # Redis knows already: the script that took the message noted it.
@@ -223,6 +233,10 @@ class QoS(stock.QoS):
             super().append(message, delivery_tag)
 
     def ack(self, delivery_tag: str) -> None:
+        if delivery_tag in self._gone:
+            self._gone.discard(delivery_tag)
+            virtual.QoS.ack(self, delivery_tag)
+            return
         hub = get_event_loop()
         if hub is None or threading.get_ident() != self.channel._turn_thread:
             super().ack(delivery_tag)
@@ -232,6 +246,10 @@ class QoS(stock.QoS):
         if len(self._acked) == 1:
             # A little later: what is acknowledged meanwhile goes along, and the next process is not kept waiting.
             hub.call_later(_ACK_DELAY, self.flush_acks)
+
+    def forgotten(self, delivery_tag: str) -> None:
+        """Redis has been told already of the message that is about to be acknowledged."""
+        self._gone.add(delivery_tag)
 
     def flush_acks(self) -> None:
         """Remove what was acknowledged from Redis. After an error the tags are kept for the next turn."""
@@ -276,13 +294,16 @@ class Channel(stock.Channel):
     refused: ClassVar[Counter[str]] = Counter()
     refusals: ClassVar[Refusals | None] = None
     """Where a worker sets aside what it refuses."""
-    _unanswered: ClassVar[dict[str, tuple[str, str]]] = {}
+    _unanswered: ClassVar[dict[str, tuple[str, bytes]]] = {}
     """Per broker: where a message may have been taken for us without our knowing, and the number of that call."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._watch = ListWatch()
+        self._watch = ListWatch(TAKE)
         self._id = new_id()
+        self._calls = itertools.count()
         self._unnoted: set[str] = set()
+        self._listed_for: tuple[str, ...] | None = None
+        self._listed: list[_List] = []
         self._refusal: str | None = None
         self._rests_until = 0.0
         self._rest = 0.0
@@ -308,7 +329,6 @@ class Channel(stock.Channel):
         """A client without kombu's key prefixing, on the channel's connection pool."""
         if self._batch_client is None:
             self._batch_client = redis.Redis(connection_pool=self.pool)
-            self._take = self._batch_client.register_script(TAKE)
         return self._batch_client
 
     def prefixed(self, key: str) -> str:
@@ -337,11 +357,20 @@ class Channel(stock.Channel):
             self._unnoted.discard(queue)
         # What it waits for is not all any more: the next turn asks again.
         self._in_poll = None
+        self._listed_for = None
         return answer
 
     def _lists(self) -> list[_List]:
-        queues = self._queue_cycle.consume(len(self.active_queues))
-        return [_List(queue, self._q_for_pri(queue, rank), rank) for rank in self.priority_steps for queue in queues]
+        queues = tuple(self._queue_cycle.consume(len(self.active_queues)))
+        if queues != self._listed_for:
+            self._listed_for = queues
+            self._listed = [self._list(queue, rank) for rank in self.priority_steps for queue in queues]
+        return self._listed
+
+    def _list(self, queue: str, rank: int) -> _List:
+        key = self.prefixed(self._q_for_pri(queue, rank)).encode()
+        noted = b"0" if queue in self._unnoted else b"1"
+        return _List(queue, key, (routing_in_message(queue), queue.encode(), b"%d" % rank, noted))
 
     def _brpop_start(self, timeout: float | None = None) -> None:
         self._turn_thread = threading.get_ident()
@@ -352,7 +381,7 @@ class Channel(stock.Channel):
             return
         connection = self.client.connection
         try:
-            self._watch.look(connection, [self.prefixed(one.key) for one in lists])
+            self._watch.look(connection, [one.key for one in lists])
         except OSError:
             # Closed while it was idle. Nothing is lost with it; kombu makes another in the next turn.
             connection.disconnect()
@@ -375,8 +404,8 @@ class Channel(stock.Channel):
             connection.disconnect()
         if not found or rests:
             raise Empty
-        self._in_poll = None
         if not self.qos.can_consume():
+            self._in_poll = None
             raise Empty
         return self._take_some()
 
@@ -435,10 +464,12 @@ class Channel(stock.Channel):
             raise Empty
         room = self.qos.can_consume_max_estimate()
         try:
-            taken = self._take_from(lists, TAKE_MOST if room is None else min(TAKE_MOST, room))
-        except (redis.ResponseError, _RefusedForNow) as error:
+            is_more, taken = self._take_from(lists, TAKE_MOST if room is None else min(TAKE_MOST, room))
+        except redis.ResponseError as error:
             self._refused_for_now(error)
             raise Empty from None
+        if is_more:
+            self._in_poll = None
         if self._refusal is not None:
             _log.warning("the broker gives messages again")
             self._refusal, self._rest = None, 0.0
@@ -463,26 +494,35 @@ class Channel(stock.Channel):
         return f"{self.connection.client.as_uri()}{self.global_keyprefix}"
 
     def _take_from(self, lists: list[_List], room: int) -> list[Any]:
-        where = self._broker
-        taker, call = self._unanswered.pop(where, (self._id, new_id()))
-        client = self.batch_client
-        names = (self.unacked_key, self.unacked_index_key, f"stbass:took:{taker}", *(one.key for one in lists))
-        args: list[Any] = [room, int(self.queue_order_strategy == "round_robin"), call]
-        for one in lists:
-            args += (routing_in_message(one.queue), one.queue, one.rank, int(one.queue not in self._unnoted))
-        keys = [self.prefixed(name) for name in names]
+        where, connection = self._broker, self.client.connection
+        unanswered = self._unanswered.pop(where, None)
+        taker, call = unanswered or (self._id, b"%d" % next(self._calls))
+        names = (self.unacked_key, self.unacked_index_key, f"stbass:took:{taker}")
+        shared = b"1" if self.queue_order_strategy == "round_robin" else b"0"
+        head = [*(self.prefixed(name).encode() for name in names), b"%d" % room, shared, call]
+        of_lists = [part for one in lists for part in one.args]
+        keys, seconds = [one.key for one in lists], _or_default(self.socket_timeout)
+
+        def take(again: bool) -> list[Any]:
+            return self._watch.take(connection, keys, [*head, b"%d" % again, *of_lists], seconds)
+
         try:
             try:
-                answer: list[Any] = self._take(keys=keys, args=args, client=client)
-            except (redis.ConnectionError, redis.TimeoutError):
-                # Closed while it was idle, perhaps, or no master any more: then the other connection is stale too.
+                return take(unanswered is not None)
+            except OSError as error:
+                # Closed while it was idle, perhaps, or no master any more.
                 # Whether it was taken or not: the same call gives the same answer.
-                self.client.connection.disconnect()
-                answer = self._take(keys=keys, args=args, client=client)
+                _log.debug("the connection that waits for messages is made anew: %s", error)
+                connection.disconnect()
+                connection.connect()
+                return take(True)
+        except OSError as error:
+            self._unanswered[where] = (taker, call)
+            connection.disconnect()
+            raise redis.ConnectionError(f"the broker gives no messages: {error}") from error
         except self.connection_errors:
             self._unanswered[where] = (taker, call)
             raise
-        return answer
 
     def _refused_for_now(self, error: redis.RedisError) -> None:
         """The server is there and says no, for as long as it is full, a replica, or still loading."""

@@ -93,6 +93,8 @@ class Outcome:
 
     status: str
     result: ProcessResult | None = None
+    acknowledged: bool = False
+    """Whether Redis has forgotten the message: that goes with storing the result."""
 
 
 class RunListener(Protocol):
@@ -299,6 +301,7 @@ class Runtime:
             write=self._write_checkpoints,
             timeout=max(1.0, settings.lease / 3),
         )
+        self._unacked = settings.unacked_beside_results
         self._broker: redis.Redis | None = None
         """For the keeper's thread, if the queues are on another server than the leases."""
         if settings.broker is not None and not settings.one_server:
@@ -817,10 +820,11 @@ class Runtime:
         self._rest()
 
     async def _store(self, batch: list[tuple[Job, bytes]]) -> None:
-        packed = _pack([(job.id, job.attempt, meta.decode(), job.envelope.reply) for job, meta in batch])
-        stored = await self._finish_script(args=[self._prefix, self.settings.result_ttl, packed])
+        packed = _pack([(job.id, job.attempt, meta.decode(), job.envelope.reply, job.tag) for job, meta in batch])
+        args = [self._prefix, self.settings.result_ttl, packed, *self._unacked]
+        stored = await self._finish_script(args=args)
         for (job, _), mine in zip(batch, stored, strict=True):
-            self._done(job, Outcome("stored" if mine else "lost", job.result))
+            self._done(job, Outcome("stored" if mine else "lost", job.result, bool(job.tag and self._unacked[0])))
 
     def _not_stored(self, sealed: tuple[Job, bytes], error: Exception) -> None:
         job, meta = sealed

@@ -24,6 +24,7 @@ from stbass import par, placement, replicator, seq, topology  # noqa: F401
 from stbass._values.texts import LONGEST_TRACEBACK, error_text, shortened, text_of, type_name_of
 from stbass.backends.celery.envelope import ENVELOPE_HEADER, SIGNATURE_HEADER, Envelope, Reply, reply_to
 from stbass.backends.celery.settings import EXECUTE, fleet_of
+from stbass.backends.celery.transport import Channel
 from stbass.backends.celery.worker.pool import AsyncioPool
 from stbass.backends.celery.worker.runtime import Job, Outcome, current_runtime
 from stbass.backends.celery.worker.task_signals import ProcessSignals, somebody_listens
@@ -220,6 +221,8 @@ class ProcessRequest(Request):
         result = outcome.result
         state.task_ready(self, successful=result is not None and result.is_ok)
         if outcome.status != "busy":
+            if outcome.acknowledged and isinstance(self._message.channel, Channel):
+                self._message.channel.qos.forgotten(self._message.delivery_tag)
             self.acknowledge()
         if result is None or not self._somebody_listens():
             return
