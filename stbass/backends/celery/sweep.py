@@ -156,7 +156,12 @@ class Sweeper:
         result = failed_result(error, lost, worker=worker, attempt=attempt, checkpoint=run.checkpoint)
         meta = seal_result(task_id, result, self._settings)
         packed = msgspec.msgpack.encode([(task_id, attempt, meta.decode(), run.reply, run.tag)])
-        args = [self._prefix, self._settings.result_ttl, packed, *self._settings.unacked_beside_results]
+        args: list[str | int | bytes] = [
+            self._prefix,
+            self._settings.result_ttl,
+            packed,
+            *self._settings.unacked_beside_results,
+        ]
         self._finish(args=args)
         _log.warning("process %s: %s", task_id, error)
 

@@ -821,7 +821,7 @@ class Runtime:
 
     async def _store(self, batch: list[tuple[Job, bytes]]) -> None:
         packed = _pack([(job.id, job.attempt, meta.decode(), job.envelope.reply, job.tag) for job, meta in batch])
-        args = [self._prefix, self.settings.result_ttl, packed, *self._unacked]
+        args: list[str | int | bytes] = [self._prefix, self.settings.result_ttl, packed, *self._unacked]
         stored = await self._finish_script(args=args)
         for (job, _), mine in zip(batch, stored, strict=True):
             self._done(job, Outcome("stored" if mine else "lost", job.result, bool(job.tag and self._unacked[0])))
