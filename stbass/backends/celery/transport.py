@@ -5,8 +5,9 @@ delivered and a MULTI/ZREM/HDEL when it is acknowledged, each a round trip; and 
 that dies before it has noted it is lost. Here the worker waits without taking (see :mod:`.watch`), for one queue and
 for many in the same way; one script then takes what is there, as far as the prefetch limit allows, and notes all of it
 as unacknowledged, atomically. Those of processes are acknowledged where their results are stored, if that is the same
-server; others that are acknowledged in one turn of the event loop are removed with one command. The keys and their contents are kombu's, so that stock workers and this one can consume the same queue, but for
-one (under kombu's ``global_keyprefix``):
+server; others that are acknowledged in one turn of the event loop are removed with one command. The keys and their
+contents are kombu's, so that stock workers and this one can consume the same queue, but for one (under kombu's
+``global_keyprefix``):
 
 ``stbass:took:<id>``
     string; this worker; it alone; ten minutes. The tags of the messages that it took last: if the answer was lost with
