@@ -14,6 +14,7 @@ from stbass._process.call import is_async
 from stbass._process.context import Composable, ProcessContext, changed, changes_since, checked_name
 from stbass._process.sync_threads import shared_threads
 from stbass._values.arguments import remember
+from stbass._values.checks import refuse_generator
 from stbass._values.endpoint import Placement
 from stbass.errors import NotTransportable
 
@@ -67,6 +68,8 @@ class Process(Composable):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if "run" in cls.__dict__:
+            refuse_generator(cls.__dict__["run"], f"{cls.__qualname__}.run")
         if cls.__name__ != "FunctionProcess" or cls.__module__ != __name__:
             _known[reference_of(cls)] = cls
 
@@ -95,6 +98,7 @@ class FunctionProcess(Process):
         return object.__new__(cls)
 
     def __init__(self, function: ProcessFunction, name: str | None = None, placement: Placement | None = None) -> None:
+        refuse_generator(function, f"process {name or getattr(function, '__name__', function)!r}")
         self._function = function
         self._given_name = name
         self._name = name or getattr(function, "__name__", type(function).__name__)

@@ -22,7 +22,7 @@ from stbass._process.context import (
 )
 from stbass._values.checks import checked_deadline
 from stbass._values.endpoint import Placement
-from stbass._values.outcome import Failure, ProcessResult, RunInfo, outcome_of_run, with_run
+from stbass._values.outcome import Failure, ProcessResult, RunInfo, leaves_of, outcome_of_run, with_run
 from stbass._values.policy import FailurePolicy, OnFailure, RetryPolicy
 from stbass.errors import NotTransportable, ProcessCancelled
 from stbass.observe import events
@@ -294,11 +294,12 @@ def _outcome(ctx: ProcessContext, result: CompositionResult, around: float | Non
     if result.is_ok:
         return ProcessResult.ok(result.value)
     results, optional = result.results, result._optional
-    failed = [one.failure.error for index, one in enumerate(results) if not one.is_ok and index not in optional]
-    errors = [error for error in failed if not issubclass(type(error), ProcessCancelled)] or failed
+    failed = [one for index, one in enumerate(results) if not one.is_ok and index not in optional]
+    told = [one for one in failed if not issubclass(type(one.failure.error), ProcessCancelled)] or failed
+    errors = [one.failure.error for one in told]
     group = BaseExceptionGroup(f"{len(failed)} of {len(results)} processes of {ctx.process_name!r} failed", errors)
     if around is not None and monotonic() >= around and any(issubclass(type(error), TimeoutError) for error in errors):
         late = too_late(ctx, "running")
         late.__cause__ = group
-        return ProcessResult.fail(late)
-    return ProcessResult.fail(group)
+        return ProcessResult.fail(late, leaves=leaves_of(told))
+    return ProcessResult.fail(group, leaves=leaves_of(told))

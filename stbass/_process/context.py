@@ -538,6 +538,7 @@ def _completed(failure: Failure, ctx: ProcessContext) -> Failure:
         parent_process=failure.parent_process or known.parent_process,
         channel_state=failure.channel_state or known.channel_state,
         checkpoint=known.checkpoint if failure.checkpoint is None else failure.checkpoint,
+        leaves=failure.leaves,
     )
 
 

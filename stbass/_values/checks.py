@@ -1,7 +1,9 @@
-"""Checks of numbers that a user gives: their type, their range, and the message when they are wrong."""
+"""Checks of numbers and functions that a user gives, and the message when they are wrong."""
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 from numbers import Real
 from typing import TypeGuard
@@ -14,7 +16,29 @@ __all__ = [
     "checked_wait",
     "is_number",
     "is_whole",
+    "refuse_generator",
 ]
+
+
+def refuse_generator(function: object, what: str) -> None:
+    """Raise an error if calling this would run nothing of it, because there is a ``yield`` in it.
+
+    Args:
+        function: anything.
+        what: what it is, for the message: ``"process 'read'"``.
+
+    Raises:
+        TypeError: it is a generator function, sync or async, or an object that is called as one.
+    """
+    target = function
+    while isinstance(target, functools.partial):
+        target = target.func
+    called = target if inspect.isroutine(target) or not callable(target) else type(target).__call__
+    if inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called):
+        raise TypeError(
+            f"{what} has a `yield` in it, so that calling it runs nothing: `return` what it gives, once; "
+            f"send what it gives bit by bit over a channel"
+        )
 
 
 def is_whole(value: object) -> TypeGuard[int]:

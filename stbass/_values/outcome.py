@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
@@ -12,9 +13,10 @@ from stbass._values.ids import new_id
 from stbass._values.texts import error_text, plain_text, shortened, text_of
 
 _LONGEST_VALUE = 10_000
+_MOST_LEAVES = 100
 """Characters of a value in a text for people."""
 
-__all__ = ["Failure", "ProcessResult", "RunInfo", "aware", "moment_of", "outcome_of_run", "utc_now"]
+__all__ = ["Failure", "ProcessResult", "RunInfo", "aware", "leaves_of", "moment_of", "outcome_of_run", "utc_now"]
 
 
 def utc_now() -> datetime:
@@ -66,6 +68,9 @@ class Failure:
         channel_state: per bound channel, what :attr:`stbass.channel.Chan.stats` said at the failure.
         checkpoint: the last value given to ``ctx.checkpoint``.
         traceback_str: text of the traceback, of the remote one if it ran elsewhere.
+        leaves: of a composition: what failed in it, at whatever depth, a line each, at most a hundred: the names of the
+            processes from the outside in, the error, and where it ran, such as
+            ``"research/fetch: ValueError: no such page (opus @ anthropic, worker w1@host)"``.
     """
 
     error: BaseException
@@ -78,6 +83,7 @@ class Failure:
     channel_state: dict[str, Any] = field(default_factory=dict)
     checkpoint: Any = None
     traceback_str: str = ""
+    leaves: tuple[str, ...] = ()
 
     @property
     def elapsed(self) -> timedelta | None:
@@ -88,8 +94,12 @@ class Failure:
 
     @property
     def summary(self) -> str:
-        """One line: ``[name] ErrorType: message``."""
-        return f"[{shortened(self.process_name, _LONGEST_VALUE)}] {error_text(self.error)}"
+        """One line: ``[name] ErrorType: message``; of a composition also the first that failed in it."""
+        text = f"[{shortened(self.process_name, _LONGEST_VALUE)}] {error_text(self.error)}"
+        if not self.leaves:
+            return text
+        more = f" (and {len(self.leaves) - 1} more)" if len(self.leaves) > 1 else ""
+        return f"{text}: {self.leaves[0]}{more}"
 
     @property
     def detailed(self) -> str:
@@ -105,6 +115,7 @@ class Failure:
             lines.append(f"Parent: {self.parent_process}")
         if self.placement is not None:
             lines.append(f"Placement: {self.placement.summary}")
+        lines += [f"Failed in it: {leaf}" for leaf in self.leaves]
         if self.checkpoint is not None:
             lines.append(f"Checkpoint: {text_of(self.checkpoint, _LONGEST_VALUE)}")
         for name, state in self.channel_state.items():
@@ -119,6 +130,29 @@ class Failure:
         # Its error may be one whose repr raises, and so may what its checkpoint holds.
         parts = (f"{one.name}={text_of(getattr(self, one.name), _LONGEST_VALUE)}" for one in fields(self))
         return f"Failure({', '.join(parts)})"
+
+
+def leaves_of(failed: Iterable[ProcessResult]) -> tuple[str, ...]:
+    """:attr:`Failure.leaves` of a composition in which these processes failed."""
+    found: list[str] = []
+    for result in failed:
+        failure = result.failure
+        name = shortened(failure.process_name, _LONGEST_VALUE)
+        found += [f"{name}/{leaf}" for leaf in failure.leaves] or [f"{name}: {_leaf(failure, result.run)}"]
+        if len(found) > _MOST_LEAVES:
+            break
+    if len(found) > _MOST_LEAVES:
+        return (*found[: _MOST_LEAVES - 1], "and more")
+    return tuple(found)
+
+
+def _leaf(failure: Failure, run: RunInfo | None) -> str:
+    place = failure.placement
+    where = [] if place is None else [" ".join(filter(None, (place.model, place.endpoint and f"@ {place.endpoint}")))]
+    if run is not None and run.worker is not None:
+        where.append(f"worker {run.worker}")
+    where = [plain_text(one) for one in where if one]
+    return error_text(failure.error, _LONGEST_VALUE) + (f" ({', '.join(where)})" if where else "")
 
 
 def aware(moment: datetime) -> datetime:

@@ -16,6 +16,7 @@ __all__ = ["FailureReport"]
 
 _CASCADE = timedelta(milliseconds=100)
 _LONGEST_NAME = 1000
+_MOST_SHOWN = 20
 
 
 @dataclass
@@ -112,6 +113,7 @@ class FailureReport:
                     "process_name": _name(failure),
                     "error_type": type(failure.error).__name__,
                     "error_message": message_of(failure.error),
+                    **({"leaves": list(failure.leaves)} if failure.leaves else {}),
                 }
                 for failure in self.failures
             ],
@@ -126,6 +128,9 @@ class FailureReport:
         if self.failures:
             kinds = ", ".join(f"{name} ({count})" for name, count in self.common_failure_types.items())
             lines.append(f"Failure types: {kinds}")
+        lines += [failure.summary for failure in self.failures[:_MOST_SHOWN]]
+        if self.failed > _MOST_SHOWN:
+            lines.append(f"and {self.failed - _MOST_SHOWN} more")
         return "\n".join(lines)
 
     def _timeouts(self) -> Counter[str]:

@@ -150,9 +150,15 @@ class Process(Exportable, ABC):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None:
-            self.cancel()
-        await self.destroy()
+        if error is None:
+            await self.destroy()
+            return
+        self.cancel()
+        try:
+            await self.destroy()
+        except Exception as more:
+            # Why it failed comes first, and is never hidden by what failed afterwards.
+            raise _both(error, more) from None
 
     async def init(self) -> None:
         """Look whether everything fits, connect to the state, and initialise every component. Idempotent.
@@ -192,7 +198,7 @@ class Process(Exportable, ABC):
             try:
                 await self.destroy()
             except Exception as more:
-                error.add_note(f"what had begun could not be ended in order either: {more!r}")
+                raise _both(error, more) from None
             raise
         self._done()
 
@@ -472,3 +478,17 @@ class Process(Exportable, ABC):
     @abstractmethod
     async def _ended_well(self) -> None:
         """Tell every component that the run has ended, and that nothing in it has failed."""
+
+
+def _both(first: BaseException, then: Exception) -> BaseException:
+    """A group of why a process failed and of what failed while it was ended, in this order.
+
+    A cancellation is raised as it is: whoever asked for it waits for it.
+    """
+    if not isinstance(first, Exception):
+        first.add_note(f"what had begun could not be ended in order either: {then!r}")
+        return first
+    errors = [
+        error for one in (first, then) for error in (one.exceptions if isinstance(one, ExceptionGroup) else (one,))
+    ]
+    return ExceptionGroup("components failed, and could not be ended in order either", errors)

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from stbass._engine.composition import checked_policy
 from stbass._engine.registry import BackendRegistry, checked_registry
+from stbass._process.call import name_of
 from stbass._process.context import Composable, checked_name, frame_of, top_context
-from stbass._values.checks import checked_count, checked_deadline
+from stbass._values.checks import checked_count, checked_deadline, refuse_generator
 from stbass._values.endpoint import Placement
 from stbass._values.outcome import ProcessResult
 from stbass._values.policy import FailurePolicy, OnFailure, RetryPolicy
@@ -137,11 +138,12 @@ class Process:
                 has to be bound with :func:`functools.partial`.
 
         Raises:
-            TypeError: it is not callable, or the placement not a :class:`Placement`.
+            TypeError: it is not callable, or yields, or the placement not a :class:`Placement`.
             RuntimeError: the list is running.
         """
         if not callable(function):
             raise TypeError(f"a task must be callable, got {function!r}")
+        refuse_generator(function, f"task {name_of(function)!r}")
         if isinstance(function, Composable):
             raise TypeError(f"a task must be a plain callable: {function!r} is a process, which PAR and SEQ run")
         if not isinstance(placement, (Placement, type(None))):

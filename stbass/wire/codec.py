@@ -244,6 +244,7 @@ def _reduced(failure: Failure, reason: NotTransportable, limit: int) -> Failure:
         channel_state={},
         checkpoint=_if_small(failure.checkpoint, limit // 2),
         traceback_str=shortened(failure.traceback_str, 10 * _REDUCED_TEXT),
+        leaves=failure.leaves[:_REDUCED_LEAVES],
     )
 
 
@@ -256,6 +257,7 @@ def _if_small(value: Any, limit: int) -> Any:
 
 
 _REDUCED_TEXT = 1_000
+_REDUCED_LEAVES = 10
 
 
 # How ---------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@
 |---|---|
 | `result` | `ok`; `v`: value of a success, or `f`: the failure; `t`: microseconds it took; `run`: see `run` |
 | `failure` | `error`, `name`, `id`, `started`, `failed`, `placement`, `parent`, `channels`, `checkpoint`, `traceback` |
+| | also `leaves`: lines of text |
 | `run` | `v`: name, id, started, ended, queued (microseconds), worker, attempt, placement |
 | `placement` | `v`: model, endpoint, config |
 | `retry` | `v`: attempts, backoff, base delay, longest delay, jitter, and if given `on`, `unless`, `w` |
@@ -111,6 +112,8 @@ def write_failure(writer: WireWriter, failure: Failure) -> Form:
         form["checkpoint"] = writer.soft(failure.checkpoint)
     if failure.traceback_str:
         form["traceback"] = _write_name(writer, failure.traceback_str)
+    if failure.leaves:
+        form["leaves"] = [_write_name(writer, leaf) for leaf in failure.leaves]
     writer.leave()
     return form
 
@@ -136,7 +139,15 @@ def _read_failure(reader: WireReader, form: Form) -> Failure:
         channel_state=_optional(reader, form, "channels", dict) or {},
         checkpoint=reader.read(form.get("checkpoint")),
         traceback_str=traceback,
+        leaves=_read_leaves(form),
     )
+
+
+def _read_leaves(form: Form) -> tuple[str, ...]:
+    leaves = form.get("leaves", [])
+    if not isinstance(leaves, list) or not all(isinstance(leaf, str) for leaf in leaves):
+        raise WireError(f"form 'failure': its leaves are {text_of(leaves, 100)}")
+    return tuple(leaves)
 
 
 # Where and when ----------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple
 
-from stbass._values.checks import checked_count, checked_number
+from stbass._values.checks import checked_count, checked_number, refuse_generator
 from stbass._values.ids import new_id
 from stbass._values.policy import ErrorKind, RetryPolicy, Wait
 
@@ -175,6 +175,7 @@ def _checked_rules(rules: object) -> tuple[ValidationRule, ...]:
             raise TypeError(f"validation_rules[{index}] must be callable, got {rule!r}")
         if inspect.iscoroutinefunction(rule):
             raise TypeError(f"validation_rules[{index}] must not be a coroutine function: {rule!r}")
+        refuse_generator(rule, f"validation_rules[{index}]")
     return found
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from stbass._values.arguments import MADE_WITH, remember
+from stbass._values.checks import refuse_generator
 from stbass._values.endpoint import Placement
 from stbass.workflow.code import OF_BASE_CLASS, current_context, fraction, own_process, runs_here
 from stbass.workflow.config import ProcessConfig, ProcessId, id_of
@@ -67,6 +68,9 @@ class BaseProcess(ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        for name in ("process", "execute"):
+            if name in cls.__dict__:
+                refuse_generator(cls.__dict__[name], f"{cls.__qualname__}.{name}")
         define_remote(cls)
 
     # To be overridden ----------------------------------------------------------------------------

@@ -194,11 +194,12 @@ def look_at_input(process: ProcessLike, input_data: Any) -> Verdict:
         what = getattr(rule, "__qualname__", None) or repr(rule)
         try:
             verdict = rule(input_data)
+            is_fine = verdict is None or bool(verdict)
         except Exception as error:
             broken = ValidationFailed(f"process {name!s}: the validation rule {what} raised {described(error)}")
             broken.__cause__ = error
             return broken
-        if verdict is not None and not verdict:
+        if not is_fine:
             return ValidationFailed(f"process {name!s}: its input does not fulfil the validation rule {what}")
     return "fine"
 

@@ -395,9 +395,8 @@ async def test_init_that_fails_leaves_nothing_behind_and_can_be_done_again() -> 
         # when it fails, without `async with`
         with pytest.raises(ExceptionGroup) as caught:
             await process.init()
-        # then it was ended, the job is free, and the error is that of init
-        assert [str(error) for error in caught.value.exceptions] == ["no such thing"]
-        assert "and no end" in caught.value.__notes__[0]
+        # then it was ended, the job is free, and the first error is that of init
+        assert [str(error) for error in caught.value.exceptions] == ["no such thing", "and no end"]
         assert ended == ["sink"]
         assert not state.is_initialised
         assert process.status is Status.FAILED
@@ -546,3 +545,37 @@ async def test_a_job_of_a_process_with_other_connectors() -> None:
         # then it is free for the right one
         async with make(("a.y", "join.a"), ("b.y", "join.b")) as process:
             await process.step()
+
+
+class Sticks(Count):
+    """Cannot be ended in order."""
+
+    async def destroy(self) -> None:
+        raise OSError("connection already closed")
+
+
+async def test_a_destroy_that_fails_does_not_hide_why_the_model_failed() -> None:
+    source, bad = Sticks(9, name="a"), Fail(2, name="b")
+    with pytest.raises(ExceptionGroup) as caught:
+        async with local([source, bad], ("a.y", "b.x")) as process:
+            await process.run()
+    assert [type(error) for error in caught.value.exceptions] == [ValueError, OSError]
+    assert caught.value.exceptions[1].__notes__ == ["component 'a', destroy"]
+
+
+async def test_nor_why_what_its_user_did_failed() -> None:
+    with pytest.raises(ExceptionGroup) as caught:
+        async with local([Sticks(9, name="a"), Keep(name="b")], ("a.y", "b.x")):
+            raise KeyError("mine")
+    assert [type(error) for error in caught.value.exceptions] == [KeyError, OSError]
+
+
+async def test_nor_why_it_could_not_be_initialised() -> None:
+    class Cannot(Keep):
+        async def init(self) -> None:
+            raise KeyError("no")
+
+    with pytest.raises(ExceptionGroup) as caught:
+        async with local([Sticks(9, name="a"), Cannot(name="b")], ("a.y", "b.x")):
+            raise AssertionError("not reached")
+    assert [type(error) for error in caught.value.exceptions] == [KeyError, OSError]

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 
 from stbass.workflow import (
@@ -350,6 +351,18 @@ async def test_input_that_breaks_a_rule_is_a_failure_that_is_not_tried_again(val
     assert message in (result.error or "")
     assert process.metadata.retries == 0
     assert (await process.run(1)).success
+
+
+async def test_a_rule_whose_verdict_has_no_truth_value_is_a_failure_of_its_node() -> None:
+    def rule(value: Any) -> Any:
+        return numpy.array([1, 0]) > 0
+
+    flow = Workflow()
+    Give("bad", 1, validation_rules=[rule], fail_fast=False).register_to(flow)
+    Give("fine", 2).register_to(flow)
+    results = await flow.execute()
+    assert (results["bad"].error_type, results["fine"].data) == ("ValidationFailed", 2)
+    assert "raised ValueError: The truth value of an array" in (results["bad"].error or "")
 
 
 async def test_a_rule_that_gives_back_nothing_is_fulfilled() -> None:

@@ -10,6 +10,7 @@ from types import FunctionType, ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from stbass._values.arguments import MADE_WITH
+from stbass._values.checks import refuse_generator
 from stbass.dataflow.export import Exportable, arguments_of, class_path
 from stbass.dataflow.model.events import HANDLES, Event, Handled, StopEvent
 from stbass.dataflow.model.resource import Resource
@@ -423,6 +424,9 @@ class Component(Exportable):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        for name in ("init", "step", "run", "destroy", "checkpoint", "restore", "committed"):
+            if name in cls.__dict__:
+                refuse_generator(cls.__dict__[name], f"{cls.__qualname__}.{name}")
         merged = IOController()
         exports: dict[str, None] = {}
         transient: dict[str, None] = {}
@@ -435,6 +439,7 @@ class Component(Exportable):
             transient.update(dict.fromkeys(base.__dict__.get("transient") or ()))
             for name, member in base.__dict__.items():
                 for handled in getattr(member, HANDLES, ()) if isinstance(member, FunctionType) else ():
+                    refuse_generator(member, f"{base.__qualname__}.{name}")
                     handlers[handled.event] = name, handled
         cls.io = merged
         cls.exports = list(exports) or None

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
+from stbass._values.checks import refuse_generator
 from stbass.dataflow.model.components import Component, IOController
 
 __all__ = ["ComponentFunction", "FunctionComponent", "component"]
@@ -111,13 +112,14 @@ def component(
         outputs: the same for what it returns.
 
     Raises:
-        TypeError: it is used on something that is not a function.
+        TypeError: it is used on something that is not a function, or on one that yields.
     """
     io = IOController(inputs=inputs, outputs=outputs)
 
     def decorate(function: Function) -> ComponentFunction:
         if not inspect.isfunction(function):
             raise TypeError(f"@component(…) goes on a function, not on {function!r}")
+        refuse_generator(function, f"component {function.__name__!r}")
         return ComponentFunction(function, io)
 
     return decorate

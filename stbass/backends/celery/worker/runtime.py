@@ -932,11 +932,14 @@ class Runtime:
         self._loop.call_soon_threadsafe(self._fence, ids)
 
 
+_MOST_LEAVES = 5
+
+
 def _log_failure(job: Job, result: ProcessResult) -> None:
     """One line for each process that failed or was cancelled; its traceback only when debugging."""
     failure = result.failure
     cancelled = issubclass(type(failure.error), ProcessCancelled)
-    text = error_text(failure.error, _LONGEST_NOTE)
+    text = "; ".join([error_text(failure.error, _LONGEST_NOTE), *failure.leaves[:_MOST_LEAVES]])
     details = {"process": job.name, "id": job.id, "attempt": job.attempt, "endpoint": job.envelope.queue, "error": text}
     _log.log(
         logging.WARNING if cancelled else logging.ERROR,
