@@ -141,10 +141,13 @@ class DeadlineExceeded(StbassError, TimeoutError):
 class NotTransportable(StbassError, TypeError):
     """A value or a process cannot be sent to another Python process.
 
-    ``path`` says where in the value the offending part is, for example ``value["conn"][2]``.
+    ``path`` says where in the value the offending part is, for example ``value["conn"][2]``. Of a result that could not
+    travel, ``value_type`` is its ``module:qualname`` and ``value_text`` the beginning and the end of its ``repr``.
     """
 
     path: str | None = None
+    value_type: str = ""
+    value_text: str = ""
 
 
 class WireError(StbassError, ValueError):
@@ -156,13 +159,16 @@ class SignatureError(StbassError):
 
 
 class RemoteError(StbassError):
-    """An error of a class that is not known here was raised on a worker.
+    """An error of a class that is not known here, or cannot be made here, was raised on a worker.
 
-    ``type_name`` is its ``module:qualname``, ``remote_args`` the text of its arguments.
+    ``type_name`` is its ``module:qualname``, ``remote_args`` the text of its arguments; ``errors`` is what its
+    ``errors()`` said, as plain data, if compiled code made the class. Other attributes of the error (``status_code``,
+    ``body``, ``response``, …) are attributes here too.
     """
 
     type_name: str = ""
     remote_args: tuple[str, ...] = ()
+    errors: Any = None
 
 
 # Where processes run -----------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NewType, TypeVar, Union, get_arg
 
 from stbass._channels.typewire import SequentialProtocol, Unresolved, VariantProtocol, describe, type_name
 from stbass._values.numbers import plain_number
+from stbass._values.opaque import Opaque
 from stbass.errors import ChannelProtocolError, ChannelTypeError
 
 if TYPE_CHECKING:
@@ -312,6 +313,8 @@ class ChannelType:
                 # Two classes of one name, or of almost one.
                 actual = type_name(type(value)).replace(":", ".")
                 expected = type_name(self.spec.types[position] if self.is_sequence else self.spec).replace(":", ".")
+            if type(value) is Opaque:
+                actual = f"Opaque of {value.type_name}" + (f" ({value.reason})" if value.reason else "")
             place = f" as value {position + 1} of {describe(self.spec)}" if self.is_sequence else ""
             reason = f": {misfit}" if str(misfit) else ""
             raise ChannelTypeError(

@@ -16,8 +16,9 @@ from stbass._channels.transport import NOTHING
 from stbass._process.frame import Frame
 from stbass._values.endpoint import Placement
 from stbass._values.ids import new_id
+from stbass._values.masking import masked
 from stbass._values.outcome import Failure, ProcessResult, RunInfo, moment_of, outcome_of_run, utc_now
-from stbass._values.texts import traceback_text
+from stbass._values.texts import plain_text, traceback_text
 from stbass.channel import Chan
 from stbass.observe import events
 from stbass.timer import running
@@ -278,6 +279,8 @@ class ProcessContext:
 
     def progress(self, done: float, total: float | None = None, note: str = "") -> None:
         """Say how far the process is: ``done`` of ``total`` (any unit; None: unknown), with a note for people."""
+        if note:
+            note = masked(plain_text(note))
         if self._frame.sink is not None:
             self._frame.sink.progress(done, total, note)
         emit_event(self, "progress", done=done, total=total, note=note)

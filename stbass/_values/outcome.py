@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from stbass._values.endpoint import Placement
 from stbass._values.ids import new_id
-from stbass._values.texts import error_text, plain_text, shortened, text_of
+from stbass._values.texts import error_text, notes_of, plain_text, shortened, text_of
 
 _LONGEST_VALUE = 10_000
 _MOST_LEAVES = 100
@@ -109,6 +109,7 @@ class Failure:
             f"Error: {error_text(self.error)}",
             f"Failed at: {self.failed_at.isoformat()}",
         ]
+        lines[2:2] = [note for note in notes_of(self.error) if note not in self.traceback_str]
         if self.started_at is not None:
             lines.append(f"Started at: {self.started_at.isoformat()} (ran {self.elapsed})")
         if self.parent_process is not None:

@@ -2,17 +2,25 @@
 
 ``repr``, ``str`` and even the attributes of an exception are somebody else's code, and may raise anything. A text may
 hold lone surrogates (half of an emoji that a model cut off, a file name that is not UTF-8), which UTF-8 cannot write.
+What looks like a password or key is masked in all of them (see :mod:`stbass._values.masking`).
 """
 
 from __future__ import annotations
 
+import reprlib
 import traceback
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
+
+from stbass._values.masking import masked
 
 __all__ = [
     "LONGEST_TRACEBACK",
     "error_text",
     "message_of",
+    "notes_of",
+    "outline_of",
     "plain_text",
     "shortened",
     "text_of",
@@ -57,8 +65,12 @@ def type_name_of(cls: type[Any]) -> str:
 
 def text_of(value: Any, longest: int = _LONGEST_TEXT) -> str:
     """The ``repr`` of anything, cut to ``longest`` characters; says so if the value's ``repr`` itself fails."""
+    return _text(value, repr, longest)
+
+
+def _text(value: Any, make: Callable[[Any], str], longest: int) -> str:
     try:
-        text = repr(value)
+        text = masked(make(value))
     except KeyboardInterrupt:
         raise
     except BaseException as error:
@@ -66,13 +78,56 @@ def text_of(value: Any, longest: int = _LONGEST_TEXT) -> str:
     return shortened(text, longest)
 
 
+class _Outline(reprlib.Repr):
+    """Some of what is in a container, and of all other objects the class."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxdict, self.maxstring = 4, 6, 200
+
+    def repr_instance(self, x: Any, level: int) -> str:
+        return f"<{type_name_of(type(x))}>"
+
+
+def outline_of(value: Any) -> str:
+    """:func:`text_of` a value of any size: of one that is too large for a ``repr`` to end soon, only some of it."""
+    return _text(value, repr if _is_small(value) else _Outline().repr, _LONGEST_TEXT)
+
+
+_MOST_PARTS = 20_000
+
+
+def _is_small(value: Any) -> bool:
+    """Whether it has few parts, counting one that is in many places as often as a ``repr`` would show it."""
+    waiting, count = [value], 0
+    while waiting and count <= _MOST_PARTS:
+        one = waiting.pop()
+        if isinstance(one, (dict, list, tuple, set, frozenset)):
+            if len(one) > _MOST_PARTS:
+                return False
+            waiting += one
+            if isinstance(one, dict):
+                waiting += one.values()
+        elif not isinstance(one, type):
+            with suppress(AttributeError):  # of a number or a text, say
+                waiting += object.__getattribute__(one, "__dict__").values()
+        count += 1
+    return not waiting
+
+
 def message_of(error: BaseException, longest: int = _LONGEST_MESSAGE) -> str:
     """What an exception says, whatever its ``__str__`` does."""
     if issubclass(type(error), BaseExceptionGroup):
         # Its str() counts the members, too. Whole, as the group is made from it again.
-        message = _GROUP_MESSAGE.__get__(error)
+        message = masked(plain_text(_GROUP_MESSAGE.__get__(error)))
         return shortened(message, len(message))
     return _said(error, longest)
+
+
+def notes_of(error: BaseException) -> list[str]:
+    """What was added to an exception with ``add_note``."""
+    notes = vars(BaseException)["__dict__"].__get__(error).get("__notes__")
+    return [masked(plain_text(note)) for note in notes] if type(notes) in (list, tuple) else []
 
 
 def error_text(error: BaseException, longest: int = _LONGEST_MESSAGE) -> str:
@@ -88,14 +143,14 @@ def _said(error: BaseException, longest: int) -> str:
         raise
     except BaseException as failed:
         text = f"<str of the error raised {type(failed).__name__}>"
-    return shortened(text, longest)
+    return shortened(masked(plain_text(text)), longest)
 
 
 def traceback_text(error: BaseException, *, chain: bool = True) -> str:
     """The text of an exception's traceback, with those of its cause or context unless told otherwise."""
     try:
         lines = traceback.format_exception(type(error), error, error.__traceback__, chain=chain)
-        text = "".join(lines)
+        text = masked("".join(lines))
     except KeyboardInterrupt:
         raise
     except BaseException as failed:  # formatting asks the error for its attributes, its __str__ and its __repr__

@@ -22,6 +22,7 @@ from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from stbass._values.masking import masked
 from stbass._values.texts import error_text, shortened
 from stbass.observe import events
 from stbass.observe.events import Event
@@ -88,7 +89,7 @@ class _Row:
         if event.kind == "progress":
             self.done, self.total, self.note = event.done or 0.0, event.total, event.note
         elif event.kind == "checkpoint":
-            self.note = f"checkpoint {_short.repr(event.value)}"
+            self.note = f"checkpoint {masked(_short.repr(event.value))}"
         elif event.kind == "started":
             self.state, self.began = "runs", time.monotonic()
             self.where = event.worker or self.where
@@ -189,7 +190,7 @@ def _sentence(event: Event) -> str:
         of = "" if event.total is None else f" of {event.total:g}"
         return f"{event.done or 0:g}{of} {event.note}".rstrip()
     if event.kind == "checkpoint":
-        return f"checkpoint {_short.repr(event.value)}"
+        return f"checkpoint {masked(_short.repr(event.value))}"
     error = _error_of(event)
     return f"failed: {error}" if error else "done"
 

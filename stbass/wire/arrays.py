@@ -4,7 +4,7 @@
 The type is numpy's own description of it (as in `.npy` files), so byte order, sub-arrays, the fields of structured
 types and their padding are exact; `order` is `F` for an array that is laid out by columns, else `C`. An array of Python
 objects is refused: its elements would have to be pickled. Where numpy is not imported, the value arrives as
-:class:`~stbass.wire.opaque.Opaque` with these four.
+:class:`~stbass._values.opaque.Opaque` with these four.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import sys
 import warnings
 from typing import Any
 
+from stbass._values.opaque import Opaque
 from stbass._values.texts import text_of, type_name_of
 from stbass.errors import WireError
 from stbass.wire.core import Form, ReadFunction, Unsendable, WireReader, WireWriter, WriteFunction, part
-from stbass.wire.opaque import Opaque
 
 __all__ = ["BY_LOOK", "READ"]
 

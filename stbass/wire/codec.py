@@ -11,11 +11,23 @@ import msgspec
 
 from stbass._channels.transport import Transport
 from stbass._process.context import Composable
-from stbass._values.texts import error_text, message_of, shortened, text_of, type_name_of
+from stbass._values.texts import error_text, message_of, outline_of, shortened, text_of, type_name_of
 from stbass.channel import Chan
 from stbass.errors import NotTransportable, ProcessRefused, RemoteError, WireError
 from stbass.result import Failure, ProcessResult
-from stbass.wire import arrays, classes, exceptions, processes, results, times, values
+from stbass.wire import (
+    arrays,
+    classes,
+    exceptions,
+    library,
+    models,
+    processes,
+    registered,
+    responses,
+    results,
+    times,
+    values,
+)
 from stbass.wire.admission import Admission
 from stbass.wire.core import MAX_DEPTH, Oversized, Unsendable, WireReader, WireWriter
 
@@ -35,13 +47,20 @@ __all__ = [
 LIMIT = 16 * 2**20
 """The default for the size of one message, in bytes."""
 
-for _module in (values, times, results):
+for _module in (values, times, library, results):
     WireWriter.by_type.update(_module.WRITE)
-for _module in (values, times, results, classes, exceptions, arrays, processes):
+for _module in (values, times, library, results, classes, models, exceptions, arrays, processes, registered):
     WireReader.by_tag.update(_module.READ)
 for _module in (exceptions, processes, classes):
     WireWriter.by_base.update(_module.BY_BASE)
-WireWriter.by_look += (*arrays.BY_LOOK, *classes.BY_LOOK)
+WireWriter.by_look += (
+    *arrays.BY_LOOK,
+    *models.BY_LOOK,
+    *classes.BY_LOOK,
+    library.write_constant,
+    times.write_zone,
+    responses.write_response,
+)
 
 T = TypeVar("T")
 
@@ -62,16 +81,26 @@ def dumps(value: Any, *, limit: int = LIMIT, what: str = "value", processes: boo
             None: if it is one itself.
 
     Raises:
-        NotTransportable: something in it cannot travel; ``path`` says where it is. Or it is too large.
+        NotTransportable: something in it cannot travel; ``path`` says where it is. Or it is too large. What the value
+            was is kept as text: a call that took minutes may have made it.
     """
     try:
-        if is_plain(value, [limit], 0):
-            return _sized(_encode(value), limit, what)
-    except UnicodeEncodeError:
-        pass  # a lone surrogate somewhere: a form can hold it
-    if processes is None:
-        processes = isinstance(value, (Composable, Chan))
-    return _written(lambda writer: writer.write(value), limit, what, processes)
+        try:
+            if is_plain(value, [limit], 0):
+                return _sized(_encode(value), limit, what)
+        except UnicodeEncodeError:
+            pass  # a lone surrogate somewhere: a form can hold it
+        if processes is None:
+            processes = isinstance(value, (Composable, Chan))
+        return _written(lambda writer: writer.write(value), limit, what, processes)
+    except NotTransportable as error:
+        _keep_text(error, value)
+        raise
+
+
+def _keep_text(error: NotTransportable, value: Any) -> None:
+    error.value_type, error.value_text = type_name_of(type(value)), outline_of(value)
+    error.add_note(f"It was a {error.value_type}: {error.value_text}")
 
 
 def loads(data: bytes | str, *, what: str = "value", limit: int = LIMIT) -> Any:
@@ -185,7 +214,12 @@ def dump_result(result: ProcessResult, *, limit: int = LIMIT) -> bytes:
     Raises:
         NotTransportable: the value cannot travel, or the result is too large.
     """
-    return _written(lambda writer: results.write_outcome(writer, result), limit, "value")
+    try:
+        return _written(lambda writer: results.write_outcome(writer, result), limit, "value")
+    except NotTransportable as error:
+        if result.is_ok:
+            _keep_text(error, result.value)
+        raise
 
 
 def load_result(data: bytes | str, *, limit: int = LIMIT) -> ProcessResult:
@@ -203,8 +237,8 @@ def load_result(data: bytes | str, *, limit: int = LIMIT) -> ProcessResult:
 def result_or_failure(result: ProcessResult, *, limit: int = LIMIT) -> bytes:
     """Like :func:`dump_result`, but it never raises: a result that cannot travel becomes a failure that says why.
 
-    A success whose value cannot travel becomes a failure with the ``NotTransportable`` that names the part; a failure
-    that is too large becomes a smaller one with a ``RemoteError`` of the same text.
+    A success whose value cannot travel becomes a failure with the ``NotTransportable`` that names the part, and says
+    what the value was; a failure that is too large becomes a smaller one with a ``RemoteError`` of the same text.
     """
     try:
         return dump_result(result, limit=limit)

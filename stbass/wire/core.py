@@ -12,8 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, TypeAlias, TypeVar
+from weakref import WeakKeyDictionary
 
 from stbass._channels.transport import Transport
+from stbass._values.masking import MASK, is_secret_name
 from stbass._values.texts import error_text, text_of, type_name_of
 from stbass.channel import Chan
 from stbass.errors import NotTransportable, WireError
@@ -44,6 +46,11 @@ class Unsendable(Exception):
         self.segments.append(segment)
         return self
 
+    @property
+    def inside(self) -> str:
+        """The reason, with the position in what was to be written."""
+        return ": ".join(filter(None, ("".join(reversed(self.segments)), self.reason)))
+
     def as_error(self, what: str) -> NotTransportable:
         """The error for the caller of ``dumps``."""
         path = what + "".join(reversed(self.segments))
@@ -54,16 +61,17 @@ class Oversized(Exception):
     """The value would be larger than a message may be, noticed before all of it was written."""
 
 
-def form_of_text(value: Any) -> Form:
-    """The form of an :class:`~stbass.wire.opaque.Opaque` with the value's text, for what cannot travel itself."""
-    return {"~": "opaque", "c": type_name_of(type(value)), "v": text_of(value)}
+def form_of_text(value: Any, reason: str) -> Form:
+    """The form of an :class:`~stbass._values.opaque.Opaque` with the value's text, for what cannot travel itself."""
+    return {"~": "opaque", "c": type_name_of(type(value)), "v": text_of(value), "r": reason}
 
 
 class WireWriter:
     """Turns one value into plain data.
 
     The function that writes a value is found by the value's type, else by its nearest base, else by asking each
-    function in ``by_look``, which returns ``NotImplemented`` for a value that is not its own.
+    function in ``by_look``, which returns ``NotImplemented`` for a value that is not its own. Who answered for a class
+    is asked first for the next value of it.
 
     Args:
         budget: how many nodes and characters to write at most; the exact size is only known at the end, but a value
@@ -71,11 +79,12 @@ class WireWriter:
         processes: whether processes and channels may be in it. Only a ``WireReader`` that admits them can read them.
     """
 
-    __slots__ = ("_budget", "_open", "chained", "errors", "lenient", "numbered", "processes")
+    __slots__ = ("_budget", "_open", "chained", "errors", "lenient", "masking", "numbered", "processes")
 
     by_type: ClassVar[dict[type[Any], WriteFunction]] = {}
     by_base: ClassVar[dict[type[Any], WriteFunction]] = {}
     by_look: ClassVar[list[WriteFunction]] = []
+    found: ClassVar[WeakKeyDictionary[type[Any], WriteFunction]] = WeakKeyDictionary()
 
     def __init__(self, budget: int, *, processes: bool = False) -> None:
         self._budget = budget
@@ -88,6 +97,9 @@ class WireWriter:
         # Whether a part that cannot travel is replaced by its text instead of being an error. For failures: one must
         # never get lost because of what is attached to it.
         self.lenient = False
+        # Whether values under names such as "password" are masked. For errors; what they merely lead to, such as the
+        # value of a result or a checkpoint, is exact again.
+        self.masking = False
         self.processes = processes
 
     def write(self, value: Any) -> Any:
@@ -111,6 +123,11 @@ class WireWriter:
             ) from error
 
     def _write_object(self, value: Any) -> Any:
+        known = self.found.get(type(value))
+        if known is not None:
+            form = known(self, value)
+            if form is not NotImplemented:
+                return form
         by_base = self.by_base
         # Only real bases: isinstance would also accept a class that was registered with an abstract one.
         for base in type(value).__mro__:
@@ -120,6 +137,7 @@ class WireWriter:
         for function in self.by_look:
             form = function(self, value)
             if form is not NotImplemented:
+                self.found[type(value)] = function
                 return form
         raise _unknown(value)
 
@@ -166,7 +184,7 @@ class WireWriter:
         if not self.lenient:
             raise unsendable.at(segment)
         self.rollback(state)
-        return form_of_text(value)
+        return form_of_text(value, unsendable.inside)
 
     def rollback(self, state: tuple[int, int]) -> None:
         """Forget the containers and the exceptions that were begun since :attr:`state` had this value."""
@@ -174,16 +192,33 @@ class WireWriter:
             while len(entries) > length:
                 entries.popitem()
 
-    def soft(self, value: Any) -> Any:
-        """Like :meth:`write`, but lenient about the value and all that is in it."""
-        lenient, self.lenient = self.lenient, True
+    def soft(self, value: Any, *, masking: bool = False) -> Any:
+        """Like :meth:`write`, but lenient about the value and all that is in it.
+
+        Args:
+            masking: whether it is a part of an error, whose secrets are masked.
+        """
+        before = self.lenient, self.masking
+        self.lenient, self.masking = True, masking
         state = self.state
         try:
             return self.write(value)
         except Unsendable as unsendable:
             return self.replace(value, unsendable, state, "")
         finally:
-            self.lenient = lenient
+            self.lenient, self.masking = before
+
+    def exact(self, value: Any) -> Any:
+        """Like :meth:`write`, without masking anything."""
+        masking, self.masking = self.masking, False
+        try:
+            return self.write(value)
+        finally:
+            self.masking = masking
+
+    def hides(self, name: Any) -> bool:
+        """Whether the value under this name is to be masked."""
+        return self.masking and type(name) is str and is_secret_name(name)
 
     def items(self, container: Any, values: Any, size: int, segment: Callable[[int, Any], str]) -> list[Any]:
         """The values of a container, in order."""
@@ -205,6 +240,8 @@ class WireWriter:
         self.enter(container, len(fields))
         made: Form = {}
         for name, value in fields.items():
+            if self.masking and value is not None and self.hides(name):
+                value = MASK
             state = self.state if self.lenient else (0, 0)
             try:
                 made[name] = self.write(value)
@@ -224,7 +261,8 @@ def _unknown(value: Any) -> Unsendable:
             )
     return Unsendable(
         f"{cls.__module__}.{cls.__qualname__} cannot travel",
-        "send what it is made of (numbers, texts, lists, dicts, dataclasses, …) and make it again where it is used",
+        "send what it is made of (numbers, texts, lists, dicts, dataclasses, …) and make it again where it is used, or"
+        " say how to do so with stbass.wire.register",
     )
 
 

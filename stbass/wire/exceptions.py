@@ -2,26 +2,39 @@
 
 `{"~": "error", "c": class, "m": message, "a": arguments}`, and, where there is anything to say, `d`: the instance's
 `__dict__` (notes among it), `n`: attributes that a built-in class or `__slots__` keep outside of it (`errno`, …),
+<<<<<<< HEAD
 `g`: the members of a group, `cause`, `context`, `s`: 1 if the context is suppressed, `t`: text of the traceback,
 `w`: seconds after which it says that one may try again (`retry_after` where it arrives: its headers may not travel),
 `i`: a number for the references to it. `{"~": "again", "i": number}`: the exception that was read before under that
 number, because exceptions may refer to each other in circles.
+=======
+`g`: the members of a group, `cause`, `context`, `s`: 1 if the context is
+suppressed, `t`: text of the traceback, `i`: a number for the references to it. `{"~": "again", "i": number}`: the
+exception that was read before under that number, because exceptions may refer to each other in circles. Of a class that
+compiled code has made: `p`, what pydantic's are made from again, or else what their attributes and `errors()` say.
+>>>>>>> 5a5bf99 (What travels: every type of the standard library, attrs, msgspec and pydantic that is a value; no exception costs a result; secrets are masked; register)
 
 The reader rebuilds the same class if it is imported, with `BaseException.__new__` and the arguments put back: no
-constructor is run, so a class whose constructor takes other arguments than it keeps arrives too. Otherwise it becomes a
-:class:`~stbass.errors.RemoteError`. Every exception can travel: an argument or attribute that cannot is
-replaced by its text, as an :class:`~stbass.wire.opaque.Opaque`.
+constructor is run, so a class whose constructor takes other arguments than it keeps arrives too. Those of pydantic-core
+are made by their own, compiled constructors. Otherwise it becomes a :class:`~stbass.errors.RemoteError`. Every
+exception can travel: an argument or attribute that cannot is replaced by its text, as an
+:class:`~stbass._values.opaque.Opaque`, or, of a response, by a :class:`~stbass.wire.responses.RemoteResponse`. Secrets
+in it are masked (see :mod:`stbass._values.masking`).
 """
 
 from __future__ import annotations
 
-from types import MemberDescriptorType
+from types import GetSetDescriptorType, MemberDescriptorType
 from typing import Any
 
+<<<<<<< HEAD
 from stbass._values.retry_after import own_retry_after
 from stbass._values.texts import message_of, text_of, traceback_text, type_name_of
+=======
+from stbass._values.texts import message_of, plain_text, text_of, traceback_text, type_name_of
+>>>>>>> 5a5bf99 (What travels: every type of the standard library, attrs, msgspec and pydantic that is a value; no exception costs a result; secrets are masked; register)
 from stbass.errors import RemoteError, WireError
-from stbass.wire.classes import HEAP_TYPE, known_class, static
+from stbass.wire.classes import HEAP_TYPE, known_class, native_base, static
 from stbass.wire.core import MAX_DEPTH, Form, ReadFunction, Unsendable, WireReader, WireWriter, WriteFunction, part
 
 __all__ = ["BY_BASE", "READ", "REMOTE_TRACEBACK", "keep_traceback", "traceback_of", "write_error"]
@@ -79,23 +92,27 @@ def write_error(writer: WireWriter, error: BaseException, *, with_traceback: boo
     writer.enter(error, len(message))
     form: Form = {"~": "error", "c": type_name_of(type(error)), "m": message}
     writer.errors[id(error)] = (error, form)
-    lenient, writer.lenient = writer.lenient, True
+    modes = writer.lenient, writer.masking
+    writer.lenient = writer.masking = True
     try:
         if issubclass(type(error), BaseExceptionGroup):
             # Before the arguments: these name the members once more, then by reference.
             form["g"] = _UNFINISHED
             form["g"] = [_write_member(writer, member) for member in _MEMBERS.__get__(error)]
+        elif not _is_plain(type(error)):
+            form["p"] = _UNFINISHED
+            form["p"] = writer.write(_inner_parts(error))
         args = _ARGS.__get__(error)
         form["a"] = writer.items(args, args, len(args), lambda index, _: f".args[{index}]")
         if outside := _outside_attributes(error):
             form["n"] = writer.fields(outside, outside)
-        if inside := {key: item for key, item in _DICT.__get__(error).items() if key != REMOTE_TRACEBACK}:
+        if inside := {plain_text(key): item for key, item in _DICT.__get__(error).items() if key != REMOTE_TRACEBACK}:
             form["d"] = writer.write(inside)
         if "retry_after" not in inside and (asked := own_retry_after(error)) is not None:
             form["w"] = asked
         _write_links(writer, error, form)
     finally:
-        writer.lenient = lenient
+        writer.lenient, writer.masking = modes
     text = traceback_of(error) if with_traceback else ""
     if text:
         writer.spend(len(text))
@@ -108,8 +125,8 @@ _UNFINISHED: Any = object()
 
 
 def _again(writer: WireWriter, form: Form) -> Form:
-    if form.get("g") is _UNFINISHED:
-        raise Unsendable("refers to the exception group that it is in")
+    if form.get("g") is _UNFINISHED or form.get("p") is _UNFINISHED:
+        raise Unsendable("refers to the exception that it is in")
     if "i" not in form:
         writer.numbered += 1
         form["i"] = writer.numbered
@@ -151,7 +168,8 @@ def _outside_attributes(error: BaseException) -> dict[str, Any]:
         for name, descriptor in vars(base).items():
             if name not in found and _travels(name, descriptor):
                 item = _stored(descriptor, error)
-                if item is not None:
+                # What C code has not set is None; what Python code has set to None is there.
+                if item is not _ABSENT and (item is not None or base.__flags__ & HEAP_TYPE):
                     found[name] = item
     return found
 
@@ -174,6 +192,80 @@ def _stored(descriptor: Any, error: BaseException) -> Any:
     try:
         return descriptor.__get__(error, type(error))
     except AttributeError:
+        return _ABSENT
+
+
+_ABSENT: Any = object()
+
+
+# Classes of compiled code ------------------------------------------------------------------------
+
+_PYDANTIC = "pydantic_core._pydantic_core:"
+_VALIDATION_ERROR = f"{_PYDANTIC}ValidationError"
+_MADE_OF: dict[str, tuple[str, ...]] = {
+    _VALIDATION_ERROR: ("title", "errors", "mode", "hide"),
+    f"{_PYDANTIC}PydanticCustomError": ("type", "message_template", "context"),
+    f"{_PYDANTIC}PydanticKnownError": ("type", "context"),
+    f"{_PYDANTIC}PydanticOmit": (),
+    f"{_PYDANTIC}PydanticUseDefault": (),
+    f"{_PYDANTIC}PydanticSerializationError": ("message",),
+    f"{_PYDANTIC}PydanticSerializationUnexpectedValue": ("message",),
+}
+"""What the constructors of pydantic-core's exceptions are given; that of a ValidationError is from_exception_data."""
+
+
+def _is_plain(cls: Any) -> bool:
+    """Whether a built-in class can make an exception of the class: there is no more to it than attributes."""
+    native = native_base(cls)
+    if native.__module__ != "builtins":
+        return False
+    try:
+        native.__new__(cls)
+    except TypeError:
+        return False  # compiled code keeps something of its own in it
+    return True
+
+
+def _inner_parts(error: BaseException) -> dict[str, Any]:
+    """What compiled code keeps inside of an exception: enough to make it again, else what it says for itself."""
+    # (Written like its attributes: leniently, and masked.)
+    kind: Any = type(error)
+    if type_name_of(kind) == _VALIDATION_ERROR:
+        title, errors, mode, hides = kind.__reduce__(error)[1]
+        lines = [{key: item for key, item in line.items() if key != "url"} for line in errors]
+        return {"title": title, "errors": lines, "mode": mode, "hide": hides}
+    parts: dict[str, Any] = {}
+    for base in kind.__mro__:
+        if base.__module__ != "builtins":
+            for name, descriptor in vars(base).items():
+                if type(descriptor) is GetSetDescriptorType and name not in parts and not name.startswith("__"):
+                    parts[name] = _asked(lambda descriptor=descriptor: descriptor.__get__(error))
+    if callable(ask := getattr(error, "errors", None)):
+        parts["errors"] = _asked(ask)
+    return parts
+
+
+def _asked(ask: Any) -> Any:
+    try:
+        return ask()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as failed:
+        return f"<asking for it raised {type(failed).__name__}>"
+
+
+def _from_parts(name: str, parts: Any) -> BaseException | None:
+    """An exception of pydantic-core's; None if it is another one, or cannot be made."""
+    cls: Any = known_class(name)
+    if cls is None or name not in _MADE_OF:
+        return None
+    try:
+        make = cls.from_exception_data if name == _VALIDATION_ERROR else cls
+        return make(*[parts[key] for key in _MADE_OF[name]])  # type: ignore[no-any-return]
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        # Another version of pydantic, or a context that was replaced by its text.
         return None
 
 
@@ -187,7 +279,10 @@ def _read_error(reader: WireReader, form: Form) -> Any:
         members = reader.read_items(part(form, "g", list))
         if not members or not all(isinstance(member, BaseException) for member in members):
             raise WireError("form 'error': a group of what are not exceptions")
-    error = _made(name, message, members, form)
+    parts = reader.read(part(form, "p", dict)) if "p" in form else {}
+    error = _from_parts(name, {"message": message, **parts}) if "p" in form else None
+    if error is None:
+        error = _made(name, message, members, form)
     number = form.get("i")
     if number is not None:
         # From here on the form's own parts may refer to it.
@@ -202,11 +297,16 @@ def _read_error(reader: WireReader, form: Form) -> Any:
         _set_outside(error, outside)
         _DICT.__get__(error).update(inside)
     else:
+        attributes = {**parts, **outside, **inside}
+        error.__dict__.update({key: item for key, item in attributes.items() if _may_stand_in(error, key)})
         error.__dict__.update(type_name=name, remote_args=tuple(text_of(argument) for argument in arguments))
+<<<<<<< HEAD
         if "__notes__" in inside:
             error.__dict__["__notes__"] = inside["__notes__"]
     if "w" in form:
         _DICT.__get__(error)["retry_after"] = part(form, "w", float)
+=======
+>>>>>>> 5a5bf99 (What travels: every type of the standard library, attrs, msgspec and pydantic that is a value; no exception costs a result; secrets are masked; register)
     if "t" in form:
         _DICT.__get__(error)[REMOTE_TRACEBACK] = part(form, "t", str)
     for key, descriptor in (("cause", _CAUSE), ("context", _CONTEXT)):
@@ -219,6 +319,11 @@ def _read_error(reader: WireReader, form: Form) -> Any:
     return error
 
 
+def _may_stand_in(error: BaseException, name: str) -> bool:
+    """Whether an attribute of the original may be one of its stand-in, where people look for it too."""
+    return name in ("__notes__", "errors") or not (name.startswith("__") or hasattr(type(error), name))
+
+
 def _made(name: str, message: str, members: list[BaseException] | None, form: Form) -> BaseException:
     """An exception of that class, still without its arguments, or a stand-in for it."""
     cls = known_class(name)
@@ -228,12 +333,12 @@ def _made(name: str, message: str, members: list[BaseException] | None, form: Fo
         and issubclass(cls, BaseExceptionGroup) == (members is not None)
         and _is_sound(cls, form)
     ):
-        # The built-in class that the layout comes from is the only one whose __new__ may make it.
-        native: Any = cls
-        while native.__flags__ & HEAP_TYPE:
-            native = native.__base__
+        native = native_base(cls)
         if native.__module__ == "builtins":
-            made = native.__new__(cls, *(() if members is None else (message, members)))
+            try:
+                made: BaseException = native.__new__(cls, *(() if members is None else (message, members)))
+            except TypeError:
+                made = BaseException()  # compiled code keeps something of its own in it
             if type(made) is cls:
                 return made
     if members is not None:
@@ -244,9 +349,13 @@ def _made(name: str, message: str, members: list[BaseException] | None, form: Fo
 def _set_outside(error: BaseException, outside: dict[str, Any]) -> None:
     for name, item in outside.items():
         descriptor = static(type(error), name)
-        if not _travels(name, descriptor):
+        if _travels(name, descriptor):
+            descriptor.__set__(error, item)
+        elif type(error).__flags__ & HEAP_TYPE and descriptor is None:
+            # The class had a slot of that name where the error was raised.
+            _DICT.__get__(error)[name] = item
+        else:
             raise WireError(f"form 'error': {type(error).__name__} has no place for {text_of(name, 60)}")
-        descriptor.__set__(error, item)
 
 
 def _is_sound(cls: type[BaseException], form: Form) -> bool:

@@ -14,7 +14,7 @@ A retry policy's kinds of errors (`on`, `unless`) are names: `module:qualname`, 
 
 A time in UTC is written as ISO 8601 text. A failure always arrives, whatever is attached to it: a part of its
 checkpoint, of its channels' state or of its placement's configuration that cannot travel is replaced by its text, as an
-:class:`~stbass.wire.opaque.Opaque`.
+:class:`~stbass._values.opaque.Opaque`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def write_outcome(writer: WireWriter, result: ProcessResult) -> Form:
     writer.enter(result, 10)
     form: Form
     if result.is_ok:
-        form = {"ok": True, "v": writer.write(result.value)}
+        form = {"ok": True, "v": writer.exact(result.value)}
     else:
         form = {"ok": False, "f": write_failure(writer, result.failure)}
     elapsed, run = result.elapsed, result.run

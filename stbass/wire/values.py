@@ -24,10 +24,11 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+from stbass._values.masking import MASK, masked
+from stbass._values.opaque import Opaque
 from stbass._values.texts import shortened, text_of
 from stbass.errors import WireError
 from stbass.wire.core import Form, ReadFunction, Unsendable, WireReader, WireWriter, WriteFunction, part
-from stbass.wire.opaque import Opaque
 
 __all__ = ["READ", "WRITE", "is_text"]
 
@@ -72,6 +73,8 @@ def _write_float(writer: WireWriter, value: float) -> Any:
 
 def _write_str(writer: WireWriter, value: str) -> Any:
     writer.spend(len(value) + 1)
+    if writer.masking:
+        value = masked(value)
     if is_text(value):
         return value
     return {"~": "str", "v": _base64(value.encode("utf-8", "surrogatepass"))}
@@ -79,6 +82,8 @@ def _write_str(writer: WireWriter, value: str) -> Any:
 
 def _write_bytes(writer: WireWriter, value: bytes) -> Any:
     writer.spend(len(value) + 1)
+    if writer.masking:
+        value = masked(value.decode("latin-1")).encode("latin-1")
     return {"~": "bytes", "v": _base64(value)}
 
 
@@ -188,6 +193,8 @@ def _write_list(writer: WireWriter, value: list[Any]) -> Any:
 
 
 def _write_tuple(writer: WireWriter, value: tuple[Any, ...]) -> Any:
+    if writer.masking and len(value) == 2 and writer.hides(_text_of_name(value[0])):
+        value = (value[0], MASK)
     return {"~": "tuple", "v": writer.items(value, value, len(value), _at_index)}
 
 
@@ -197,6 +204,11 @@ def _write_set(writer: WireWriter, value: set[Any]) -> Any:
 
 def _write_frozenset(writer: WireWriter, value: frozenset[Any]) -> Any:
     return {"~": "frozenset", "v": writer.items(value, value, len(value), _at_element)}
+
+
+def _text_of_name(name: Any) -> Any:
+    """A header's name, which may be bytes, as text."""
+    return name.decode("latin-1") if type(name) is bytes else name
 
 
 def _shown(key: Any) -> str:
@@ -215,6 +227,8 @@ def _write_dict(writer: WireWriter, value: dict[Any, Any]) -> Any:
     made: Form = {}
     write = writer.write
     for key, item in value.items():
+        if writer.masking and item is not None and writer.hides(_text_of_name(key)):
+            item = MASK
         state = writer.state if writer.lenient else (0, 0)
         if plain:
             writer.spend(len(key))
@@ -262,18 +276,21 @@ def _write_opaque(writer: WireWriter, value: Opaque) -> Any:
     if value.kind in ("zone", "date", "time", "datetime"):
         # Its data is the inside of a form, which means nothing outside of it.
         return {"~": value.kind, "v": value.data, **(value.rest or {})}
-    is_object = value.kind in ("data", "named", "model")
+    is_object = value.kind in ("data", "named", "model", "struct", "object")
     writer.enter(value)
     data = writer.fields(value.data, value.data) if is_object else writer.write(value.data)
     form: Form = {"~": value.kind, "c": value.type_name, "v": data}
     if value.rest is not None:
         form["x"] = writer.write(value.rest)
+    if value.reason and value.kind == "opaque":
+        form["r"] = value.reason
     writer.leave()
     return form
 
 
 def _read_opaque(reader: WireReader, form: Form) -> Any:
-    return Opaque(part(form, "c", str), reader.read(form.get("v")))
+    reason = part(form, "r", str) if "r" in form else ""
+    return Opaque(part(form, "c", str), reader.read(form.get("v")), reason=reason)
 
 
 WRITE: dict[type[Any], WriteFunction] = {

@@ -9,9 +9,13 @@ import pathlib
 import re
 import socket
 import struct
+import time
+import types
 import zoneinfo
-from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
+from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
+from datetime import time as clock
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 from uuid import UUID
 
@@ -137,7 +141,7 @@ def type_name(value: object) -> str:
         datetime(2024, 10, 27, 2, 30, fold=1, tzinfo=zoneinfo.ZoneInfo("Europe/Berlin")),
         datetime(2024, 1, 1, tzinfo=timezone(timedelta(0), "UTC")),
         datetime(2024, 1, 1, tzinfo=timezone(timedelta(hours=-3, microseconds=7), "home")),
-        time(23, 59, 59, 999999, tzinfo=UTC, fold=1),
+        clock(23, 59, 59, 999999, tzinfo=UTC, fold=1),
         timedelta.min,
         timedelta.max,
         timedelta(microseconds=-1),
@@ -193,23 +197,26 @@ def test_text_works_as_well_as_bytes() -> None:
 # What is refused ---------------------------------------------------------------------------------
 
 
-class MyInt(int):
+class SomeDict(dict[str, Any]):
     pass
 
 
-class MyStr(str):
-    __slots__ = ()
+class UnsureZone(tzinfo):
+    """Has an offset only at a moment, and no name."""
+
+    def utcoffset(self, dt: datetime | None) -> timedelta | None:
+        return None if dt is None else timedelta(hours=1)
+
+    def dst(self, dt: datetime | None) -> timedelta | None:
+        return None
+
+    def tzname(self, dt: datetime | None) -> str | None:
+        return None
 
 
-class LocalZone(tzinfo):
-    def utcoffset(self, dt: datetime | None) -> timedelta:
-        return timedelta(hours=1)
-
-    def dst(self, dt: datetime | None) -> timedelta:
-        return timedelta(0)
-
-    def tzname(self, dt: datetime | None) -> str:
-        return "local"
+class BrokenZone(UnsureZone):
+    def utcoffset(self, dt: datetime | None) -> timedelta | None:
+        raise ValueError("no idea")
 
 
 @pytest.mark.parametrize(
@@ -223,16 +230,19 @@ class LocalZone(tzinfo):
         ({(1, object): 2}, None, "type cannot travel"),
         ({1, 2, object}, None, "type cannot travel"),
         (Point(1, [object()]), "value.y[0]", "object"),
-        (MyInt(3), "value", "subclass of int and would arrive as a plain int; send int(…) of it"),
-        ([MyStr("a")], "value[0]", "subclass of str"),
-        ({MyStr("a"): 1}, None, "subclass of str"),
-        (collections.OrderedDict(a=1), "value", "subclass of dict"),
-        (collections.defaultdict(list), "value", "subclass of dict"),
-        (collections.deque([1]), "value", "collections.deque cannot travel"),
-        (1 + 2j, "value", "complex"),
-        (range(3), "value", "range"),
-        (Ellipsis, "value", "ellipsis"),
-        (datetime.now(LocalZone()), "value", "use datetime.timezone, or zoneinfo.ZoneInfo"),
+        (time.gmtime(0), "value", "subclass of tuple and would arrive as a plain tuple; send tuple(…) of it"),
+        (Fraction(1, 2**200_000), "value", "fraction of more than 100,000 bits"),
+        (re.compile("x" * 10_001), "value", "pattern of more than 10,000 characters"),
+        (collections.deque([1, object()]), "value[1]", "object"),
+        (collections.OrderedDict(a=object()), 'value["a"]', "object"),
+        (collections.ChainMap({"a": object()}), 'value.maps[0]["a"]', "object"),
+        (types.MappingProxyType({"a": object()}), 'value["a"]', "object"),
+        (SomeDict(a=object()), 'value["a"]', "object"),
+        (clock(1, tzinfo=UnsureZone()), "value", "use datetime.timezone, or zoneinfo.ZoneInfo"),
+        (UnsureZone(), "value", "use datetime.timezone, or zoneinfo.ZoneInfo"),
+        ([datetime(2026, 1, 1, tzinfo=BrokenZone())], "value[0]", "its time zone raised ValueError: no idea"),
+        ({}.keys(), "value", "dict_keys"),
+        (iter([1]), "value", "list_iterator"),
         (int, "value", "type"),
     ],
     ids=type_name,

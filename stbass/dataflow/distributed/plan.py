@@ -91,8 +91,8 @@ def _make(path: str, text: str, nested: Mapping[str, Any], named: Callable[[str]
         unknown = _opaque_in(value)
         if unknown is not None:
             raise DataflowError(
-                f"{what}: {key!r} holds a {unknown.type_name}, which is not known where the component runs: import its "
-                f"module in that of {path}"
+                f"{what}: {key!r} holds a {unknown.type_name}, which is not known where the component runs"
+                f"{f' ({unknown.reason})' if unknown.reason else ''}: import its module in that of {path}"
             )
     for key, (inner, inner_text, inner_nested) in nested.items():
         arguments[key] = _make(inner, inner_text, inner_nested, named, what)

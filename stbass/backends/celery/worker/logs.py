@@ -11,10 +11,11 @@ import msgspec
 from celery import Celery
 from celery.utils.imports import symbol_by_name
 
-from stbass._values.texts import shortened
+from stbass._values.masking import masked
+from stbass._values.texts import plain_text, shortened
 from stbass.errors import ConfigurationError
 
-__all__ = ["DETAILS", "FORMATS", "JsonFormatter", "use_log_format"]
+__all__ = ["DETAILS", "FORMATS", "JsonFormatter", "MaskingFormatter", "use_log_format"]
 
 DETAILS = "stbass"
 """Attribute of a record that holds what it is about: process, id, attempt, endpoint, error."""
@@ -35,22 +36,44 @@ class JsonFormatter(logging.Formatter):
             "at": datetime.fromtimestamp(record.created, UTC).isoformat(),
             "level": record.levelname,
             "logger": record.name,
-            "message": shortened(message, len(message)),
+            "message": _shown(message),
         }
         details = getattr(record, DETAILS, None)
         if type(details) is dict:
             made |= details
         if record.exc_info:
-            text = self.formatException(record.exc_info)
-            made["traceback"] = shortened(text, len(text))
+            made["traceback"] = _shown(self.formatException(record.exc_info))
         return msgspec.json.encode(made).decode()
 
 
+<<<<<<< HEAD
 def use_log_format(app: Celery) -> None:
     """Let what Celery writes for this application be in the format that its ``stbass_log_format`` says at that time.
+=======
+def _shown(text: str) -> str:
+    text = masked(plain_text(text))
+    return shortened(text, len(text))
+
+
+class MaskingFormatter(logging.Formatter):
+    """Another formatter's lines, secrets masked: also those of tracebacks, and of what processes log themselves."""
+
+    def __init__(self, inner: logging.Formatter) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The inner one's line."""
+        return masked(self.inner.format(record))
+
+
+def use_log_format(logger: logging.Logger, log_format: object) -> None:
+    """Let all that the logger's handlers write be of this format: ``text`` (Celery's own) or ``json``.
+>>>>>>> 5a5bf99 (What travels: every type of the standard library, attrs, msgspec and pydantic that is a value; no exception costs a result; secrets are masked; register)
 
     Other applications of the same Python process, and handlers that are not Celery's, stay as they are.
     """
+<<<<<<< HEAD
     app.log_cls = partial(_make_log, app.log_cls)
     app.__dict__.pop("log", None)
 
@@ -84,3 +107,14 @@ class _InFormat:
 
 def _json_formatter(*_format: Any, **_options: Any) -> JsonFormatter:
     return JsonFormatter()
+=======
+    if log_format not in FORMATS:
+        raise ConfigurationError(
+            f"stbass_log_format (STBASS_LOG_FORMAT) must be one of {', '.join(FORMATS)}, got {log_format!r}"
+        )
+    for handler in logger.handlers:
+        if log_format == "json":
+            handler.setFormatter(JsonFormatter())
+        elif handler.formatter is not None and not isinstance(handler.formatter, MaskingFormatter):
+            handler.setFormatter(MaskingFormatter(handler.formatter))
+>>>>>>> 5a5bf99 (What travels: every type of the standard library, attrs, msgspec and pydantic that is a value; no exception costs a result; secrets are masked; register)

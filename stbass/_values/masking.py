@@ -1,0 +1,85 @@
+"""Passwords, keys and tokens in texts for people: found by the name in front of them, and masked.
+
+``api_key=…``, ``"x-api-key": "…"``, ``Authorization: Bearer …``, ``?access_token=…``, ``('cookie', '…')``,
+``redis://user:…@host``: in errors, logs and the texts of events, also inside the ``repr`` of a request there.
+What is only counted or described by such a name (``max_tokens=100``, ``token_type``) stays.
+"""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["MASK", "is_secret_name", "masked"]
+
+MASK = "***"
+
+_NAME = (
+    r"(?:authorization|api[_-]?keys?|cookies?2?|token|passw(?:or)?d|passphrase|pwd|secret|credentials?"
+    r"|(?:secret|private|access|auth|signing|encryption)[_-]?key)"
+)
+_SECRET_NAME = re.compile(rf"[\w.-]*{_NAME}", re.IGNORECASE)
+
+_HINTS = ("authori", "api", "cookie", "token", "passw", "passphrase", "pwd", "secret", "credential", "key", "sig")
+_OTHER_HINTS = ("earer", "BEARER", "asic", "://", "sk-", "sk_", "gh", "xox", "AIza", "AKIA", "hf_", "glpat-")
+
+# What stands there instead of a secret already, or says that there is none.
+_NOTHING = r"(?!b?\\*['\"]?(?:None|null|true|false|\*\*\*|\[secure\]|<redacted>|secret\w*\()|['\"]['\"])"
+_QUOTED = (
+    r"(?P<open>b?(?P<quote>['\"]))(?:\\.|(?!(?P=quote)).)*(?P<close>(?P=quote)|\Z)"
+    r"|(?P<escaped_open>(?P<escaped>\\+['\"]))(?:(?!(?P=escaped)).)*(?P<escaped_close>(?P=escaped)|\Z)"
+)
+_NAMED = re.compile(
+    rf"(?P<name>{_NAME}\\*+['\"]?\]?)(?P<between>\s*+(?:=>|:(?!=)|=(?!=))\s*+){_NOTHING}"
+    rf"(?:{_QUOTED}|\[[^\]]*\]?|\{{[^}}]*\}}?|\([^)]*\)?|(?:(?:bearer|basic|digest|token)\s+)?[^\s,;&'\"()\[\]{{}}<>]+)",
+    re.IGNORECASE | re.DOTALL,
+)
+# Of a header without quotes all belongs to the value, up to the end of the line: written as \r\n in a repr.
+_HEADER = re.compile(
+    rf"(?P<name>(?:authorization|cookie2?)\s*+)(?P<between>:\s*+){_NOTHING}(?!['\"\[{{(])"
+    r"(?:(?<=cookie: )[^'\"\r\n\\]+|(?<=cookie:)[^'\"\r\n\\]+|digest [^\r\n]+|[^'\"\r\n\\,;)\]}]+)",
+    re.IGNORECASE,
+)
+_PAIR = re.compile(
+    rf"(?P<name>[(\[]\s*b?(?P<around>\\*['\"])[\w.-]*{_NAME}(?P=around))(?P<between>,\s*+){_NOTHING}(?:{_QUOTED})(?=\s*[)\]])",
+    re.IGNORECASE | re.DOTALL,
+)
+_QUERY = re.compile(r"(?<=[?&])((?:[\w-]*[_-])?(?:key|sig|signature)=)(?!\*\*\*)[^&\s'\"#]+", re.IGNORECASE)
+_OPTION = re.compile(rf"(--?[\w-]*{_NAME}\s+)(?!-|\*\*\*)[^\s'\"]+", re.IGNORECASE)
+_SCHEME = re.compile(r"\b([Bb]earer|BEARER|[Bb]asic)(\s+)(?=[^\s'\"]*[0-9A-Z=])[\w.~+/=-]{8,}")
+_LOGIN = re.compile(r"(://[^/\s:@'\"]*:)(?!\*\*\*@)[^/\s@'\"]+(?=@)")
+# Keys that services give out look like keys without a name beside them.
+_KEY = re.compile(
+    r"\b(?:sk-|[sr]k_live_|gh[pousr]_|github_pat_|xox[abprs]-|hf_|glpat-|AIza|AKIA)(?=[\w-]*\d)[\w-]{12,}"
+)
+_NOT_A_SECRET = re.compile(r"(?:unexpected|invalid|unknown|illegal|expected|next|bad|last|this)\s+$", re.IGNORECASE)
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether what is called so is to be masked: a header, a field, a parameter, a variable of the environment."""
+    return _SECRET_NAME.fullmatch(name) is not None
+
+
+def masked(text: str) -> str:
+    """The text with the values of secret names, keys of known services, and passwords in addresses masked."""
+    lowered = text.lower()
+    # Most texts hold nothing of the kind, and searching them for single words takes hardly any time.
+    if any(hint in lowered for hint in _HINTS):
+        text = _HEADER.sub(rf"\g<name>\g<between>{MASK}", text)
+        text = _NAMED.sub(_without_value, text)
+        text = _PAIR.sub(_without_value, text)
+        text = _OPTION.sub(rf"\1{MASK}", text)
+        text = _QUERY.sub(rf"\1{MASK}", text)
+    if any(hint in text for hint in _OTHER_HINTS):
+        text = _SCHEME.sub(rf"\1\2{MASK}", text)
+        text = _LOGIN.sub(rf"\1{MASK}", text)
+        text = _KEY.sub(MASK, text)
+    return text
+
+
+def _without_value(found: re.Match[str]) -> str:
+    name, between = found["name"], found["between"]
+    opening = found["open"] or found["escaped_open"] or ""
+    if not opening and name.lower() == "token" and _NOT_A_SECRET.search(found.string[: found.start()][-20:]):
+        # A parser's "unexpected token: }".
+        return found[0]
+    return f"{name}{between}{opening}{MASK}{found['close'] or found['escaped_close'] or ''}"

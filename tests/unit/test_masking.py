@@ -1,0 +1,268 @@
+"""Passwords, keys and tokens do not show in texts for people, and in errors that travel; values travel exactly."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from typing import Any
+
+import pydantic
+import pytest
+from rich.console import Console
+
+from stbass._process.context import ProcessContext
+from stbass._values.masking import is_secret_name, masked
+from stbass._values.texts import error_text, message_of, text_of, traceback_text
+from stbass.backends.celery.worker.logs import use_log_format
+from stbass.errors import WorkflowError
+from stbass.observe.display import LinesView
+from stbass.observe.events import subscribe
+from stbass.result import Failure, ProcessResult
+from stbass.wire import dump_error, dump_result, dumps, load_error, load_result, loads
+
+SECRET = "hunter2-0123"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("api_key=hunter2-0123, x=1", "api_key=***, x=1"),
+        ('{"x-api-key": "hunter2-0123", "b": "c"}', '{"x-api-key": "***", "b": "c"}'),
+        ('{"token": "a\\"hunter2-0123"}', '{"token": "***"}'),
+        ('body \\"password\\": \\"hunter2-0123\\", \\"b\\": 1', 'body \\"password\\": \\"***\\", \\"b\\": 1'),
+        ("{'Authorization': 'Bearer hunter2-0123', 'ok': 'yes'}", "{'Authorization': '***', 'ok': 'yes'}"),
+        ("Authorization: Bearer hunter2-0123\r\nHost: x", "Authorization: ***\r\nHost: x"),
+        ("authorization=Bearer hunter2-0123", "authorization=***"),
+        ("proxy-authorization: Basic aHVudGVyMi0wMTIz", "proxy-authorization: ***"),
+        ("b'Cookie: a=hunter2-0123; b=c\\r\\nHost: x'", "b'Cookie: ***\\r\\nHost: x'"),
+        ("Set-Cookie: sid=hunter2-0123; Path=/\nnext: 1", "Set-Cookie: ***\nnext: 1"),
+        ("cookies={'sid': 'hunter2-0123'}, n=1", "cookies=***, n=1"),
+        (
+            "[('x-api-key', 'hunter2-0123'), (b'cookie', b'hunter2-0123')]",
+            "[('x-api-key', '***'), (b'cookie', b'***')]",
+        ),
+        ("GET https://h/p?access_token=hunter2-0123&b=1", "GET https://h/p?access_token=***&b=1"),
+        ("https://h/p?key=hunter2-0123&X-Amz-Signature=hunter2-0123", "https://h/p?key=***&X-Amz-Signature=***"),
+        ("redis://user:hunter2-0123@host:6379/0", "redis://user:***@host:6379/0"),
+        ("ANTHROPIC_API_KEY=hunter2-0123", "ANTHROPIC_API_KEY=***"),
+        ("environ['API_KEY'] = 'hunter2-0123'", "environ['API_KEY'] = '***'"),
+        ("accessToken: 'hunter2-0123'", "accessToken: '***'"),
+        ("client_secret: hunter2-0123 and more", "client_secret: *** and more"),
+        ("--password hunter2-0123 --api-key=hunter2-0123", "--password *** --api-key=***"),
+        ("Incorrect API key provided: sk-proj-hunter2-0123.", "Incorrect API key provided: ***."),
+        ("sent Bearer hunter2-0123 to it", "sent Bearer *** to it"),
+        ("secret='hunter2-0123 cut of", "secret='***"),
+        ("Request(headers={'api-key': b'hunter2-0123'})", "Request(headers={'api-key': b'***'})"),
+        ("passwd => hunter2-0123", "passwd => ***"),
+    ],
+)
+def test_the_value_of_a_secret_name_is_masked_and_nothing_else(text: str, shown: str) -> None:
+    assert masked(text) == shown
+    # Also when it is masked again, on its way through several texts
+    assert masked(shown) == shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "max_tokens=100, total_tokens: 5, token_type=bearer, token_count: 3",
+        "Unexpected token: identifier",
+        "KeyError: 'token'",
+        "api_key=None, password='', token: null",
+        "password=SecretStr('**********')",
+        "Headers({'authorization': '[secure]'})",
+        "if token == 'x': return authorization",
+        "Basic authentication required; the password is wrong",
+        "the secretary of cookie makers: nobody",
+        "https://example.org/tokens/5?limit=3",
+        "",
+    ],
+)
+def test_what_only_looks_like_it_stays(text: str) -> None:
+    assert masked(text) == text
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "authorization",
+        "Proxy-Authorization",
+        "api_key",
+        "x-api-key",
+        "apiKey",
+        "OPENAI_API_KEY",
+        "cookie",
+        "set-cookie",
+        "token",
+        "access_token",
+        "id-token",
+        "password",
+        "db.passwd",
+        "secret",
+        "client_secret",
+        "private_key",
+    ],
+)
+def test_names_that_are_secret(name: str) -> None:
+    assert is_secret_name(name)
+
+
+@pytest.mark.parametrize("name", ["tokens", "max_tokens", "token_type", "monkey", "key", "author", "cookiecutter", ""])
+def test_names_that_are_not(name: str) -> None:
+    assert not is_secret_name(name)
+
+
+@pytest.mark.parametrize(
+    "text", ["token " * 5000, "'token': '" * 5000, "token" + "\\" * 50_000, "(" * 50_000 + "token="]
+)
+def test_masking_takes_no_time_to_speak_of(text: str) -> None:
+    # (It is the test's time-out that would tell.)
+    masked(text)
+
+
+# Texts -------------------------------------------------------------------------------------------
+
+
+def raised(error: BaseException) -> BaseException:
+    try:
+        raise error
+    except BaseException as caught:
+        return caught
+
+
+def test_no_text_for_people_shows_a_secret() -> None:
+    error = raised(ValueError(f"401 for https://h?api_key={SECRET}"))
+    error.add_note(f"password={SECRET}")
+    failure = Failure(error, checkpoint={"token": SECRET}, traceback_str=traceback_text(error))
+    result = ProcessResult(False, None, failure)
+
+    texts = [
+        message_of(error),
+        error_text(error),
+        traceback_text(error),
+        text_of({"headers": {"x-api-key": SECRET}}),
+        failure.summary,
+        failure.detailed,
+        repr(failure),
+        repr(result),
+        repr(ProcessResult.ok({"token": SECRET})),
+    ]
+
+    for text in texts:
+        assert SECRET not in text
+        assert "***" in text
+    assert failure.checkpoint == {"token": SECRET}
+
+
+# Errors that travel ------------------------------------------------------------------------------
+
+
+class CallFailed(Exception):
+    """As the errors of SDKs are."""
+
+    def __init__(self, message: str, **fields: Any) -> None:
+        super().__init__(message)
+        self.__dict__.update(fields)
+
+
+def arrived(error: BaseException) -> Any:
+    data = dump_error(error)
+    assert SECRET.encode() not in data
+    return load_error(data)
+
+
+def test_attributes_that_people_look_at_arrive_and_secrets_in_them_do_not() -> None:
+    error: Any = CallFailed(
+        f"Authorization: Bearer {SECRET}",
+        status_code=401,
+        request_id="req_1",
+        body={"error": {"message": f"bad key api_key={SECRET}", "api_key": SECRET, "max_tokens": 5}},
+        raw=f'{{"token": "{SECRET}"}}'.encode(),
+        headers=[("x-api-key", SECRET), ("retry-after", "3")],
+        secret_key=pydantic.SecretStr(SECRET),
+        options=pydantic.SecretStr(SECRET),
+        password=None,
+    )
+    error.__cause__ = KeyError(f"cookie={SECRET}")
+    error.add_note(f"password: {SECRET}")
+
+    found = arrived(raised(error))
+
+    assert type(found).__name__ == "CallFailed"
+    assert (found.status_code, found.request_id, found.password) == (401, "req_1", None)
+    assert found.body == {"error": {"message": "bad key api_key=***", "api_key": "***", "max_tokens": 5}}
+    assert found.raw == b'{"token": "***"}'
+    assert found.headers == [("x-api-key", "***"), ("retry-after", "3")]
+    assert str(found) == "Authorization: ***"
+    assert found.__notes__ == ["password: ***"]
+    assert repr(found.__cause__) == "KeyError('cookie=***')"
+
+
+def test_values_outputs_and_checkpoints_are_never_touched() -> None:
+    value = {"token": SECRET, "headers": [("cookie", SECRET)], "text": f"api_key={SECRET}"}
+    assert loads(dumps(value)) == value
+
+    failure = load_result(dump_result(ProcessResult.fail(ValueError("x"), checkpoint=value))).failure
+    assert failure.checkpoint == value
+
+    # Also not those that an error holds
+    error = WorkflowError(
+        "lost", failed="a", results={"b": ProcessResult.ok(value), "c": ProcessResult(False, None, failure)}
+    )
+    found: Any = load_error(dump_error(error))
+    assert found.results["b"].value == value
+    assert found.results["c"].failure.checkpoint == value
+
+
+def test_an_error_of_a_class_that_is_not_here_has_the_same_attributes() -> None:
+    data = dump_error(CallFailed("nope", status_code=429, body={"token": SECRET}, args_=(1,), type_name="mine"))
+
+    found: Any = load_error(data.replace(b"CallFailed", b"CallRefused"))
+
+    assert type(found).__name__ == "RemoteError"
+    assert (found.status_code, found.body, found.args_) == (429, {"token": "***"}, (1,))
+    assert found.type_name == f"{__name__}:CallRefused"
+    assert json.loads(data)["d"]["status_code"] == 429
+
+
+# Events, logs ------------------------------------------------------------------------------------
+
+
+def test_the_note_of_an_event_is_masked_and_its_checkpoint_is_not() -> None:
+    ctx = ProcessContext("p")
+    seen = []
+    with subscribe(seen.append):
+        ctx.progress(1, 2, f"logged in with token={SECRET}")
+        ctx.checkpoint({"token": SECRET})
+
+    assert seen[0].note == "logged in with token=***"
+    assert seen[1].value == {"token": SECRET}
+    console = Console(file=io.StringIO(), width=200)
+    with LinesView(console) as view:
+        for event in seen:
+            view.on_event(event)
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert SECRET not in said
+    assert said.count("***") == 2
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_a_workers_log_is_masked_also_in_tracebacks(log_format: str) -> None:
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+    logger = logging.Logger("agents")
+    logger.addHandler(handler)
+    for _ in range(2):  # Celery sets its loggers up twice
+        use_log_format(logger, log_format)
+
+    try:
+        raise ValueError(f"api_key={SECRET}")
+    except ValueError:
+        logger.exception("asked with %s", {"Authorization": f"Bearer {SECRET}"})
+
+    said = stream.getvalue()
+    assert SECRET not in said
+    assert said.count("***") == 2
+    assert "ValueError: api_key=***" in said
