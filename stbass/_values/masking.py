@@ -24,14 +24,15 @@ _OTHER_HINTS = ("earer", "BEARER", "asic", "://", "sk-", "sk_", "gh", "xox", "AI
 
 # What stands there instead of a secret already, or says that there is none.
 _NOTHING = r"(?!b?\\*['\"]?(?:None|null|true|false|\*\*\*|\[secure\]|<redacted>|secret\w*\()|['\"]['\"])"
+# Up to the end of the line at most: of a line of code, a quote may be the end of a text instead of its beginning.
 _QUOTED = (
-    r"(?P<open>b?(?P<quote>['\"]))(?:\\.|(?!(?P=quote)).)*(?P<close>(?P=quote)|\Z)"
-    r"|(?P<escaped_open>(?P<escaped>\\+['\"]))(?:(?!(?P=escaped)).)*(?P<escaped_close>(?P=escaped)|\Z)"
+    r"(?P<open>b?(?P<quote>['\"]))(?:\\.|(?!(?P=quote)).)*(?P<close>(?P=quote)?)"
+    r"|(?P<escaped_open>(?P<escaped>\\+['\"]))(?:(?!(?P=escaped)).)*(?P<escaped_close>(?P=escaped)?)"
 )
 _NAMED = re.compile(
     rf"(?P<name>{_NAME}\\*+['\"]?\]?)(?P<between>\s*+(?:=>|:(?!=)|=(?!=))\s*+){_NOTHING}"
-    rf"(?:{_QUOTED}|\[[^\]]*\]?|\{{[^}}]*\}}?|\([^)]*\)?|(?:(?:bearer|basic|digest|token)\s+)?[^\s,;&'\"()\[\]{{}}<>]+)",
-    re.IGNORECASE | re.DOTALL,
+    rf"(?:{_QUOTED}|\[(?:[^\]]*\]|.*)|\{{(?:[^}}]*\}}|.*)|\((?:[^)]*\)|.*)|(?:(?:bearer|basic|digest|token)\s+)?[^\s,;&'\"()\[\]{{}}<>]+)",
+    re.IGNORECASE,
 )
 # Of a header without quotes all belongs to the value, up to the end of the line: written as \r\n in a repr.
 _HEADER = re.compile(
@@ -41,7 +42,7 @@ _HEADER = re.compile(
 )
 _PAIR = re.compile(
     rf"(?P<name>[(\[]\s*b?(?P<around>\\*['\"])[\w.-]*{_NAME}(?P=around))(?P<between>,\s*+){_NOTHING}(?:{_QUOTED})(?=\s*[)\]])",
-    re.IGNORECASE | re.DOTALL,
+    re.IGNORECASE,
 )
 _QUERY = re.compile(r"(?<=[?&])((?:[\w-]*[_-])?(?:key|sig|signature)=)(?!\*\*\*)[^&\s'\"#]+", re.IGNORECASE)
 _OPTION = re.compile(rf"(--?[\w-]*{_NAME}\s+)(?!-|\*\*\*)[^\s'\"]+", re.IGNORECASE)

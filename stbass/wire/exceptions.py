@@ -2,17 +2,11 @@
 
 `{"~": "error", "c": class, "m": message, "a": arguments}`, and, where there is anything to say, `d`: the instance's
 `__dict__` (notes among it), `n`: attributes that a built-in class or `__slots__` keep outside of it (`errno`, …),
-<<<<<<< HEAD
 `g`: the members of a group, `cause`, `context`, `s`: 1 if the context is suppressed, `t`: text of the traceback,
 `w`: seconds after which it says that one may try again (`retry_after` where it arrives: its headers may not travel),
 `i`: a number for the references to it. `{"~": "again", "i": number}`: the exception that was read before under that
-number, because exceptions may refer to each other in circles.
-=======
-`g`: the members of a group, `cause`, `context`, `s`: 1 if the context is
-suppressed, `t`: text of the traceback, `i`: a number for the references to it. `{"~": "again", "i": number}`: the
-exception that was read before under that number, because exceptions may refer to each other in circles. Of a class that
-compiled code has made: `p`, what pydantic's are made from again, or else what their attributes and `errors()` say.
->>>>>>> 5a5bf99 (What travels: every type of the standard library, attrs, msgspec and pydantic that is a value; no exception costs a result; secrets are masked; register)
+number, because exceptions may refer to each other in circles. Of a class that compiled code has made: `p`, what
+pydantic's are made from again, or else what their attributes and `errors()` say.
 
 The reader rebuilds the same class if it is imported, with `BaseException.__new__` and the arguments put back: no
 constructor is run, so a class whose constructor takes other arguments than it keeps arrives too. Those of pydantic-core
@@ -27,12 +21,8 @@ from __future__ import annotations
 from types import GetSetDescriptorType, MemberDescriptorType
 from typing import Any
 
-<<<<<<< HEAD
 from stbass._values.retry_after import own_retry_after
-from stbass._values.texts import message_of, text_of, traceback_text, type_name_of
-=======
 from stbass._values.texts import message_of, plain_text, text_of, traceback_text, type_name_of
->>>>>>> 5a5bf99 (What travels: every type of the standard library, attrs, msgspec and pydantic that is a value; no exception costs a result; secrets are masked; register)
 from stbass.errors import RemoteError, WireError
 from stbass.wire.classes import HEAP_TYPE, known_class, native_base, static
 from stbass.wire.core import MAX_DEPTH, Form, ReadFunction, Unsendable, WireReader, WireWriter, WriteFunction, part
@@ -300,13 +290,8 @@ def _read_error(reader: WireReader, form: Form) -> Any:
         attributes = {**parts, **outside, **inside}
         error.__dict__.update({key: item for key, item in attributes.items() if _may_stand_in(error, key)})
         error.__dict__.update(type_name=name, remote_args=tuple(text_of(argument) for argument in arguments))
-<<<<<<< HEAD
-        if "__notes__" in inside:
-            error.__dict__["__notes__"] = inside["__notes__"]
     if "w" in form:
         _DICT.__get__(error)["retry_after"] = part(form, "w", float)
-=======
->>>>>>> 5a5bf99 (What travels: every type of the standard library, attrs, msgspec and pydantic that is a value; no exception costs a result; secrets are masked; register)
     if "t" in form:
         _DICT.__get__(error)[REMOTE_TRACEBACK] = part(form, "t", str)
     for key, descriptor in (("cause", _CAUSE), ("context", _CONTEXT)):

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from celery import Celery
 from celery.utils.imports import symbol_by_name
+from celery.utils.log import ColorFormatter
 
 from stbass._values.masking import masked
 from stbass._values.texts import plain_text, shortened
@@ -46,10 +47,6 @@ class JsonFormatter(logging.Formatter):
         return msgspec.json.encode(made).decode()
 
 
-<<<<<<< HEAD
-def use_log_format(app: Celery) -> None:
-    """Let what Celery writes for this application be in the format that its ``stbass_log_format`` says at that time.
-=======
 def _shown(text: str) -> str:
     text = masked(plain_text(text))
     return shortened(text, len(text))
@@ -67,13 +64,11 @@ class MaskingFormatter(logging.Formatter):
         return masked(self.inner.format(record))
 
 
-def use_log_format(logger: logging.Logger, log_format: object) -> None:
-    """Let all that the logger's handlers write be of this format: ``text`` (Celery's own) or ``json``.
->>>>>>> 5a5bf99 (What travels: every type of the standard library, attrs, msgspec and pydantic that is a value; no exception costs a result; secrets are masked; register)
+def use_log_format(app: Celery) -> None:
+    """Let what Celery writes for this application be in the format that its ``stbass_log_format`` says at that time.
 
     Other applications of the same Python process, and handlers that are not Celery's, stay as they are.
     """
-<<<<<<< HEAD
     app.log_cls = partial(_make_log, app.log_cls)
     app.__dict__.pop("log", None)
 
@@ -99,22 +94,15 @@ class _InFormat:
             raise ConfigurationError(
                 f"stbass_log_format (STBASS_LOG_FORMAT) must be one of {', '.join(FORMATS)}, got {log_format!r}"
             )
-        if log_format == "json":
-            kwargs["formatter"] = _json_formatter
+        inner = kwargs.get("formatter", ColorFormatter)
+        kwargs["formatter"] = _json_formatter if log_format == "json" else partial(_masking_formatter, inner)
         kind: Any = super()
         return kind.setup_handlers(*args, **kwargs)
 
 
 def _json_formatter(*_format: Any, **_options: Any) -> JsonFormatter:
     return JsonFormatter()
-=======
-    if log_format not in FORMATS:
-        raise ConfigurationError(
-            f"stbass_log_format (STBASS_LOG_FORMAT) must be one of {', '.join(FORMATS)}, got {log_format!r}"
-        )
-    for handler in logger.handlers:
-        if log_format == "json":
-            handler.setFormatter(JsonFormatter())
-        elif handler.formatter is not None and not isinstance(handler.formatter, MaskingFormatter):
-            handler.setFormatter(MaskingFormatter(handler.formatter))
->>>>>>> 5a5bf99 (What travels: every type of the standard library, attrs, msgspec and pydantic that is a value; no exception costs a result; secrets are masked; register)
+
+
+def _masking_formatter(inner: Any, *args: Any, **options: Any) -> MaskingFormatter:
+    return MaskingFormatter(inner(*args, **options))
