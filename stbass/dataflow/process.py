@@ -323,7 +323,7 @@ class Process(Exportable, ABC):
         await self._attach()
         if self._is_connected or await self._job_is_over():
             return
-        await self._state.upsert_process(self._record(), with_components=True)
+        await self._state.upsert_process(self.dict(), with_components=True)
         self._told = self._status
         self._is_connected = True
 
@@ -335,8 +335,8 @@ class Process(Exportable, ABC):
     async def _job_is_over(self) -> bool:
         return self._state.durable and await self._state.job_status() is Status.COMPLETED
 
-    def _record(self) -> dict[str, Any]:
-        """What the state is told: names and kinds, no values."""
+    def dict(self) -> dict[str, Any]:
+        """What there is to know about it, as data; it is what the state is told: names and kinds, no values."""
         return {
             "id": self.id,
             "name": self.name,
@@ -414,7 +414,7 @@ class Process(Exportable, ABC):
                 await self._set_status(over)
             else:
                 await self._checkpoints.take_if_due(monotonic())
-                await self._set_status(Status.INIT)
+                await self._set_status(Status.WAITING)
         except BaseException as error:
             # Also those that have ended are told, so that they do not take the run for a good one.
             self._cancel_all()

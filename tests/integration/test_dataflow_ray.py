@@ -115,7 +115,7 @@ async def test_steps_and_then_to_the_end() -> None:
     async with asyncio.timeout(30), process:
         assert str(process.status) == "init"
         await process.step()
-        assert (sink.got, process.status) == ([10], Status.INIT)
+        assert (sink.got, process.status) == ([10], Status.WAITING)
         await process.step()
         assert sink.got == [10, 11]
         assert process.components["b"].y == 11

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from stbass.dataflow import Component, Event, IOController, Status, StopEvent
+from stbass.dataflow import AsyncioConnector, Component, Event, IOController, LocalProcess, Status, StopEvent
 from stbass.errors import ChannelTypeError, DataflowError, IOClosedError
 from tests.support.dataflow import Count, Endless, Forever, Keep, local
 
@@ -285,3 +285,99 @@ async def test_mistakes_with_events() -> None:
         speaker.io.queue_event(Heard(source="a", data=1))
     with pytest.raises(DataflowError, match="of its class"):
         await Speaker.io.close()
+
+
+# As other programs use them ----------------------------------------------------------------------
+
+
+class Probed(Event):
+    """A number of one of two probes."""
+
+    data: int
+
+
+class Probe(Component):
+    """Tells two numbers as events."""
+
+    io = IOController(output_events=[Probed])
+
+    def __init__(self, start: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.left = [start, start + 1]
+
+    async def step(self) -> None:
+        """Tell one."""
+        self.io.queue_event(Probed(source=self.name, data=self.left.pop(0)))
+        if not self.left:
+            await self.io.close()
+
+
+class Pair(Component):
+    """Takes a row of the numbers of both probes."""
+
+    io = IOController(inputs=["a", "b"], input_events=[Probed])
+    exports = ["rows"]  # noqa: RUF012
+    a: int
+    b: int
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.rows: list[tuple[int, int]] = []
+
+    @Probed.handler(populates_fields=["a", "b"])
+    async def on_reading(self, event: Probed) -> None:
+        """Set only the one that it is about."""
+        setattr(self, event.source, event.data)
+
+    async def step(self) -> None:
+        """Keep the row."""
+        self.rows.append((self.a, self.b))
+
+
+async def test_only_the_fields_that_a_handler_did_set_hold_a_new_value() -> None:
+    pair = Pair(name="pair")
+    async with asyncio.timeout(30), LocalProcess([Probe(0, name="a"), Probe(10, name="b"), pair], []) as process:
+        await process.run()
+    assert pair.rows == [(0, 10), (1, 11)]
+
+
+class Doubled(Event):
+    """Twice the number."""
+
+    data: int
+
+
+class Returns(Component):
+    """Answers an event with an event, sync or async."""
+
+    io = IOController(input_events=[Probed], output_events=[Doubled])
+
+    @Probed.handler
+    def on_reading(self, event: Probed) -> Doubled:
+        """Return it."""
+        return Doubled(source=self.name, data=2 * event.data)
+
+
+class Hears(Component):
+    """Keeps the numbers of events."""
+
+    io = IOController(input_events=[Doubled])
+    exports = ["got"]  # noqa: RUF012
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.got: list[int] = []
+
+    @Doubled.handler
+    async def on_doubled(self, event: Doubled) -> None:
+        """Keep it."""
+        self.got.append(event.data)
+
+
+async def test_an_event_that_a_handler_returns_is_sent() -> None:
+    hears = Hears(name="hears")
+    components = [Probe(3, name="probe"), Returns(name="returns"), hears]
+    connectors = AsyncioConnector.builder().build_event_connectors(components)
+    async with asyncio.timeout(30), LocalProcess(components, connectors) as process:
+        await process.run()
+    assert hears.got == [6, 8]

@@ -18,6 +18,7 @@ from stbass.dataflow import (
     Status,
     component,
 )
+from stbass.dataflow.state import DictStateBackend
 from stbass.errors import (
     ChannelTypeError,
     CopyError,
@@ -364,7 +365,7 @@ async def test_step_step_run() -> None:
     async with asyncio.timeout(5), process:
         await process.step()
         assert sink.got == [0]
-        assert process.status is Status.INIT
+        assert process.status is Status.WAITING
         await process.step()
         assert (a.made, sink.got) == (2, [0, 1])
         await process.run()
@@ -806,3 +807,22 @@ async def test_an_asyncio_connector_needs_a_spec() -> None:
         AsyncioConnector("a.y")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"component\.field"):
         ConnectorSpec("a", "b.x")
+
+
+async def test_between_two_steps_all_are_waiting() -> None:
+    a, sink = Count(5, name="a"), Keep(name="sink")
+    async with asyncio.timeout(30), local([a, sink], ("a.y", "sink.x")) as process:
+        await process.step()
+        assert {process.status, a.status, sink.status} == {Status.WAITING}
+
+
+async def test_a_process_can_be_told_to_a_state() -> None:
+    process = local([Count(5, name="a"), Keep(name="sink")], ("a.y", "sink.x"), name="mine")
+    async with DictStateBackend() as state:
+        await state.upsert_process(process)
+        found = await state.get_process("mine")
+    assert (found["name"], list(found["components"]), list(found["connectors"])) == (
+        "mine",
+        ["a", "sink"],
+        ["a.y..sink.x"],
+    )

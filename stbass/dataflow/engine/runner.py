@@ -170,6 +170,8 @@ class Runner:
             self._failed(error)
             raise
         finally:
+            if not self.ended:
+                self.wiring.status = Status.WAITING
             self.host.runner_left()
 
     async def run(self) -> None:
@@ -347,11 +349,16 @@ class Runner:
         self.in_user = True
         if found is not None:
             name, handled = found
+            populated = self.wiring.populated
+            populated.clear()
             made = getattr(component, name)(event)
             if inspect.isawaitable(made):
-                await made
+                made = await made
+            if isinstance(made, Event):
+                component.io.queue_event(made)
             for field in handled.populates_fields:
-                self._populate(field, getattr(component, field))
+                if field in populated:
+                    self._populate(field, populated[field])
         if not self.inboxes and self._steps_at_all:
             self.steps += 1
             stepped: Any = self._step()

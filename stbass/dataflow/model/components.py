@@ -80,6 +80,7 @@ class Wiring:
         closing: whether it has said that no more comes from it, or has ended.
         cancelled: whether it was told to end.
         steps_before: how many steps it had made when its runner left it.
+        populated: the inputs that a handler of events has set, for the runner, in the order in which it did.
         process: the process that has it now.
         used: whether a process had it, so that it is not as it was made.
         job: the job of its process, if that goes on from its last checkpoint; known also where the state is not.
@@ -94,7 +95,7 @@ class Wiring:
     """
 
     __slots__ = ("at_good_end", "cancelled", "closing", "constraints", "events", "handlers", "initial_values", "io",
-                 "is_made", "job", "last", "name", "out", "own_parameters", "own_state", "process",
+                 "is_made", "job", "last", "name", "out", "own_parameters", "own_state", "populated", "process",
                  "process_parameters", "process_state", "run_failed", "runner", "status", "steps_before",
                  "used")  # fmt: skip
 
@@ -107,6 +108,7 @@ class Wiring:
         self.out: dict[str, Any] = {}
         self.last = dict(outputs)
         self.events: list[Event] = []
+        self.populated: dict[str, Any] = {}
         self.runner: ComponentRunner | None = None
         self.status = Status.CREATED
         self.closing = self.cancelled = self.used = False
@@ -323,6 +325,23 @@ class OutputField:
         instance._wiring.out[self.name] = value
 
 
+class PopulatedField:
+    """An input that a handler of events sets: an attribute like any, but it is noted that it was set."""
+
+    __slots__ = ("default", "name")
+
+    def __init__(self, name: str, default: Any) -> None:
+        self.name = name
+        self.default = default
+
+    def __get__(self, instance: Component | None, owner: type | None = None) -> Any:
+        return self if instance is None else instance.__dict__.get(self.name, self.default)
+
+    def __set__(self, instance: Component, value: Any) -> None:
+        instance.__dict__[self.name] = value
+        instance._wiring.populated[self.name] = value
+
+
 class OwnOutputField(OutputField):
     """The same where only some instances of the class have such an output; for others it is an attribute like any."""
 
@@ -455,6 +474,10 @@ class Component(Exportable):
                     defaults[name] = present
                 setattr(cls, name, OutputField(name))
         cls.__defaults = defaults
+        for field in {field for _, handled in handlers.values() for field in handled.populates_fields}:
+            present = inspect.getattr_static(cls, field, None)
+            if not (is_framework_name(field) or isinstance(present, OutputField | PopulatedField)):
+                setattr(cls, field, PopulatedField(field, present))
 
     # What users override ------------------------------------------------------------------------
 

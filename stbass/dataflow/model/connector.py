@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, ClassVar, Generic, Self, TypeVar
@@ -174,6 +175,13 @@ class ConnectorBuilder(Generic[C]):
     def build(self, spec: ConnectorSpec) -> C:
         """The same as calling it."""
         return self(spec)
+
+    def build_event_connectors(self, components: Iterable[object]) -> list[C]:
+        """None: an event goes from who sends it to who handles it without a connector.
+
+        For programs that add them to the connectors of a process, as they have to elsewhere.
+        """
+        return []
 
 
 class AsyncioConnector(Connector):

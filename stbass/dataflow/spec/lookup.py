@@ -50,7 +50,8 @@ def find(path: str) -> Any:
         MissingDependencyError: it needs a package that is not installed; says which.
     """
     parts = path.split(".")
-    if len(parts) < 2 or not all(part.isidentifier() for part in parts):
+    # A module may be called 004_first; a class may not.
+    if len(parts) < 2 or not all(f"_{part}".isidentifier() for part in parts) or not parts[-1].isidentifier():
         raise NotThere(f"{path!r} is not of the form 'module.Class'")
     if parts[0] == _OTHER_TOOL:
         return _counterpart(path, parts[-1])
