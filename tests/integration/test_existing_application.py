@@ -162,9 +162,13 @@ async def test_options_without_effect_say_so_once(server: RedisServer) -> None:
 
 async def test_limits_set_at_run_time_say_so_once(server: RedisServer) -> None:
     app = make_app("tests", broker_url=server.url)
-    with Worker(WORKER, "limited", env=_env(server)) as limited:
+    env = {**_env(server), "TEST_POOL_RESTARTS": "1"}
+    with Worker(WORKER, "limited", env=env) as limited:
         while not app.control.ping([limited.name], timeout=1):
             """It says that it is ready a moment before it hears."""
+        for _ in range(2):
+            restarted = app.control.broadcast("pool_restart", reply=True, destination=[limited.name], timeout=5)
+            assert "ok" in restarted[0][limited.name]
         for name in ("stbass.execute", "tests.add"):
             app.control.time_limit(name, soft=1, hard=2, reply=True, destination=[limited.name])
         app.control.rate_limit("stbass.execute", "2/s", reply=True, destination=[limited.name])
@@ -175,7 +179,12 @@ async def test_limits_set_at_run_time_say_so_once(server: RedisServer) -> None:
             result = app.send_task("tests.add", (1, 2), queue="limited")
             assert await asyncio.to_thread(result.get, timeout=10) == 3
         log = limited.log
-    for words in ("a time limit (", "a soft time limit (", "rate_limit of stbass.execute does nothing"):
+    for words in (
+        "pool_restart does nothing",
+        "a time limit (",
+        "a soft time limit (",
+        "rate_limit of stbass.execute does nothing",
+    ):
         assert log.count(words) == 1, log
 
 
@@ -207,6 +216,19 @@ async def test_a_task_that_is_to_be_ended_while_it_waits_for_a_thread_is_not_los
     assert ended in (["REVOKED", *["SUCCESS"] * 4], ["SUCCESS"] * 5)
     assert server.command("LLEN", "shop:waits") == 2 * ended.count("SUCCESS")
     assert not await asyncio.to_thread(inspected.reserved) or not inspected.reserved()[worker.name]
+
+
+async def test_messages_are_taken_one_by_one_where_none_is_to_be_prefetched(server: RedisServer) -> None:
+    app = _shop(server, ours=True)
+    for _ in range(6):
+        app.send_task("shop.dawdle", (600.0, "shop:singly"), queue="singly", ignore_result=True)
+    args = ["--disable-prefetch", "--prefetch-multiplier=4"]
+    with Worker(APP, "singly", env=_env(server), args=args, concurrency=2) as worker:
+        await until(lambda: server.command("LLEN", "shop:singly") == 2, timeout=30)
+        while not app.control.ping([worker.name], timeout=1):
+            """It has other things to do first."""
+        assert server.command("LLEN", "singly") == 4
+    server.command("DEL", "singly")
 
 
 async def test_a_running_process_tells_when_it_started(server: RedisServer) -> None:

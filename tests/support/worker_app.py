@@ -18,6 +18,7 @@ _SETTINGS = {
     )
     if variable in os.environ
 }
+_SETTINGS |= {"worker_pool_restarts": "TEST_POOL_RESTARTS" in os.environ}
 
 # Celery cannot tell `-P prefork` from its default, so the setting decides.
 _POOL = {"worker_pool": os.environ["STBASS_POOL"]} if os.environ.get("STBASS_POOL", "asyncio") != "asyncio" else {}

@@ -264,6 +264,12 @@ class QoS(stock.QoS):
             _log.warning("cannot acknowledge %d messages: %s; trying again with the next", len(tags), error)
             self._acked[:0] = tags
 
+    def can_consume_max_estimate(self) -> int | None:
+        """How many messages may be taken at once."""
+        # Where somebody decides before each message, as Celery does for ``worker_disable_prefetch``: one.
+        most: int | None = 1 if "can_consume" in vars(self) else super().can_consume_max_estimate()
+        return most
+
     def restore_unacked_once(self, stderr: Any = None) -> None:
         self.flush_acks()
         connection = self.channel.connection

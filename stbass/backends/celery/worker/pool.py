@@ -190,6 +190,15 @@ class AsyncioPool(BasePool):
             raise ValueError(f"the pool runs {self.limit} at once: it cannot run {n} fewer")
         self._resize(self.limit - n)
 
+    def restart(self) -> None:
+        """``pool_restart``: there is no Python process to be started anew."""
+        if "restart" not in self._told:
+            self._told.add("restart")
+            _log.warning(
+                "pool_restart does nothing on the asyncio pool, which has no Python processes of its own; start the"
+                " worker again"
+            )
+
     def _resize(self, limit: int) -> None:
         self.limit = limit
         self.runtime.resize(limit)
