@@ -14,17 +14,32 @@ import pytest
 from stbass import PAR, PAR_FOR, PLACED_PAR, SEQ, BackendRegistry, Chan, Placement
 from stbass._process.context import changed
 from stbass.backends.celery import CeleryBackend
-from stbass.errors import DeadlineExceeded, StbassError
+from stbass.errors import DeadlineExceeded, WorkerLostError
 from stbass.result import FailurePolicy
 from stbass.testing import RedisServer, Worker
 from tests.integration.conftest import APP, Fleet, workers_on
 from tests.support.agents import Give, noop
 from tests.support.backends import registry_of
-from tests.support.nested import A, Add, B, C, Count, Descend, Double, Waits, boom, descend_in_thread, pid, where
+from tests.support.nested import (
+    A,
+    Add,
+    B,
+    C,
+    Count,
+    Descend,
+    Double,
+    Waits,
+    WaitsForFile,
+    boom,
+    descend_in_thread,
+    pid,
+    where,
+)
 from tests.support.waiting import until
 
 INCLUDE = ["tests.support.nested"]
 LONG = 60.0
+SLOW = pytest.mark.slow
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -203,6 +218,105 @@ async def test_replicas_inside_go_where_they_are_placed(registry: BackendRegistr
     assert result.value == [[pids["b"]] * 3]
 
 
+# A worker is lost in the middle ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lost", ["redeliver", pytest.param("fail", marks=SLOW), pytest.param("cancelled", marks=SLOW)])
+async def test_what_a_lost_worker_has_sent_does_not_run_on(server: RedisServer, tmp_path: Path, lost: str) -> None:
+    log, go = tmp_path / "log", tmp_path / "go"
+    middle = Placement(endpoint="nest-middle")
+    fleet = Fleet(server, {})
+    env = {**fleet.env, "TEST_LEASE": "1.0"}
+    policy: Any = "fail" if lost == "fail" else "redeliver"
+    backend = CeleryBackend(fleet.app(), lease=1.0, on_worker_lost=policy)
+    async with aclosing(backend):
+        # C has one slot: what the second attempt sends can only run when that of the first is gone.
+        tree = SEQ(noop, PLACED_PAR((SEQ(noop, WaitsForFile(str(log), str(go))), C)))
+        with Worker(APP, "nest-middle", env=env, include=INCLUDE, concurrency=1):
+            running = asyncio.ensure_future(
+                PLACED_PAR((tree, middle), registry=registry_of(backend), deadline=LONG).run()
+            )
+            await until(lambda: lines(log) == ["started"], timeout=30)
+        if lost == "cancelled":
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+        if lost == "fail":
+            error = (await running).failures[0].error
+            assert isinstance(error, WorkerLostError)
+        else:
+            with Worker(APP, "nest-middle", env=env, include=INCLUDE, concurrency=1):
+                if lost == "redeliver":
+                    await until(lambda: lines(log) == ["started", "cancelled", "started"], timeout=30)
+                    go.touch()
+                    assert (await running).value == [["done"]]
+                else:
+                    await until(lambda: len(lines(log)) == 2, timeout=30)
+        await until(lambda: len(lines(log)) == (4 if lost == "redeliver" else 2), timeout=30)
+    assert lines(log)[:2] == ["started", "cancelled"]
+    assert lines(log)[2:] == (["started", "ended"] if lost == "redeliver" else [])
+
+
+# Where nothing can be lent ----------------------------------------------------------------------------
+
+
+class Lines:
+    """What a worker has written."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def __call__(self, line: str | None) -> None:
+        self.seen.append(line or "")
+
+    def warnings(self) -> list[str]:
+        """Those that say who is in whose way."""
+        return [line for line in self.seen if "they may wait for each other for ever" in line]
+
+
+@pytest.mark.parametrize("pool", ["prefork", *(pytest.param(pool, marks=SLOW) for pool in ("threads", "solo"))])
+async def test_a_process_that_keeps_the_place_that_it_waits_for_is_named(server: RedisServer, pool: str) -> None:
+    log, there, fleet = Lines(), Placement(endpoint="nest-stock"), Fleet(server, {})
+    async with aclosing(CeleryBackend(fleet.app())) as backend:
+        with Worker(APP, "nest-stock", env=fleet.env, include=INCLUDE, pool=pool, concurrency=1, on_line=log) as worker:
+            tree = SEQ(noop, PLACED_PAR((noop.with_name("inner"), there))).with_name("outer")
+            running = asyncio.ensure_future(PLACED_PAR((tree, there), registry=registry_of(backend)).run())
+            await until(log.warnings, timeout=30)
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+    [warning] = log.warnings()
+    for named in ("process 'outer' (", f"worker {worker.name} waits", "process 'inner' (", "queue 'nest-stock'"):
+        assert named in warning
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pool", ["prefork", "asyncio"])
+async def test_an_ordinary_task_that_keeps_the_place_is_named(server: RedisServer, pool: str) -> None:
+    log, fleet = Lines(), Fleet(server, {})
+    env = {**fleet.env, "TEST_ACKS_LATE": "1"}
+    app = fleet.app()
+    with Worker(APP, "nest-stock", env=env, include=INCLUDE, pool=pool, concurrency=1, on_line=log):
+        sent = app.send_task("tests.waits", ("nest-stock", 6.0), queue="nest-stock")
+        assert await asyncio.to_thread(sent.get, timeout=60) == ["DeadlineExceeded"]
+        await until(log.warnings, timeout=30)
+    [warning] = log.warnings()
+    assert f"task 'tests.waits' ({sent.id}) on the worker" in warning
+    assert "process 'noop' (" in warning
+
+
+@pytest.mark.slow
+async def test_whoever_can_wait_is_not_warned_of(server: RedisServer, tmp_path: Path) -> None:
+    log, there, fleet = Lines(), Placement(endpoint="nest-stock"), Fleet(server, {})
+    async with aclosing(CeleryBackend(fleet.app())) as backend:
+        with (
+            Worker(APP, "nest-stock", env=fleet.env, include=INCLUDE, pool="prefork", concurrency=1, on_line=log),
+            Worker(APP, "nest-stock", env=fleet.env, include=INCLUDE, concurrency=2),
+        ):
+            tree = PLACED_PAR((Waits(str(tmp_path / "log"), 3.0), there))
+            result = await PLACED_PAR((tree, there), registry=registry_of(backend), deadline=LONG).run()
+    assert result.is_ok
+    assert log.warnings() == []
+
+
 # Whose registry it is ---------------------------------------------------------------------------------
 
 
@@ -217,13 +331,6 @@ async def test_an_application_can_say_where_its_endpoints_are(server: RedisServe
     assert (a, c) == (pids["a"], pids["c"])
     # There, B is the worker's own event loop.
     assert b == here
-
-
-@pytest.mark.parametrize("name", ["tests.support.nested:A", "tests.support.no_such:registry", "nothing", ":x"])
-def test_a_registry_that_is_none_ends_the_worker(server: RedisServer, name: str) -> None:
-    env = {**Fleet(server, {}).env, "TEST_REGISTRY": name}
-    with pytest.raises(StbassError, match=r"stbass_registry|STBASS_REGISTRY"):
-        Worker(APP, "nest-none", env=env, include=INCLUDE).start()
 
 
 @pytest.fixture

@@ -61,6 +61,26 @@ class Waits(Process):
         return ctx.process_name
 
 
+class WaitsForFile(Process):
+    """Wait until there is a file, and note how it went."""
+
+    def __init__(self, log: str, go: str) -> None:
+        self.log = log
+        self.go = go
+
+    async def run(self, ctx: ProcessContext) -> str:
+        """Wait."""
+        note(self.log, "started")
+        try:
+            while not Path(self.go).exists():  # noqa: ASYNC110 - a file cannot wake us
+                await asyncio.sleep(0.02)
+        except asyncio.CancelledError:
+            note(self.log, "cancelled")
+            raise
+        note(self.log, "ended")
+        return "done"
+
+
 class Descend(Process):
     """Run itself in its own code, at one endpoint after the other, and say where each ran."""
 

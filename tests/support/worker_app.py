@@ -7,7 +7,9 @@ import os
 import threading
 from typing import Any
 
-from stbass.backends.celery import make_app
+from stbass import PLACED_PAR, BackendRegistry, Placement
+from stbass.backends.celery import CeleryBackend, make_app
+from tests.support.agents import noop
 
 _SETTINGS = {
     name: float(os.environ[variable])
@@ -58,6 +60,7 @@ app = make_app(
     include=["tests.support.agents", "tests.support.talkers"],
     stbass_signing_key=os.environ.get("TEST_SIGNING_KEY"),
     stbass_registry=os.environ.get("TEST_REGISTRY"),
+    task_acks_late="TEST_ACKS_LATE" in os.environ,
     stbass_functions=[name for name in os.environ.get("TEST_FUNCTIONS", "").split(",") if name],
     **_SETTINGS,
     **_POOL,
@@ -69,6 +72,15 @@ app = make_app(
 def add(left: int, right: int) -> int:
     """An ordinary Celery task."""
     return left + right
+
+
+@app.task(name="tests.waits")
+def waits(endpoint: str, seconds: float) -> list[str]:
+    """An ordinary task that waits for a process; the errors of that."""
+    registry = BackendRegistry()
+    registry.register("*", CeleryBackend(app, grace=1.0))
+    result = PLACED_PAR((noop, Placement(endpoint=endpoint)), registry=registry, deadline=seconds).run_sync()
+    return [type(failure.error).__name__ for failure in result.failures]
 
 
 @app.task(name="tests.thread", bind=True)

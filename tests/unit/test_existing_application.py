@@ -19,9 +19,12 @@ from kombu.connection import Connection
 from kombu.transport import get_transport_cls
 from kombu.transport import redis as stock
 
+from stbass import BackendRegistry, Placement
 from stbass.backends.celery import CeleryBackend, install, make_app
-from stbass.backends.celery.settings import EXECUTE
+from stbass.backends.celery.settings import EXECUTE, fleet_of
 from stbass.backends.celery.transport import SentinelTransport, Transport
+from stbass.errors import ConfigurationError
+from tests.support import nested
 
 REDIS = "redis://:hush@localhost:6390/3"
 
@@ -222,3 +225,58 @@ def test_each_application_logs_in_its_format(formats: tuple[str, str], early: bo
             line = written.getvalue().splitlines()[-1]
             assert (line.startswith("{") and json.loads(line)["message"] == "sold") == (app.main == "json")
         assert len(written.getvalue().splitlines()) == 2
+
+
+# Where a worker looks placements up ----------------------------------------------------------------
+
+
+def _worker_s_registry(app: Celery) -> BackendRegistry:
+    """What a worker of the application looks placements up in, from its start on."""
+    app.loader.import_default_modules()
+    return fleet_of(app).registry
+
+
+def test_every_endpoint_is_a_queue_unless_the_application_says_otherwise() -> None:
+    app = make_app("made", REDIS, stbass_lease=3.0)
+    registry = _worker_s_registry(app)
+    backend = registry.get(Placement(endpoint="anything"))
+    assert isinstance(backend, CeleryBackend)
+    assert backend.name == "celery:*"
+    assert registry.get(Placement(model="opus")) is registry.default
+
+
+def test_an_application_can_bring_its_own_registry() -> None:
+    own = BackendRegistry()
+    app = Celery("shop", broker=REDIS, backend=REDIS, set_as_current=False)
+    assert _worker_s_registry(install(app, registry=own)) is own
+    # Also where it was installed before, without one.
+    app = make_app("made", REDIS)
+    assert _worker_s_registry(install(app, registry=own)) is own
+    named = make_app("made", REDIS, stbass_registry="tests.support.nested:registry")
+    assert _worker_s_registry(named) is nested.registry
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("tests.support.nested:A", "'A' of 'tests.support.nested' is .*, not a BackendRegistry"),
+        ("tests.support.nested:no_such", "'no_such' of 'tests.support.nested' is None"),
+        ("tests.support.no_such:registry", "cannot import 'tests.support.no_such'"),
+        ("nothing", "must be module:name"),
+        (":registry", "must be module:name"),
+        (5, "must be module:name"),
+    ],
+)
+def test_a_registry_that_is_none_ends_the_worker_at_its_start(name: Any, reason: str) -> None:
+    app = make_app("made", REDIS, stbass_registry=name)
+    with pytest.raises(ConfigurationError, match=reason) as raised:
+        app.loader.import_default_modules()
+    assert "STBASS_REGISTRY" in str(raised.value)
+
+
+def test_two_registries_are_refused() -> None:
+    app = install(make_app("made", REDIS, stbass_registry="tests.support.nested:registry"), registry=BackendRegistry())
+    with pytest.raises(ConfigurationError, match="install\\(\\) was given a registry already"):
+        app.loader.import_default_modules()
+    with pytest.raises(TypeError, match="registry must be a BackendRegistry"):
+        install(app, registry={})  # type: ignore[arg-type]

@@ -110,6 +110,9 @@ class Envelope(msgspec.Struct, omit_defaults=True):
     """Above 1 if a retry policy runs it again."""
     resumed: msgspec.Raw = ABSENT
     """The last checkpoint of an earlier attempt, if a retry policy runs it again."""
+    inside: _Id | None = None
+    """Id of the process on a worker that has sent it, and which attempt of that; None: a program has."""
+    inside_attempt: _Attempt = 1
 
     def read_placement(self) -> Placement | None:
         """Where it was placed.

@@ -39,7 +39,8 @@ Keys (type; written by; read by; time to live):
 Channels of publish/subscribe. A server does not keep them apart by database, so they carry its number, ``<db>``:
 
 ``stbass:cancel:<db>``
-    a JSON list of ids, from producers to every Python process that runs processes.
+    a JSON list of ids, and of :class:`Superseded`, to every Python process that runs processes: from producers what is
+    cancelled, from workers what was begun by a process whose worker is lost.
 ``stbass:queue:<db>:<queue>``
     workers subscribe while they consume the queue, so the number of subscribers is the number of live workers, however
     they die. A health check sends the key of a list: workers that take messages answer there.
@@ -75,6 +76,7 @@ __all__ = [
     "SWEEP",
     "TOUCH",
     "FleetKeys",
+    "Superseded",
     "WorkerAnswer",
     "WorkerInfo",
 ]
@@ -106,6 +108,13 @@ class WorkerAnswer(msgspec.Struct):
 
     worker: Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
     blocked: Annotated[str, msgspec.Meta(max_length=4000)] = ""
+
+
+class Superseded(msgspec.Struct):
+    """What these attempts of a process have sent, while they ran on a worker, is to end: another one runs, or none."""
+
+    inside: Annotated[str, msgspec.Meta(max_length=1000)]
+    before: int
 
 
 class FleetKeys:

@@ -163,6 +163,8 @@ class Sweeper:
             *self._settings.unacked_beside_results,
         ]
         self._finish(args=args)
+        gone = msgspec.json.encode([keys.Superseded(task_id, attempt + 1)])
+        self._backend.publish(self._settings.keys.cancel_channel, gone)
         _log.warning("process %s: %s", task_id, error)
 
     def _redeliver(self, task_id: str, tag: str, worker: str, queue: str) -> None:

@@ -30,6 +30,7 @@ from stbass._process.context import (
 from stbass._values.checks import is_whole
 from stbass._values.ids import new_id
 from stbass._values.texts import shortened
+from stbass.backends.celery.current_message import current_message
 from stbass.backends.celery.envelope import (
     ABSENT,
     LONGEST_SECONDS,
@@ -169,8 +170,11 @@ class CeleryBackend(ExecutionBackend):
         if frame.deadline_span is not None:
             envelope.deadline = min(LONGEST_SECONDS, round(frame.deadline_span, 3))
         envelope.reply, envelope.attempt = client.reply, ctx.attempt
+        message = current_message.get()
+        if message is not None:
+            envelope.inside, envelope.inside_attempt = message.id, message.attempt
         complete = partial(self._complete, envelope, process, ctx)
-        ticket = Ticket(envelope, self._grace, ctx.remaining, ctx.placement, frame.group, complete)
+        ticket = Ticket(envelope, self._grace, ctx.remaining, ctx.placement, frame.group, complete, sender=message)
         if running_context() is None:
             result = await client.run(ticket)
         else:

@@ -18,6 +18,7 @@ from stbass import wire
 from stbass._values.ids import new_id
 from stbass._values.outcome import ProcessResult
 from stbass.backends.celery import keys
+from stbass.backends.celery.current_message import ordinary_task
 from stbass.backends.celery.envelope import (
     Meta,
     failed_result,
@@ -29,7 +30,7 @@ from stbass.backends.celery.envelope import (
 )
 from stbass.backends.celery.producer.overdue import KnownState, look_up, nobody_consumes, overdue_error
 from stbass.backends.celery.producer.publish import Publisher
-from stbass.backends.celery.producer.slots import consumers
+from stbass.backends.celery.producer.slots import consumers, worker_slots
 from stbass.backends.celery.producer.ticket import Ticket
 from stbass.backends.celery.producer.time_slice import TimeSlice
 from stbass.backends.celery.settings import FleetState
@@ -317,6 +318,9 @@ class FleetClient:
         """A while after sending: are there some that no worker has started?"""
         waiting = [ticket for ticket in batch if not ticket.future.done() and ticket.started_at is None]
         if waiting:
+            task = ordinary_task()
+            for ticket in waiting:
+                ticket.sender = ticket.sender or task
             self._spawn(self._watch(waiting, warn=True))
 
     async def _watch(self, tickets: list[Ticket], warn: bool = False) -> None:
@@ -330,8 +334,35 @@ class FleetClient:
                 for queue in {ticket.envelope.queue for ticket in tickets if not ticket.future.done()}:
                     if not await consumers(self.redis, self.settings.keys, queue):
                         _log.warning("%s", nobody_consumes(queue))
+                    else:
+                        await self._tell_who_is_in_the_way(queue, tickets)
         except _REDIS_ERRORS as error:
             _log.warning("cannot look after %d waiting processes: %s", len(ids), error)
+
+    async def _tell_who_is_in_the_way(self, queue: str, tickets: list[Ticket]) -> None:
+        """Say whose code keeps the place, in the only worker of a queue, that what it waits for would need there."""
+        waiting = [ticket for ticket in tickets if ticket.envelope.queue == queue and not ticket.future.done()]
+        first = {ticket.sender: ticket for ticket in reversed(waiting) if ticket.sender and not ticket.sender.lends}
+        if not first:
+            return
+        workers = [one for one in await worker_slots(self.redis, self.settings.keys) if queue in one.queues]
+        for sender, ticket in first.items():
+            assert sender is not None
+            own = [one for one in workers if one.worker == sender.worker]
+            # How many ordinary tasks a worker runs is not known here.
+            is_full = bool(own) and (not sender.attempt or not own[0].free)
+            if is_full and not any(one.free for one in workers if one.worker != sender.worker):
+                _log.warning(
+                    "%s on the worker %s waits for process %r (%s), which only that worker could run now (queue %r): it"
+                    " keeps its place there while it waits, and they may wait for each other for ever. Give the worker"
+                    " more places (-c), place the process elsewhere, or use the asyncio pool, on which a process lends"
+                    " its place while it waits",
+                    sender,
+                    sender.worker,
+                    ticket.envelope.name,
+                    ticket.id,
+                    queue,
+                )
 
     def _sweep_soon(self) -> None:
         self._sweep_timer = None

@@ -12,6 +12,7 @@ import msgspec
 
 from stbass._values.endpoint import Placement
 from stbass._values.outcome import ProcessResult
+from stbass.backends.celery.current_message import RunningMessage
 from stbass.backends.celery.envelope import Envelope
 from stbass.observe import events
 
@@ -29,6 +30,7 @@ class Ticket:
         placement: where it was placed.
         group: id of Celery's group that it belongs to.
         complete: fills in what the envelope lacks; called right before it is sent.
+        sender: the message in a worker whose code has sent it.
     """
 
     envelope: Envelope
@@ -37,6 +39,7 @@ class Ticket:
     placement: Placement | None = None
     group: str | None = None
     complete: Callable[[], None] | None = None
+    sender: RunningMessage | None = None
     future: asyncio.Future[ProcessResult] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     headers: dict[str, str] = field(default_factory=dict)
     """The envelope in its message's headers, until that is sent."""

@@ -41,9 +41,11 @@ from stbass._values.endpoint import Placement
 from stbass._values.outcome import ProcessResult
 from stbass._values.texts import error_text, plain_text, shortened, traceback_text
 from stbass.backends.celery import keys
+from stbass.backends.celery.current_message import RunningMessage, current_message
 from stbass.backends.celery.envelope import (
     ABSENT,
     ENVELOPE_HEADER,
+    MOST_ATTEMPTS,
     Envelope,
     Reply,
     failed_result,
@@ -79,6 +81,7 @@ _FAILURES_MOST = 20
 _LOOK_SECONDS = 1.0
 _TOUCH_MOST = 5000
 _LONGEST_NOTE = 2000
+_ORPHANED = "cancelled, because the worker of the process that sent it is lost,"
 _STALE = 2 / 3
 """Of its lease: the age at which a claim that was not started is given up. It would have been renewed by then."""
 _LAST_SECONDS = 3.0
@@ -225,6 +228,11 @@ class _Sink:
     def _tell(self, reply: Reply) -> None:
         if self._job.envelope.reply:
             self._runtime.tell(self._job.envelope.reply, msgspec.json.encode(reply))
+
+
+def _was_begun_by(envelope: Envelope, process_id: str, before: int) -> bool:
+    """Whether an attempt of that process before this one has sent it."""
+    return envelope.inside == process_id and envelope.inside_attempt < before
 
 
 def _finite(number: Any) -> float | None:
@@ -611,7 +619,13 @@ class Runtime:
         asked_at = time.monotonic()
         answers = await self._claim_script(args=[self.worker, self._prefix, keys.RUN_TTL, _pack(packed)])
         now = time.monotonic()
+        # What earlier attempts have sent must not run beside what comes now.
+        gone: list[keys.Superseded] = []
         for job, (status, attempt, remaining, checkpoint, *worker) in zip(jobs, answers, strict=True):
+            if status in (b"lost", b"cancelled"):
+                gone.append(keys.Superseded(job.id, MOST_ATTEMPTS))
+            elif attempt > 1:
+                gone.append(keys.Superseded(job.id, attempt))
             if status == b"go" and now - asked_at > job.envelope.lease * _STALE:
                 job.attempt = attempt
                 self._stale.append(job)
@@ -632,6 +646,8 @@ class Runtime:
                 self._finished.append(job)
             else:
                 self._not_started(job, status == b"cancelled")
+        if gone:
+            self._tell(self._keys.cancel_channel, msgspec.json.encode(gone))
 
     def _busy(self, job: Job) -> None:
         """A message that was handed out again while its process runs: it waits for the other one."""
@@ -723,6 +739,10 @@ class Runtime:
             envelope.given = envelope.resumed = ABSENT
             if checkpoint:
                 ctx.resumed_from = wire.loads(checkpoint, limit=self.settings.max_message_bytes)
+            current_message.set(RunningMessage(job.name, job.id, job.attempt, self.worker, job.slot is not None))
+            if envelope.inside is not None and await self._is_orphan(envelope):
+                self._cancel([job.id], _ORPHANED)
+                await asyncio.sleep(0)
             job.result = await run_child(child)
         except asyncio.CancelledError:
             task = asyncio.current_task()
@@ -752,6 +772,16 @@ class Runtime:
             return
         self._finished.append(job)
         self._has_finished.set()
+
+    async def _is_orphan(self, envelope: Envelope) -> bool:
+        """Whether the worker of the process that sent it is lost. If that has ended, this one may run to its end."""
+        assert self._redis is not None
+        assert envelope.inside is not None
+        asking: Any = partial(self._redis.hmget, self._keys.run(envelope.inside), ["attempt", "swept"])
+        attempt, swept = await waited_out(asking, self._claiming)
+        if attempt is None or not attempt.isdigit():
+            return False
+        return int(attempt) > envelope.inside_attempt or swept == attempt
 
     async def _leave(self, job: Job, scope: Scope, ctx: ProcessContext) -> None:
         # Without a result it runs again elsewhere, and nobody waits for what it did.
@@ -867,14 +897,21 @@ class Runtime:
             assert self._redis is not None
             known = await self._redis.mget([self._keys.cancelled(task_id) for task_id in ids])
             self._cancel([task_id for task_id, told in zip(ids, known, strict=True) if told], "cancelled")
+        for job in list(self._running.values()):
+            if job.envelope.inside is not None and await self._is_orphan(job.envelope):
+                self._cancel([job.id], _ORPHANED)
 
     async def _hear(self, channel: str, data: bytes) -> None:
         try:
-            ids = msgspec.json.decode(data, type=list[str])
+            told = msgspec.json.decode(data, type=list[str | keys.Superseded])
         except (msgspec.MsgspecError, ValueError) as error:
             self._refusals.note("cancellation", error, data)
-        else:
-            self._cancel(ids, "cancelled")
+            return
+        self._cancel([one for one in told if isinstance(one, str)], "cancelled")
+        for one in told:
+            if isinstance(one, keys.Superseded):
+                inside = [job.id for job in self._jobs.values() if _was_begun_by(job.envelope, one.inside, one.before)]
+                self._cancel(inside, _ORPHANED)
 
     def _cancel(self, ids: list[str], how: str) -> None:
         for task_id in ids:
