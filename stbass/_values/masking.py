@@ -31,7 +31,7 @@ _QUOTED = (
 )
 _NAMED = re.compile(
     rf"(?P<name>{_NAME}\\*+['\"]?\]?)(?P<between>\s*+(?:=>|:(?!=)|=(?!=))\s*+){_NOTHING}"
-    rf"(?:{_QUOTED}|\[(?:[^\]]*\]|.*)|\{{(?:[^}}]*\}}|.*)|\((?:[^)]*\)|.*)|(?:(?:bearer|basic|digest|token)\s+)?[^\s,;&'\"()\[\]{{}}<>]+)",
+    rf"(?:{_QUOTED}|\[(?:[^\]]{{0,2000}}\]|.*)|\{{(?:[^}}]{{0,2000}}\}}|.*)|\((?:[^)]{{0,2000}}\)|.*)|(?:(?:bearer|basic|digest|token)\s+)?[^\s,;&'\"()\[\]{{}}<>]+)",
     re.IGNORECASE,
 )
 # Of a header without quotes all belongs to the value, up to the end of the line: written as \r\n in a repr.

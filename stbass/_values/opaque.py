@@ -36,6 +36,10 @@ class Opaque:
         # Without the data, which may be a dict: a frozen dataclass that was used as a key must stay hashable.
         return hash((self.type_name, self.kind))
 
+    def __str__(self) -> str:
+        # A message that is made of it, that of an error say, is to show what it was.
+        return self.data if self.kind == "opaque" and isinstance(self.data, str) else repr(self)
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name in self.__slots__:
             raise AttributeError(name)  # a copy that is being made has not even its own attributes yet
