@@ -117,3 +117,16 @@ def test_a_program_has_the_same_outcome_in_memory_and_over_redis(
 
     assert asyncio.run(over_redis()) == asyncio.run(outcome(program, MEMORY, None))
     assert server.command("KEYS", "*") == []
+
+
+async def test_a_close_overtakes_no_value_that_is_on_its_way(server: RedisServer) -> None:
+    # The answers to two questions, on two connections, may come in any order; it shows once in a hundred times.
+    program = [(4, 1, "loop"), (5, 3, "loop")]
+    expected = await outcome(program, MEMORY, None)
+    for _ in range(60):
+        here, there = RedisTransport(server.url), RedisTransport(server.url)
+        try:
+            assert await outcome(program, here, there) == expected
+        finally:
+            await here.aclose()
+            await there.aclose()

@@ -324,7 +324,7 @@ class Buffered(RedisLink):
     def _fetch(self, pipe: Pipe, args: tuple[bytes, ...], told: int) -> None:
         s = self.state
         s.fetching += 1
-        pipe.call(s.text(scripts.ACK, *args), partial(self._fetched, told, s.received))
+        pipe.call(s.text(scripts.ACK, *args), partial(self._fetched, told, s.told < s.received))
         if s.waiters:
             self._block(pipe)
         pipe.push()

@@ -719,10 +719,16 @@ class RedisLink(Link):
         self.here.commit()
         s.fetching += 1
         args = self._acknowledging(max(1, self.capacity), whole=True)
-        self.call(scripts.ACK, *args, answer=partial(self._fetched, s.told, s.received))
+        self.call(scripts.ACK, *args, answer=partial(self._fetched, s.told, s.told < s.received))
 
-    def _fetched(self, told: int, received: int, reply: Any) -> None:
-        """What was asked for came: acknowledged was what was received up to ``told`` of up to ``received``."""
+    def _fetched(self, told: int, in_hand: bool, reply: Any) -> None:
+        """What was asked for came.
+
+        Args:
+            told: what was received up to this number was acknowledged with the question.
+            in_hand: whether the program was still at work on a value when it was asked.
+            reply: the answer.
+        """
         s = self.state
         s.end_fetch()
         if not isinstance(reply, list):
@@ -732,8 +738,9 @@ class RedisLink(Link):
             self._take_in_all(reply)
             if reply[1]:
                 self.closed = True
-                # What the program is still at work on is there, and does not come here once more.
-                if reply[2] <= (told < received) and not s.moved and not s.sending:
+                # What the program is still at work on is there, and does not come here once more. But what is there may
+                # also be on its way here: moved for a question on the other connection, whose answer is still to come.
+                if reply[2] <= in_hand and not (s.moved or s.sending or s.fetching):
                     self._fail_closed()
             self._advance_receives()
             self.heat("reader")
