@@ -579,3 +579,46 @@ async def test_nor_why_it_could_not_be_initialised() -> None:
         async with local([Sticks(9, name="a"), Cannot(name="b")], ("a.y", "b.x")):
             raise AssertionError("not reached")
     assert [type(error) for error in caught.value.exceptions] == [KeyError, OSError]
+
+
+class Scales(Component):
+    """Multiplies by what it is given; counts, and keeps a list, in attributes of its own."""
+
+    io = IOController(inputs=["x"], outputs=["y"])
+    x: int
+    y: int
+
+    def __init__(self, factor: int, fails: bool, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.factor, self.fails = factor, fails
+        self.count = 0
+        self.seen: list[int] = []
+
+    async def step(self) -> None:
+        """Multiply."""
+        if self.fails and self.count == 3:
+            raise ValueError("a wrong argument")
+        self.count += 1
+        self.seen.append(self.x)
+        self.y = self.factor * self.x
+
+
+async def test_a_job_that_goes_on_takes_the_arguments_of_the_new_program() -> None:
+    state = Lasting(job_id=JOB)
+
+    def job(factor: int, fails: bool) -> LocalProcess:
+        components = [Count(6, name="a"), Scales(factor, fails, name="b"), Keep(name="sink")]
+        return local(components, ("a.y", "b.x"), ("b.y", "sink.x"), name="job", state=state, checkpoint_every=1e-6)
+
+    with pytest.raises(ExceptionGroup, match="components failed"):
+        async with asyncio.timeout(30), job(10, fails=True) as process:
+            for _ in range(3):
+                await process.step()
+            await process.run()
+    async with asyncio.timeout(30), job(100, fails=False) as process:
+        await process.run()
+        scales = process.components["b"]
+    assert isinstance(scales, Scales)
+    # what the steps changed was kept, and what they did not change is the new program's
+    assert (scales.count, scales.seen) == (6, [0, 1, 2, 3, 4, 5])
+    assert got(process) == [0, 10, 20, 300, 400, 500]

@@ -20,6 +20,7 @@ from stbass.dataflow.engine.edge import Edge, Inbox, LocalEdge, by_name, type_of
 from stbass.dataflow.engine.listener import HostListener
 from stbass.dataflow.engine.runner import Runner, Stepping
 from stbass.dataflow.engine.snapshot import Snapshot, restore
+from stbass.dataflow.engine.userstate import looks_as_made
 from stbass.dataflow.model.components import Component, record_of
 from stbass.dataflow.status import Status
 from stbass.errors import DataflowError, ProcessCancelled
@@ -155,6 +156,8 @@ class Host:
         async def init() -> None:
             component, state = runner.component, runner.wiring.own_state
             self._begun.append(runner)
+            if runner.wiring.job is not None:
+                runner.wiring.is_as_made = looks_as_made(component.__dict__)
             try:
                 if state is not None:
                     await state.attach(component)

@@ -14,7 +14,7 @@ from stbass.dataflow.engine.arriving import arrived
 from stbass.errors import CheckpointError, NotTransportable, WireError
 from stbass.wire import dumps
 
-__all__ = ["LIMIT", "dump_item", "dump_state", "load_item", "load_state"]
+__all__ = ["LIMIT", "dump_item", "dump_state", "load_item", "load_state", "looks_as_made"]
 
 LIMIT = 2**30
 """How many bytes one component's part of a checkpoint may have."""
@@ -56,6 +56,20 @@ def dump_state(component: str, state: Any) -> bytes:
         return dumps([plain, special], limit=LIMIT)
     except NotTransportable as error:
         raise _cannot(component, state, special, error) from error
+
+
+def looks_as_made(attributes: Mapping[str, Any]) -> Callable[[str, Any], bool]:
+    """A function that tells whether an attribute has the same value as now. What cannot be saved never has."""
+    before = {name: written for name, value in attributes.items() if (written := _written(value)) is not None}
+    return lambda name, value: name in before and _written(value) == before[name]
+
+
+def _written(value: Any) -> bytes | None:
+    special = _special(value)
+    try:
+        return dumps(value if special is None else [special], limit=LIMIT)
+    except NotTransportable:
+        return None
 
 
 def load_state(line: bytes) -> dict[str, Any]:

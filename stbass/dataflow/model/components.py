@@ -70,6 +70,7 @@ class Wiring:
         outputs: what outputs hold that were never set, by name.
 
     Attributes:
+        is_as_made: whether an attribute has the value that the constructor gave it; known where checkpoints are taken.
         is_made: whether the constructor of :class:`Component` has run.
         io: its fields and events: those of the class, and its own.
         out: what it has set and not sent yet, by output.
@@ -95,8 +96,8 @@ class Wiring:
     """
 
     __slots__ = ("at_good_end", "cancelled", "closing", "constraints", "events", "handlers", "initial_values", "io",
-                 "is_made", "job", "last", "name", "out", "own_parameters", "own_state", "populated", "process",
-                 "process_parameters", "process_state", "run_failed", "runner", "status", "steps_before",
+                 "is_as_made", "is_made", "job", "last", "name", "out", "own_parameters", "own_state", "populated",
+                 "process", "process_parameters", "process_state", "run_failed", "runner", "status", "steps_before",
                  "used")  # fmt: skip
 
     def __init__(self, name: str, handlers: Handlers, outputs: Mapping[str, Any]) -> None:
@@ -108,6 +109,7 @@ class Wiring:
         self.out: dict[str, Any] = {}
         self.last = dict(outputs)
         self.events: list[Event] = []
+        self.is_as_made: Callable[[str, Any], bool] = lambda name, value: False
         self.populated: dict[str, Any] = {}
         self.runner: ComponentRunner | None = None
         self.status = Status.CREATED
@@ -505,16 +507,18 @@ class Component(Exportable):
         """Give back what ``init`` took: called once ``init`` was begun, whatever happened since."""
 
     def checkpoint(self) -> Any:
-        """The state that a checkpoint keeps, as a dict; may be async. By default every attribute of one's own.
+        """The state that a checkpoint keeps, as a dict; may be async. By default every attribute of one's own that is
+        not as ``__init__`` set it: a job that goes on in a changed program gets that program's arguments.
 
         Values may be whatever travels between machines (numbers, text, lists, dicts, dataclasses, arrays, …), and
         Python's own iterators over ranges and lists, ``enumerate``, ``itertools.count`` and random number generators.
         """
         from_class = {*self.transient, *self._wiring.io.outputs}
+        is_as_made = self._wiring.is_as_made
         return {
             name: value
             for name, value in self.__dict__.items()
-            if name not in from_class and not is_framework_name(name) and not _is_code(value)
+            if not (name in from_class or is_framework_name(name) or _is_code(value) or is_as_made(name, value))
         }
 
     def restore(self, state: Any) -> Any:
