@@ -121,8 +121,11 @@ async def test_a_worker_that_cannot_go_on_ends_with_a_code_and_a_word() -> None:
 
 @pytest.mark.parametrize(
     ("before", "after"),
-    [([signal.SIGTERM], []), ([], [signal.SIGTERM]), ([], [signal.SIGQUIT])],
-    ids=["while it is stopped", "then SIGTERM", "then SIGQUIT"],
+    [
+        pytest.param([signal.SIGTERM], [], id="while it is stopped", marks=pytest.mark.slow),
+        pytest.param([], [signal.SIGTERM], id="then SIGTERM"),
+        pytest.param([], [signal.SIGQUIT], id="then SIGQUIT", marks=pytest.mark.slow),
+    ],
 )
 async def test_its_code_tells_so_also_when_somebody_stops_it(
     before: list[signal.Signals], after: list[signal.Signals], tmp_path: Path

@@ -16,6 +16,8 @@ from stbass.backends.celery import CeleryBackend, make_app
 from stbass.backends.celery.settings import EXECUTE
 from stbass.errors import DeadlineExceeded, ProcessCancelled
 from stbass.testing import RedisServer, Worker
+from tests.integration.conftest import APP as WORKER
+from tests.support.agents import Give
 from tests.support.listening import LOG, Work
 from tests.support.waiting import until
 
@@ -100,7 +102,9 @@ async def test_of_one_that_is_revoked(server: RedisServer, backend: CeleryBacken
     await until(lambda: len(_told(server, ctx.process_id)) == 2)
     backend._app.control.revoke(ctx.process_id, terminate=True, signal="SIGTERM")
     # Whoever waits for it is told, also if its Python process was ended, and nobody takes it for lost.
-    assert isinstance((await running).failure.error, ProcessCancelled)
+    error = (await running).failure.error
+    assert isinstance(error, ProcessCancelled)
+    assert str(error).startswith("process 'revoked' was ")
     assert not server.command("EXISTS", f"stbass:run:{ctx.process_id}")
     await until(lambda: "task_revoked" in [one["signal"] for one in _told(server, ctx.process_id)])
     [revoked] = [one for one in _told(server, ctx.process_id) if one["signal"] == "task_revoked"]
@@ -158,3 +162,18 @@ async def test_celery_s_own_time_limit_is_told_to_whoever_waits(server: RedisSer
             result = await backend.execute(Work(seconds=600), ctx)
     assert isinstance(result.failure.error, DeadlineExceeded)
     assert not server.command("EXISTS", f"stbass:run:{ctx.process_id}")
+
+
+async def test_a_signed_fleet_hears_of_what_celery_ends(server: RedisServer) -> None:
+    key = "a key of the fleet"
+    env = {"STBASS_BROKER_URL": server.url, "STBASS_RESULT_BACKEND": server.url, "TEST_SIGNING_KEY": key}
+    app = make_app("tests", server.url, stbass_signing_key=key)
+    async with aclosing(CeleryBackend(app, queue="signed")) as backend:
+        with Worker(WORKER, "signed", pool="prefork", env=env, concurrency=1) as worker:
+            ctx = ProcessContext("running")
+            running = asyncio.create_task(backend.execute(Give(1, seconds=600), ctx))
+            await until(lambda: server.command("EXISTS", f"stbass:run:{ctx.process_id}") == 1, timeout=30)
+            while not app.control.ping([worker.name], timeout=1):
+                """It says that it is ready a moment before it hears."""
+            app.control.revoke(ctx.process_id, terminate=True)
+            assert isinstance((await running).failure.error, ProcessCancelled)

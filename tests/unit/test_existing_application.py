@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from celery import Celery
+from celery import Celery, signals
 from celery.app.amqp import AMQP
 from celery.app.log import Logging
 from kombu.connection import Connection
@@ -23,6 +23,7 @@ from stbass import BackendRegistry, Placement
 from stbass.backends.celery import CeleryBackend, install, make_app
 from stbass.backends.celery.settings import EXECUTE, fleet_of
 from stbass.backends.celery.transport import SentinelTransport, Transport
+from stbass.backends.celery.worker.task_signals import somebody_listens
 from stbass.errors import ConfigurationError
 from tests.support import nested
 
@@ -182,6 +183,18 @@ def test_an_application_still_travels_to_a_spawned_worker() -> None:
     app = install(Celery("shop", broker=REDIS, backend=REDIS))
     again = pickle.loads(pickle.dumps(app))
     assert type(again.connection_for_read().transport) is Transport
+
+
+def test_signals_of_processes_are_sent_when_somebody_listens() -> None:
+    def hear(**_told: Any) -> None:
+        pass
+
+    assert not somebody_listens()
+    for signal in (signals.task_prerun, signals.task_postrun, signals.task_success, signals.task_failure):
+        signal.connect(hear)
+        assert somebody_listens()
+        signal.disconnect(hear)
+    assert not somebody_listens()
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from celery import Task, signals
 from celery.app.task import Context
-from celery.exceptions import TaskRevokedError
+from celery.exceptions import SoftTimeLimitExceeded, TaskRevokedError, TimeLimitExceeded
 from celery.platforms import signals as platform_signals
 from celery.utils.log import get_logger
 from celery.utils.saferepr import saferepr
@@ -22,13 +22,21 @@ from celery.worker.strategy import default as default_strategy
 # A composition travels as its kind and parts: a worker must know all kinds.
 from stbass import par, placement, replicator, seq, topology  # noqa: F401
 from stbass._values.texts import LONGEST_TRACEBACK, error_text, shortened, text_of, type_name_of
-from stbass.backends.celery.envelope import ENVELOPE_HEADER, SIGNATURE_HEADER, Envelope, Reply, reply_to
+from stbass.backends.celery.envelope import (
+    ENVELOPE_HEADER,
+    SIGNATURE_HEADER,
+    Envelope,
+    Reply,
+    failed_result,
+    reply_to,
+    seal_result,
+)
 from stbass.backends.celery.settings import EXECUTE, fleet_of
 from stbass.backends.celery.transport import Channel
 from stbass.backends.celery.worker.pool import AsyncioPool
 from stbass.backends.celery.worker.runtime import Job, Outcome, current_runtime
 from stbass.backends.celery.worker.task_signals import ProcessSignals, somebody_listens
-from stbass.errors import ProcessCancelled, RemoteError
+from stbass.errors import DeadlineExceeded, ProcessCancelled, RemoteError, StbassError
 
 __all__ = ["ExecuteTask", "ProcessRequest"]
 
@@ -71,27 +79,44 @@ class _StoredBackend:
         """Nothing: the runtime stored the result, in the same form and with more in it."""
 
     def mark_as_failure(
-        self, task_id: str, exc: BaseException, traceback: Any = None, request: Any = None, **options: Any
+        self, task_id: str, exc: BaseException, traceback: Any = None, request: Any = None, **_options: Any
     ) -> None:
         """Store a failure that the runtime knows nothing of, such as Celery's own time limit."""
-        if task_id != _stored.task_id:
-            self._backend.mark_as_failure(task_id, exc, traceback, request=request, **options)
-            self._settle(task_id, request)
+        if task_id == _stored.task_id:
+            return
+        text = error_text(exc)
+        if isinstance(exc, (TimeLimitExceeded, SoftTimeLimitExceeded)):
+            error: StbassError = DeadlineExceeded(f"{_named(request)} ran into Celery's own time limit: {text}")
+        else:
+            error = RemoteError(text, type_name=type_name_of(type(exc)))
+        self._store(task_id, error, request)
 
-    def mark_as_revoked(self, task_id: str, reason: str = "", request: Any = None, **options: Any) -> None:
+    def mark_as_revoked(self, task_id: str, reason: str = "", request: Any = None, **_options: Any) -> None:
         """Celery has revoked it; if it ran, the Python process that ran it is being ended."""
-        self._backend.mark_as_revoked(task_id, reason, request=request, **options)
-        self._settle(task_id, request)
+        self._store(task_id, ProcessCancelled(f"{_named(request)} was {reason or 'revoked'}"), request)
 
-    def _settle(self, task_id: str, request: Any) -> None:
-        """Forget what ran, and tell the producer: nobody else will."""
-        names = fleet_of(self._app).settings.keys
+    def _store(self, task_id: str, error: StbassError, request: Any) -> None:
+        """Keep how it ended, unless that is known, forget that it runs, and tell the producer: nobody else will."""
+        settings = fleet_of(self._app).settings
+        names = settings.keys
+        about = Context() if request is None else request
+        queue = (about.delivery_info or {}).get("routing_key") or ""
+        envelope = Envelope(task_id, queue, about.shadow or EXECUTE, 0.0)
+        meta = seal_result(task_id, failed_result(error, envelope, worker=about.hostname), settings)
+        key = self._backend.get_key_for_task(task_id)
         pipe = self._backend.client.pipeline()
+        if self._backend.client.set(key, meta, nx=True, ex=settings.result_ttl or None):
+            # As Celery does, for those who wait for this result alone.
+            pipe.publish(key, meta)
         pipe.delete(names.run(task_id), names.deadline(task_id))
         pipe.zrem(names.leases, task_id)
-        if reply := reply_to(vars(request or Context()), names):
+        if reply := reply_to(vars(about), names):
             pipe.publish(reply, msgspec.json.encode(Reply(ready=[task_id])))
         pipe.execute()
+
+
+def _named(request: Any) -> str:
+    return "the process" if request is None or not request.shadow else f"process {request.shadow!r}"
 
 
 class ExecuteTask(Task):
