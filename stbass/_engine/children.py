@@ -35,7 +35,7 @@ def make_children(owner: ProcessContext, members: Iterable[PlacedProcess]) -> li
     members' too; in a sequence each member finds the stage's input, and has an output of its own.
     """
     parent = owner.process_name
-    inherited = peek_frame(owner).inherited()
+    inherited = peek_frame(owner).inherited(parent)
     given = given_to(owner)
     channels = own_channels(owner)
     registry = registry_of(owner)
@@ -46,8 +46,7 @@ def make_children(owner: ProcessContext, members: Iterable[PlacedProcess]) -> li
             ctx = StageContext(process.name, given, channels, parent)
         else:
             ctx = ProcessContext(process.name, None, channels, parent)
-        if inherited is not None:
-            inherit(ctx, inherited)
+        inherit(ctx, inherited)
         placement = process.placement if explicit is None else explicit
         if placement is None:
             children.append(Child(process, ctx))

@@ -130,7 +130,7 @@ class ProcessContext:
             deadline_at: the child's own deadline on :func:`time.monotonic`.
         """
         made = ProcessContext(process_name, None, channels, parent or self.process_name, placement)
-        inherit(made, self._frame.inherited())
+        inherit(made, self._frame.inherited(self.process_name))
         if self._frame.slot is not None:
             frame_of(made).part_of = self._frame
         if deadline_at is not None:
@@ -317,10 +317,9 @@ def top_context(name: str, channels: Mapping[str, Chan[Any]] | None = None) -> P
     return ProcessContext(name, None, channels) if around is None else around.child(name, channels=channels)
 
 
-def inherit(ctx: ProcessContext, inherited: Frame | None) -> None:
+def inherit(ctx: ProcessContext, inherited: Frame) -> None:
     """Let a new context have what :meth:`Frame.inherited` says of the one around it."""
-    if inherited is not None:
-        ctx._frame = inherited
+    ctx._frame = inherited
 
 
 def give(ctx: ProcessContext, values: tuple[Any, ...]) -> None:
@@ -372,9 +371,10 @@ def hold_end(ctx: ProcessContext, name: str, side: Literal["reader", "writer"]) 
 def emit_event(ctx: ProcessContext, kind: EventKind, **details: Any) -> None:
     """Tell those who observe, if anybody does, of something that happened to the process."""
     if events.subscribers:
-        worker = ctx._frame.worker
+        frame, name = ctx._frame, ctx.process_name
+        path = f"{frame.path}{name}"
         event = events.Event(
-            kind, ctx.process_name, ctx.process_id, ctx.parent, ctx.placement, worker, ctx.attempt, **details
+            kind, name, ctx.process_id, ctx.parent, ctx.placement, frame.worker, ctx.attempt, path=path, **details
         )
         events.emit(event)
 

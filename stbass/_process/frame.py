@@ -41,6 +41,8 @@ class Frame:
     """The :class:`stbass._engine.limiter.Slot` in which this runs: that of its backend, or of its worker's message."""
     in_slot: bool = False
     """Whether this process itself is counted among the users of the slot; not while it lends it."""
+    path: str = ""
+    """The names of what is around it, from the top, with a slash after each."""
     part_of: Frame | None = None
     """That of the process whose own code has made this, and may wait for what runs in it."""
     worker: str | None = None
@@ -57,11 +59,12 @@ class Frame:
     started_elsewhere: datetime | None = None
     """When it started on another clock than this Python process's."""
 
-    def inherited(self) -> Self | None:
-        """What holds for the processes inside this one too, as a record for all of them to share; None: nothing."""
+    def inherited(self, name: str) -> Self:
+        """What holds for the processes inside this one, of that name, too: a record for all of them to share."""
         own = self.__dict__
-        found = {name: own[name] for name in _INHERITED if name in own}
-        return self._copy(found, shared=True) if found else None
+        found = {each: own[each] for each in _INHERITED if each in own}
+        found["path"] = f"{self.path}{name}/"
+        return self._copy(found, shared=True)
 
     def unshared(self) -> Self:
         """A copy, for one context alone."""

@@ -34,7 +34,8 @@ class Event:
         attempt: 1 for the first run, 2 after its worker was lost once, and so on.
         done, total, note: as given to ``ctx.progress``.
         value: as given to ``ctx.checkpoint``.
-        result: of an ``ended`` process.
+        result: of an ``ended`` process; without its value, if it ran inside of a process on a worker.
+        path: the names of what is around it, from the top, and its own: ``report/draft``.
     """
 
     kind: Literal["queued", "started", "progress", "checkpoint", "ended"]
@@ -49,6 +50,7 @@ class Event:
     note: str = ""
     value: Any = None
     result: ProcessResult | None = None
+    path: str = ""
 
 
 subscribers: tuple[Callable[[Event], None], ...] = ()

@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from stbass import PAR, PAR_FOR, PLACED_PAR, SEQ, BackendRegistry, Chan, Placement
 from stbass._process.context import changed
 from stbass.backends.celery import CeleryBackend
 from stbass.errors import DeadlineExceeded, WorkerLostError
+from stbass.observe.events import Event, subscribe
 from stbass.result import FailurePolicy
 from stbass.testing import RedisServer, Worker
 from tests.integration.conftest import APP, Fleet, workers_on
-from tests.support.agents import Give, noop
+from tests.support.agents import Give, Steps, noop
 from tests.support.backends import registry_of
 from tests.support.nested import (
     A,
@@ -32,6 +34,7 @@ from tests.support.nested import (
     WaitsForFile,
     boom,
     descend_in_thread,
+    looks,
     pid,
     where,
 )
@@ -216,6 +219,54 @@ async def test_replicas_inside_go_where_they_are_placed(registry: BackendRegistr
     tree = PAR_FOR(3, changed(pid, placement=B))
     result = await PLACED_PAR((tree, A), registry=registry, deadline=LONG).run()
     assert result.value == [[pids["b"]] * 3]
+
+
+# What is seen of it ------------------------------------------------------------------------------------
+
+
+def told(seen: list[Event]) -> list[tuple[str, str]]:
+    """What happened to whom, without what is said of waiting."""
+    return sorted((event.path, event.kind) for event in seen if event.kind != "queued")
+
+
+async def test_whoever_looks_at_the_top_sees_all_levels(registry: BackendRegistry, pids: dict[str, int]) -> None:
+    bottom = PLACED_PAR((Steps(2, 0.01), C), (boom, A), on_failure=FailurePolicy.COLLECT)
+    tree = SEQ(noop, PLACED_PAR((PAR(bottom.with_name("bottom"), noop), B)), on_failure=FailurePolicy.COLLECT)
+    outcomes: dict[str, list[Event]] = {}
+    for where_it_runs, registered in (("fleet", registry), ("here", BackendRegistry())):
+        seen = outcomes[where_it_runs] = []
+        composition = PLACED_PAR((tree.with_name("tree"), A), (looks, B), registry=registered, deadline=LONG)
+        with subscribe(seen.append):
+            await composition.with_name("top").run()
+    assert told(outcomes["fleet"]) == told(outcomes["here"])
+    path = "top/tree/PLACED_PAR/PAR/bottom/Steps"
+    steps = {event.kind: event for event in outcomes["fleet"] if event.path == path}
+    assert set(steps) == {"queued", "started", "progress", "checkpoint", "ended"}
+    assert (steps["progress"].done, steps["progress"].total, steps["progress"].note) == (2.0, 2.0, "step 2")
+    assert steps["checkpoint"].value == 2
+    assert steps["ended"].result is not None
+    assert steps["ended"].result.is_ok
+    assert steps["ended"].worker
+    assert steps["ended"].placement == C
+    [failed] = [event for event in outcomes["fleet"] if event.name == "boom" and event.kind == "ended"]
+    assert failed.result is not None
+    assert type(failed.result.failure.error) is LookupError
+    # In its own code a process has run a composition.
+    assert ("top/looks/PLACED_PAR/where", "ended") in told(outcomes["fleet"])
+
+
+async def test_nothing_is_told_to_who_does_not_look(server: RedisServer, registry: BackendRegistry) -> None:
+    heard: list[Any] = []
+    client = redis.Redis.from_url(server.url)
+    with client.pubsub() as listener:
+        listener.psubscribe("stbass:reply:*")
+        assert listener.get_message(timeout=10)
+        await PLACED_PAR((PAR(where, where), A), registry=registry, deadline=LONG).run()
+        while message := listener.get_message(timeout=0.5):
+            heard.append(message["data"])
+    client.close()
+    assert heard
+    assert not any(b"told" in data for data in heard)
 
 
 # A worker is lost in the middle ----------------------------------------------------------------------

@@ -99,6 +99,12 @@ class Descend(Process):
 
 
 @Process
+async def looks(ctx: ProcessContext) -> Any:
+    """Run a composition."""
+    return (await PLACED_PAR((where, C), where).run()).is_ok
+
+
+@Process
 def descend_in_thread(ctx: ProcessContext) -> Any:
     """Wait, in sync code, for a process at the same endpoint."""
     return PLACED_PAR((where, A)).run_sync().value

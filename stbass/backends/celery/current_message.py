@@ -20,6 +20,7 @@ class RunningMessage:
         attempt: of a process; 0: it is an ordinary task.
         worker: where it runs.
         lends: whether the worker takes another message while this one waits.
+        watched: whether its producer observes what happens inside of it.
     """
 
     name: str
@@ -27,6 +28,7 @@ class RunningMessage:
     attempt: int
     worker: str
     lends: bool
+    watched: bool = False
 
     def __str__(self) -> str:
         return f"{'process' if self.attempt else 'task'} {self.name!r} ({self.id})"

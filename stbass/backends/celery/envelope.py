@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import lru_cache
-from typing import Annotated, Any
+from math import isfinite
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -43,6 +45,7 @@ from stbass.errors import (
     SignatureError,
     WireError,
 )
+from stbass.observe import events
 from stbass.result import Failure, ProcessResult, RunInfo, utc_now
 
 __all__ = [
@@ -55,7 +58,9 @@ __all__ = [
     "Meta",
     "Ran",
     "Reply",
+    "Told",
     "failed_result",
+    "finite",
     "open_envelope",
     "open_result",
     "read_meta",
@@ -77,12 +82,16 @@ LONGEST_SECONDS = 3e9
 _YEARS = (1970, 9000)
 MOST_ATTEMPTS = 2**31 - 1
 
+_TOLD_MOST = 65536
+"""Bytes of a part of what is told of a process inside of a process."""
+
 ABSENT = msgspec.Raw()
 """Stands for a part that is not there: msgspec leaves a part out if it is this very object."""
 
 
 _Id = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
 _Name = Annotated[str, msgspec.Meta(max_length=5000)]
+_Path = Annotated[str, msgspec.Meta(max_length=100_000)]
 _Attempt = Annotated[int, msgspec.Meta(ge=1, le=1_000_000_000)]
 _Seconds = Annotated[float, msgspec.Meta(ge=0, le=LONGEST_SECONDS)]
 
@@ -113,6 +122,8 @@ class Envelope(msgspec.Struct, omit_defaults=True):
     inside: _Id | None = None
     """Id of the process on a worker that has sent it, and which attempt of that; None: a program has."""
     inside_attempt: _Attempt = 1
+    path: _Path | None = None
+    """The names of what is around it; None: nobody who sent it observes what happens inside."""
 
     def read_placement(self) -> Placement | None:
         """Where it was placed.
@@ -160,6 +171,83 @@ class KeptGroup(msgspec.Struct, omit_defaults=True):
         return zip(self.places or range(len(self.envelopes)), self.envelopes, strict=True)
 
 
+class Told(msgspec.Struct, omit_defaults=True):
+    """Something that happened to a process inside of a process on a worker: an :class:`~stbass.observe.Event`."""
+
+    kind: Literal["queued", "started", "progress", "checkpoint", "ended"]
+    name: _Name
+    id: _Id
+    path: _Path
+    parent: _Name | None = None
+    placement: msgspec.Raw = ABSENT
+    worker: _Name | None = None
+    attempt: _Attempt = 1
+    done: float | None = None
+    total: float | None = None
+    note: str = ""
+    value: msgspec.Raw = ABSENT
+    """The checkpoint, or the result without its value."""
+
+    @classmethod
+    def of(cls, event: events.Event) -> Told:
+        """What is told of an event. What cannot travel of it is text."""
+        value = ABSENT
+        if event.result is not None:
+            value = msgspec.Raw(wire.result_or_failure(replace(event.result, _value=None), limit=_TOLD_MOST))
+        elif event.kind == "checkpoint":
+            try:
+                value = msgspec.Raw(wire.dumps(event.value, limit=_TOLD_MOST, what="checkpoint", processes=False))
+            except NotTransportable:
+                value = msgspec.Raw(wire.dumps(text_of(event.value, 1000)))
+        return cls(
+            event.kind,
+            shortened(plain_text(event.name), 1000),
+            event.process_id,
+            shortened(plain_text(event.path), _TOLD_MOST),
+            None if event.parent is None else shortened(plain_text(event.parent), 1000),
+            wired_placement(event.placement),
+            event.worker,
+            event.attempt,
+            finite(event.done),
+            finite(event.total),
+            shortened(plain_text(event.note), 1000),
+            value,
+        )
+
+    def event(self, limit: int) -> events.Event:
+        """The event.
+
+        Raises:
+            WireError: a worker cannot have told of it.
+        """
+        raw = bytes(self.value)
+        placement: Any = wire.loads(bytes(self.placement), what="placement") if bytes(self.placement) else None
+        return events.Event(
+            self.kind,
+            self.name,
+            self.id,
+            self.parent,
+            placement if isinstance(placement, Placement) else None,
+            self.worker,
+            self.attempt,
+            self.done,
+            self.total,
+            self.note,
+            wire.loads(raw, limit=limit, what="checkpoint") if raw and self.kind == "checkpoint" else None,
+            wire.load_result(raw, limit=limit) if raw and self.kind == "ended" else None,
+            self.path,
+        )
+
+
+def finite(number: Any) -> float | None:
+    """A number as JSON has it; None for what is none."""
+    try:
+        found = float(number)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return found if isfinite(found) else None
+
+
 class Reply(msgspec.Struct, omit_defaults=True):
     """What a worker says on a producer's channel."""
 
@@ -173,6 +261,9 @@ class Reply(msgspec.Struct, omit_defaults=True):
     done: float = 0.0
     total: float | None = None
     note: str = ""
+    inside: _Id | None = None
+    told: list[Told] = []
+    """What happened inside of that process."""
 
 
 class Ran(msgspec.Struct, omit_defaults=True):

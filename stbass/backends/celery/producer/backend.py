@@ -46,6 +46,7 @@ from stbass.backends.celery.producer.ticket import Ticket
 from stbass.backends.celery.producer.time_slice import TimeSlice
 from stbass.backends.celery.settings import FleetSettings, fleet_of
 from stbass.errors import ConfigurationError, StbassError, WireError, WorkerLostError
+from stbass.observe import events
 from stbass.result import ProcessResult
 from stbass.transports.redis import RedisTransport
 from stbass.transports.redis.address import unavailable
@@ -171,6 +172,8 @@ class CeleryBackend(ExecutionBackend):
             envelope.deadline = min(LONGEST_SECONDS, round(frame.deadline_span, 3))
         envelope.reply, envelope.attempt = client.reply, ctx.attempt
         message = current_message.get()
+        if events.subscribers and (message is None or message.watched):
+            envelope.path = frame.path
         if message is not None:
             envelope.inside, envelope.inside_attempt = message.id, message.attempt
         complete = partial(self._complete, envelope, process, ctx)

@@ -18,9 +18,10 @@ from stbass import wire
 from stbass._values.ids import new_id
 from stbass._values.outcome import ProcessResult
 from stbass.backends.celery import keys
-from stbass.backends.celery.current_message import ordinary_task
+from stbass.backends.celery.current_message import current_message, ordinary_task
 from stbass.backends.celery.envelope import (
     Meta,
+    Told,
     failed_result,
     open_result,
     read_meta,
@@ -109,7 +110,7 @@ class FleetClient:
             if ticket.remaining is not None:
                 ticket.timer = self._loop.call_later(ticket.remaining, self._deadline_passed, ticket, False)
             if events.active():
-                events.emit(ticket.event("queued"))
+                self._emit(ticket, ticket.event("queued"))
             return await ticket.future
         except asyncio.CancelledError:
             await self._cancel(ticket)
@@ -252,7 +253,30 @@ class FleetClient:
         if reply.progress is not None and events.active():
             ticket = self._tickets.get(reply.progress)
             if ticket is not None:
-                events.emit(ticket.event("progress", done=reply.done, total=reply.total, note=reply.note))
+                progress = {"done": reply.done, "total": reply.total, "note": reply.note}
+                self._emit(ticket, ticket.event("progress", **progress))
+
+        if reply.inside is not None and events.active():
+            ticket = self._tickets.get(reply.inside)
+            if ticket is not None:
+                self._tell_of_inside(ticket, reply.told)
+
+    def _tell_of_inside(self, ticket: Ticket, told: Iterable[Told]) -> None:
+        for one in told:
+            try:
+                event = one.event(self.settings.max_message_bytes)
+            except WireError as error:
+                self._refusals.note("event", error, b"", queue=ticket.envelope.queue, task_id=ticket.id)
+            else:
+                self._emit(ticket, event)
+
+    def _emit(self, ticket: Ticket, event: events.Event) -> None:
+        """Tell those who observe, as part of the message that the process was sent by, if any."""
+        token = current_message.set(ticket.sender)
+        try:
+            events.emit(event)
+        finally:
+            current_message.reset(token)
 
     def _tell_of_checkpoint(self, ticket: Ticket, raw: bytes) -> None:
         try:
@@ -260,7 +284,7 @@ class FleetClient:
         except WireError as error:
             self._refusals.note("checkpoint", error, raw, queue=ticket.envelope.queue, task_id=ticket.id)
         else:
-            events.emit(ticket.event("checkpoint", value=value))
+            self._emit(ticket, ticket.event("checkpoint", value=value))
 
     async def _on_gap(self, first: bool) -> None:
         if not first:
@@ -269,7 +293,7 @@ class FleetClient:
     def _started(self, ticket: Ticket, worker: str | None, attempt: int) -> None:
         ticket.started_at, ticket.worker, ticket.attempt = time.monotonic(), worker, attempt
         if events.active():
-            events.emit(ticket.event("started"))
+            self._emit(ticket, ticket.event("started"))
 
     def _on_raw(self, raw: bytes | msgspec.Raw, wanted: str | None = None) -> None:
         """A result came; ``wanted``: the process under whose id it was kept, which gets no other one."""
@@ -300,7 +324,7 @@ class FleetClient:
         if not ticket.future.done():
             ticket.future.set_result(result)
             if events.active():
-                events.emit(ticket.event("ended", result=result))
+                self._emit(ticket, ticket.event("ended", result=result))
 
     async def _look_up(self, ids: Iterable[str]) -> None:
         """Fetch results that were stored while nobody listened."""

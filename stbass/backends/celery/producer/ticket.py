@@ -67,5 +67,13 @@ class Ticket:
         """An event of this process, for those who look."""
         known = self.envelope
         return events.Event(
-            kind, known.name, known.id, known.parent, self.placement, self.worker, self.attempt, **details
+            kind,
+            known.name,
+            known.id,
+            known.parent,
+            self.placement,
+            self.worker,
+            self.attempt,
+            path=f"{known.path or ''}{known.name}",
+            **details,
         )

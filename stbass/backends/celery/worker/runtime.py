@@ -19,7 +19,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import Context
 from dataclasses import dataclass, field, replace
 from functools import partial
-from math import isfinite
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -48,7 +47,9 @@ from stbass.backends.celery.envelope import (
     MOST_ATTEMPTS,
     Envelope,
     Reply,
+    Told,
     failed_result,
+    finite,
     open_envelope,
     reply_to,
     seal_result,
@@ -67,6 +68,7 @@ from stbass.errors import (
     StbassError,
     WorkerLostError,
 )
+from stbass.observe import events
 from stbass.transports.redis.leases import LeaseKeeper
 from stbass.transports.redis.subscription import Subscription
 from stbass.transports.redis.transport import Scope
@@ -221,9 +223,9 @@ class _Sink:
 
     def progress(self, done: float, total: float | None, note: str) -> None:
         # What cannot be written is not worth a process: it is only told to people.
-        known = None if total is None else _finite(total)
+        known = None if total is None else finite(total)
         note = shortened(plain_text(note), _LONGEST_NOTE)
-        self._tell(Reply(progress=self._job.id, done=_finite(done) or 0.0, total=known, note=note))
+        self._tell(Reply(progress=self._job.id, done=finite(done) or 0.0, total=known, note=note))
 
     def _tell(self, reply: Reply) -> None:
         if self._job.envelope.reply:
@@ -233,15 +235,6 @@ class _Sink:
 def _was_begun_by(envelope: Envelope, process_id: str, before: int) -> bool:
     """Whether an attempt of that process before this one has sent it."""
     return envelope.inside == process_id and envelope.inside_attempt < before
-
-
-def _finite(number: Any) -> float | None:
-    """A number as JSON has it; None for what is none."""
-    try:
-        found = float(number)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return found if isfinite(found) else None
 
 
 async def _ended(future: asyncio.Future[None]) -> None:
@@ -276,6 +269,9 @@ class Runtime:
         self._slots = Limiter(limit)
         self._places = 0
         """Taken for processes that are being claimed."""
+        self._watched: set[str] = set()
+        """Processes whose producers observe what happens inside of them."""
+        self._watching = contextlib.ExitStack()
         self.lent = 0
         """How many messages lend their slot now."""
         self.on_lent: Callable[[], None] | None = None
@@ -739,7 +735,13 @@ class Runtime:
             envelope.given = envelope.resumed = ABSENT
             if checkpoint:
                 ctx.resumed_from = wire.loads(checkpoint, limit=self.settings.max_message_bytes)
-            current_message.set(RunningMessage(job.name, job.id, job.attempt, self.worker, job.slot is not None))
+            watched = envelope.path is not None
+            current_message.set(
+                RunningMessage(job.name, job.id, job.attempt, self.worker, job.slot is not None, watched)
+            )
+            if watched:
+                frame.path = envelope.path or ""
+                self._watch_inside(job)
             if envelope.inside is not None and await self._is_orphan(envelope):
                 self._cancel([job.id], _ORPHANED)
                 await asyncio.sleep(0)
@@ -773,6 +775,20 @@ class Runtime:
         self._finished.append(job)
         self._has_finished.set()
 
+    def _watch_inside(self, job: Job) -> None:
+        """Tell whoever has sent a process what happens inside of it."""
+        if not self._watched:
+            self._watching.enter_context(events.subscribe(self._tell_of_inside))
+        self._watched.add(job.id)
+
+    def _tell_of_inside(self, event: events.Event) -> None:
+        message = current_message.get()
+        job = None if message is None or not message.watched else self._running.get(message.id)
+        # What happens to the process itself is told of anyhow.
+        if job is not None and job.envelope.reply and event.process_id != job.id:
+            told = Reply(inside=job.id, told=[Told.of(event)])
+            self.tell(job.envelope.reply, msgspec.json.encode(told))
+
     async def _is_orphan(self, envelope: Envelope) -> bool:
         """Whether the worker of the process that sent it is lost. If that has ended, this one may run to its end."""
         assert self._redis is not None
@@ -798,6 +814,10 @@ class Runtime:
         self._running.pop(job.id, None)
         if job.slot is not None:
             job.slot.close()
+        if self._watched:
+            self._watched.discard(job.id)
+            if not self._watched:
+                self._watching.close()
 
     def _lent(self, more: int) -> None:
         self.lent += more
@@ -823,19 +843,21 @@ class Runtime:
     async def _store_some(self) -> None:
         await self._has_finished.wait()
         self._has_finished.clear()
+        # What a process has said comes before its result: also of one that ends while messages are published.
+        ended = len(self._finished)
         messages, self._messages = self._messages, []
         if messages:
             try:
                 await waited_out(partial(self._publish, messages), self._telling)
             except redis.RedisError as error:
                 _log.warning("%d messages of progress could not be sent: %s", len(messages), error)
-        if self._finished:
-            await self._store_next()
+        if ended:
+            await self._store_next(min(ended, _AT_ONCE))
         if self._finished:
             self._has_finished.set()
 
-    async def _store_next(self) -> None:
-        batch, self._finished = self._finished[:_AT_ONCE], self._finished[_AT_ONCE:]
+    async def _store_next(self, most: int = _AT_ONCE) -> None:
+        batch, self._finished = self._finished[:most], self._finished[most:]
         try:
             sealed = [
                 (job, seal_result(job.id, job.result, self.settings, job.ctx))
