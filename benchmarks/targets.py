@@ -99,6 +99,7 @@ WORK = {
     "D1": "dataflow, items/s through 2 and 10 components",
     "D2": "workflow of 1,000 nodes in 10 layers",
     "D3": "tasklist, 10,000 no-op tasks, parallel",
+    "W1": "values as bytes and back: a chat of 100 messages, 10,000 floats, 1,000 dataclasses",
 }
 """What each benchmark does."""
 

@@ -47,7 +47,7 @@ _PAIR = re.compile(
 _QUERY = re.compile(r"(?<=[?&])((?:[\w-]*[_-])?(?:key|sig|signature)=)(?!\*\*\*)[^&\s'\"#]+", re.IGNORECASE)
 _OPTION = re.compile(rf"(--?[\w-]*{_NAME}\s+)(?!-|\*\*\*)[^\s'\"]+", re.IGNORECASE)
 _SCHEME = re.compile(r"\b([Bb]earer|BEARER|[Bb]asic)(\s+)(?=[^\s'\"]*[0-9A-Z=])[\w.~+/=-]{8,}")
-_LOGIN = re.compile(r"(://[^/\s:@'\"]*:)(?!\*\*\*@)[^/\s@'\"]+(?=@)")
+_LOGIN = re.compile(r"(://[^/\s:@'\"]*:)(?!\*+@)[^/\s@'\"]+(?=@)")
 # Keys that services give out look like keys without a name beside them.
 _KEY = re.compile(
     r"\b(?:sk-|[sr]k_live_|gh[pousr]_|github_pat_|xox[abprs]-|hf_|glpat-|AIza|AKIA)(?=[\w-]*\d)[\w-]{12,}"
