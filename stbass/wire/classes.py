@@ -579,6 +579,7 @@ HOLDERS = (
     "collections:UserList",
     "collections:UserString",
     "collections:ChainMap",
+    "uuid:UUID",
     "pydantic.types:_SecretBase",
     "pydantic.networks:_BaseUrl",
     "pydantic.networks:_BaseMultiHostUrl",

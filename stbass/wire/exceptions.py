@@ -220,11 +220,13 @@ def _inner_parts(error: BaseException) -> dict[str, Any]:
     """What compiled code keeps inside of an exception: enough to make it again, else what it says for itself."""
     # (Written like its attributes: leniently, and masked.)
     kind: Any = type(error)
-    if type_name_of(kind) == _VALIDATION_ERROR:
-        title, errors, mode, hides = kind.__reduce__(error)[1]
-        lines = [{key: item for key, item in line.items() if key != "url"} for line in errors]
-        return {"title": title, "errors": lines, "mode": mode, "hide": hides}
     parts: dict[str, Any] = {}
+    if type_name_of(kind) == _VALIDATION_ERROR:
+        made_of = _asked(lambda: kind.__reduce__(error)[1])
+        if isinstance(made_of, tuple):
+            parts = dict(zip(_MADE_OF[_VALIDATION_ERROR], made_of, strict=True))
+            parts["errors"] = [{key: item for key, item in line.items() if key != "url"} for line in parts["errors"]]
+            return parts
     for base in kind.__mro__:
         if base.__module__ != "builtins":
             for name, descriptor in vars(base).items():

@@ -45,13 +45,19 @@ CONSTANTS = (
     "msgspec:NODEFAULT",
     "pydantic_core:PydanticUndefined",
     "pydantic_core:MISSING",
+    "openai:NOT_GIVEN",
+    "openai:omit",
+    "anthropic:NOT_GIVEN",
+    "anthropic:omit",
 )
 """Objects that are compared by identity; each is looked up in its module, if that is imported."""
 
 
 def _constant(name: str) -> Any:
     module, _, attribute = name.partition(":")
-    return getattr(sys.modules.get(module), attribute, None)
+    found = sys.modules.get(module)
+    # Not with getattr, which could import something.
+    return None if found is None else object.__getattribute__(found, "__dict__").get(attribute)
 
 
 def write_constant(writer: WireWriter, value: Any) -> Any:

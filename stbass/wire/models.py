@@ -101,7 +101,9 @@ def _write_model(writer: WireWriter, value: Any) -> Any:
         rest["args"] = list(arguments)
     form["v"] = writer.fields(value, values)
     if rest:
-        form["x"] = writer.write(rest)
+        writer.enter(value, len(rest))
+        form["x"] = {key: writer.write(item) for key, item in rest.items()}
+        writer.leave()
     return form
 
 

@@ -144,11 +144,11 @@ async def test_answers_of_instructor_are_of_the_class_that_was_asked_for(ai: Any
     answer = await client.chat.completions.create(model="m", messages=SAY, response_model=Shade)
     assert type(answer) is not Shade  # a class made at run time, under the name of Shade
 
-    found = loads(dumps(answer))
+    found: Any = loads(dumps(answer))
 
-    assert type(found) is Shade
     assert (found.name, found.shades) == (answer.name, answer.shades)
     assert found._raw_response == answer._raw_response
+    assert type(found) is Shade
     assert ChannelType(Shade, "shades").fit(found) is found
 
 

@@ -281,6 +281,10 @@ def with_title(messages: Messages, title: str) -> Messages:
     return messages
 
 
+class Key(uuid.UUID):
+    pass
+
+
 class Prompts(collections.UserDict[str, str]):
     pass
 
@@ -364,7 +368,7 @@ ROWS: Mapping[str, list[Any]] = {
         *map(Decimal, ("1E+5", "-0", "1.50E-7", "0E+3", "-sNaN12", "Infinity", "123456789.123456789")),
     ],
     "`range`, `slice`": [range(3), range(10, -2, -3), range(2**70), slice(None, 3, None), slice(1, "b", (2,))],
-    "`uuid.UUID`": [uuid.uuid4(), uuid.UUID(int=0)],
+    "`uuid.UUID`, and subclasses": [uuid.uuid4(), uuid.UUID(int=0), Key(int=1)],
     "`ipaddress` addresses, networks, interfaces": [
         ipaddress.ip_address("127.0.0.1"),
         ipaddress.ip_address("fe80::1%eth0"),
@@ -375,7 +379,7 @@ ROWS: Mapping[str, list[Any]] = {
     ],
     "`pathlib` paths": [pathlib.Path("/a/b"), pathlib.PurePosixPath("a"), pathlib.PureWindowsPath("c:\\a")],
     "`re.Pattern` of `str` or `bytes`": [re.compile("a(?P<b>.*)", re.I | re.S), re.compile(rb"\d+"), re.compile("")],
-    "`...`, `NotImplemented`, `dataclasses.MISSING`, `msgspec.UNSET`, `PydanticUndefined`": [
+    "`...`, `NotImplemented`, `dataclasses.MISSING`, `msgspec.UNSET`, `PydanticUndefined`, `openai.NOT_GIVEN`": [
         ...,
         NotImplemented,
         dataclasses.MISSING,

@@ -6,6 +6,7 @@ import copy
 import enum
 import json
 import sys
+import threading
 import types
 from collections import namedtuple
 from dataclasses import dataclass, make_dataclass
@@ -546,3 +547,13 @@ def test_a_module_that_makes_its_names_on_demand_is_not_asked(monkeypatch: pytes
 def test_opaque_values_are_hashable_and_compare_by_content() -> None:
     assert {Opaque("a:A", {"x": [1]}): 1}[Opaque("a:A", {"x": [1]})] == 1
     assert Opaque("a:A", 1) != Opaque("a:A", 2)
+
+
+def test_a_private_value_that_cannot_travel_is_named() -> None:
+    person = Person(name="Ada")
+    person.keep(threading.Lock())  # type: ignore[arg-type]
+
+    with pytest.raises(NotTransportable) as caught:
+        dumps([person])
+
+    assert caught.value.path == 'value[0]["_secret"]'

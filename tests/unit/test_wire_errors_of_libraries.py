@@ -297,3 +297,18 @@ def test_the_response_of_an_error_arrives_as_far_as_it_tells_what_to_do(response
 def test_a_response_in_a_value_is_refused_as_before() -> None:
     with pytest.raises(NotTransportable, match="Response cannot travel"):
         dumps(responses()[1])
+
+
+@attrs.define(auto_exc=True)
+class Defined(Exception):
+    """An exception of attrs, with slots."""
+
+    code: int
+    why: str | None = None
+
+
+def test_an_exception_of_attrs_arrives_with_its_fields() -> None:
+    found = arrived(raised(Defined(3)))
+
+    assert type(found) is Defined
+    assert (found.code, found.why, found.args) == (3, None, (3, None))

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import array
+import ipaddress
 import json
 import pickle
 import random
+import re
 import sys
+import types
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
 import numpy
+import pydantic
+import pydantic_core
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,7 +28,8 @@ from stbass.result import ProcessResult
 from stbass.wire import Admission, Decoder, Opaque, dump_error, dump_result, dumps, load_error, load_result, loads
 from stbass.wire.core import WireReader
 from tests.support import wire_samples as samples
-from tests.support.wire_samples import Account, Colour, Pair, Person, Point, Researcher, Right, Spy, hello
+from tests.support.travellers import BERLIN, ROWS, Celsius, Moment, Polygon, Row, Slotted, Tagged
+from tests.support.wire_samples import Account, Colour, Holder, Pair, Person, Point, Researcher, Right, Spy, hello
 
 SAMPLES: list[bytes] = [
     dumps(value)
@@ -37,6 +44,21 @@ SAMPLES: list[bytes] = [
         Opaque("a:B", {"x": (1,)}, "data"),
         PAR(Researcher("x", helpers=(hello,)), hello.optional()),
         Spy((1,)),
+        [value for row, values in ROWS.items() for value in values[:1] if "collections" in row or "`complex`" in row],
+        [re.compile("a", re.I), array.array("i", [1]), slice(1), ipaddress.ip_address("::1"), ..., Celsius(1.5, "C")],
+        [Slotted(1), Tagged(a=1, d=2), Row(1.5, 2), types.SimpleNamespace(a=1), Polygon([(1, 2)])],
+        [
+            pydantic.HttpUrl("https://x/y"),
+            pydantic.SecretStr("s"),
+            Holder[int](held=1),
+            Moment(2026, 1, 2, tzinfo=BERLIN),
+        ],
+        [datetime(2026, 1, 1, tzinfo=pydantic_core.TzInfo(60)), Person.model_construct(age=1, mood="good")],
+        pydantic_core.PydanticCustomError("kind", "about {what}", {"what": 3}),
+        pydantic_core.ValidationError.from_exception_data(
+            "Order",
+            [{"type": "int_parsing", "loc": ("a", 1), "input": "x"}, {"type": "missing", "loc": ("b",), "input": {}}],
+        ),
     )
 ]
 
