@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from stbass.placement import PLACED_PAR, BackendRegistry, ExecutionBackend, LocalBackend, Placement
     from stbass.process import Process
     from stbass.replicator import PAR_FOR, SEQ_FOR
-    from stbass.result import Failure, FailurePolicy, FailureReport, ProcessResult
+    from stbass.result import Budget, Failure, FailurePolicy, FailureReport, ProcessResult, Usage
     from stbass.seq import SEQ
     from stbass.timer import DEADLINE, TIMER
     from stbass.topology import ChanArray, Collector, Distributor
@@ -38,6 +38,7 @@ __all__ = [
     "SEQ_FOR",
     "TIMER",
     "BackendRegistry",
+    "Budget",
     "Chan",
     "ChanArray",
     "Collector",
@@ -51,6 +52,7 @@ __all__ = [
     "Placement",
     "Process",
     "ProcessResult",
+    "Usage",
 ]
 
 _HOME = {
@@ -67,6 +69,8 @@ _HOME = {
     "Process": "process",
     "PAR_FOR": "replicator",
     "SEQ_FOR": "replicator",
+    "Budget": "result",
+    "Usage": "result",
     "Failure": "result",
     "FailurePolicy": "result",
     "FailureReport": "result",

@@ -15,6 +15,7 @@ __all__ = [
     "AdmissionError",
     "AllGuardsDisabledError",
     "BackendUnavailableError",
+    "BudgetExceeded",
     "ChannelClosedError",
     "ChannelProtocolError",
     "ChannelTopologyError",
@@ -133,6 +134,16 @@ class DeadlineExceeded(StbassError, TimeoutError):
     deadline: float | None = None
     phase: str = "running"
     worker: str | None = None
+
+
+class BudgetExceeded(StbassError):
+    """A composition has used up its budget.
+
+    ``budget`` is the :class:`stbass.result.Budget`, ``used`` the :class:`stbass.result.Usage` when it was noticed.
+    """
+
+    budget: Any = None
+    used: Any = None
 
 
 # Travelling --------------------------------------------------------------------------------------

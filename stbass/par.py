@@ -21,6 +21,7 @@ from stbass._process.context import Composable, ProcessContext, optional_among, 
 from stbass._values.checks import checked_limit
 from stbass._values.outcome import ProcessResult
 from stbass._values.policy import FailurePolicy, OnFailure
+from stbass._values.usage import Budget
 from stbass.errors import DeadlineExceeded
 
 __all__ = ["PAR", "PARResult", "Parallel"]
@@ -54,12 +55,17 @@ class PARResult(CompositionResult):
 class Parallel(ProcessComposition[PARResult]):
     """What PAR, PLACED_PAR and PAR_FOR have in common."""
 
-    _settings = ("on_failure", "deadline", "limit")
+    _settings = ("on_failure", "deadline", "limit", "budget")
 
     def __init__(
-        self, on_failure: OnFailure, deadline: float | None, limit: int | None, registry: BackendRegistry | None
+        self,
+        on_failure: OnFailure,
+        deadline: float | None,
+        limit: int | None,
+        registry: BackendRegistry | None,
+        budget: Budget | None,
     ) -> None:
-        super().__init__(on_failure, deadline, registry)
+        super().__init__(on_failure, deadline, registry, budget)
         self._limit = checked_limit(limit, "limit")
 
     async def run(self, *, progress: bool = False) -> PARResult:
@@ -112,6 +118,8 @@ class PAR(Parallel, kind="PAR"):
         limit: how many run at the same time; the rest wait, in order.
         registry: where the placements of processes are looked up; by default that of the composition around it,
             else :func:`stbass.placement.default_registry`.
+        budget: how much all of it may use; then those that have not ended are cancelled, and fail with
+            ``BudgetExceeded``.
 
     Raises:
         TypeError: an argument is of the wrong type.
@@ -125,8 +133,9 @@ class PAR(Parallel, kind="PAR"):
         deadline: float | None = None,
         limit: int | None = None,
         registry: BackendRegistry | None = None,
+        budget: Budget | None = None,
     ) -> None:
-        super().__init__(on_failure, deadline, limit, registry)
+        super().__init__(on_failure, deadline, limit, registry, budget)
         self._members = checked_members(processes, "PAR")
 
     @property

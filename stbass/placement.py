@@ -15,6 +15,7 @@ from stbass._values.checks import checked_deadline
 from stbass._values.endpoint import Placement
 from stbass._values.outcome import ProcessResult
 from stbass._values.policy import FailurePolicy, OnFailure
+from stbass._values.usage import Budget
 from stbass.errors import BackendUnavailableError
 from stbass.par import Parallel, PARResult
 
@@ -43,6 +44,7 @@ class PLACED_PAR(Parallel, kind="PLACED_PAR"):
         limit: how many run at the same time, on all backends together.
         registry: which backend a placement stands for; by default that of the composition around it, else
             :func:`default_registry`.
+        budget: as for :class:`stbass.PAR`.
 
     Raises:
         TypeError: an argument is of the wrong type.
@@ -56,8 +58,9 @@ class PLACED_PAR(Parallel, kind="PLACED_PAR"):
         deadline: float | None = None,
         limit: int | None = None,
         registry: BackendRegistry | None = None,
+        budget: Budget | None = None,
     ) -> None:
-        super().__init__(on_failure, deadline, limit, registry)
+        super().__init__(on_failure, deadline, limit, registry, budget)
         self._members = tuple(_checked_pair(pair, index) for index, pair in enumerate(pairs))
 
     @property

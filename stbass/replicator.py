@@ -13,6 +13,7 @@ from stbass._engine.supervise import Child
 from stbass._process.context import Composable, ProcessContext
 from stbass._values.checks import checked_count
 from stbass._values.policy import FailurePolicy, OnFailure
+from stbass._values.usage import Budget
 from stbass.errors import NotTransportable
 from stbass.par import Parallel, PARResult
 from stbass.seq import SEQResult, Sequential
@@ -178,6 +179,7 @@ class PAR_FOR(_OfReplicas, Parallel, kind="PAR_FOR"):
         deadline: seconds; as for :class:`stbass.PAR`.
         limit: how many run at the same time.
         registry: as for :class:`stbass.PAR`.
+        budget: as for :class:`stbass.PAR`.
 
     Raises:
         TypeError: an argument is of the wrong type.
@@ -193,8 +195,9 @@ class PAR_FOR(_OfReplicas, Parallel, kind="PAR_FOR"):
         deadline: float | None = None,
         limit: int | None = None,
         registry: BackendRegistry | None = None,
+        budget: Budget | None = None,
     ) -> None:
-        super().__init__(on_failure, deadline, limit, registry)
+        super().__init__(on_failure, deadline, limit, registry, budget)
         self._replicated = _Replicated("PAR_FOR", count, factory)
         self._members = self._replicated.members()
 
@@ -232,6 +235,7 @@ class SEQ_FOR(_OfReplicas, Sequential, kind="SEQ_FOR"):
         on_failure: as for :class:`stbass.SEQ`.
         deadline: seconds; as for :class:`stbass.SEQ`.
         registry: as for :class:`stbass.SEQ`.
+        budget: as for :class:`stbass.SEQ`.
 
     Raises:
         TypeError: an argument is of the wrong type.
@@ -246,8 +250,9 @@ class SEQ_FOR(_OfReplicas, Sequential, kind="SEQ_FOR"):
         on_failure: OnFailure = FailurePolicy.HALT,
         deadline: float | None = None,
         registry: BackendRegistry | None = None,
+        budget: Budget | None = None,
     ) -> None:
-        super().__init__(on_failure, deadline, registry)
+        super().__init__(on_failure, deadline, registry, budget)
         self._replicated = _Replicated("SEQ_FOR", count, factory)
         self._members = self._replicated.members()
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 from stbass._values.outcome import Failure, ProcessResult, RunInfo, utc_now
 from stbass._values.policy import FailurePolicy, OnFailure, RetryPolicy
 from stbass._values.report import FailureReport
+from stbass._values.usage import Budget, Usage
 
 __all__ = [
+    "Budget",
     "Failure",
     "FailurePolicy",
     "FailureReport",
@@ -17,5 +19,6 @@ __all__ = [
     "ProcessResult",
     "RetryPolicy",
     "RunInfo",
+    "Usage",
     "utc_now",
 ]

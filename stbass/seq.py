@@ -16,7 +16,7 @@ from stbass._engine.composition import (
     timed,
 )
 from stbass._engine.registry import BackendRegistry
-from stbass._engine.supervise import Child, cancelled_itself, lend, run_child, take_over
+from stbass._engine.supervise import Child, cancelled_itself, is_limited, lend, run_child, take_over
 from stbass._process.context import (
     Composable,
     ProcessContext,
@@ -29,6 +29,7 @@ from stbass._process.context import (
 )
 from stbass._values.outcome import ProcessResult
 from stbass._values.policy import FailurePolicy, OnFailure, RetryPolicy
+from stbass._values.usage import Budget
 
 __all__ = ["SEQ", "SEQResult", "Sequential"]
 
@@ -98,7 +99,7 @@ class Sequential(ProcessComposition[SEQResult]):
         goes_on = self._on_failure is FailurePolicy.COLLECT
         retry = self._on_failure if isinstance(self._on_failure, RetryPolicy) else None
         frame = frame_of(ctx)
-        plain = retry is None and frame.deadline_at is None and frame.slot is None
+        plain = retry is None and not is_limited(frame)
         task = asyncio.current_task()
         assert task is not None
         cancellations = task.cancelling()
@@ -148,6 +149,7 @@ class SEQ(Sequential, kind="SEQ"):
         deadline: seconds after which the stage that has not ended is cancelled and fails with ``DeadlineExceeded``.
         registry: where the placements of processes are looked up; by default that of the composition around it,
             else :func:`stbass.placement.default_registry`.
+        budget: how much it may use; then the stage that has not ended is cancelled, and fails with ``BudgetExceeded``.
 
     Raises:
         TypeError: an argument is of the wrong type.
@@ -160,8 +162,9 @@ class SEQ(Sequential, kind="SEQ"):
         on_failure: OnFailure = FailurePolicy.HALT,
         deadline: float | None = None,
         registry: BackendRegistry | None = None,
+        budget: Budget | None = None,
     ) -> None:
-        super().__init__(on_failure, deadline, registry)
+        super().__init__(on_failure, deadline, registry, budget)
         self._members = checked_members(processes, "SEQ")
 
     @property

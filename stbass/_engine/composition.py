@@ -11,20 +11,23 @@ from time import monotonic
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from stbass._engine.registry import BackendRegistry, checked_registry
-from stbass._engine.supervise import lent, too_late
+from stbass._engine.supervise import lent, spent_around, too_late
 from stbass._process.context import (
     Composable,
     ProcessContext,
     emit_event,
     frame_of,
+    meter_of,
     peek_frame,
     running_context,
 )
+from stbass._process.meter import Meter
 from stbass._values.checks import checked_deadline
 from stbass._values.endpoint import Placement
 from stbass._values.outcome import Failure, ProcessResult, RunInfo, leaves_of, outcome_of_run, with_run
 from stbass._values.policy import FailurePolicy, OnFailure, RetryPolicy
-from stbass.errors import NotTransportable, ProcessCancelled
+from stbass._values.usage import NO_USAGE, Budget, Usage, checked_budget
+from stbass.errors import BudgetExceeded, NotTransportable, ProcessCancelled
 from stbass.observe import events
 
 __all__ = [
@@ -171,6 +174,12 @@ class CompositionResult:
         return None if self._run is None else self._run.elapsed
 
     @property
+    def usage(self) -> Usage:
+        """What all of it has used."""
+        used = NO_USAGE if self._run is None else self._run.usage
+        return used or sum((result.usage for result in self.results), NO_USAGE)
+
+    @property
     def run(self) -> RunInfo | None:
         """When the whole ran, and under which name."""
         return None if self._run is None else self._run.run
@@ -190,13 +199,20 @@ class ProcessComposition(Composition, Generic[R]):
     runs_others = True
     lends = True
 
-    _settings: ClassVar[tuple[str, ...]] = ("on_failure", "deadline")
+    _settings: ClassVar[tuple[str, ...]] = ("on_failure", "deadline", "budget")
     # The processes that are known before it starts, each with where it was explicitly placed.
     _members: Sequence[PlacedProcess] = ()
 
-    def __init__(self, on_failure: OnFailure, deadline: float | None, registry: BackendRegistry | None) -> None:
+    def __init__(
+        self,
+        on_failure: OnFailure,
+        deadline: float | None,
+        registry: BackendRegistry | None,
+        budget: Budget | None,
+    ) -> None:
         self._on_failure = checked_policy(on_failure)
         self._deadline = checked_deadline(deadline)
+        self._budget = checked_budget(budget)
         self._registry = checked_registry(registry)
 
     @property
@@ -276,6 +292,10 @@ class ProcessComposition(Composition, Generic[R]):
             frame.registry = self._registry
         if self._deadline is not None:
             frame.limit(monotonic() + self._deadline, self._deadline)
+        # A further attempt goes on counting. In the code of a process several compositions can have its context.
+        frame.meter = Meter(meter_of(ctx)) if running_context() is ctx else meter_of(ctx)
+        if self._budget is not None:
+            frame.meter.limit(self._budget)
 
 
 def timed(ctx: ProcessContext, started: float) -> ProcessResult:
@@ -289,7 +309,8 @@ def _outcome(ctx: ProcessContext, result: CompositionResult, around: float | Non
     Errors of processes that were only cancelled because another failed are left out of the group.
 
     Args:
-        around: the deadline around it, if any. If that ended it, the error is the deadline, caused by the group.
+        around: the deadline around it, if any. If that ended it, the error is the deadline, caused by the group; so it
+            is with a budget that is used up.
     """
     if result.is_ok:
         return ProcessResult.ok(result.value)
@@ -302,4 +323,7 @@ def _outcome(ctx: ProcessContext, result: CompositionResult, around: float | Non
         late = too_late(ctx, "running")
         late.__cause__ = group
         return ProcessResult.fail(late, leaves=leaves_of(told))
+    if any(issubclass(type(error), BudgetExceeded) for error in errors) and (spent := spent_around(ctx)) is not None:
+        spent.__cause__ = group
+        return ProcessResult.fail(spent, leaves=leaves_of(told))
     return ProcessResult.fail(group, leaves=leaves_of(told))

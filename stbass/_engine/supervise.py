@@ -16,8 +16,8 @@ from __future__ import annotations
 import asyncio
 import reprlib
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from time import monotonic
 
 from stbass._channels.cancellation import is_being_cancelled
@@ -32,12 +32,14 @@ from stbass._process.context import (
     next_attempt,
     peek_frame,
     running_context,
+    with_all_attempts,
 )
 from stbass._process.frame import Frame
+from stbass._process.meter import Meter
 from stbass._values.outcome import ProcessResult
 from stbass._values.policy import FailurePolicy, OnFailure, RetryPolicy
 from stbass._values.texts import error_text, traceback_text
-from stbass.errors import ConfigurationError, DeadlineExceeded, ProcessCancelled
+from stbass.errors import BudgetExceeded, ConfigurationError, DeadlineExceeded, ProcessCancelled
 from stbass.observe import events
 from stbass.timer import running
 
@@ -46,10 +48,12 @@ __all__ = [
     "Unobserved",
     "cancelled_itself",
     "ended",
+    "is_limited",
     "lend",
     "lent",
     "run_attempts",
     "run_child",
+    "spent_around",
     "supervise",
     "take_over",
     "too_late",
@@ -146,7 +150,7 @@ class _Supervision:
         self._halt = on_failure is not FailurePolicy.COLLECT
         self._retry = on_failure if isinstance(on_failure, RetryPolicy) else None
         # The children have their deadline and their slot from the owner.
-        self._plain = self._retry is None and frame.deadline_at is None and frame.slot is None
+        self._plain = self._retry is None and not is_limited(frame)
         self._limit = len(children) if limit is None else limit
         self._then = then
         self._ready = deque(range(len(children)) if first is None else first)
@@ -219,6 +223,8 @@ class _Supervision:
     def _halts(self, child: Child, result: ProcessResult) -> bool:
         if not self._halt or self._halted_by is not None or child.process.is_optional:
             return False
+        if issubclass(type(result.failure.error), BudgetExceeded) and spent_around(self._owner) is not None:
+            return False
         deadline_at = peek_frame(self._owner).deadline_at
         if deadline_at is None:
             return True
@@ -259,19 +265,63 @@ def cancelled_itself(child: Child) -> ProcessResult:
 
 
 async def run_child(child: Child, retry: RetryPolicy | None = None) -> ProcessResult:
-    """Run one process to its end, or to its deadline, in its place."""
-    deadline_at = peek_frame(child.ctx).deadline_at
-    if deadline_at is None or (child.backend is None and child.process.runs_others):
+    """Run one process to its end, or to its deadline or that of a budget around it, in its place."""
+    frame = peek_frame(child.ctx)
+    limits = () if frame.meter is None else frame.meter.limits
+    if (frame.deadline_at is None and not limits) or (child.backend is None and child.process.runs_others):
         return await run_attempts(child, retry)
     try:
-        async with until(deadline_at, child.backend):
-            return await run_attempts(child, retry)
+        if spent_around(child.ctx) is not None:
+            raise TimeoutError
+        async with until(frame.deadline_at, child.backend) as scope:
+            with _ended_by(limits, scope):
+                return await run_attempts(child, retry)
     except TimeoutError:
-        return ended(child, too_late(child.ctx, "running" if child.began else "queued"))
+        spent = spent_around(child.ctx)
+        return ended(child, too_late(child.ctx, "running" if child.began else "queued") if spent is None else spent)
 
 
-def until(deadline_at: float, backend: ExecutionBackend | None = None) -> asyncio.Timeout:
+def is_limited(frame: Frame) -> bool:
+    """Whether processes that run there have a deadline, a slot or a budget to keep to."""
+    has_budget = frame.meter is not None and bool(frame.meter.limits)
+    return has_budget or frame.deadline_at is not None or frame.slot is not None
+
+
+def spent_around(ctx: ProcessContext) -> BudgetExceeded | None:
+    """The error of the nearest budget around that is used up, if any is."""
+    meter = peek_frame(ctx).meter
+    found = () if meter is None else (limited.spent for limited in meter.limits)
+    return next((spent for spent in found if spent is not None), None)
+
+
+@contextmanager
+def _ended_by(limits: Sequence[Meter], scope: asyncio.Timeout) -> Iterator[None]:
+    """End ``scope`` when one of the budgets is used up, whichever thread notices."""
+    loop = asyncio.get_running_loop()
+    inside = True
+
+    def end() -> None:
+        if inside and not scope.expired():
+            scope.reschedule(loop.time())
+
+    def spent() -> None:
+        with suppress(RuntimeError):  # the loop was closed meanwhile
+            loop.call_soon_threadsafe(end)
+
+    for limited in limits:
+        limited.watch(spent)
+    try:
+        yield
+    finally:
+        inside = False
+        for limited in limits:
+            limited.unwatch(spent)
+
+
+def until(deadline_at: float | None, backend: ExecutionBackend | None = None) -> asyncio.Timeout:
     """A scope that ends with ``TimeoutError`` at the deadline, or when a backend's time to answer for it is over."""
+    if deadline_at is None:
+        return asyncio.timeout(None)
     grace = 0.0 if backend is None else backend.deadline_grace
     left = deadline_at + grace - monotonic()
     if left <= 0:
@@ -353,7 +403,7 @@ async def _run_on(backend: ExecutionBackend, child: Child) -> ProcessResult:
         result: object = await backend.execute(process, ctx)
         if not isinstance(result, ProcessResult):
             raise TypeError(f"execute of backend {backend.name!r} gave back {result!r}, which is not a ProcessResult")
-        return result
+        return with_all_attempts(result, ctx)
     except Exception as error:
         return ended(child, error, traceback_text(error))
     finally:

@@ -6,19 +6,24 @@ import asyncio
 import copy
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from time import monotonic
 from typing import Any, Literal, Self, TypeVar
 
 from stbass._channels.transport import NOTHING
 from stbass._process.frame import Frame
+from stbass._process.logs import NO_FIELDS, LogFields, ProcessLog, carry
+from stbass._process.meter import Meter
 from stbass._values.endpoint import Placement
 from stbass._values.ids import new_id
 from stbass._values.masking import masked
 from stbass._values.outcome import Failure, ProcessResult, RunInfo, moment_of, outcome_of_run, utc_now
-from stbass._values.texts import plain_text, traceback_text
+from stbass._values.texts import plain_text, shortened, traceback_text
+from stbass._values.usage import NO_USAGE, Usage, checked_usage
 from stbass.channel import Chan
 from stbass.observe import events
 from stbass.timer import running
@@ -29,6 +34,7 @@ __all__ = [
     "changed",
     "changes_since",
     "checked_name",
+    "count_usage",
     "emit_event",
     "failure_of",
     "frame_of",
@@ -36,6 +42,7 @@ __all__ = [
     "given_to",
     "hold_end",
     "inherit",
+    "meter_of",
     "next_attempt",
     "note_sent",
     "optional_among",
@@ -44,6 +51,7 @@ __all__ = [
     "running_context",
     "sent_by",
     "top_context",
+    "with_all_attempts",
 ]
 
 C = TypeVar("C", bound="Composable")
@@ -52,6 +60,7 @@ T = TypeVar("T", bound="ProcessContext")
 
 _NO_CHANNELS: Mapping[str, Chan[Any]] = {}
 _naming = threading.Lock()
+_LONGEST_NAME = 1000
 # Of contexts that have inherited nothing.
 _NO_FRAME = Frame()
 _NO_FRAME.shared = True
@@ -96,6 +105,8 @@ class ProcessContext:
     _output: Chan[Any] | None = field(default=None, repr=False)
     # What has to be undone when the process ends: the ends of channels that it holds, by name and side.
     _held: dict[tuple[str, str], Callable[[], None]] | None = field(default=None, repr=False)
+    # What it has used, in all its attempts, once it has used something or run something of its own.
+    _meter: Meter | None = field(default=None, repr=False)
 
     def __init__(
         self,
@@ -130,7 +141,9 @@ class ProcessContext:
             deadline_at: the child's own deadline on :func:`time.monotonic`.
         """
         made = ProcessContext(process_name, None, channels, parent or self.process_name, placement)
-        inherit(made, self._frame.inherited(self.process_name))
+        frame = self._frame.inherited(self.process_name)
+        frame.meter = meter_of(self)
+        inherit(made, frame)
         if self._frame.slot is not None:
             frame_of(made).part_of = self._frame
         if deadline_at is not None:
@@ -204,7 +217,22 @@ class ProcessContext:
             self._frame.worker,
             self.attempt,
             self.placement,
+            self.used or None,
         )
+
+    @property
+    def used(self) -> Usage:
+        """What it has used, as it said with :meth:`usage`, with all that it has run."""
+        return NO_USAGE if self._meter is None else self._meter.total
+
+    @property
+    def log(self) -> ProcessLog:
+        """A logger whose records say which process they come from.
+
+        Records that others write in the process's own code, on whatever logger, say so too: each has an attribute
+        ``stbass_process`` with ``process``, ``id``, ``attempt``, ``endpoint`` and ``run``.
+        """
+        return ProcessLog(partial(_running_as, self))
 
     @property
     def last_checkpoint(self) -> Any:
@@ -285,6 +313,26 @@ class ProcessContext:
             self._frame.sink.progress(done, total, note)
         emit_event(self, "progress", done=done, total=total, note=note)
 
+    def usage(self, *, tokens_in: int = 0, tokens_out: int = 0, cost: float = 0.0, model: str | None = None) -> None:
+        """Say what has been used since the last time: it is in the results, and counts for the budgets around.
+
+        Args:
+            tokens_in: tokens that a model was given.
+            tokens_out: tokens that it gave.
+            cost: in whatever currency the program reckons.
+            model: which model, to be counted by itself too.
+
+        Raises:
+            TypeError: tokens are not whole numbers, the cost is not a number, or the model is not named by a str.
+            ValueError: a number is negative, not finite, or beyond all reason.
+            BudgetExceeded: it has been counted, and a budget is used up by it.
+        """
+        meter = meter_of(self)
+        meter.add(checked_usage(tokens_in, tokens_out, cost, model))
+        for limited in meter.limits:
+            if (spent := limited.spent) is not None:
+                raise spent
+
 
 # For the library: the user's face of a context stays small.
 
@@ -315,6 +363,54 @@ def top_context(name: str, channels: Mapping[str, Chan[Any]] | None = None) -> P
     """
     around = running_context()
     return ProcessContext(name, None, channels) if around is None else around.child(name, channels=channels)
+
+
+@contextmanager
+def _running_as(ctx: ProcessContext) -> Iterator[None]:
+    token = running.set(ctx)
+    try:
+        yield
+    finally:
+        running.reset(token)
+
+
+def _log_fields() -> LogFields:
+    """Of the process whose own code this is called by."""
+    ctx = running_context()
+    if ctx is None:
+        return NO_FIELDS
+    fields = LogFields(process=shortened(ctx.process_name, _LONGEST_NAME), id=ctx.process_id, attempt=ctx.attempt)
+    if ctx.placement is not None and ctx.placement.endpoint is not None:
+        fields["endpoint"] = shortened(ctx.placement.endpoint, _LONGEST_NAME)
+    meter = ctx._frame.meter
+    fields["run"] = ctx.process_id if meter is None else meter.run_id
+    return fields
+
+
+carry(_log_fields)
+
+
+def meter_of(ctx: ProcessContext) -> Meter:
+    """What counts the usage of a process, or of a composition."""
+    if ctx._meter is None:
+        ctx._meter = Meter(ctx._frame.meter)
+    return ctx._meter
+
+
+def count_usage(ctx: ProcessContext, usage: Usage) -> None:
+    """A process that runs elsewhere has used something."""
+    meter_of(ctx).add(usage)
+
+
+def with_all_attempts(result: ProcessResult, ctx: ProcessContext) -> ProcessResult:
+    """The result of an attempt, with what all attempts have used."""
+    used = ctx.used
+    if not used or result.usage == used:
+        return result
+    run = replace(result.run or ctx.run_info(None, None), usage=used)
+    if result.is_ok:
+        return ProcessResult(True, result.value, None, result.elapsed, run)
+    return ProcessResult(False, None, replace(result.failure, usage=used), result.elapsed, run)
 
 
 def inherit(ctx: ProcessContext, inherited: Frame) -> None:
@@ -518,6 +614,7 @@ def _failure(error: BaseException, ctx: ProcessContext, traceback_str: str = "")
         channel_state={name: channel.stats.as_dict() for name, channel in ctx.channels.items()},
         checkpoint=ctx.last_checkpoint,
         traceback_str=traceback_str,
+        usage=ctx.used or None,
     )
 
 
@@ -542,6 +639,7 @@ def _completed(failure: Failure, ctx: ProcessContext) -> Failure:
         channel_state=failure.channel_state or known.channel_state,
         checkpoint=known.checkpoint if failure.checkpoint is None else failure.checkpoint,
         leaves=failure.leaves,
+        usage=known.usage if failure.usage is None else failure.usage,
     )
 
 

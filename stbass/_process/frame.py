@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Protocol, Self
 
+from stbass._process.meter import Meter
+
 __all__ = ["ContextSink", "Frame"]
 
-_INHERITED = ("deadline_at", "deadline_span", "registry", "slot", "worker")
+_INHERITED = ("deadline_at", "deadline_span", "meter", "registry", "slot", "worker")
 
 
 class ContextSink(Protocol):
@@ -45,6 +47,8 @@ class Frame:
     """The names of what is around it, from the top, with a slash after each."""
     part_of: Frame | None = None
     """That of the process whose own code has made this, and may wait for what runs in it."""
+    meter: Meter | None = None
+    """Of the composition around, or of the process whose code has made this: what is used here counts there too."""
     worker: str | None = None
     """Who runs it; None: this event loop."""
     group: str | None = None

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from stbass._values.endpoint import Placement
 from stbass._values.ids import new_id
 from stbass._values.texts import error_text, notes_of, plain_text, shortened, text_of
+from stbass._values.usage import NO_USAGE, Usage
 
 _LONGEST_VALUE = 10_000
 _MOST_LEAVES = 100
@@ -45,6 +46,7 @@ class RunInfo:
     worker: str | None = None
     attempt: int = 1
     placement: Placement | None = None
+    usage: Usage | None = None
 
 
 class RunSource(Protocol):
@@ -71,6 +73,7 @@ class Failure:
         leaves: of a composition: what failed in it, at whatever depth, a line each, at most a hundred: the names of the
             processes from the outside in, the error, and where it ran, such as
             ``"research/fetch: ValueError: no such page (opus @ anthropic, worker w1@host)"``.
+        usage: what it had used, if it said so.
     """
 
     error: BaseException
@@ -84,6 +87,7 @@ class Failure:
     checkpoint: Any = None
     traceback_str: str = ""
     leaves: tuple[str, ...] = ()
+    usage: Usage | None = None
 
     @property
     def elapsed(self) -> timedelta | None:
@@ -119,6 +123,8 @@ class Failure:
         lines += [f"Failed in it: {leaf}" for leaf in self.leaves]
         if self.checkpoint is not None:
             lines.append(f"Checkpoint: {text_of(self.checkpoint, _LONGEST_VALUE)}")
+        if self.usage is not None:
+            lines.append(f"Usage: {self.usage.summary}")
         for name, state in self.channel_state.items():
             lines.append(f"Channel {name}: {text_of(state)}")
         if self.traceback_str:
@@ -278,6 +284,12 @@ class ProcessResult(_Draft):
         made = source.run_info(started, ended)
         object.__setattr__(self, "_run", made)
         return made
+
+    @property
+    def usage(self) -> Usage:
+        """What it has used, as it said with ``ctx.usage``, with all that it has run and in all its attempts."""
+        run = self.run
+        return NO_USAGE if run is None or run.usage is None else run.usage
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ProcessResult):

@@ -12,7 +12,7 @@ from typing import Literal, cast
 from stbass._values.checks import checked_wait, is_number, is_whole
 from stbass._values.retry_after import retry_after
 from stbass._values.texts import error_text, text_of, type_name_of
-from stbass.errors import ConfigurationError, RemoteError
+from stbass.errors import BudgetExceeded, ConfigurationError, RemoteError
 
 __all__ = ["ErrorKind", "FailurePolicy", "OnFailure", "RetryPolicy", "Wait"]
 
@@ -77,10 +77,13 @@ class RetryPolicy:
             _check_wait_function(self.wait)
 
     def tries_again(self, error: BaseException) -> bool:
-        """Whether an error is of a kind after which the process is tried again."""
+        """Whether an error is of a kind after which the process is tried again.
+
+        None is after a budget that is used up: the attempts together have one.
+        """
         on, unless = cast("tuple[ErrorKind, ...]", self.on), cast("tuple[ErrorKind, ...]", self.unless)
         leaves = list(_leaves(error))
-        if any(_is_of(one, unless) for one in (error, *leaves)):
+        if any(_is_of(one, (*unless, BudgetExceeded)) for one in (error, *leaves)):
             return False
         return not on or _is_of(error, on) or all(_is_of(leaf, on) for leaf in leaves)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from stbass._values.outcome import Failure, ProcessResult, aware
 from stbass._values.texts import message_of, shortened
+from stbass._values.usage import NO_USAGE, Usage
 
 __all__ = ["FailureReport"]
 
@@ -28,12 +29,14 @@ class FailureReport:
         succeeded: how many of them are successes.
         failed: how many of them are failures.
         failures: the failures, in the order added.
+        usage: what all of them have used.
     """
 
     total_processes: int = 0
     succeeded: int = 0
     failed: int = 0
     failures: list[Failure] = field(default_factory=list)
+    usage: Usage = NO_USAGE
 
     @classmethod
     def of(cls, results: Iterable[ProcessResult]) -> FailureReport:
@@ -46,6 +49,7 @@ class FailureReport:
     def add(self, result: ProcessResult) -> None:
         """Count one more result."""
         self.total_processes += 1
+        self.usage += result.usage
         if result.is_ok:
             self.succeeded += 1
         else:
@@ -102,8 +106,8 @@ class FailureReport:
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, fit for JSON."""
-        return {
+        """Plain data, fit for JSON; ``usage`` is among it if anything was used."""
+        made: dict[str, Any] = {
             "total_processes": self.total_processes,
             "succeeded": self.succeeded,
             "failed": self.failed,
@@ -118,6 +122,9 @@ class FailureReport:
                 for failure in self.failures
             ],
         }
+        if self.usage:
+            made["usage"] = self.usage.to_dict()
+        return made
 
     def summary(self) -> str:
         """A few lines for people."""
@@ -125,6 +132,8 @@ class FailureReport:
             f"Total: {self.total_processes}, succeeded: {self.succeeded}, failed: {self.failed}",
             f"Failure rate: {self.failure_rate:.1%}",
         ]
+        if self.usage:
+            lines.append(f"Usage: {self.usage.summary}")
         if self.failures:
             kinds = ", ".join(f"{name} ({count})" for name, count in self.common_failure_types.items())
             lines.append(f"Failure types: {kinds}")

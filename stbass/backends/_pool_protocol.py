@@ -12,6 +12,7 @@ A frame is its length (8 bytes, big-endian) and a pickled tuple, whose first ite
 | ``started``, date | it runs |
 | ``checkpoint``, value | as given to ``ctx.checkpoint``; pickled separately |
 | ``progress``, done, total, note | as given to ``ctx.progress`` |
+| ``usage``, :class:`Usage` | what it has used up to now |
 | ``ended``, (result, values sent on ``output`` or None) | it has ended; pickled separately |
 | ``cancelled`` | it has ended, by a cancellation |
 | ``unusable`` | like ``cancelled``, but a thread that cannot be stopped still runs |
@@ -49,6 +50,7 @@ class Assignment:
     attempt: int
     resumed_from: Any
     given: tuple[Any, ...] | None
+    run: str
 
 
 def framed(body: bytes) -> bytes:

@@ -13,8 +13,9 @@ import weakref
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any
 
-from stbass._process.context import emit_event, failure_of, frame_of, given_to, note_sent
+from stbass._process.context import count_usage, emit_event, failure_of, frame_of, given_to, meter_of, note_sent
 from stbass._values.texts import error_text, traceback_text
+from stbass._values.usage import NO_USAGE
 from stbass.backends._pool_protocol import LENGTH, Assignment, framed, pickled, unpickled
 from stbass.backends._pool_worker import serve_pool
 
@@ -69,6 +70,7 @@ class PoolWorker:
         self.free = False
         self._sending = asyncio.Lock()
         await self._send(message)
+        used = NO_USAGE
         while True:
             kind, *rest = unpickled(await self._receive())
             if kind == "started":
@@ -79,6 +81,9 @@ class PoolWorker:
                 ctx.checkpoint(_value(rest[0]))
             elif kind == "progress":
                 ctx.progress(*rest)
+            elif kind == "usage":
+                count_usage(ctx, rest[0] - used)
+                used = rest[0]
             elif kind == "ended":
                 self.free = True
                 return _result(rest[0], ctx)
@@ -146,6 +151,7 @@ def _assignment(ctx: ProcessContext) -> Assignment:
         ctx.attempt,
         ctx.resumed_from,
         given_to(ctx),
+        meter_of(ctx).run_id,
     )
 
 

@@ -9,11 +9,13 @@ import socket
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from stbass._engine.stage_context import StageContext
 from stbass._process.contained import execute_contained, run_on
 from stbass._process.context import Composable, ProcessContext, failure_of, frame_of, sent_by
+from stbass._process.meter import Meter
 from stbass._process.sync_threads import shared_threads
 from stbass._values.outcome import ProcessResult, utc_now
 from stbass._values.texts import error_text, text_of, traceback_text, type_name_of
@@ -84,6 +86,7 @@ class _Worker:
         frame = frame_of(ctx)
         frame.sink = self
         frame.worker = f"process {os.getpid()}"
+        frame.meter = Meter(run=assignment.run, tell=partial(self._send, "usage"))
         self._send("started", utc_now())
         try:
             process: Composable = unpickled(process_body)

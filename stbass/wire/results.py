@@ -4,8 +4,8 @@
 |---|---|
 | `result` | `ok`; `v`: value of a success, or `f`: the failure; `t`: microseconds it took; `run`: see `run` |
 | `failure` | `error`, `name`, `id`, `started`, `failed`, `placement`, `parent`, `channels`, `checkpoint`, `traceback` |
-| | also `leaves`: lines of text |
-| `run` | `v`: name, id, started, ended, queued (microseconds), worker, attempt, placement |
+| | also `leaves`: lines of text; `usage` |
+| `run` | `v`: name, id, started, ended, queued (microseconds), worker, attempt, placement, usage |
 | `placement` | `v`: model, endpoint, config |
 | `retry` | `v`: attempts, backoff, base delay, longest delay, jitter, and if given `on`, `unless`, `w` |
 
@@ -25,6 +25,7 @@ from typing import Any
 from stbass._process.call import reference_of_function
 from stbass._values.endpoint import Placement
 from stbass._values.texts import plain_text, text_of, type_name_of
+from stbass._values.usage import Usage
 from stbass.errors import WireError
 from stbass.result import Failure, ProcessResult, RetryPolicy, RunInfo
 from stbass.wire.classes import known_class
@@ -110,6 +111,8 @@ def write_failure(writer: WireWriter, failure: Failure) -> Form:
         form["channels"] = writer.soft(dict(failure.channel_state))
     if failure.checkpoint is not None:
         form["checkpoint"] = writer.soft(failure.checkpoint)
+    if type(failure.usage) is Usage:
+        form["usage"] = writer.write(failure.usage)
     if failure.traceback_str:
         form["traceback"] = _write_name(writer, failure.traceback_str)
     if failure.leaves:
@@ -140,6 +143,7 @@ def _read_failure(reader: WireReader, form: Form) -> Failure:
         checkpoint=reader.read(form.get("checkpoint")),
         traceback_str=traceback,
         leaves=_read_leaves(form),
+        usage=_optional(reader, form, "usage", Usage),
     )
 
 
@@ -154,7 +158,12 @@ def _read_leaves(form: Form) -> tuple[str, ...]:
 
 
 def _run_list(writer: WireWriter, run: RunInfo) -> list[Any]:
-    """A :class:`RunInfo` as a list; without a placement it is one item shorter."""
+    """A :class:`RunInfo` as a list; what is not there at its end is left out."""
+    last = [None if run.placement is None else writer.soft(run.placement)]
+    if type(run.usage) is Usage:
+        last.append(writer.write(run.usage))
+    elif last == [None]:
+        last = []
     return [
         _write_name(writer, run.process_name),
         _write_name(writer, run.process_id),
@@ -163,19 +172,20 @@ def _run_list(writer: WireWriter, run: RunInfo) -> list[Any]:
         None if run.queued is None else run.queued // _MICROSECOND,
         None if run.worker is None else _write_name(writer, run.worker),
         writer.write(run.attempt),
-        *(() if run.placement is None else (writer.soft(run.placement),)),
+        *last,
     ]
 
 
 def _run_of(reader: WireReader, parts: list[Any]) -> RunInfo:
     name, process_id, started, ended, queued, worker, attempt, *placed = map(reader.read, parts)
-    placement = placed[0] if placed else None
+    placement, usage = (*placed, None, None)[:2]
     if not (
         type(name) is type(process_id) is str
         and type(queued) in (int, type(None))
         and type(worker) in (str, type(None))
         and type(attempt) is int
         and type(placement) in (Placement, type(None))
+        and type(usage) in (Usage, type(None))
     ):
         raise WireError(f"form 'run': {text_of(parts, 200)}")
     return RunInfo(
@@ -187,6 +197,7 @@ def _run_of(reader: WireReader, parts: list[Any]) -> RunInfo:
         worker,
         attempt,
         placement,
+        usage,
     )
 
 

@@ -1,7 +1,9 @@
-"""What agents need to live with: retries by kind that go on, on every backend and on a fleet."""
+"""What agents need to live with, on every backend: retries by kind that go on, what is used, and who logs."""
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from datetime import timedelta
@@ -9,15 +11,27 @@ from typing import Any
 
 import pytest
 
-from stbass import PAR, PLACED_PAR, SEQ, FailurePolicy, Placement
+from stbass import PAR, PLACED_PAR, SEQ, Budget, FailurePolicy, Placement, Usage
 from stbass.backends.celery import CeleryBackend
 from stbass.backends.pools import ProcessPoolBackend, ThreadBackend
-from stbass.errors import RemoteError
+from stbass.errors import BudgetExceeded, RemoteError
 from stbass.placement import BackendRegistry, LocalBackend
+from stbass.testing import Worker
 from tests.integration.conftest import Fleet
 from tests.support.agents import hidden_error
 from tests.support.backends import registry_of
-from tests.support.living import GoesOn, RateLimited, Unauthorised, unauthorised
+from tests.support.living import (
+    GoesOn,
+    RateLimited,
+    Unauthorised,
+    Uses,
+    for_ever,
+    logs,
+    logs_in_a_thread,
+    spends,
+    unauthorised,
+)
+from tests.support.waiting import until
 
 INCLUDE = ("tests.support.living",)
 
@@ -77,3 +91,60 @@ async def test_a_class_that_only_the_worker_knows_is_known_by_its_name(
     assert isinstance(failed.failure.error, RemoteError)
     assert failed.run is not None
     assert failed.run.attempt == attempts
+
+
+# What it uses -----------------------------------------------------------------------------------
+
+
+async def test_what_is_used_elsewhere_is_counted_here(everywhere: BackendRegistry) -> None:
+    policy = FailurePolicy.retry(3, "constant", 0.01, on=RateLimited)
+    result = await PLACED_PAR(
+        (Uses(3), THERE), (PAR(Uses(1), Uses(2)), THERE), (Uses(2, 2), THERE), on_failure=policy, registry=everywhere
+    ).run()
+    assert [one.usage.tokens for one in result.results] == [30, 30, 40]
+    assert result.usage == Usage(60, 40, 1.0, {"opus": Usage(60, 40, 1.0)})
+    failing = await PLACED_PAR((Uses(1, 9), THERE), registry=everywhere).run()
+    assert failing.failures[0].usage == failing.usage == Usage(6, 4, 0.1, {"opus": Usage(6, 4, 0.1)})
+
+
+async def test_a_budget_here_ends_what_runs_elsewhere(everywhere: BackendRegistry) -> None:
+    async with asyncio.timeout(60):
+        result = await PLACED_PAR((spends, THERE), PAR(for_ever), budget=Budget(tokens=50), registry=everywhere).run()
+    assert [type(one.failure.error) for one in result.results] == [BudgetExceeded] * 2
+    assert result.usage.tokens >= 50
+
+
+async def test_a_budget_that_went_elsewhere_holds_there(everywhere: BackendRegistry) -> None:
+    async with asyncio.timeout(60):
+        result = await PLACED_PAR((PAR(spends, budget=Budget(tokens=50)), THERE), registry=everywhere).run()
+    [failed] = result.results
+    assert isinstance(failed.failure.error, BudgetExceeded)
+    assert failed.failure.error.budget == Budget(tokens=50)
+    assert result.usage.tokens == 50
+
+
+# Who logs ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+async def test_a_workers_log_says_which_process_wrote_a_line(fleet: Fleet, log_format: str) -> None:
+    env = {**fleet.env, "STBASS_INCLUDE": "tests.support.living", "STBASS_LOG_FORMAT": log_format}
+    with Worker("celery_app", f"logs-{log_format}", env=env) as worker:
+        async with aclosing(CeleryBackend(fleet.app())) as backend:
+            there = Placement(endpoint=f"logs-{log_format}")
+            processes = [(one.with_name(f"agent {n}"), there) for n in range(5) for one in (logs, logs_in_a_thread)]
+            result = await PLACED_PAR(*processes, registry=registry_of(backend)).run()
+        await until(lambda: worker.log.count("line of") == 15)
+    lines = [line for line in worker.log.splitlines() if "line of" in line]
+    for made in result.results:
+        mine = [line for line in lines if f"line of {made.value}" in line]
+        assert made.run is not None
+        assert mine
+        for line in mine:
+            if log_format == "text":
+                assert f"process={made.run.process_name} id={made.value} attempt=1 endpoint=logs-text run=" in line
+            else:
+                fields = json.loads(line[line.index("{") :])
+                assert (fields["process"], fields["id"]) == (made.run.process_name, made.value)
+                assert (fields["attempt"], fields["endpoint"]) == (1, "logs-json")
+    assert len({line.partition("run")[2][-38:] for line in lines}) == 1

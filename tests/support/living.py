@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from typing import Any
 
 from stbass.process import Process, ProcessContext
+
+log = logging.getLogger("library.of.somebody")
 
 
 class Response:
@@ -58,3 +62,55 @@ class GoesOn(Process):
         if ctx.attempt < self.succeeds_at:
             raise RateLimited(429, self.headers)
         return found
+
+
+class Uses(Process):
+    """Use some tokens and money, so many times, and fail then if told to.
+
+    Args:
+        times: how often.
+        fails_below: the attempt before which it fails.
+    """
+
+    def __init__(self, times: int, fails_below: int = 1) -> None:
+        self.times = times
+        self.fails_below = fails_below
+
+    async def run(self, ctx: ProcessContext) -> int:
+        """Use them."""
+        for _ in range(self.times):
+            ctx.usage(tokens_in=6, tokens_out=4, cost=0.1, model="opus")
+            await asyncio.sleep(0)
+        if ctx.attempt < self.fails_below:
+            raise RateLimited(429)
+        return self.times
+
+
+@Process
+async def spends(ctx: ProcessContext) -> None:
+    """Use ten tokens, again and again."""
+    while True:
+        ctx.usage(tokens_out=10)
+        await asyncio.sleep(0.01)
+
+
+@Process
+async def for_ever(ctx: ProcessContext) -> None:
+    """Wait until it is cancelled."""
+    await asyncio.Event().wait()
+
+
+@Process
+async def logs(ctx: ProcessContext) -> str:
+    """Log by oneself, and as a library does."""
+    ctx.log.warning("own line of %s", ctx.process_id)
+    await asyncio.sleep(0)
+    log.warning("plain line of %s", ctx.process_id)
+    return ctx.process_id
+
+
+@Process
+def logs_in_a_thread(ctx: ProcessContext) -> str:
+    """The same, in a thread."""
+    log.warning("plain line of %s", ctx.process_id)
+    return ctx.process_id

@@ -16,7 +16,7 @@ ROOT = Path(stbass.__file__).parent
 
 MODULE_NAMES = {
     "stbass.process": ["Process", "ProcessContext"],
-    "stbass.result": ["Failure", "FailurePolicy", "FailureReport", "ProcessResult", "RetryPolicy"],
+    "stbass.result": ["Budget", "Failure", "FailurePolicy", "FailureReport", "ProcessResult", "RetryPolicy", "Usage"],
     "stbass.failure": ["FailureAggregator", "retry_process"],
     "stbass.channel": [
         "Chan",

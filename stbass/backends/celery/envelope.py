@@ -34,6 +34,7 @@ from stbass._values.texts import (
     text_of,
     type_name_of,
 )
+from stbass._values.usage import Usage
 from stbass.backends.celery import keys
 from stbass.backends.celery.settings import FleetSettings
 from stbass.errors import (
@@ -59,6 +60,7 @@ __all__ = [
     "Ran",
     "Reply",
     "Told",
+    "Used",
     "failed_result",
     "finite",
     "open_envelope",
@@ -81,6 +83,7 @@ LONGEST_SECONDS = 3e9
 """About a hundred years: no process and no deadline has more, and dates can be reckoned with it."""
 _YEARS = (1970, 9000)
 MOST_ATTEMPTS = 2**31 - 1
+_LONGEST_MODEL = 1000
 
 _TOLD_MOST = 65536
 """Bytes of a part of what is told of a process inside of a process."""
@@ -124,6 +127,8 @@ class Envelope(msgspec.Struct, omit_defaults=True):
     inside_attempt: _Attempt = 1
     path: _Path | None = None
     """The names of what is around it; None: nobody who sent it observes what happens inside."""
+    run: Annotated[str, msgspec.Meta(max_length=1000)] = ""
+    """Id of the run that it belongs to, for logs."""
 
     def read_placement(self) -> Placement | None:
         """Where it was placed.
@@ -248,6 +253,26 @@ def finite(number: Any) -> float | None:
     return found if isfinite(found) else None
 
 
+class Used(msgspec.Struct, omit_defaults=True):
+    """What a process has used."""
+
+    tokens_in: Annotated[int, msgspec.Meta(ge=0)] = 0
+    tokens_out: Annotated[int, msgspec.Meta(ge=0)] = 0
+    cost: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    models: dict[_Name, Used] = {}
+
+    @classmethod
+    def of(cls, usage: Usage) -> Used:
+        """A usage as it travels."""
+        models = {shortened(name, _LONGEST_MODEL): cls.of(used) for name, used in usage.models.items()}
+        return cls(usage.tokens_in, usage.tokens_out, usage.cost, models)
+
+    def usage(self) -> Usage:
+        """The inverse of :meth:`of`."""
+        models = {name: used.usage() for name, used in self.models.items()}
+        return Usage(self.tokens_in, self.tokens_out, self.cost, models)
+
+
 class Reply(msgspec.Struct, omit_defaults=True):
     """What a worker says on a producer's channel."""
 
@@ -257,6 +282,9 @@ class Reply(msgspec.Struct, omit_defaults=True):
     worker: _Name | None = None
     checkpoint: _Id | None = None
     value: msgspec.Raw = ABSENT
+    usage: _Id | None = None
+    used: Used | None = None
+    attempt: _Attempt = 1
     progress: _Id | None = None
     done: float = 0.0
     total: float | None = None
@@ -276,6 +304,7 @@ class Ran(msgspec.Struct, omit_defaults=True):
     failure: msgspec.Raw = ABSENT
     sent: msgspec.Raw = ABSENT
     """Of a stage: what it has sent on its ``output``."""
+    used: Used | None = None
     sig: str | None = None
 
     def __post_init__(self) -> None:
@@ -494,6 +523,7 @@ def _written(task_id: str, result: ProcessResult, settings: FleetSettings, ctx: 
         info.attempt,
         info.started_at,
         None if result.elapsed is None else result.elapsed.total_seconds(),
+        used=None if info.usage is None else Used.of(info.usage),
     )
     body = b""
     if result.is_ok:
@@ -559,7 +589,8 @@ def open_result(
             return _foreign(meta, envelope, placement)
         elapsed = None if ran.elapsed is None else timedelta(seconds=ran.elapsed)
         ended = None if ran.started is None or elapsed is None else ran.started + elapsed
-        info = RunInfo(name, meta.task_id, ran.started, ended, queued, ran.worker, ran.attempt, placement)
+        used = None if ran.used is None else ran.used.usage()
+        info = RunInfo(name, meta.task_id, ran.started, ended, queued, ran.worker, ran.attempt, placement, used)
         if meta.status == "SUCCESS":
             sent_of(meta, settings)
             return ProcessResult(

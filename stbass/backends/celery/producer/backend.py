@@ -20,6 +20,7 @@ from stbass._engine.supervise import lent
 from stbass._process.context import (
     Composable,
     ProcessContext,
+    count_usage,
     frame_of,
     given_to,
     note_sent,
@@ -178,18 +179,22 @@ class CeleryBackend(ExecutionBackend):
             envelope.inside, envelope.inside_attempt = message.id, message.attempt
         complete = partial(self._complete, envelope, process, ctx)
         ticket = Ticket(envelope, self._grace, ctx.remaining, ctx.placement, frame.group, complete, sender=message)
+        ticket.count = partial(count_usage, ctx)
         if running_context() is None:
             result = await client.run(ticket)
         else:
             # A process calls this itself.
             async with lent():
                 result = await client.run(ticket)
+        if result.usage and result.run is not None:
+            ticket.note_usage(result.run.attempt - ctx.attempt + 1, result.usage)
         if ticket.output:
             note_sent(ctx, ticket.output)
         return result
 
     def _envelope(self, process: Composable, ctx: ProcessContext) -> Envelope:
         """What is known before the process is encoded."""
+        meter = peek_frame(ctx).meter
         return Envelope(
             ctx.process_id,
             self._queue_of(process, ctx),
@@ -199,6 +204,7 @@ class CeleryBackend(ExecutionBackend):
             parent=None if ctx.parent is None else shortened(ctx.parent, _LONGEST_NAME),
             max_attempts=self._max_attempts,
             is_optional=process.is_optional,
+            run="" if meter is None else meter.run_id,
         )
 
     def _complete(self, envelope: Envelope, process: Composable, ctx: ProcessContext) -> None:

@@ -250,6 +250,10 @@ class FleetClient:
                 ticket.checkpoint = msgspec.Raw(bytes(reply.value))
                 if events.active():
                     self._tell_of_checkpoint(ticket, bytes(reply.value))
+        if reply.usage is not None and reply.used is not None:
+            ticket = self._tickets.get(reply.usage)
+            if ticket is not None:
+                ticket.note_usage(reply.attempt, reply.used.usage())
         if reply.progress is not None and events.active():
             ticket = self._tickets.get(reply.progress)
             if ticket is not None:

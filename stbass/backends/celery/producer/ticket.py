@@ -12,6 +12,7 @@ import msgspec
 
 from stbass._values.endpoint import Placement
 from stbass._values.outcome import ProcessResult
+from stbass._values.usage import NO_USAGE, Usage
 from stbass.backends.celery.current_message import RunningMessage
 from stbass.backends.celery.envelope import Envelope
 from stbass.observe import events
@@ -31,6 +32,7 @@ class Ticket:
         group: id of Celery's group that it belongs to.
         complete: fills in what the envelope lacks; called right before it is sent.
         sender: the message in a worker whose code has sent it.
+        count: is told what it has used since the last time.
     """
 
     envelope: Envelope
@@ -40,6 +42,7 @@ class Ticket:
     group: str | None = None
     complete: Callable[[], None] | None = None
     sender: RunningMessage | None = None
+    count: Callable[[Usage], None] | None = None
     future: asyncio.Future[ProcessResult] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     headers: dict[str, str] = field(default_factory=dict)
     """The envelope in its message's headers, until that is sent."""
@@ -50,6 +53,8 @@ class Ticket:
     attempt: int = 1
     checkpoint: msgspec.Raw | None = None
     timer: asyncio.TimerHandle | None = None
+    used: dict[int, Usage] = field(default_factory=dict)
+    """What each attempt has used, as far as its worker has said."""
     output: list[Any] | None = None
     """Of a stage: what it has sent on its ``output``."""
 
@@ -62,6 +67,14 @@ class Ticket:
     def left(self) -> float | None:
         """Seconds to the deadline."""
         return None if self.remaining is None else self.remaining - (time.monotonic() - self.submitted_at)
+
+    def note_usage(self, attempt: int, total: Usage) -> None:
+        """An attempt has used so much up to now."""
+        before = self.used.get(attempt, NO_USAGE)
+        # What was said earlier may arrive later.
+        if self.count is not None and total != before and total.tokens >= before.tokens and total.cost >= before.cost:
+            self.used[attempt] = total
+            self.count(total - before)
 
     def event(self, kind: Any, **details: Any) -> events.Event:
         """An event of this process, for those who look."""

@@ -12,6 +12,7 @@ from celery import Celery
 from celery.utils.imports import symbol_by_name
 from celery.utils.log import ColorFormatter
 
+from stbass._process.logs import NO_FIELDS, RECORD_FIELDS
 from stbass._values.masking import masked
 from stbass._values.texts import plain_text, shortened
 from stbass.errors import ConfigurationError
@@ -39,6 +40,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": _shown(message),
         }
+        made |= getattr(record, RECORD_FIELDS, NO_FIELDS)
         details = getattr(record, DETAILS, None)
         if type(details) is dict:
             made |= details
@@ -53,15 +55,22 @@ def _shown(text: str) -> str:
 
 
 class MaskingFormatter(logging.Formatter):
-    """Another formatter's lines, secrets masked: also those of tracebacks, and of what processes log themselves."""
+    """Another formatter's lines, secrets masked: also those of tracebacks, and of what processes log themselves.
+
+    The first line of what a process logs ends with which process it is.
+    """
 
     def __init__(self, inner: logging.Formatter) -> None:
         super().__init__()
         self.inner = inner
 
     def format(self, record: logging.LogRecord) -> str:
-        """The inner one's line."""
-        return masked(self.inner.format(record))
+        """The inner one's lines."""
+        text = self.inner.format(record)
+        if fields := getattr(record, RECORD_FIELDS, NO_FIELDS):
+            line, end, rest = text.partition("\n")
+            text = f"{line} [{fields}]{end}{rest}"
+        return masked(text)
 
 
 def use_log_format(app: Celery) -> None:

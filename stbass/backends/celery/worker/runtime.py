@@ -35,10 +35,12 @@ from stbass._engine.stage_context import StageContext
 from stbass._engine.supervise import Child, cancelled_itself, run_child
 from stbass._process.contained import exit_refused, run_on
 from stbass._process.context import Composable, ProcessContext, failure_of, frame_of
+from stbass._process.meter import Meter
 from stbass._process.sync_threads import SyncThreads, shared_threads
 from stbass._values.endpoint import Placement
 from stbass._values.outcome import ProcessResult
 from stbass._values.texts import error_text, plain_text, shortened, traceback_text
+from stbass._values.usage import Usage
 from stbass.backends.celery import keys
 from stbass.backends.celery.current_message import RunningMessage, current_message
 from stbass.backends.celery.envelope import (
@@ -48,6 +50,7 @@ from stbass.backends.celery.envelope import (
     Envelope,
     Reply,
     Told,
+    Used,
     failed_result,
     finite,
     open_envelope,
@@ -226,6 +229,10 @@ class _Sink:
         known = None if total is None else finite(total)
         note = shortened(plain_text(note), _LONGEST_NOTE)
         self._tell(Reply(progress=self._job.id, done=finite(done) or 0.0, total=known, note=note))
+
+    def used(self, total: Usage) -> None:
+        """All that it has used up to now."""
+        self._tell(Reply(usage=self._job.id, used=Used.of(total), attempt=self._job.attempt))
 
     def _tell(self, reply: Reply) -> None:
         if self._job.envelope.reply:
@@ -721,7 +728,8 @@ class Runtime:
         ctx.attempt = envelope.attempt + job.attempt - 1
         frame = frame_of(ctx)
         frame.worker = self.worker
-        frame.sink = _Sink(self, job)
+        frame.sink = sink = _Sink(self, job)
+        frame.meter = Meter(run=envelope.run, tell=sink.used)
         frame.registry = self._registry
         frame.slot = job.slot
         if until is not None:
