@@ -172,12 +172,14 @@ class SignatureError(StbassError):
 class RemoteError(StbassError):
     """An error of a class that is not known here, or cannot be made here, was raised on a worker.
 
-    ``type_name`` is its ``module:qualname``, ``remote_args`` the text of its arguments; ``errors`` is what its
+    ``type_name`` is its ``module:qualname``, ``type_bases`` are those of the classes that it derives from,
+    ``remote_args`` is the text of its arguments; ``errors`` is what its
     ``errors()`` said, as plain data, if compiled code made the class. Other attributes of the error (``status_code``,
     ``body``, ``response``, …) are attributes here too.
     """
 
     type_name: str = ""
+    type_bases: tuple[str, ...] = ()
     remote_args: tuple[str, ...] = ()
     errors: Any = None
 

@@ -207,11 +207,10 @@ def _is_of(error: BaseException, kinds: Iterable[ErrorKind]) -> bool:
         return False
     cls = type(error)
     names = [type_name_of(base) for base in cls.__mro__]
-    there = error.type_name if isinstance(error, RemoteError) else None
-    if there is not None:
-        names.append(there)
+    there = (error.type_name, *error.type_bases) if isinstance(error, RemoteError) else ()
+    names += there
     return any(
-        issubclass(cls, kind) or type_name_of(kind) == there
+        issubclass(cls, kind) or type_name_of(kind) in there
         if isinstance(kind, type)
         else any(_is_called(name, kind) for name in names)
         for kind in kinds

@@ -2,11 +2,11 @@
 
 `{"~": "error", "c": class, "m": message, "a": arguments}`, and, where there is anything to say, `d`: the instance's
 `__dict__` (notes among it), `n`: attributes that a built-in class or `__slots__` keep outside of it (`errno`, …),
-`g`: the members of a group, `cause`, `context`, `s`: 1 if the context is suppressed, `t`: text of the traceback,
-`w`: seconds after which it says that one may try again (`retry_after` where it arrives: its headers may not travel),
-`i`: a number for the references to it. `{"~": "again", "i": number}`: the exception that was read before under that
-number, because exceptions may refer to each other in circles. Of a class that compiled code has made: `p`, what
-pydantic's are made from again, or else what their attributes and `errors()` say.
+`b`: names of its class's bases, `g`: the members of a group, `cause`, `context`, `s`: 1 if the context is suppressed,
+`t`: text of the traceback, `w`: seconds after which it says that one may try again (`retry_after` where it arrives: its
+headers may not travel), `i`: a number for the references to it. `{"~": "again", "i": number}`: the exception that was
+read before under that number, because exceptions may refer to each other in circles. Of a class that compiled code has
+made: `p`, what pydantic's are made from again, or else what their attributes and `errors()` say.
 
 The reader rebuilds the same class if it is imported, with `BaseException.__new__` and the arguments put back: no
 constructor is run, so a class whose constructor takes other arguments than it keeps arrives too. Those of pydantic-core
@@ -34,6 +34,7 @@ REMOTE_TRACEBACK = "__stbass_traceback__"
 
 # A chain of causes is written by recursion; what is further away than this from the error itself helps nobody.
 _LONGEST_CHAIN = MAX_DEPTH // 4
+_MOST_BASES = 20
 
 # The attributes of every exception, past anything that a class has put in front of them.
 _ARGS: Any = vars(BaseException)["args"]
@@ -81,6 +82,8 @@ def write_error(writer: WireWriter, error: BaseException, *, with_traceback: boo
     message = message_of(error)
     writer.enter(error, len(message))
     form: Form = {"~": "error", "c": type_name_of(type(error)), "m": message}
+    if bases := _bases_of(type(error)):
+        form["b"] = bases
     writer.errors[id(error)] = (error, form)
     modes = writer.lenient, writer.masking
     writer.lenient = writer.masking = True
@@ -112,6 +115,13 @@ def write_error(writer: WireWriter, error: BaseException, *, with_traceback: boo
 
 
 _UNFINISHED: Any = object()
+
+
+def _bases_of(cls: type[BaseException]) -> list[str]:
+    """Names of the bases by which an error is known where its class is not; none, if it is known everywhere."""
+    if not cls.__flags__ & HEAP_TYPE or cls.__module__ == RemoteError.__module__:
+        return []
+    return [type_name_of(base) for base in cls.__mro__[1:-1] if base not in (Exception, BaseException)][:_MOST_BASES]
 
 
 def _again(writer: WireWriter, form: Form) -> Form:
@@ -291,7 +301,12 @@ def _read_error(reader: WireReader, form: Form) -> Any:
     else:
         attributes = {**parts, **outside, **inside}
         error.__dict__.update({key: item for key, item in attributes.items() if _may_stand_in(error, key)})
-        error.__dict__.update(type_name=name, remote_args=tuple(text_of(argument) for argument in arguments))
+        bases = part(form, "b", list) if "b" in form else []
+        if not all(type(base) is str for base in bases):
+            raise WireError(f"form 'error': bases {text_of(bases, 100)}")
+        error.__dict__.update(
+            type_name=name, type_bases=tuple(bases), remote_args=tuple(text_of(argument) for argument in arguments)
+        )
     if "w" in form:
         _DICT.__get__(error)["retry_after"] = part(form, "w", float)
     if "t" in form:

@@ -81,7 +81,9 @@ async def test_a_retried_attempt_goes_on_and_waits_as_long_as_it_was_told(
     assert elapsed >= timedelta(milliseconds=390)
 
 
-@pytest.mark.parametrize(("kinds", "attempts"), [({"on": "HiddenError"}, 2), ({"unless": "HiddenError"}, 1)])
+@pytest.mark.parametrize(
+    ("kinds", "attempts"), [({"on": "HiddenError"}, 2), ({"unless": "HiddenError"}, 1), ({"on": LookupError}, 2)]
+)
 async def test_a_class_that_only_the_worker_knows_is_known_by_its_name(
     registry: BackendRegistry, kinds: dict[str, Any], attempts: int
 ) -> None:

@@ -20,5 +20,5 @@ class HiddenColour(enum.Enum):
     RED = "red"
 
 
-class HiddenError(Exception):
+class HiddenError(LookupError):
     """An error that only the worker knows."""

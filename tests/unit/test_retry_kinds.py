@@ -87,6 +87,8 @@ GROUP = BaseExceptionGroup("both", [RateLimitError(), ValueError()])
         ({"unless": ["openai.RateLimitError"]}, RemoteError("x", type_name="openai:RateLimitError"), 1),
         ({"on": [QuotaError]}, RemoteError("x", type_name=f"{__name__}:QuotaError"), 2),
         ({"on": [QuotaError]}, RemoteError("x", type_name="elsewhere:QuotaError"), 1),
+        ({"on": [RateLimitError]}, RemoteError("x", type_name="a:B", type_bases=(f"{__name__}:RateLimitError",)), 2),
+        ({"on": ["RateLimitError"]}, RemoteError("x", type_name="a:B", type_bases=("openai:RateLimitError",)), 2),
         # Groups: all of one that is tried again, any of one that is not.
         ({"on": (RateLimitError,)}, GROUP, 1),
         ({"on": (RateLimitError, ValueError)}, GROUP, 2),
