@@ -37,7 +37,8 @@ class ResearchWithOpenAI(Process):
         async with AsyncOpenAI(max_retries=0) as client:
             while True:
                 ctx.log.info("asking %s with %d messages", model, len(messages))
-                text, calls = "", {}
+                text = ""
+                calls: dict[int, dict[str, str]] = {}
                 stream = await client.chat.completions.create(
                     model=model,
                     messages=messages,
