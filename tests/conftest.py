@@ -10,6 +10,7 @@ import pytest
 
 from stbass.testing import RedisServer, Worker
 from tests.support.postgres_server import PostgresServer
+from tests.support.rabbitmq import RabbitMQ, find_rabbitmq
 from tests.support.state_backends import DURABLE, Kind, kind_of
 
 MakeWorker = Callable[..., Worker]
@@ -30,6 +31,16 @@ def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
     """
     with RedisServer(program=getattr(request, "param", None)) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def rabbitmq() -> Iterator[RabbitMQ]:
+    """A RabbitMQ server for the whole session; whoever stops it or changes a setting puts that back."""
+    programs = find_rabbitmq()
+    if programs is None:
+        pytest.skip("rabbitmq-server is not installed: apt install rabbitmq-server, or brew install rabbitmq")
+    with RabbitMQ(programs) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

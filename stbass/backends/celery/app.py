@@ -70,6 +70,8 @@ def make_app(
         "worker_prefetch_multiplier": 1,
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "broker_connection_retry_on_startup": True,
+        # RabbitMQ closes the channel of a worker that does not acknowledge for long, as it does for a long process.
+        "broker_channel_error_retry": True,
         "task_serializer": "json",
         "result_serializer": "json",
         "accept_content": ["json"],

@@ -1,4 +1,4 @@
-"""A connection to the broker that takes messages by our transport where the broker is Redis.
+"""A connection to the broker that takes messages by our transport where the broker is Redis or RabbitMQ.
 
 Which one that is depends on the URL, which is known when a connection is made and not before; and the URL, as it shows
 in banners, logs and Flower, stays what it is.
@@ -12,15 +12,22 @@ from typing import Any
 from celery import Celery
 from celery.utils.imports import instantiate
 from kombu.connection import Connection, ConnectionPool, PooledConnection
+from kombu.transport import pyamqp
 from kombu.transport import redis as stock
 from kombu.utils.collections import HashedSeq
 
+from stbass.backends.celery.amqp_transport import AmqpSSLTransport, AmqpTransport
 from stbass.backends.celery.transport import SentinelTransport, Transport
 
 __all__ = ["BrokerConnection", "connect_by_our_transport"]
 
 
-_OURS: dict[Any, Any] = {stock.Transport: Transport, stock.SentinelTransport: SentinelTransport}
+_OURS: dict[Any, Any] = {
+    stock.Transport: Transport,
+    stock.SentinelTransport: SentinelTransport,
+    pyamqp.Transport: AmqpTransport,
+    pyamqp.SSLTransport: AmqpSSLTransport,
+}
 
 
 class _ByOurTransport(Connection):
@@ -38,7 +45,7 @@ class _ByOurTransport(Connection):
 
 
 class BrokerConnection(_ByOurTransport):
-    """kombu's connection; but ``redis://`` and ``sentinel://`` mean the classes of :mod:`.transport`."""
+    """kombu's connection; but ``redis://``, ``sentinel://`` and ``amqp://`` mean the transports of this package."""
 
 
 class _Pooled(_ByOurTransport, PooledConnection):

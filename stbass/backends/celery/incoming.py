@@ -9,7 +9,7 @@ import msgspec
 
 from stbass.errors import WireError
 
-__all__ = ["checked_message"]
+__all__ = ["check_headers", "checked_message"]
 
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
 _Text = Annotated[str, msgspec.Meta(max_length=100_000)]
@@ -61,20 +61,51 @@ class _Message(msgspec.Struct, rename={"content_type": "content-type", "content_
     content_encoding: _Name | None = None
 
 
+class _FirstProtocol(msgspec.Struct):
+    task: _Name
+    id: _Name
+
+
 def checked_message(payload: Any) -> Any:
-    """The message as it is, if each of its parts is what it must be.
+    """The message of a Redis list as it is, if each of its parts is what it must be.
 
     Raises:
         WireError: a part is missing, of another type, or longer than any such thing can be; the error says which.
     """
     try:
         message = msgspec.convert(payload, _Message)
+        body: str | bytes | None = message.body
         if message.body is not None and message.properties.body_encoding == "base64":
-            a2b_base64(message.body)
-        headers = message.headers
-        # Without a task it is one of protocol 1, all of which is in its body: Celery checks that itself.
-        if headers is not None and "task" in headers:
-            msgspec.convert(headers, _TaskHeaders)
+            body = a2b_base64(message.body)
     except ValueError as error:
         raise WireError(f"it is not a message of Celery's: {error}") from None
+    check_headers(message.headers or {}, body)
     return payload
+
+
+def check_headers(headers: dict[str, Any], body: str | bytes | None) -> None:
+    """Check what a message says of itself.
+
+    Args:
+        headers: of the message.
+        body: of the message; in Celery's protocol 1 it says what others say in headers.
+
+    Raises:
+        WireError: a part is missing, of another type, or longer than any such thing can be; the error says which.
+    """
+    try:
+        if "task" in headers:
+            msgspec.convert(headers, _TaskHeaders)
+        elif body is not None and b'"task"' in (body.encode("utf-8", "replace") if isinstance(body, str) else body):
+            _check_first_protocol(body)
+    except ValueError as error:
+        raise WireError(f"it is not a message of Celery's: {error}") from None
+
+
+def _check_first_protocol(body: str | bytes) -> None:
+    try:
+        found = msgspec.json.decode(body)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return  # Celery cannot read it either, and says so
+    if isinstance(found, dict) and "task" in found:
+        msgspec.convert(found, _FirstProtocol)

@@ -430,7 +430,8 @@ for index, job in ipairs(jobs) do
   else
     out[index] = 0
   end
-  if tag ~= '' then table.insert(tags, tag) end
+  -- If it is another worker's, so is its message, and may be all that there is of the process.
+  if tag ~= '' and (mine or attempt == 0) then table.insert(tags, tag) end
 end
 if #ended > 0 then
   redis.call('DEL', unpack(gone))

@@ -342,6 +342,10 @@ class Channel(stock.Channel):
         """``key`` as it is in Redis."""
         return f"{self.global_keyprefix}{key}"
 
+    def let_go(self, tag: str) -> None:
+        """This message is somebody else's now: it takes no place here, and what Redis knows of it stays as it is."""
+        virtual.QoS.ack(self.qos, tag)
+
     def forget(self, tags: list[str]) -> None:
         """These messages are dealt with.
 

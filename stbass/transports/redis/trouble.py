@@ -74,14 +74,16 @@ class Vigil:
 
     Args:
         doing: what cannot be done meanwhile, for the log.
-        address: of the server.
+        address: of the server; or what to call it, if it is no Redis.
         log: where it is told.
         longest: seconds of a pause at most.
     """
 
-    def __init__(self, doing: str, address: RedisAddress, log: logging.Logger, longest: float = LONGEST_PAUSE) -> None:
+    def __init__(
+        self, doing: str, address: RedisAddress | str, log: logging.Logger, longest: float = LONGEST_PAUSE
+    ) -> None:
         self._doing = doing
-        self._address = address
+        self._server = address if isinstance(address, str) else f"Redis at {address}"
         self._log = log
         self._longest = longest
         self._pause = 0.0
@@ -104,9 +106,9 @@ class Vigil:
         if not self._pause:
             self._since = time.monotonic()
             self._log.warning(
-                "cannot %s: Redis at %s %s (%s); trying again until it is well",
+                "cannot %s: %s %s (%s); trying again until it is well",
                 self._doing,
-                self._address,
+                self._server,
                 trouble.value,
                 message_of(error, 300) or type(error).__name__,
             )
@@ -116,7 +118,7 @@ class Vigil:
     def over(self) -> None:
         """The server has done what it was asked."""
         if self._pause:
-            self._log.warning("Redis at %s is well again after %.1f s: can %s", self._address, self.lasts, self._doing)
+            self._log.warning("%s is well again after %.1f s: can %s", self._server, self.lasts, self._doing)
             self._pause = 0.0
 
 

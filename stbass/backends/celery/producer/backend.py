@@ -42,6 +42,7 @@ from stbass.backends.celery.envelope import (
 )
 from stbass.backends.celery.producer.client import FleetClient
 from stbass.backends.celery.producer.group import IdleGroupResult
+from stbass.backends.celery.producer.kombu_sender import KombuSender
 from stbass.backends.celery.producer.slots import WorkerSlots, answered, worker_slots
 from stbass.backends.celery.producer.ticket import Ticket
 from stbass.backends.celery.producer.time_slice import TimeSlice
@@ -272,14 +273,10 @@ class CeleryBackend(ExecutionBackend):
             return False
 
     async def _ping_broker(self, client: FleetClient) -> None:
-        if client.broker is None:
-            await asyncio.to_thread(self._ping_with_kombu)
+        if isinstance(client.broker, KombuSender):
+            await asyncio.to_thread(client.broker.ping)
         elif client.broker is not client.redis:
             await client.broker.ping()
-
-    def _ping_with_kombu(self) -> None:
-        with self._app.connection_for_write(connect_timeout=_HEALTH_SECONDS) as connection:
-            connection.ensure_connection(max_retries=1, timeout=_HEALTH_SECONDS)
 
     async def _announced_limit(self, client: FleetClient) -> int | None:
         workers = await worker_slots(client.redis, self.settings.keys)

@@ -29,6 +29,7 @@ from stbass.backends.celery.envelope import (
     seal_envelope,
     sent_of,
 )
+from stbass.backends.celery.producer.kombu_sender import KombuSender
 from stbass.backends.celery.producer.overdue import KnownState, look_up, nobody_consumes, overdue_error
 from stbass.backends.celery.producer.publish import Publisher
 from stbass.backends.celery.producer.slots import consumers, worker_slots
@@ -36,7 +37,7 @@ from stbass.backends.celery.producer.ticket import Ticket
 from stbass.backends.celery.producer.time_slice import TimeSlice
 from stbass.backends.celery.settings import FleetState
 from stbass.backends.celery.sweep import Sweeper
-from stbass.errors import StbassError, WireError
+from stbass.errors import BackendUnavailableError, StbassError, WireError
 from stbass.observe import events
 from stbass.transports.redis.address import unavailable
 from stbass.transports.redis.subscription import Subscription
@@ -66,16 +67,19 @@ class FleetClient:
         self.reply = settings.keys.reply_channel(new_id())
         """The channel on which this producer is told."""
         self.redis = settings.backend.async_client()
-        self.broker = None
-        if settings.broker is not None:
-            self.broker = self.redis if settings.one_server else settings.broker.async_client()
-        self._publisher = Publisher(fleet.app, settings, self.redis, self.broker)
+        self.broker: redis.asyncio.Redis | KombuSender = self.redis
+        if settings.broker is None:
+            self.broker = KombuSender(fleet.app)
+        elif not settings.one_server:
+            self.broker = settings.broker.async_client()
+        self._publisher = Publisher(settings, self.redis, self.broker)
         self.prefix = fleet.result_prefix.decode()
         self._refusals = fleet.refusals
         self._replies = Subscription(settings.backend, self.reply, self._on_message, self._on_gap)
         self._was_there = False
         """Whether the server has ever done what it was asked."""
-        self._sending = Vigil("send processes", settings.broker or settings.backend, _log)
+        broker = self.broker.name if isinstance(self.broker, KombuSender) else settings.broker or settings.backend
+        self._sending = Vigil("send processes", broker, _log)
         self._asking = Vigil("ask for results", settings.backend, _log)
         self._sweeping = Vigil("look for lost workers", settings.backend, _log)
         self._withdrawing = Vigil("cancel processes", settings.backend, _log)
@@ -194,7 +198,7 @@ class FleetClient:
                 if not ticket.future.done():
                     ticket.future.set_exception(unavailable(address, f"send process {ticket.envelope.name!r}", error))
                     ticket.future.exception()
-            if not isinstance(error, _REDIS_ERRORS):
+            if not isinstance(error, (*_REDIS_ERRORS, BackendUnavailableError)):
                 raise
             return
         grace = max((ticket.grace for ticket in batch), default=0.0)
@@ -503,13 +507,15 @@ class FleetClient:
             _log.warning("cannot cancel %d processes: Redis at %s: %s", len(ids), self.settings.backend, error)
 
     async def patiently(self, step: Callable[[], Awaitable[T]]) -> T:
-        """Do ``step``, again and again while the server refuses for now.
+        """Do ``step``, again and again while the server refuses for now, or is away and was there before.
 
         Raises:
-            redis.RedisError: the server is away, never will do it, or has refused it for a minute.
+            redis.RedisError: the server never will do it, has refused it for a minute, or is away.
             OSError: the server is away.
         """
-        return await waited_out(step, self._sending, seconds=_PATIENCE, away=False)
+        found = await waited_out(step, self._sending, seconds=_PATIENCE, away=self._was_there)
+        self._was_there = True
+        return found
 
     # Housekeeping --------------------------------------------------------------------------------
 
@@ -542,5 +548,5 @@ class FleetClient:
                 await asyncio.gather(*left, return_exceptions=True)
             await self._replies.close()
             await self.redis.aclose()
-            if self.broker is not None and self.broker is not self.redis:
+            if not isinstance(self.broker, KombuSender) and self.broker is not self.redis:
                 await self.broker.aclose()

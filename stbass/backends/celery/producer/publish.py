@@ -12,6 +12,7 @@ import redis.asyncio
 
 from stbass._values.ids import new_id
 from stbass.backends.celery.keys import FleetKeys
+from stbass.backends.celery.producer.kombu_sender import KombuSender, OutMessage
 from stbass.backends.celery.producer.ticket import Ticket
 from stbass.backends.celery.settings import EXECUTE, FleetSettings
 
@@ -21,23 +22,23 @@ _LONGEST = 10**15
 """Milliseconds: a time to live that Redis takes, and that is for ever."""
 
 _encode = msgspec.json.Encoder().encode
-_BODY = _encode([[], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]).decode()
+_EMBEDDED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+_BODY = _encode([[], {}, _EMBEDDED]).decode()
+_HEADERS_MOST = 64 * 1024
 
 
 class Publisher:
     """Writes messages as Celery and kombu would, but many in one command.
 
     Args:
-        app: the Celery application.
         settings: of the fleet.
         backend: client of the result backend.
-        broker: client of the broker; None if the broker is not Redis: then kombu sends, in a thread.
+        broker: client of the broker; a sender if the broker is not Redis.
     """
 
     def __init__(
-        self, app: Any, settings: FleetSettings, backend: redis.asyncio.Redis, broker: redis.asyncio.Redis | None
+        self, settings: FleetSettings, backend: redis.asyncio.Redis, broker: redis.asyncio.Redis | KombuSender
     ) -> None:
-        self._app = app
         self._settings = settings
         self._backend = backend
         self._broker = broker
@@ -46,9 +47,9 @@ class Publisher:
     async def send(self, tickets: list[Ticket]) -> None:
         """Send them all; a deadline starts to count before the message can be seen."""
         timed = [ticket for ticket in tickets if ticket.remaining is not None]
-        if self._broker is None:
+        if isinstance(self._broker, KombuSender):
             await self._note_deadlines(timed)
-            await asyncio.to_thread(self._send_with_kombu, tickets)
+            await asyncio.to_thread(self._broker.send, [self._elsewhere(ticket) for ticket in tickets])
             return
         queues: dict[str, list[bytes]] = {}
         for ticket in tickets:
@@ -115,21 +116,13 @@ class Publisher:
             }
         )
 
-    def _send_with_kombu(self, tickets: list[Ticket]) -> None:
-        with self._app.producer_or_acquire() as producer:
-            for ticket in tickets:
-                self._app.send_task(
-                    EXECUTE,
-                    task_id=ticket.id,
-                    queue=ticket.envelope.queue,
-                    producer=producer,
-                    headers=ticket.headers,
-                    shadow=ticket.envelope.name,
-                    group_id=ticket.group,
-                    serializer="json",
-                    argsrepr=_for_people(ticket),
-                    retry=False,
-                )
+    def _elsewhere(self, ticket: Ticket) -> OutMessage:
+        """The message for a broker that is not Redis: its headers may be bounded, as RabbitMQ's are to 128 KiB."""
+        headers, body = self._headers(ticket), _BODY
+        if sum(map(len, ticket.headers.values())) > _HEADERS_MOST:
+            headers = {name: value for name, value in headers.items() if name not in ticket.headers}
+            body = _encode([[], ticket.headers, _EMBEDDED]).decode()
+        return ticket.id, ticket.envelope.queue, body, headers
 
 
 def _for_people(ticket: Ticket) -> str:

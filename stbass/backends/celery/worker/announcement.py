@@ -17,6 +17,7 @@ from celery import bootsteps
 from stbass._values.ids import new_id
 from stbass._values.texts import shortened
 from stbass.backends.celery import keys
+from stbass.backends.celery.amqp_transport import AmqpChannel
 from stbass.backends.celery.settings import fleet_of
 from stbass.backends.celery.sweep import Sweeper
 from stbass.backends.celery.transport import Channel
@@ -49,7 +50,7 @@ class Announcement(bootsteps.StartStopStep):
             ConfigurationError: the results are to be in a cluster.
         """
         self._refuse_cluster(fleet_of(consumer.app).settings.backend)
-        Channel.refusals = fleet_of(consumer.app).refusals
+        Channel.refusals = AmqpChannel.refusals = fleet_of(consumer.app).refusals
         self._announcer = _Announcer(consumer)
         self._announcer.start()
         # Who is told that the worker is ready may ask whether its queue is consumed.

@@ -60,6 +60,8 @@ class AsyncioPool(BasePool):
         self._adjusting = False
         self._told: set[str] = set()
         self._is_over = False
+        self.places: Any = None
+        """How many messages the worker may hold on its connection of now; whoever takes messages sets it."""
 
     def on_start(self) -> None:
         self._tell_without_effect(self.options)
@@ -109,6 +111,9 @@ class AsyncioPool(BasePool):
 
     def register_with_event_loop(self, hub: Any) -> None:
         self._hub = hub
+        if self._calls:
+            # The hub forgets what was to be called in a turn if something before it raises: a connection that breaks.
+            hub.call_soon(self._call_all)
 
     @property
     def runtime(self) -> Runtime:

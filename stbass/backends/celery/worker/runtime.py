@@ -97,7 +97,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a job. ``result`` is None if the message was dropped: another one has done the work."""
+    """What became of a job. ``result`` is None if another message of the process has done the work.
+
+    The status ``lost`` means that the process is not this worker's any more, nor its message: it must not be
+    acknowledged, for it may be all that there is of the process. With every other status it may.
+    """
 
     status: str
     result: ProcessResult | None = None
@@ -128,6 +132,7 @@ class Job:
         on_started: called when the process runs.
         on_done: called when the message may be acknowledged.
         listener: told of the run; None: nobody wants to know.
+        on_busy: called when it is found, each time, that the process runs already, here or on another worker.
     """
 
     envelope: Envelope
@@ -136,6 +141,7 @@ class Job:
     on_started: Callable[[], None] | None
     on_done: Callable[[Outcome], None]
     listener: RunListener | None = None
+    on_busy: Callable[[], None] = lambda: None
     process: Composable | None = None
     placement: Placement | None = None
     attempt: int = 0
@@ -550,8 +556,13 @@ class Runtime:
         """Whether no other message of the process is at work here: one that was handed out again waits for that."""
         other = self._jobs.get(job.id, job)
         if other is not job:
-            other.twins.append(job)
+            self._add_twin(other, job)
         return other is job
+
+    @staticmethod
+    def _add_twin(job: Job, twin: Job) -> None:
+        job.twins.append(twin)
+        twin.on_busy()
 
     async def _claim_whole(self, jobs: list[Job]) -> None:
         # To its end even if the worker stops meanwhile: what is claimed for nobody has to wait for a lease to end.
@@ -656,9 +667,10 @@ class Runtime:
         """A message that was handed out again while its process runs: it waits for the other one."""
         other = self._running.get(job.id)
         if other is not None:
-            other.twins.append(job)
+            self._add_twin(other, job)
             return
         # It runs on another worker. Either that one finishes it, or its lease runs out: then it is ours.
+        job.on_busy()
         self._loop.call_later(job.envelope.lease, self._resubmit, job)
 
     def _resubmit(self, job: Job) -> None:
@@ -666,6 +678,8 @@ class Runtime:
             self.submit(job)
 
     def _done(self, job: Job, outcome: Outcome) -> None:
+        # Not before its result is stored, which may take longer than a lease: nobody else shall run it meanwhile.
+        self.keeper.release(job.id)
         if self._jobs.get(job.id) is job:
             del self._jobs[job.id]
         if outcome.result is not None and outcome.result.is_fail and job.on_started is not None:
@@ -675,7 +689,11 @@ class Runtime:
             job.listener.ended(outcome)
         job.on_done(outcome)
         for twin in job.twins:
-            twin.on_done(Outcome("done"))
+            if outcome.status == "lost":
+                # Whoever has the process may have put it back by this very message.
+                self.submit(twin)
+            else:
+                twin.on_done(Outcome("done"))
 
     def _not_started(self, job: Job, cancelled: bool) -> None:
         envelope = job.envelope
@@ -818,7 +836,6 @@ class Runtime:
             _log.warning("process %s: %s", job.name, error)
 
     def _forget(self, job: Job) -> None:
-        self.keeper.release(job.id)
         self._running.pop(job.id, None)
         if job.slot is not None:
             job.slot.close()
@@ -884,7 +901,8 @@ class Runtime:
         args: list[str | int | bytes] = [self._prefix, self.settings.result_ttl, packed, *self._unacked]
         stored = await self._finish_script(args=args)
         for (job, _), mine in zip(batch, stored, strict=True):
-            self._done(job, Outcome("stored" if mine else "lost", job.result, bool(job.tag and self._unacked[0])))
+            acknowledged = bool(job.tag and self._unacked[0])
+            self._done(job, Outcome("stored", job.result, acknowledged) if mine else Outcome("lost", job.result))
 
     def _not_stored(self, sealed: tuple[Job, bytes], error: Exception) -> None:
         job, meta = sealed
@@ -892,7 +910,7 @@ class Runtime:
         if job.envelope.reply:
             # Whoever waits is told all the same, though it is not kept.
             self._tell(job.envelope.reply, msgspec.json.encode(Reply(results=[msgspec.Raw(meta)])))
-        self._done(job, Outcome("lost", job.result))
+        self._done(job, Outcome("unstored", job.result))
 
     def _not_claimed(self, job: Job, error: Exception) -> None:
         _log.error("process %s (%s) cannot be started: Redis refuses: %s", job.name, job.id, error)

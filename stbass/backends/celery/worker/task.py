@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from celery import Task, signals
 from celery.app.task import Context
-from celery.exceptions import SoftTimeLimitExceeded, TaskRevokedError, TimeLimitExceeded
+from celery.exceptions import Reject, SoftTimeLimitExceeded, TaskRevokedError, TimeLimitExceeded
 from celery.platforms import signals as platform_signals
 from celery.utils.log import get_logger
 from celery.utils.saferepr import saferepr
@@ -44,11 +44,25 @@ _log = get_logger(__name__)
 
 
 def _job(
-    task_id: str, headers: Mapping[str, Any], delivery_info: Any, name: str, properties: Any, **callbacks: Any
+    task_id: str, carriers: Mapping[str, Any], delivery_info: Any, name: str, properties: Any, **callbacks: Any
 ) -> Job:
     addressed = Envelope(task_id, (delivery_info or {}).get("routing_key") or "", name, 0.0)
-    carried = {name: headers.get(name) for name in (ENVELOPE_HEADER, SIGNATURE_HEADER)}
+    carried = {name: carriers.get(name) for name in (ENVELOPE_HEADER, SIGNATURE_HEADER)}
     return Job(addressed, carried, str((properties or {}).get("delivery_tag") or ""), **callbacks)
+
+
+def _carriers(message: Any) -> Mapping[str, Any]:
+    """Where in a message the envelope is: in its headers, or in its body if it is too long for those of the broker."""
+    headers: Mapping[str, Any] = message.headers
+    if ENVELOPE_HEADER in headers:
+        return headers
+    try:
+        _, arguments, _ = message.payload
+    except Exception as error:
+        # Whatever decoding raises: then it has none, and is refused for that.
+        _log.debug("the body of message %s cannot be read: %s", headers.get("id"), error)
+        return headers
+    return arguments if isinstance(arguments, dict) else headers
 
 
 def _listening(eventer: Any) -> bool:
@@ -140,17 +154,20 @@ class ExecuteTask(Task):
         """Where results go."""
         return _StoredBackend(self.app)
 
-    def run(self) -> Any:
+    def run(self, **carried: Any) -> Any:
         """Run a process; for pools that give each task a thread or a process.
 
         Gives back its value if somebody listens to Celery's signals, which tell it; the result is stored already.
+
+        Args:
+            carried: the envelope, if it was too long for the headers.
         """
         request = self.request
         _stored.task_id = None
         runtime = current_runtime(self.app, request.hostname or f"worker@{os.getpid()}")
         job = _job(
             request.id,
-            {**vars(request), **(request.headers or {})},
+            {**vars(request), **(request.headers or {}), **carried},
             request.delivery_info,
             request.shadow or EXECUTE,
             request.properties,
@@ -158,6 +175,8 @@ class ExecuteTask(Task):
             on_done=lambda _outcome: None,
         )
         outcome = runtime.run_blocking(job)
+        if outcome.status == "lost":
+            raise Reject("another worker has it", requeue=True)
         if outcome.result is None:
             return None
         if outcome.result.is_ok:
@@ -184,13 +203,47 @@ def _on_event_loop(pool: Any) -> bool:
     return getattr(pool, "runs_processes", False)
 
 
+class Places:
+    """How many messages a worker may hold on one connection to the broker: as many as run, and some more.
+
+    Made anew for each connection. After one was lost Celery takes fewer, by those whose messages came by the lost one,
+    and counts them back when tasks of its own pools end.
+    """
+
+    def __init__(self, consumer: Any) -> None:
+        self._consumer = consumer
+        self._kept_back = consumer.max_prefetch_count - consumer.initial_prefetch_count
+
+    def change(self, number: int) -> None:
+        """So many more, or fewer."""
+        qos = self._consumer.qos
+        if number > 0:
+            # The worker tells the broker in a moment.
+            qos.increment_eventually(number)
+        else:
+            # The broker must know before a message is acknowledged, or it fills the place of that.
+            qos.decrement_eventually(-number)
+            qos.update()
+
+    def give_back(self) -> None:
+        """One that came by a lost connection has ended."""
+        number = min(self._kept_back, self._consumer.prefetch_multiplier)
+        if number > 0:
+            self._kept_back -= number
+            self.change(number)
+
+
 class ProcessRequest(Request):
     """A request whose process runs on the pool's event loop."""
 
     _job: Job | None = None
     signum: int | None = None
     """With which somebody told the worker to end it."""
+    _waits = False
+    _pool: AsyncioPool | None = None
     acknowledged: bool
+    places: Places
+    """Of the connection that its message came by."""
 
     def execute_using_pool(self, pool: AsyncioPool, **_kwargs: Any) -> None:
         """Hand the process to the event loop.
@@ -201,15 +254,17 @@ class ProcessRequest(Request):
         if self.revoked():
             raise TaskRevokedError(self.id)
         pool.notice_limits(self.task)
+        self._pool = pool
         self._job = _job(
             self.id,
-            self.request_dict,
+            _carriers(self._message),
             self.delivery_info,
             self.name,
             self._message.properties,
             on_started=lambda: pool.call_worker(self.started),
             on_done=lambda outcome: pool.call_worker(self.finished, outcome),
             listener=ProcessSignals(self) if somebody_listens() else None,
+            on_busy=lambda: pool.call_worker(self.waits),
         )
         pool.submit(self._job)
 
@@ -233,8 +288,26 @@ class ProcessRequest(Request):
     def _somebody_listens(self) -> bool:
         return _listening(self._eventer)
 
+    def waits(self) -> None:
+        """It runs already: the message waits for its end, and takes no place. Called in the worker's thread."""
+        if not self._waits:
+            self._waits = True
+            self.places.change(1)
+
+    def _waits_no_longer(self) -> None:
+        if self._waits:
+            self._waits = False
+            if self._is_current:
+                self.places.change(-1)
+
+    @property
+    def _is_current(self) -> bool:
+        """Whether its message came by the connection that the worker has now."""
+        return self._pool is None or self._pool.places is self.places
+
     def started(self) -> None:
         """The process runs. Called in the worker's thread."""
+        self._waits_no_longer()
         self.worker_pid = os.getpid()
         self.time_start = time.time()
         state.task_accepted(self)
@@ -244,8 +317,13 @@ class ProcessRequest(Request):
     def finished(self, outcome: Outcome) -> None:
         """The result is stored, or somebody else has the process. Called in the worker's thread."""
         result = outcome.result
+        self._waits_no_longer()
+        if self._pool is not None and not self._is_current:
+            self._pool.places.give_back()
         state.task_ready(self, successful=result is not None and result.is_ok)
-        if outcome.status != "busy":
+        if outcome.status == "lost":
+            self.let_go()
+        else:
             if outcome.acknowledged and isinstance(self._message.channel, Channel):
                 self._message.channel.qos.forgotten(self._message.delivery_tag)
             self.acknowledge()
@@ -261,10 +339,26 @@ class ProcessRequest(Request):
             traceback = shortened(failure.traceback_str, LONGEST_TRACEBACK)
             self.send_event("task-failed", exception=text_of(failure.error), traceback=traceback)
 
+    def let_go(self) -> None:
+        """Leave the message to whoever has the process now."""
+        self.acknowledged = True
+        channel = self._message.channel
+        if channel.connection is None:
+            return  # it is nobody's already
+        if hasattr(channel, "let_go"):
+            channel.let_go(self._message.delivery_tag)
+        else:
+            self._message.reject_log_error(_log, self._connection_errors, requeue=True)
+
     def acknowledge(self) -> None:
         """Acknowledge at once: the transport does it in batches, so Celery's detour by a promise is not needed."""
-        if not self.acknowledged:
-            self.acknowledged = True
+        if self.acknowledged:
+            return
+        self.acknowledged = True
+        if self._message.channel.connection is None:
+            # RabbitMQ hands out again what came by a connection that is gone; that message is acknowledged then.
+            _log.debug("message %s came by a connection that is gone: it cannot be acknowledged", self.id)
+        else:
             self._message.ack_log_error(_log, self._connection_errors)
 
 
@@ -293,6 +387,7 @@ def strategy(task: Any, app: Any, consumer: Any) -> Any:
     if not _on_event_loop(consumer.pool):
         accept = fallback
         return received
+    places = consumer.pool.places = Places(consumer)
     eventer = consumer.event_dispatcher
     revoked = consumer.controller.state.revoked
     handle = consumer.on_task_request
@@ -314,6 +409,7 @@ def strategy(task: Any, app: Any, consumer: Any) -> Any:
             headers=headers,
             decoded=True,
         )
+        request.places = places
         if request.id in revoked and request.revoked():
             return None
         signals.task_received.send(sender=consumer, request=request)
