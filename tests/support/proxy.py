@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -49,7 +49,7 @@ class Proxy:
             self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             self._tls.load_cert_chain(CERTIFICATE, CERTIFICATE.with_name("key.pem"))
         self._tasks: set[asyncio.Task[None]] = set()
-        self._writers: set[asyncio.StreamWriter] = set()
+        self._pairs: dict[tuple[asyncio.StreamWriter, asyncio.StreamWriter], None] = {}
         self._forgotten: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
         self.chunks: dict[Direction, int] = {"to server": 0, "to client": 0}
@@ -63,15 +63,20 @@ class Proxy:
             return f"rediss://127.0.0.1:{self.port}/0?ssl_cert_reqs=required&ssl_ca_certs={CERTIFICATE}"
         return f"redis://127.0.0.1:{self.port}/0"
 
-    def cut_all(self) -> None:
-        """Cut every connection now."""
+    def cut_all(self, which: Callable[[], bool] = lambda: True) -> None:
+        """Cut every connection now, or those for which ``which`` says so, in the order in which they were made."""
         self.cuts += 1
-        for writer in list(self._writers):
-            writer.transport.abort()
+        self._abort(pair for pair in self._pairs if which())
 
-    def forget_all(self) -> None:
+    @staticmethod
+    def _abort(pairs: Iterable[tuple[asyncio.StreamWriter, asyncio.StreamWriter]]) -> None:
+        for pair in list(pairs):
+            for writer in pair:
+                writer.transport.abort()
+
+    def forget_all(self, which: Callable[[], bool] = lambda: True) -> None:
         """As a firewall does: what is sent on the connections of now arrives nowhere, and neither side is told."""
-        self._forgotten.update(self._writers)
+        self._forgotten.update(writer for pair in self._pairs if which() for writer in pair)
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
@@ -83,8 +88,7 @@ class Proxy:
     ) -> None:
         assert self._server is not None
         self._server.close()
-        for writer in list(self._writers):
-            writer.transport.abort()
+        self._abort(self._pairs)
         if self._tasks:
             await asyncio.wait(self._tasks)
         await self._server.wait_closed()
@@ -101,13 +105,13 @@ class Proxy:
             to_client.transport.abort()
             return
         pair = (to_client, to_server)
-        self._writers.update(pair)
+        self._pairs[pair] = None
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._forward("to server", from_client, to_server, pair))
                 group.create_task(self._forward("to client", from_server, to_client, pair))
         finally:
-            self._writers.difference_update(pair)
+            del self._pairs[pair]
             self._forgotten.difference_update(pair)
 
     async def _forward(
