@@ -125,6 +125,10 @@ test-servers: install  ## the tests that need a server, quick and slow, on Redis
 test-agents: .venv-agents/.installed  ## examples and values of agents' SDKs, in an environment that has them
 	@.venv-agents/bin/python $(PYTEST) -m agents tests/agents
 
+.PHONY: soak
+soak: install  ## ten minutes of a fleet that is harmed in every way, and a table (SOAK='--seconds 60 --seed 2')
+	@$(BIN)/python -m tests.soak $(SOAK)
+
 .PHONY: test-3.12 test-3.13
 test-3.12 test-3.13: test-%: .venv-%/.installed
 	@.venv-$*/bin/python $(PYTEST) -m "not slow" $(TESTS)

@@ -76,6 +76,7 @@ async def test_a_message_that_somebody_is_about_to_put_back_is_not_acknowledged(
         await until(lambda: server.command("HLEN", "unacked") == 0, timeout=30)
 
 
+@pytest.mark.slow
 async def test_what_has_ended_is_not_run_again_while_its_result_cannot_be_stored(
     server: RedisServer, puppeteer: Puppeteer, backend: CeleryBackend
 ) -> None:

@@ -69,7 +69,9 @@ class Faults:
         self.counts: Counter[str] = Counter(
             dict.fromkeys((*self._of_workers, *self._of_servers, *self._of_connections), 0)
         )
-        self._deck: list[str] = []
+        # Each of them once, so that also a short run has all; later what is quickly over comes more often.
+        self._deck = list(self.counts)
+        self._rng.shuffle(self._deck)
 
     async def run(self, seconds: float) -> None:
         """Do harm for so long, and return when all of it is over and every worker runs."""
@@ -84,7 +86,6 @@ class Faults:
 
     def _next(self) -> None:
         if not self._deck:
-            # Each of them once, so that also a short run has all, and what is quickly over twice more.
             self._deck = [*self.counts, *list(self._of_workers) * 2, *self._of_connections]
             self._rng.shuffle(self._deck)
         name = self._deck.pop()
