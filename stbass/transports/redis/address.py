@@ -325,6 +325,8 @@ class _TriedConnection:
 
     health_check_interval: float
     next_health_check: float
+    _reader: Any
+    _writer: Any
     _no_clusters: ClassVar[set[str]] = set()
     _asked_at: float | None = None
     """When the command was sent that has no answer yet."""
@@ -379,10 +381,9 @@ class _TriedConnection:
         if loop.time() < due:
             self._looks = loop.call_at(due, self._look)
             return
-        connection: Any = self
         self._deaf = redis.TimeoutError(f"no answer for {self._patience:g} s")
-        connection._reader.set_exception(self._deaf)
-        connection._writer.transport.abort()
+        self._reader.set_exception(self._deaf)
+        self._writer.transport.abort()
 
     async def connect(self) -> None:
         """See redis-py.
