@@ -144,6 +144,20 @@ async def test_a_server_that_does_not_answer_is_given_up_in_time(server: RedisSe
     await client.aclose()
 
 
+async def test_connections_that_could_not_be_made_do_not_count(server: RedisServer) -> None:
+    client = RedisAddress.parse(server.url, "the test", {"max_connections": 2}).async_client()
+    server.stop()
+    for _ in range(5):
+        with pytest.raises(redis.ConnectionError):
+            await client.ping()
+    server.start()
+    before = connections(server)
+    # More callers than connections: they wait for one another, and are not told that there are too many.
+    assert await asyncio.gather(*(client.echo(str(n)) for n in range(50))) == [b"%d" % n for n in range(50)]
+    assert connections(server) - before <= 2
+    await client.aclose()
+
+
 async def _forgotten_worker(server: RedisServer, within: float, **options: Any) -> None:
     async with Proxy(server.port) as proxy:
         backend = fleet(server.url)

@@ -612,6 +612,15 @@ class Channel(stock.Channel):
 class _Poller(stock.MultiChannelPoller):
     """kombu's poller; but what it reads are no messages, and is read whether there is room for messages or not."""
 
+    readers: ClassVar[Any] = {}
+    """What the event loop watches, if there is one: file descriptors with what is called, and with what."""
+    on_read: Any = None
+
+    @property
+    def fds(self) -> dict[int, Any]:
+        """Those that the event loop does not watch yet: kombu tells it of all there are in each of its turns."""
+        return {fd: channel for fd, channel in super().fds.items() if self.readers.get(fd) != (self.on_read, (fd,))}
+
     def _update_brpop_polling(self) -> None:
         """Nothing is paused."""
 
@@ -647,6 +656,7 @@ class Transport(stock.Transport):
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
         """See kombu."""
         super().register_with_event_loop(connection, loop)
+        self.cycle.readers, self.cycle.on_read = loop.readers, self.on_readable
         if self._looks is not None:
             self._looks.cancel()
         self._looks = loop.call_repeatedly(_TICK, self.cycle.maybe_check_brpop_health)

@@ -237,6 +237,8 @@ class RedisAddress:
             listens: whether it is for a subscription, whose owner sees to it that it stands.
         """
         options = self._connection(listens, redis.asyncio.retry.Retry)
+        if listens:
+            options["socket_timeout"] = None
         bounds = {"max_connections": self.options.max_connections}
         pool: Any
         if self.master_name:
@@ -254,7 +256,7 @@ class RedisAddress:
 class _BoundedPool(redis.asyncio.ConnectionPool):
     """Connections of one event loop: who needs one when all are in use waits.
 
-    redis-py's own pool of this kind takes a lock and sets a time-out for each command, which is a third of its cost.
+    redis-py's own pool of this kind takes locks and sets a time-out for each command, which is a third of its cost.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -268,11 +270,17 @@ class _BoundedPool(redis.asyncio.ConnectionPool):
         else:
             await self._wait()
         try:
-            get: Any = super().get_connection
-            return await get(*args, **kwargs)
+            get: Any = self.get_available_connection
+            connection = get()
         except BaseException:
             self._hand_on()
             raise
+        try:
+            await self.ensure_connection(connection)
+        except BaseException:
+            await self.release(connection)
+            raise
+        return connection
 
     async def _wait(self) -> None:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -381,9 +389,14 @@ class _TriedConnection:
         if loop.time() < due:
             self._looks = loop.call_at(due, self._look)
             return
-        self._deaf = redis.TimeoutError(f"no answer for {self._patience:g} s")
-        self._reader.set_exception(self._deaf)
-        self._writer.transport.abort()
+        self.give_up(f"no answer for {self._patience:g} s")
+
+    def give_up(self, reason: str) -> None:
+        """End the connection, on which nothing comes any more: who reads or writes there gets a time-out error."""
+        self._deaf = redis.TimeoutError(reason)
+        if self._reader is not None:
+            self._reader.set_exception(self._deaf)
+            self._writer.transport.abort()
 
     async def connect(self) -> None:
         """See redis-py.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -15,6 +16,11 @@ from stbass.transports.redis.trouble import LONGEST_PAUSE, Trouble, Vigil, is_fo
 __all__ = ["Subscription"]
 
 _log = logging.getLogger(__name__)
+
+
+async def _as_it_is(message: Any) -> Any:
+    """What is pushed, without redis-py's writing all of it for a log that nobody keeps."""
+    return message
 
 
 class Subscription:
@@ -45,6 +51,8 @@ class Subscription:
         self._patient = patient
         self._extra: set[str] = set()
         self._pubsub: Any = None
+        self._waits_since: float | None = None
+        """When it began to wait for the next message; None while it deals with one."""
         self._stands: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -82,32 +90,44 @@ class Subscription:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    async def _next_message(self) -> dict[str, Any]:
-        """What comes next.
-
-        A connection that a firewall has forgotten brings nothing, and is never closed: so the server is asked at times.
-        """
+    async def _see_that_it_lives(self, pubsub: Any) -> None:
+        """A connection that a firewall has forgotten brings nothing, and is never closed: so the server is asked."""
         options = self._address.options
-        message = await self._pubsub.get_message(timeout=options.health_check_interval or None)
-        if message is None:
-            await self._pubsub.ping()
-            message = await self._pubsub.get_message(timeout=options.sign_of_life)
-        if message is None:
-            raise redis.TimeoutError(f"no sign of life for {options.sign_of_life:g} s")
-        found: dict[str, Any] = message
-        return found
+        while options.health_check_interval:
+            since = self._waits_since
+            await asyncio.sleep(options.health_check_interval - (0.0 if since is None else time.monotonic() - since))
+            if since is None or self._waits_since != since:
+                continue
+            try:
+                await pubsub.ping()
+            except (redis.RedisError, OSError) as error:
+                # Who reads there hears of it.
+                _log.debug("cannot ask for a sign of life: %s", error)
+                return
+            await asyncio.sleep(options.sign_of_life)
+            if self._waits_since == since:
+                pubsub.connection.give_up(f"no sign of life for {options.sign_of_life:g} s")
+                return
 
     async def run(self) -> None:
         """Listen until cancelled; what :meth:`ready` does beside."""
         stands = self._stands or asyncio.get_running_loop().create_future()
+        options = self._address.options
         vigil = Vigil(f"hear what is said on {self._channel}", self._address, _log)
         while True:
             client = self._address.async_client(listens=True)
+            watching: asyncio.Task[None] | None = None
             try:
-                async with client.pubsub() as self._pubsub:
-                    await self._pubsub.subscribe(self._channel, *self._extra)
+                async with client.pubsub(push_handler_func=_as_it_is) as self._pubsub:
+                    async with asyncio.timeout(options.socket_connect_timeout + options.socket_timeout):
+                        await self._pubsub.subscribe(self._channel, *self._extra)
+                    watching = asyncio.create_task(self._see_that_it_lives(self._pubsub))
                     while True:
-                        message = await self._next_message()
+                        self._waits_since = time.monotonic()
+                        message = await self._pubsub.get_message(timeout=None)
+                        self._waits_since = None
+                        if message is None:
+                            continue
                         if message["type"] == "message":
                             await self._hand_over(message)
                         elif message["type"] == "subscribe" and message["channel"].decode() == self._channel:
@@ -123,7 +143,9 @@ class Subscription:
                     return
                 await asyncio.sleep(self._pause(vigil, error))
             finally:
-                self._pubsub = None
+                self._pubsub = self._waits_since = None
+                if watching is not None:
+                    watching.cancel()
                 await client.aclose()
 
     @staticmethod

@@ -57,6 +57,7 @@ class AsyncioPool(BasePool):
         self._qos: Any = None
         self._more = 0
         """How many messages more than without lent slots the consumer may have, by what it was last told."""
+        self._has_turn = False
         self._adjusting = False
         self._told: set[str] = set()
         self._is_over = False
@@ -140,21 +141,32 @@ class AsyncioPool(BasePool):
         """Cancel a process, wherever it is between its message and its result."""
         self.runtime.cancel(task_id)
 
-    def call_worker(self, function: Callable[..., None], *args: Any) -> None:
-        """Call ``function`` in the worker's own thread, with what else is to be called there in one go."""
+    def call_worker(self, function: Callable[..., None], *args: Any, within: float = 0.0) -> None:
+        """Call ``function`` in the worker's own thread, with what else is to be called there in one go.
+
+        Args:
+            within: seconds for which it may wait for something else that is to be called there.
+        """
         if self._hub is None:
             self._call(function, *args)
             return
         self._calls.append((function, args))
-        if len(self._calls) == 1:
+        if within:
+            self.runtime.call_later(within, self._turn_to_calls)
+        else:
+            self._turn_to_calls()
+
+    def _turn_to_calls(self) -> None:
+        if self._calls and not self._has_turn:
+            self._has_turn = True
             self._hub.call_soon(self._call_all)
 
     def _call_all(self) -> None:
+        # First, so that a call that comes too late for this turn asks for another one.
+        self._has_turn = False
         while self._calls:
-            function, args = self._calls[0]
+            function, args = self._calls.popleft()
             self._call(function, *args)
-            # Last, so that a call that comes meanwhile does not ask for another turn.
-            self._calls.popleft()
 
     @staticmethod
     def _call(function: Callable[..., None], *args: Any) -> None:

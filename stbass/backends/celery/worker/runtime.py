@@ -350,6 +350,10 @@ class Runtime:
         if signal:
             self._loop.call_soon_threadsafe(self._wake)
 
+    def call_later(self, seconds: float, function: Callable[[], None]) -> None:
+        """Call ``function`` in the event loop's thread; to be called there, too."""
+        self._loop.call_later(seconds, function)
+
     def resize(self, limit: int) -> None:
         """So many may run at once from now on; what runs goes on."""
         self._slots.resize(limit)

@@ -41,6 +41,8 @@ from stbass.errors import DeadlineExceeded, ProcessCancelled, RemoteError, Stbas
 __all__ = ["ExecuteTask", "ProcessRequest"]
 
 _log = get_logger(__name__)
+_TOLD_WITHIN = 0.01
+"""Seconds after which Celery knows that a process runs: most of the short ones have ended by then, and wake it once."""
 
 
 def _job(
@@ -261,7 +263,7 @@ class ProcessRequest(Request):
             self.delivery_info,
             self.name,
             self._message.properties,
-            on_started=lambda: pool.call_worker(self.started),
+            on_started=lambda: pool.call_worker(self.started, time.time(), within=_TOLD_WITHIN),
             on_done=lambda outcome: pool.call_worker(self.finished, outcome),
             listener=ProcessSignals(self) if somebody_listens() else None,
             on_busy=lambda: pool.call_worker(self.waits),
@@ -305,11 +307,11 @@ class ProcessRequest(Request):
         """Whether its message came by the connection that the worker has now."""
         return self._pool is None or self._pool.places is self.places
 
-    def started(self) -> None:
-        """The process runs. Called in the worker's thread."""
+    def started(self, at: float) -> None:
+        """The process runs, since ``at`` (seconds since the epoch). Called in the worker's thread."""
         self._waits_no_longer()
         self.worker_pid = os.getpid()
-        self.time_start = time.time()
+        self.time_start = at
         state.task_accepted(self)
         if self._somebody_listens():
             self.send_event("task-started")
