@@ -115,7 +115,7 @@ async def test_a_model_whose_class_differs_at_the_two_ends_is_told_by_class_and_
     )
 
     # To a worker, where a process wants a field that it has not
-    failure = (await outcome(Steps(Plan(title="a")), registry)).failure
+    failure = (await outcome(Steps(Plan(title="a")), registry)).failure  # type: ignore[call-arg,unused-ignore]
     assert isinstance(failure.error, AttributeError)
     assert "which has no attribute 'steps'" in str(failure.error)
     assert f"{name} as it was sent has field 'owner', which {name} here has not" in str(failure.error)

@@ -38,7 +38,7 @@ async def everything(ctx: ProcessContext) -> Rich:
 async def badly_planned(ctx: ProcessContext) -> Any:
     ctx.checkpoint({"step": 3, "token": SECRET})
     try:
-        Plan(title=[1])  # type: ignore[arg-type]
+        Plan(title=[1])  # type: ignore[arg-type,call-arg,unused-ignore]
     except ValidationError as error:
         raise RuntimeError("the answer does not fit") from error
 
@@ -57,7 +57,7 @@ async def long_history(ctx: ProcessContext) -> Any:
 
 @Process
 async def planned(ctx: ProcessContext) -> Any:
-    return {"plan": Plan(title="a", steps=3), "rest": 1}  # type: ignore[call-arg]
+    return {"plan": Plan(title="a", steps=3), "rest": 1}  # type: ignore[call-arg,unused-ignore]
 
 
 class Steps(Process):
