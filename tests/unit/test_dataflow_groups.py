@@ -58,7 +58,9 @@ async def test_a_failure_ends_the_others() -> None:
         assert type(error) is Oops
         assert error.__notes__ == ["component 'b', step 8"]
         assert process.status is Status.FAILED
-        assert [str(process.components[name].status) for name in "abc"] == ["stopped", "failed", "stopped"]
+        assert [str(process.components[name].status) for name in "bc"] == ["failed", "stopped"]
+        # It may have seen that nobody takes its values any more before it was stopped.
+        assert str(process.components["a"].status) in ("stopped", "completed")
 
 
 async def test_a_failure_in_init(tmp_path: Path) -> None:
