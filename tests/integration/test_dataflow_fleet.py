@@ -150,7 +150,7 @@ async def test_step_step_run_and_what_is_to_be_seen_meanwhile(backend: CeleryBac
         backend, components, ("a.y", "b.x"), ("a.y", "c.x"), ("b.y", "d.a"), ("c.y", "d.b"), ("d.y", "sink.x")
     )
     async with asyncio.timeout(SECONDS), process:
-        assert process.status is Status.WAITING
+        assert process.status is Status.INIT
         await process.step()
         assert got(process) == [(10, 100)]
         assert components[0].y == 0  # type: ignore[attr-defined]

@@ -44,7 +44,7 @@ ALL: list[Composable] = [
 def poisoned(request: pytest.FixtureRequest) -> Iterator[Fleet]:
     """A fleet with one worker, of each pool, that has the processes which are hard to write about."""
     with RedisServer() as server:
-        env = {"STBASS_BROKER_URL": server.url, "STBASS_RESULT_BACKEND": server.url, "TEST_LEASE": "1"}
+        env = {"STBASS_BROKER_URL": server.url, "STBASS_RESULT_BACKEND": server.url, "TEST_LEASE": "20"}
         options = {"pool": request.param, "concurrency": 4 if request.param != "asyncio" else 8}
         with Worker(APP, "q", env=env, include=["tests.support.poison"], args=["-E"], **options) as worker:
             yield Fleet(server, {"q": worker})
@@ -52,7 +52,7 @@ def poisoned(request: pytest.FixtureRequest) -> Iterator[Fleet]:
 
 @pytest.fixture
 async def everywhere(poisoned: Fleet) -> AsyncIterator[BackendRegistry]:
-    backend = CeleryBackend(poisoned.app(), lease=1.0)
+    backend = CeleryBackend(poisoned.app(), lease=20.0)
     made = BackendRegistry()
     made.register("q", backend)
     yield made

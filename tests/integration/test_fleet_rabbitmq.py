@@ -156,6 +156,7 @@ async def test_of_a_killed_worker_everything_goes_to_another_one(fleet: Fleet, p
     assert len(puppeteer.hands) == 39
 
 
+@pytest.mark.slow
 async def test_garbage_is_refused_and_the_worker_goes_on(fleet: Fleet) -> None:
     body, headers, properties = await _raw_message(fleet)
     sent = 0

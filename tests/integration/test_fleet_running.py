@@ -169,9 +169,10 @@ async def test_inspect_shows_what_runs(fleet: Fleet, backend: CeleryBackend) -> 
         running = asyncio.create_task(backend.execute(Give(1, seconds=30), context("seen")))
         async with asyncio.timeout(5):
             await started.wait()
-        inspect = fleet.app().control.inspect(timeout=20, destination=[fleet.workers["anthropic"].name])
-        active = await asyncio.to_thread(inspect.active)
-        assert [task["name"] for task in active[fleet.workers["anthropic"].name]] == ["seen"]
+        worker = fleet.workers["anthropic"].name
+        inspect = fleet.app().control.inspect(timeout=20, destination=[worker])
+        # The worker itself hears of it a moment after the producer, at the latest.
+        await until(lambda: [task["name"] for task in inspect.active()[worker]] == ["seen"], timeout=30)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
 
