@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,18 @@ import pytest
 
 from stbass.testing import RedisServer, Worker
 from tests.support.postgres_server import PostgresServer
+from tests.support.puppets import Puppeteer
 from tests.support.rabbitmq import RabbitMQ, find_rabbitmq
 from tests.support.state_backends import DURABLE, Kind, kind_of
 
 MakeWorker = Callable[..., Worker]
+
+
+@pytest.fixture
+async def puppeteer() -> AsyncIterator[Puppeteer]:
+    """Where the test's puppets report."""
+    async with Puppeteer() as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

@@ -66,21 +66,26 @@ class _Class(Checker):
         return isinstance(value, self.cls)
 
 
-class _Int(_Class):
-    """``bool`` is a subclass of ``int`` for historical reasons only. NumPy's integers arrive as Python's."""
+class _Plain(_Class):
+    """NumPy's numbers and truth values arrive as Python's."""
 
     __slots__ = ()
 
     def convert(self, value: Any) -> Any:
         return super().convert(plain_number(value))
 
+
+class _Int(_Plain):
+    """``bool`` is a subclass of ``int`` for historical reasons only."""
+
+    __slots__ = ()
+
     def fits(self, value: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool)
 
 
-class _Float(_Class):
-    """An ``int`` is welcome, as everywhere in Python's typing, and arrives as a float, as everywhere in pydantic.
-    So do NumPy's numbers."""
+class _Float(_Plain):
+    """An ``int`` is welcome, as everywhere in Python's typing, and arrives as a float, as everywhere in pydantic."""
 
     __slots__ = ()
 
@@ -92,15 +97,6 @@ class _Float(_Class):
             except OverflowError as error:
                 raise Misfit(str(error)) from None
         return super().convert(value)
-
-
-class _Bool(_Class):
-    """NumPy's truth values arrive as Python's."""
-
-    __slots__ = ()
-
-    def convert(self, value: Any) -> Any:
-        return super().convert(plain_number(value))
 
 
 class _Model(_Class):
@@ -198,15 +194,13 @@ class _Pydantic(Checker):
 
 def _with_plain_numbers(value: Any) -> Any:
     """The same with Python's numbers instead of NumPy's, in lists, tuples and dicts too; itself if there are none."""
-    made: Any
-    if type(value) is dict:
-        made = {plain_number(key): _with_plain_numbers(one) for key, one in value.items()}
-        same = all(key is old and made[key] is value[old] for key, old in zip(made, value, strict=False))
-        return value if same and len(made) == len(value) else made
-    if type(value) in (list, tuple):
-        made = [_with_plain_numbers(one) for one in value]
-        return value if all(one is old for one, old in zip(made, value, strict=True)) else type(value)(made)
-    return plain_number(value)
+    if type(value) not in (list, tuple, dict):
+        return plain_number(value)
+    parts = [*value, *value.values()] if type(value) is dict else value
+    made = [_with_plain_numbers(part) for part in parts]
+    if all(one is part for one, part in zip(made, parts, strict=True)):
+        return value
+    return dict(zip(made[: len(value)], made[len(value) :], strict=True)) if type(value) is dict else type(value)(made)
 
 
 def _reasons(error: ValidationError) -> str:
@@ -250,7 +244,7 @@ def _checker_for_class(cls: type) -> Checker:
     if cls is float:
         return _Float(cls)
     if cls is bool:
-        return _Bool(cls)
+        return _Plain(cls)
     if getattr(cls, "_is_protocol", False) and not getattr(cls, "_is_runtime_protocol", False):
         raise TypeError(
             f"a channel cannot check values against {cls.__qualname__}: decorate it with @runtime_checkable"

@@ -11,6 +11,7 @@ from typing import Any
 
 from stbass._process.context import Composable, ProcessContext
 from stbass._process.sync_threads import shared_threads
+from stbass._values.checks import bare, called_by
 from stbass._values.endpoint import Placement
 
 __all__ = ["Call", "find_function", "is_async", "name_of", "reference_of_function"]
@@ -57,20 +58,13 @@ class Call(Composable):
 
 def name_of(function: Any) -> str:
     """The name of a callable, for people."""
-    target = function
-    while isinstance(target, functools.partial):
-        target = target.func
+    target = bare(function)
     return getattr(target, "__name__", None) or type(target).__name__
 
 
 def is_async(function: Any) -> bool:
     """Whether calling it gives a coroutine."""
-    target = function
-    while isinstance(target, functools.partial):
-        target = target.func
-    if inspect.isroutine(target):
-        return inspect.iscoroutinefunction(target)
-    return inspect.iscoroutinefunction(type(target).__call__)
+    return inspect.iscoroutinefunction(called_by(function))
 
 
 def reference_of_function(function: Any) -> str:

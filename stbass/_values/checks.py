@@ -6,9 +6,11 @@ import functools
 import inspect
 import math
 from numbers import Real
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 __all__ = [
+    "bare",
+    "called_by",
     "checked_count",
     "checked_deadline",
     "checked_limit",
@@ -18,6 +20,19 @@ __all__ = [
     "is_whole",
     "refuse_generator",
 ]
+
+
+def bare(function: Any) -> Any:
+    """What partials of it are of."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function
+
+
+def called_by(function: Any) -> Any:
+    """The function that runs if this is called: itself, that of a partial, or its class's ``__call__``."""
+    target = bare(function)
+    return target if inspect.isroutine(target) or not callable(target) else type(target).__call__
 
 
 def refuse_generator(function: object, what: str) -> None:
@@ -30,10 +45,7 @@ def refuse_generator(function: object, what: str) -> None:
     Raises:
         TypeError: it is a generator function, sync or async, or an object that is called as one.
     """
-    target = function
-    while isinstance(target, functools.partial):
-        target = target.func
-    called = target if inspect.isroutine(target) or not callable(target) else type(target).__call__
+    called = called_by(function)
     if inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called):
         raise TypeError(
             f"{what} has a `yield` in it, so that calling it runs nothing: `return` what it gives, once; "

@@ -14,7 +14,7 @@ from stbass._values.retry_after import retry_after
 from stbass._values.texts import error_text, text_of, type_name_of
 from stbass.errors import BudgetExceeded, ConfigurationError, RemoteError
 
-__all__ = ["ErrorKind", "FailurePolicy", "OnFailure", "RetryPolicy", "Wait"]
+__all__ = ["ErrorKind", "FailurePolicy", "OnFailure", "RetryPolicy", "Wait", "leaf_errors"]
 
 _BACKOFFS = ("exponential", "linear", "constant")
 
@@ -82,7 +82,7 @@ class RetryPolicy:
         None is after a budget that is used up: the attempts together have one.
         """
         on, unless = cast("tuple[ErrorKind, ...]", self.on), cast("tuple[ErrorKind, ...]", self.unless)
-        leaves = list(_leaves(error))
+        leaves = list(leaf_errors(error))
         if any(_is_of(one, (*unless, BudgetExceeded)) for one in (error, *leaves)):
             return False
         return not on or _is_of(error, on) or all(_is_of(leaf, on) for leaf in leaves)
@@ -194,10 +194,11 @@ def _asked(wait: Wait, attempt: int, error: BaseException) -> float:
         ) from wrong
 
 
-def _leaves(error: BaseException) -> Iterator[BaseException]:
+def leaf_errors(error: BaseException) -> Iterator[BaseException]:
+    """The errors in a group and in the groups in it; of any other error itself."""
     if isinstance(error, BaseExceptionGroup):
         for member in error.exceptions:
-            yield from _leaves(member)
+            yield from leaf_errors(member)
     else:
         yield error
 

@@ -8,6 +8,8 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+from stbass._values.texts import attribute_of
+
 __all__ = ["own_retry_after", "retry_after"]
 
 _CAUSES_MOST = 20
@@ -26,12 +28,12 @@ def retry_after(error: BaseException) -> float | None:
 def own_retry_after(error: BaseException) -> float | None:
     """The same, of what the error itself says."""
     asked: list[float] = []
-    for source in (error, _attribute(error, "response")):
+    for source in (error, attribute_of(error, "response")):
         if source is None:
             continue
         headers = _headers(source)
         found = (
-            _seconds(_attribute(source, "retry_after"), headers),
+            _seconds(attribute_of(source, "retry_after"), headers),
             _seconds(headers.get("retry-after"), headers),
             _milliseconds(headers.get("retry-after-ms")),
         )
@@ -54,18 +56,9 @@ def _related(error: BaseException) -> Iterator[BaseException]:
             left.append(cause)
 
 
-def _attribute(source: Any, name: str) -> Any:
-    try:
-        return getattr(source, name, None)
-    except KeyboardInterrupt:
-        raise
-    except BaseException:  # a property of somebody's class may raise anything
-        return None
-
-
 def _headers(source: Any) -> dict[str, str]:
     """The headers, by their names in lower case."""
-    found = source.get("headers") if isinstance(source, Mapping) else _attribute(source, "headers")
+    found = source.get("headers") if isinstance(source, Mapping) else attribute_of(source, "headers")
     if found is None:
         return {}
     try:

@@ -17,6 +17,7 @@ from stbass._values.masking import masked
 
 __all__ = [
     "LONGEST_TRACEBACK",
+    "attribute_of",
     "error_text",
     "message_of",
     "notes_of",
@@ -61,6 +62,16 @@ def type_name_of(cls: type[Any]) -> str:
     except BaseException:  # of a metaclass that answers for them
         name = f"?:{type.__dict__['__qualname__'].__get__(cls)}"
     return name if name.isascii() and len(name) <= _LONGEST_NAME else shortened(name, _LONGEST_NAME)
+
+
+def attribute_of(source: Any, name: str) -> Any:
+    """An attribute of somebody's object; None if there is none, or asking for it raises."""
+    try:
+        return getattr(source, name, None)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        return None
 
 
 def text_of(value: Any, longest: int = _LONGEST_TEXT) -> str:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Self
 
 from stbass._values.checks import is_number
 from stbass._values.ids import new_id
-from stbass.dataflow.engine.checkpoints import Checkpoints
+from stbass.dataflow.engine.checkpoints import Checkpoints, members_of
 from stbass.dataflow.export import Exportable, class_path
 from stbass.dataflow.model.components import Component, make_again, record_of, wiring_of
 from stbass.dataflow.model.connector import Connector
@@ -488,7 +488,6 @@ def _both(first: BaseException, then: Exception) -> BaseException:
     if not isinstance(first, Exception):
         first.add_note(f"what had begun could not be ended in order either: {then!r}")
         return first
-    errors = [
-        error for one in (first, then) for error in (one.exceptions if isinstance(one, ExceptionGroup) else (one,))
-    ]
-    return ExceptionGroup("components failed, and could not be ended in order either", errors)
+    return ExceptionGroup(
+        "components failed, and could not be ended in order either", [*members_of(first), *members_of(then)]
+    )

@@ -10,7 +10,7 @@ import logging
 import os
 import ssl
 import urllib.request
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -23,6 +23,7 @@ from mcp.shared.exceptions import MCPError as ProtocolError
 from mcp_types import CONNECTION_CLOSED, REQUEST_TIMEOUT
 from pydantic import ValidationError
 
+from stbass._values.policy import leaf_errors
 from stbass.errors import MCPConnectionError, MCPError, MCPTimeoutError, StbassError
 from stbass.mcp.address import Address
 
@@ -217,7 +218,7 @@ class Conversation:
         if error is None:
             why = f"HTTP status {self.status}" if self.status is not None else "the conversation ended"
             return MCPConnectionError(f"{self.subject}: there was no answer ({why})", status=self.status, **self.fields)
-        leaves = list(_leaves(error))
+        leaves = list(leaf_errors(error))
         for leaf in leaves:
             if isinstance(leaf, StbassError) or not isinstance(leaf, Exception):
                 return leaf
@@ -247,14 +248,6 @@ class Conversation:
         said = self._stderr.end if self._stderr is not None else ""
         message = f"{self.subject}: {happened} ({detail})" + (f"; it wrote: {self.redacted(said)}" if said else "")
         return MCPConnectionError(message, status=self.status, **self.fields)
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for part in error.exceptions:
-            yield from _leaves(part)
-    else:
-        yield error
 
 
 class _Readdressing(httpx2.AsyncHTTPTransport):

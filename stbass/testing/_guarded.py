@@ -186,6 +186,18 @@ class GuardedProcess:
         if self.running:
             os.kill(self.pid, number)
 
+    def end(self, number: signal.Signals, timeout: float) -> None:
+        """End the program by a signal, and everything it started; returns when all of it is gone.
+
+        Raises:
+            SubprocessError: it still ran after ``timeout`` seconds, and was killed.
+        """
+        try:
+            self.send_signal(number)
+            self.wait(timeout)
+        finally:
+            self.kill()
+
     def kill(self) -> None:
         """SIGKILL for the program and everything it started; returns when all of it is gone."""
         self._finalizer()

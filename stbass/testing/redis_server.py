@@ -144,7 +144,7 @@ class RedisServer(StartedInContext):
         process, self._process = self._process, None
         try:
             if process is not None:
-                _end_orderly(process)
+                process.end(signal.SIGTERM, _STOP_SECONDS)
         finally:
             if self._temporary is not None:
                 self._temporary.cleanup()
@@ -170,7 +170,7 @@ class RedisServer(StartedInContext):
                 " make it so, or say restart(empty=True)"
             )
         if self._process is not None:
-            _end_orderly(self._process)
+            self._process.end(signal.SIGTERM, _STOP_SECONDS)
         if empty:
             self._wipe()
         return self.start()
@@ -219,14 +219,6 @@ class RedisServer(StartedInContext):
         # Only what Redis itself writes: a given directory may hold more.
         for path in [*directory.glob("*.rdb"), *directory.glob("*.aof"), *directory.glob("appendonlydir")]:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def _end_orderly(process: GuardedProcess) -> None:
-    try:
-        process.send_signal(signal.SIGTERM)
-        process.wait(_STOP_SECONDS)
-    finally:
-        process.kill()
 
 
 def free_port() -> int:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from stbass._values.texts import attribute_of
 from stbass.wire.core import WireWriter
 
 __all__ = ["Headers", "RemoteResponse", "write_response"]
@@ -58,12 +59,7 @@ def write_response(writer: WireWriter, value: Any) -> Any:
 
 
 def _asked(value: Any, name: str, kind: type[Any]) -> Any:
-    try:
-        found = getattr(value, name, None)
-    except KeyboardInterrupt:
-        raise
-    except BaseException:
-        return None  # httpx's response without a request, say
+    found = attribute_of(value, name)  # httpx's response without a request raises, say
     return found if isinstance(found, kind) else None
 
 

@@ -28,7 +28,6 @@ from stbass.testing.pytest_celery_local import (
     local_worker,
 )
 from tests.support.backends import registry_of
-from tests.support.puppets import Puppeteer
 
 # Fixtures that this module imports are its own, and so win over pytest-celery's.
 __all__ = [
@@ -133,10 +132,3 @@ async def backend(celery_setup: CeleryTestSetup) -> AsyncIterator[CeleryBackend]
 def registry(backend: CeleryBackend) -> BackendRegistry:
     """A registry in which every endpoint is a queue of the cluster."""
     return registry_of(backend)
-
-
-@pytest.fixture
-async def puppeteer() -> AsyncIterator[Puppeteer]:
-    """Where the test's puppets report."""
-    async with Puppeteer() as made:
-        yield made

@@ -26,12 +26,6 @@ ANSWER = 6.0
 
 
 @pytest.fixture
-async def puppeteer() -> AsyncIterator[Puppeteer]:
-    async with Puppeteer() as made:
-        yield made
-
-
-@pytest.fixture
 async def backend(server: RedisServer) -> AsyncIterator[CeleryBackend]:
     server.command("FLUSHALL")
     app = make_app("tests", broker_url=server.url, stbass_lease=LEASE)

@@ -36,12 +36,6 @@ LONG = 500_000
 """Longer than RabbitMQ lets headers be."""
 
 
-@pytest.fixture
-async def puppeteer() -> AsyncIterator[Puppeteer]:
-    async with Puppeteer() as made:
-        yield made
-
-
 class Fleet:
     """A producer, and workers of one queue."""
 

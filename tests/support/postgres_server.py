@@ -73,11 +73,7 @@ class PostgresServer:
         """End it: connections are closed, transactions rolled back."""
         process, self._process = self._process, None
         if process is not None:
-            try:
-                process.send_signal(signal.SIGINT)
-                process.wait(_STOP_SECONDS)
-            finally:
-                process.kill()
+            process.end(signal.SIGINT, _STOP_SECONDS)
 
     def restart(self) -> Self:
         """Stop it and start it again, on the same port."""

@@ -78,11 +78,7 @@ class RabbitMQ:
         """End it, orderly."""
         process, self._process = self._process, None
         if process is not None:
-            try:
-                process.send_signal(signal.SIGTERM)
-                process.wait(_STOP_SECONDS)
-            finally:
-                process.kill()
+            process.end(signal.SIGTERM, _STOP_SECONDS)
 
     def kill(self) -> None:
         """SIGKILL; its data stays."""

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from stbass._values.checks import is_number
 from stbass.dataflow.distributed.group_handle import GroupHandle
 from stbass.dataflow.distributed.groups import Group, GroupView, Quiescence, groups_of
+from stbass.dataflow.engine.checkpoints import members_of
 from stbass.dataflow.engine.edge import edges_of
 from stbass.dataflow.engine.host import stalled
 from stbass.dataflow.model.components import Component, OutputField, Wiring, wiring_of
@@ -155,7 +156,7 @@ class DistributedProcess(Process):
         for views in done:
             if not isinstance(views, BaseException):
                 self._show(views)
-        errors = [error for one in done if isinstance(one, BaseException) for error in _members(one)]
+        errors = [error for one in done if isinstance(one, BaseException) for error in members_of(one)]
         if errors:
             raise BaseExceptionGroup("components failed to end in order", errors)
 
@@ -202,7 +203,7 @@ class DistributedProcess(Process):
             raise
         raised = [error for task in tasks if not task.cancelled() and (error := task.exception()) is not None]
         raised += [error for error in self._lost.values() if error not in raised]
-        errors = [error for one in raised for error in _members(one) if not isinstance(error, ProcessCancelled)]
+        errors = [error for one in raised for error in members_of(one) if not isinstance(error, ProcessCancelled)]
         if errors:
             if what == "prepare":
                 raise errors[0]
@@ -337,7 +338,3 @@ def _show(component: Component, view: GroupView) -> None:
         present = getattr(type(component), name, None)
         if not isinstance(present, property | OutputField):  # what is computed is computed here too
             setattr(component, name, value)
-
-
-def _members(error: BaseException) -> Sequence[BaseException]:
-    return error.exceptions if isinstance(error, BaseExceptionGroup) else [error]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from time import monotonic
 from typing import Any
 
@@ -12,7 +12,7 @@ from stbass.dataflow.state.base import StateBackend
 from stbass.errors import JobFinishedError, ProcessCancelled, StateError
 from stbass.wire import dumps, loads
 
-__all__ = ["Checkpoints"]
+__all__ = ["Checkpoints", "members_of"]
 
 _ABOUT = "."
 """The part of a checkpoint that is about the process itself; no component can be called so."""
@@ -129,8 +129,7 @@ class Checkpoints:
         try:
             await saving
         except Exception as error:
-            errors = error.exceptions if isinstance(error, ExceptionGroup) else [error]
-            raise ExceptionGroup("a checkpoint could not be taken", errors) from None
+            raise ExceptionGroup("a checkpoint could not be taken", members_of(error)) from None
 
     async def _keep_taking(self, every: float, over: asyncio.Event) -> None:
         while True:
@@ -228,6 +227,11 @@ class Checkpoints:
         """Checkpoint ``n`` cannot be taken."""
         if n == self._n and self._taking is not None and not self._taking.done():
             self._taking.set_exception(error)
+
+
+def members_of(error: BaseException) -> Sequence[Any]:
+    """The errors in a group; of any other error itself."""
+    return error.exceptions if isinstance(error, BaseExceptionGroup) else [error]
 
 
 def _has_failed(task: asyncio.Task[Any]) -> bool:

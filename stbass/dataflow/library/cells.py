@@ -186,7 +186,7 @@ _PLAIN = frozenset({str, int, float, bool, type(None)})
 _WRITABLE = (str, NoneType, Number, date, time, timedelta, UUID)
 
 
-def writable(rows: Sequence[Sequence[Any]], columns: Sequence[str], first: int, path: str) -> list[list[Any]]:
+def writable(rows: Sequence[Sequence[Any]], columns: Sequence[str], first: int, path: str) -> list[Sequence[Any]]:
     """The rows as they can stand in a CSV file.
 
     Args:
@@ -198,20 +198,23 @@ def writable(rows: Sequence[Sequence[Any]], columns: Sequence[str], first: int, 
     Raises:
         DataflowError: a value has no form there.
     """
-    made = []
-    for number, row in enumerate(rows, first):
-        cells = []
-        for column, value in zip(columns, row, strict=True):
-            if type(value) not in _PLAIN:
-                try:
-                    value = plain_value(value)
-                except ValueError as error:
-                    raise DataflowError(f"{path}, row {number}, column {column!r}: {error}") from None
-                if not isinstance(value, _WRITABLE) or isinstance(value, Enum):
-                    raise DataflowError(
-                        f"{path}, row {number}, column {column!r}: a {type(value).__qualname__} has no form in a CSV "
-                        "file; send text, a number, a date or None"
-                    )
-            cells.append(value)
-        made.append(cells)
-    return made
+    return [
+        row if all(type(value) in _PLAIN for value in row) else _writable_row(row, columns, f"{path}, row {number}")
+        for number, row in enumerate(rows, first)
+    ]
+
+
+def _writable_row(row: Sequence[Any], columns: Sequence[str], where: str) -> Sequence[Any]:
+    cells = []
+    for column, value in zip(columns, row, strict=True):
+        try:
+            plain = plain_value(value)
+        except ValueError as error:
+            raise DataflowError(f"{where}, column {column!r}: {error}") from None
+        if not isinstance(plain, _WRITABLE) or isinstance(plain, Enum):
+            raise DataflowError(
+                f"{where}, column {column!r}: a {type(plain).__qualname__} has no form in a CSV file; send text, a "
+                f"number, a date or None"
+            )
+        cells.append(plain)
+    return cells

@@ -16,6 +16,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from stbass._values.texts import text_of
 from stbass.dataflow.library.disk import beside, check_replaceable, place, sync, sync_folder
 from stbass.dataflow.library.formats import Chunk, Row
 from stbass.dataflow.library.plain import plain_value
@@ -282,7 +283,7 @@ class ParquetSink:
                     (one for one, read in zip(values, array.to_pylist(), strict=True) if not _is_kept(one, read)), None
                 )
                 if lost is not None:
-                    raise self._misfit(name, kind, values, f"{_shown(lost)} would be changed")
+                    raise self._misfit(name, kind, values, f"{text_of(lost, _SHOWN)} would be changed")
             arrays.append(array)
         return pa.Table.from_arrays(arrays, schema=self._schema)
 
@@ -401,11 +402,6 @@ def _is_kept(value: Any, read: Any) -> bool:
         # Compared, a naive time and an aware one are just different.
         return value == read
     return isinstance(value, type(read)) and not isinstance(value, Enum | datetime) and bool(value == read)
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 _SHOWN = 100
