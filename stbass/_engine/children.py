@@ -14,6 +14,7 @@ from stbass._engine.registry import BackendRegistry, default_registry
 from stbass._engine.stage_context import StageContext
 from stbass._engine.supervise import Child, too_late, until
 from stbass._process.context import ProcessContext, frame_of, given_to, inherit, own_channels, peek_frame
+from stbass._values.endpoint import place_of
 from stbass._values.ids import new_id
 from stbass._values.texts import shortened
 
@@ -129,5 +130,5 @@ def _told(child: Child) -> str | None:
     """Which process of a group it is, and where; None if nobody but this program will know its result."""
     if child.backend is None or not child.backend.has_groups:
         return None
-    where = "" if child.ctx.placement is None else f" on {child.ctx.placement.summary}"
+    where = "" if child.ctx.placement is None else f" on {place_of(child.ctx.placement) or 'anywhere'}"
     return f"{shortened(child.ctx.process_name, 100)!r}{where} ({child.backend.name})"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Placement"]
+__all__ = ["Placement", "place_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +37,15 @@ class Placement:
     @property
     def summary(self) -> str:
         """What is set, joined for people to read, for example ``opus @ anthropic``."""
-        parts = [part for part in (self.model, self.endpoint and f"@ {self.endpoint}") if part]
+        parts = list(filter(None, [place_of(self)]))
         if self.config:
             parts.append("(" + ", ".join(f"{key}={value!r}" for key, value in self.config.items()) + ")")
         return " ".join(parts) or "anywhere"
+
+
+def place_of(placement: Placement) -> str:
+    """Model and endpoint, as in ``summary``; without the configuration, in which there may be secrets."""
+    return " ".join(filter(None, (placement.model, placement.endpoint and f"@ {placement.endpoint}")))
 
 
 def _frozen(value: Any) -> Any:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
-from stbass._values.endpoint import Placement
+from stbass._values.endpoint import Placement, place_of
 from stbass._values.ids import new_id
 from stbass._values.texts import error_text, notes_of, plain_text, shortened, text_of
 from stbass._values.usage import NO_USAGE, Usage
@@ -155,7 +155,7 @@ def leaves_of(failed: Iterable[ProcessResult]) -> tuple[str, ...]:
 
 def _leaf(failure: Failure, run: RunInfo | None) -> str:
     place = failure.placement
-    where = [] if place is None else [" ".join(filter(None, (place.model, place.endpoint and f"@ {place.endpoint}")))]
+    where = [] if place is None else [place_of(place)]
     if run is not None and run.worker is not None:
         where.append(f"worker {run.worker}")
     where = [plain_text(one) for one in where if one]
