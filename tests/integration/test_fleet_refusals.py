@@ -166,6 +166,8 @@ async def test_who_sent_what_is_refused_is_told(refusing: Fleet, backend: Celery
     raw = await until(lambda: client.get(f"celery-task-meta-{message['headers']['id']}"))
     assert "lease" in str(raw)
     assert json.loads(str(raw))["status"] == "FAILURE"
+    # It is counted a moment later, and must not be counted in the next test.
+    await until(lambda: client.hlen(COUNTS), timeout=30)
 
 
 async def test_what_is_set_aside_is_bounded_and_counted(
