@@ -123,6 +123,21 @@ async def test_of_one_that_is_revoked(server: RedisServer, backend: CeleryBacken
         assert _told(server, ctx.process_id)[-1]["state"] == "REVOKED"
 
 
+async def test_one_that_is_revoked_as_soon_as_it_runs_is_told_to_whoever_waits(
+    server: RedisServer, backend: CeleryBackend, listening: Worker
+) -> None:
+    # Celery itself knows a moment later that it runs; the commands are quick, as a connection for them is there.
+    for _ in range(5):
+        ctx = ProcessContext("revoked")
+        running = asyncio.create_task(backend.execute(Work(seconds=600), ctx))
+        async with asyncio.timeout(30):
+            while len(_told(server, ctx.process_id)) < 2:  # noqa: ASYNC110 - at once, and not some time later
+                await asyncio.sleep(0)
+        backend._app.control.revoke(ctx.process_id, terminate=True, signal="SIGTERM")
+        async with asyncio.timeout(30):
+            assert isinstance((await running).failure.error, ProcessCancelled)
+
+
 async def test_of_python_processes(server: RedisServer, listening: Worker) -> None:
     ours = listening.queues == ("asyncio",)
     listening.terminate(timeout=30)

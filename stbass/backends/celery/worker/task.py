@@ -108,7 +108,13 @@ class _StoredBackend:
         self._store(task_id, error, request)
 
     def mark_as_revoked(self, task_id: str, reason: str = "", request: Any = None, **_options: Any) -> None:
-        """Celery has revoked it; if it ran, the Python process that ran it is being ended."""
+        """Celery has revoked it; if it ran, the Python process that ran it is being ended.
+
+        A command of remote control gives no request: it takes what has just begun for waiting. Nothing is stored then:
+        the worker has the process, and whoever ends or skips it stores that and tells the producer.
+        """
+        if request is None:
+            return
         self._store(task_id, ProcessCancelled(f"{_named(request)} was {reason or 'revoked'}"), request)
 
     def _store(self, task_id: str, error: StbassError, request: Any) -> None:
