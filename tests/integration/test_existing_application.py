@@ -138,10 +138,10 @@ async def test_the_pool_grows_and_shrinks_when_told(server: RedisServer) -> None
     with Worker(WORKER, "grown", env=_env(server), concurrency=2) as grown:
 
         def limit() -> int:
-            stats = app.control.inspect([grown.name], timeout=20).stats()
+            stats = app.control.inspect([grown.name], timeout=5).stats()
             return stats[grown.name]["pool"]["max-concurrency"] if stats else 0
 
-        assert await until(limit) == 2
+        assert await until(limit, timeout=60) == 2
         for command, n, reply, then in (
             ("pool_grow", 3, "ok", 5),
             ("pool_shrink", 4, "ok", 1),

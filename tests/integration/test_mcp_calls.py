@@ -86,6 +86,17 @@ def first_progress() -> Iterator[asyncio.Future[str]]:
         yield told
 
 
+_of_others: set[int] = set()
+"""Servers that earlier modules have started for all: what those start now and then is nothing of this module's."""
+
+
+def _children_of(child: psutil.Process) -> list[psutil.Process]:
+    try:
+        return child.children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
 async def held() -> tuple[set[asyncio.Task[object]], list[str], list[int]]:
     """Tasks, open files that are sockets or pipes, and child processes of this Python process.
 
@@ -102,13 +113,15 @@ async def held() -> tuple[set[asyncio.Task[object]], list[str], list[int]]:
             files.append(os.readlink(f"/proc/self/fd/{number}"))
         except FileNotFoundError:
             continue  # the listing's own
-    children = [child.pid for child in psutil.Process().children(recursive=True)]
+    mine = [child for child in psutil.Process().children() if child.pid not in _of_others]
+    children = [one.pid for child in mine for one in (child, *_children_of(child))]
     return asyncio.all_tasks(), sorted(name for name in files if name.startswith(("socket:", "pipe:"))), children
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _quick_to_collect() -> Iterator[None]:
     """What is there before the module is not looked at each time."""
+    _of_others.update(child.pid for child in psutil.Process().children())
     gc.collect()
     gc.freeze()
     yield
