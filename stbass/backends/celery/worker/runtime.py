@@ -905,8 +905,10 @@ class Runtime:
         args: list[str | int | bytes] = [self._prefix, self.settings.result_ttl, packed, *self._unacked]
         stored = await self._finish_script(args=args)
         for (job, _), mine in zip(batch, stored, strict=True):
-            acknowledged = bool(job.tag and self._unacked[0])
-            self._done(job, Outcome("stored", job.result, acknowledged) if mine else Outcome("lost", job.result))
+            # Of one that was never started, such as a message that was refused twice, a result is there already.
+            status = "stored" if mine else "lost" if job.attempt else "done"
+            acknowledged = bool(job.tag and self._unacked[0]) and status != "lost"
+            self._done(job, Outcome(status, job.result, acknowledged))
 
     def _not_stored(self, sealed: tuple[Job, bytes], error: Exception) -> None:
         job, meta = sealed
