@@ -13,6 +13,9 @@ import pytest
 
 from stbass._process.context import ProcessContext
 from stbass.backends.celery import CeleryBackend, keys, make_app
+from stbass.backends.celery.envelope import Envelope
+from stbass.backends.celery.settings import read_settings
+from stbass.backends.celery.worker.runtime import Job, Outcome, Runtime
 from stbass.testing import RedisServer, Worker
 from tests.integration.conftest import APP
 from tests.support.proxy import Proxy
@@ -87,3 +90,14 @@ async def test_what_has_ended_is_not_run_again_while_its_result_cannot_be_stored
             await until(lambda: server.command("HLEN", "unacked") == 0, timeout=30)
         assert worker.running
     assert [(one.name, one.attempt) for one in puppeteer.hands] == [("puppet", 1)]
+
+
+def test_a_message_that_comes_while_the_worker_ends_is_left_to_another_one(server: RedisServer) -> None:
+    settings = read_settings(make_app("tests", broker_url=server.url).conf)
+    runtime = Runtime(settings, "ends", b"celery-task-meta-")
+    runtime.close()
+    done: list[Outcome] = []
+    # It is no fault of the message, which would be refused for it, and acknowledged.
+    runtime.submit(Job(Envelope("id", "q", "late", 1.0), {}, "tag", None, done.append))
+    assert done == []
+    assert server.command("LLEN", "stbass:refused") == 0

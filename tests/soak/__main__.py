@@ -68,8 +68,8 @@ class Soak:
             stack.push_async_callback(backend.aclose)
             faults = Faults(server, workers, proxy, random.Random(self.rng.random()), LEASE)
             await self._at_work(backend, faults)
-        (self.folder / "harms.txt").write_text("".join(f"{one}\n" for one in faults.harms))
-        self.tally.explain(read_log(self.log), faults.harms)
+        (self.folder / "harms.txt").write_text("".join(f"{one}\n" for one in [*faults.harms, *faults.troubles]))
+        self.tally.explain(read_log(self.log), faults.harms, faults.troubles)
         return faults
 
     def _worker(self, url: str, number: int) -> Worker:
@@ -134,6 +134,7 @@ class Soak:
             if result.is_ok:
                 assert result.value["name"] == name, (result.value, name)
                 self.tally.results[name] += 1
+                self.tally.stored[name] = result.value["attempt"]
             else:
                 self.tally.failures.append(f"{name}: {result.failure.error!r}")
 

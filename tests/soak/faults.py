@@ -16,13 +16,15 @@ from tests.support.proxy import Proxy
 __all__ = ["Faults", "Harm"]
 
 
+_ANSWER_SECONDS = 10.0
+"""``socket_timeout``, by default."""
 _START_SECONDS = 120.0
 """For a worker: it waits for a server that is away."""
 
 
 @dataclass(frozen=True, slots=True)
 class Harm:
-    """What was done to a worker: ``killed``, ``stopped`` or ``paused``, from when to when."""
+    """What was done to a worker (``killed``, ``stopped``, ``paused``), or to the server or its connections (pid 0)."""
 
     what: str
     pid: int
@@ -49,6 +51,9 @@ class Faults:
         self._tasks: set[asyncio.Task[None]] = set()
         self._server_lock = asyncio.Lock()
         self.harms: list[Harm] = []
+        """What was done to workers."""
+        self.troubles: list[Harm] = []
+        """What was done to the server and to connections."""
         self.died: list[str] = []
         """Workers that ended though nobody had done anything to them: the last that they said."""
         self._of_workers: dict[str, Callable[[Worker], Awaitable[None]]] = {
@@ -92,11 +97,13 @@ class Faults:
         if name in self._of_connections:
             self.counts[name] += 1
             self._of_connections[name]()
+            # One that was dropped silently is given up when no answer has come for long.
+            self.troubles.append(Harm(name, 0, time.time(), time.time() + _ANSWER_SECONDS))
         elif name in self._of_workers and len(self._well) > 1:
             worker = self._well.pop(self._rng.randrange(len(self._well)))
             self._do(name, self._harm(worker, self._of_workers[name]))
         elif name in self._of_servers and not self._server_lock.locked():
-            self._do(name, self._harm_server(self._of_servers[name]))
+            self._do(name, self._harm_server(name))
         else:
             self._deck.insert(0, name)
 
@@ -150,9 +157,11 @@ class Faults:
 
     # The server --------------------------------------------------------------------------------------
 
-    async def _harm_server(self, how: Callable[[], Awaitable[None]]) -> None:
+    async def _harm_server(self, name: str) -> None:
         async with self._server_lock:
-            await how()
+            begin = time.time()
+            await self._of_servers[name]()
+            self.troubles.append(Harm(name, 0, begin, time.time()))
 
     async def _refuse_writes(self) -> None:
         await asyncio.to_thread(self._server.command, "CONFIG SET", "maxmemory", "1")

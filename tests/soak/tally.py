@@ -49,6 +49,8 @@ class Tally:
     sent: int = 0
     results: Counter[str] = field(default_factory=Counter)
     """By the name of the process: how many results it has."""
+    stored: dict[str, int] = field(default_factory=dict)
+    """By the name of the process: which attempt its result is of."""
     failures: list[str] = field(default_factory=list)
     waiting: int = 0
     """Processes that were sent and have not ended, at the moment."""
@@ -59,33 +61,38 @@ class Tally:
     ended_twice: Counter[str] = field(default_factory=Counter)
     """Runs to the end that were not the only one of their process, by what had happened to the worker."""
 
-    def explain(self, noted: Iterable[Noted], harms: Sequence[Harm]) -> None:
+    def explain(self, noted: Iterable[Noted], harms: Sequence[Harm], troubles: Sequence[Harm]) -> None:
         """Find what ran to its end more than once, and why.
 
-        That may happen where a worker died between the end and the storing of the result: it was killed after the end.
-        To the fleet one that is paused for longer than a lease is dead as well.
+        That may happen where a worker died between an end and the storing of the result, or, which is the same to the
+        fleet, was paused for longer than a lease. One that is stopped stores first; it cannot where the server, or the
+        way there, is in trouble.
         """
+        starts: dict[str, list[Noted]] = defaultdict(list)
         ends: dict[str, list[Noted]] = defaultdict(list)
         for one in noted:
-            if one.what == "end":
-                ends[one.process].append(one)
-        of_worker: dict[int, list[Harm]] = defaultdict(list)
-        for harm in harms:
-            of_worker[harm.pid].append(harm)
-        for runs in ends.values():
-            reasons = [reason for run in runs if (reason := self._reason(run, of_worker[run.pid]))]
-            for number in range(len(runs) - 1):
-                self.ended_twice[reasons[number] if number < len(reasons) else "without a reason"] += 1
+            (starts if one.what == "start" else ends)[one.process].append(one)
+        for process, runs in ends.items():
+            # The one whose result counts needs no reason.
+            counts = next((run for run in runs if run.attempt == self.stored.get(process)), runs[-1])
+            for run in runs:
+                if run is not counts:
+                    self.ended_twice[self._reason(run, starts[process], harms, troubles)] += 1
 
-    def _reason(self, run: Noted, harms: list[Harm]) -> str | None:
+    def _reason(self, run: Noted, starts: Sequence[Noted], harms: Sequence[Harm], troubles: Sequence[Harm]) -> str:
+        began = min((one.at for one in starts if one.attempt == run.attempt), default=run.at)
+        later = min((one.at for one in starts if one.attempt > run.attempt), default=float("inf"))
         for harm in harms:
-            if harm.what == "killed" and harm.begin - self.lease <= run.at <= harm.end:
+            if harm.pid != run.pid or harm.begin > max(later, run.at):
+                continue
+            if harm.what == "killed" and run.at <= harm.end:
                 return "its worker was killed before it was stored"
-            # It may end right after the pause, before it hears that its lease is over.
-            paused = harm.what == "paused" and harm.end - harm.begin >= self.lease / 2
-            if paused and harm.begin - self.lease <= run.at <= harm.end + 1:
+            if harm.what == "paused" and harm.end - harm.begin >= self.lease / 2 and began <= harm.end:
                 return "its worker was paused for longer than the lease before it was stored"
-        return None
+            in_trouble = any(one.end >= run.at - self.lease and one.begin <= harm.end for one in troubles)
+            if harm.what == "stopped" and run.at <= harm.end and in_trouble:
+                return "its worker was stopped before it was stored, while Redis could not be reached or refused"
+        return "without a reason"
 
     @property
     def lost(self) -> int:

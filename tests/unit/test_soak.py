@@ -11,8 +11,13 @@ from tests.soak.work import Noted
 LEASE = 5.0
 
 
-def ends(*runs: tuple[int, float]) -> list[Noted]:
-    return [Noted("end", "job", number + 1, pid, at) for number, (pid, at) in enumerate(runs)]
+RUNS = [
+    Noted("start", "job", 1, 1, 98.0),
+    Noted("end", "job", 1, 1, 100.0),
+    Noted("start", "job", 2, 3, 105.0),
+    Noted("end", "job", 2, 3, 106.0),
+]
+TROUBLE = Harm("writes refused", 0, 99.0, 103.0)
 
 
 @pytest.mark.parametrize(
@@ -28,16 +33,24 @@ def ends(*runs: tuple[int, float]) -> list[Noted]:
     ],
 )
 def test_what_ran_to_its_end_twice_has_a_reason_or_not(harm: Harm, reason: str) -> None:
-    tally = Tally(LEASE)
-    tally.explain(ends((1, 100.0), (3, 106.0)), [harm])
+    tally = Tally(LEASE, stored={"job": 2})
+    tally.explain(RUNS, [harm], [])
     assert dict(tally.ended_twice) == {reason: 1}
     assert bool(tally.faults()) == (reason == "without a reason")
 
 
 def test_what_ran_to_its_end_once_needs_none() -> None:
     tally = Tally(LEASE)
-    tally.explain(ends((1, 100.0)), [Harm("killed", 1, 100.5, 100.6)])
+    tally.explain(RUNS[:2], [Harm("killed", 1, 100.5, 100.6)], [])
     assert not tally.ended_twice
+
+
+def test_a_worker_that_is_stopped_stores_first_if_it_can() -> None:
+    tally = Tally(LEASE)
+    tally.stored["job"] = 2
+    tally.explain(RUNS, [Harm("stopped", 1, 99.0, 101.0)], [TROUBLE])
+    [reason] = tally.ended_twice
+    assert "stopped before it was stored, while Redis" in reason
 
 
 def test_each_fault_is_told() -> None:

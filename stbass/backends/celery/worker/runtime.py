@@ -348,7 +348,9 @@ class Runtime:
             self._incoming.append(job)
             signal, self._signalled = not self._signalled, True
         if signal:
-            self._loop.call_soon_threadsafe(self._wake)
+            # If the loop has ended the worker is about to: the message is not acknowledged, and goes to another one.
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._wake)
 
     def call_later(self, seconds: float, function: Callable[[], None]) -> None:
         """Call ``function`` in the event loop's thread; to be called there, too."""
