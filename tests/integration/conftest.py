@@ -41,10 +41,11 @@ class Fleet:
         return make_app("tests", broker_url=self.server.url, **conf)
 
     def keys(self) -> set[str]:
-        """Every key in Redis that is not a result, kombu's own or a worker's memory of what it took last."""
+        """Every key in Redis but results, kombu's own, and the few that a fleet keeps for itself."""
         answer = self.server.command("KEYS", "*")
         names = answer if isinstance(answer, list) else str(answer).split("\n")
-        return {name for name in map(str, names) if name and not name.startswith(("celery-", "_kombu", "stbass:took:"))}
+        kept = ("celery-", "_kombu", "stbass:took:", "stbass:ended:", "stbass:since", "stbass:swept")
+        return {name for name in map(str, names) if name and not name.startswith(kept)}
 
 
 @contextmanager

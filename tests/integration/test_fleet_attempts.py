@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import random
+import signal
 from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,17 @@ import pytest
 import redis
 
 from stbass._process.context import ProcessContext
+from stbass._values.endpoint import Placement
 from stbass._values.ids import new_id
 from stbass.backends.celery import CeleryBackend, keys, make_app
 from stbass.errors import WorkerLostError
+from stbass.par import PARResult
+from stbass.placement import PLACED_PAR
+from stbass.result import FailurePolicy
 from stbass.testing import RedisServer, Worker
 from tests.integration.conftest import APP
 from tests.support.agents import EndWorker, Steps
+from tests.support.backends import registry_of
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.timeout(120)
@@ -115,10 +122,10 @@ async def test_a_worker_that_stops_is_not_counted(server: RedisServer, attempts:
 
 def _claim(server: RedisServer, process_id: str, most: int, lease_ms: int = 1) -> list[Any]:
     client = redis.Redis.from_url(server.url)
-    packed = msgspec.msgpack.encode([(process_id, lease_ms, 0, "", "dies", most, "")])
-    answers: Any = client.register_script(keys.CLAIM)(args=["w", "celery-task-meta-", 60, packed])
+    packed = msgspec.msgpack.encode([(process_id, lease_ms, 0, "", "dies", most, "", "", 0)])
+    answers: Any = client.register_script(keys.CLAIM)(args=["w", "life", "celery-task-meta-", 60, 60, 0, 0, packed])
     client.close()
-    answer: list[Any] = answers[0]
+    answer: list[Any] = answers[1]
     return answer
 
 
@@ -150,10 +157,174 @@ async def test_who_finds_it_and_who_takes_it_count_it_once(server: RedisServer) 
         await until(lambda: _lapsed(server))
         # Twice, the first finder died.
         for _ in range(2):
-            [(_, is_last, deaths, record)] = sweep(args=[0, 10])
+            [(_, is_last, deaths, _, record)] = sweep(args=[0, 10])
             assert (is_last, deaths, int(record[3])) == (number == 2, number, number)
     assert _claim(server, process_id, 2)[0] == b"lost"
     client.close()
+
+
+class _Deaths:
+    """Workers that claim, and die, without being there: the scripts alone decide."""
+
+    def __init__(self, server: RedisServer) -> None:
+        self._client = redis.Redis.from_url(server.url)
+        self._claim = self._client.register_script(keys.CLAIM)
+        self._find: Any = self._client.register_script(keys.SWEEP)
+        self.number = 0
+
+    def run(self, *ids: str) -> list[str]:
+        """What a new worker, to which nothing else is given, starts of these."""
+        self.life, jobs = f"life-{self.number}", [(one, 10_000, 0, "", "dies", 3, "", "", 0) for one in ids]
+        packed = msgspec.msgpack.encode(jobs)
+        answers: Any = self._claim(args=["w", self.life, "celery-task-meta-", 60, 60, 0, 0, packed])
+        return [one for one, answer in zip(ids, answers[1:], strict=True) if answer[0] == b"go"]
+
+    def die(self, ids: list[str]) -> set[str]:
+        """That worker dies; which of these processes are not run again."""
+        self.number += 1
+        self._client.zadd("stbass:leases", dict.fromkeys(ids, 1))
+        over = {raw.decode() for raw, is_last, *_ in self._find(args=[0, 1000]) if is_last}
+        self._client.zrem("stbass:leases", *ids)
+        return over
+
+    def blame(self, one: str) -> float:
+        """What a process has to its blame."""
+        found: Any = self._client.hget(f"stbass:run:{one}", "blame")
+        return float(found or 0)
+
+    def close(self) -> None:
+        self._client.close()
+
+
+@pytest.mark.parametrize(("bystanders", "most"), [(0, 3), (1, 4), (9, 5), (50, 6), (400, 8)])
+async def test_one_that_kills_is_found_among_many(server: RedisServer, bystanders: int, most: int) -> None:
+    """The others are there for as long as workers die: none of them ends meanwhile."""
+    deaths = _Deaths(server)
+    others = [f"other-{number}" for number in range(bystanders)]
+    # when the one that kills is started with as many of the others as may run beside it
+    for _ in range(most):
+        started = deaths.run("kills", *others)
+        assert started[0] == "kills"
+        over = deaths.die(started)
+        assert over <= {"kills"}
+    # then
+    assert over == {"kills"}
+    assert all(deaths.blame(other) <= 1 for other in others)
+    deaths.close()
+
+
+async def test_two_that_kill_are_both_found(server: RedisServer) -> None:
+    deaths = _Deaths(server)
+    left = ["kills", "kills too", *(f"other-{number}" for number in range(20))]
+    while {"kills", "kills too"} & set(left):
+        started = deaths.run(*left)
+        assert started
+        # Whoever was on a worker that died goes to the end of the queue; others have ended there.
+        left = [one for one in left if one not in started]
+        if {"kills", "kills too"} & set(started):
+            over = deaths.die(started)
+            assert over <= {"kills", "kills too"}
+            left += [one for one in started if one not in over]
+        assert deaths.number <= 12
+    deaths.close()
+
+
+async def test_processes_whose_lease_ends_one_by_one_share_the_death_alike(server: RedisServer) -> None:
+    deaths, client = _Deaths(server), redis.Redis.from_url(server.url)
+    ids = ["a", "b", "c", "d"]
+    deaths.run(*ids)
+    for one in ids:
+        client.zadd("stbass:leases", {one: 1})
+        deaths._find(args=[0, 10])
+        client.zrem("stbass:leases", one)
+    assert [round(deaths.blame(one), 3) for one in ids] == [0.25] * 4
+    client.close()
+    deaths.close()
+
+
+async def _supervise(worker: Worker) -> None:
+    """Start it again each time that it has ended."""
+    while True:
+        await until(lambda: worker.exit_code is not None, timeout=600)
+        await asyncio.to_thread(worker.restart)
+
+
+@asynccontextmanager
+async def _supervised(server: RedisServer, number: int, **options: Any) -> AsyncIterator[list[Worker]]:
+    async with AsyncExitStack() as stack:
+        workers = [await stack.enter_async_context(_worker(server, **options)) for _ in range(number)]
+        supervisors = [asyncio.create_task(_supervise(worker)) for worker in workers]
+        try:
+            yield workers
+        finally:
+            for supervisor in supervisors:
+                supervisor.cancel()
+            await asyncio.gather(*supervisors, return_exceptions=True)
+
+
+async def _storm(
+    server: RedisServer,
+    backend: CeleryBackend,
+    count: int,
+    kills: int,
+    seconds: float,
+    *,
+    among: int,
+    pause: float = 0.25,
+    **workers: Any,
+) -> PARResult:
+    """So many processes, under kills of their workers at random, spread over these seconds."""
+    dice = random.Random(7)
+    async with _supervised(server, among, **workers) as running:
+        everything = PLACED_PAR(
+            *((Steps(8, pause), Placement(endpoint="dies")) for _ in range(count)),
+            registry=registry_of(backend),
+            on_failure=FailurePolicy.COLLECT,
+        )
+        waiting = asyncio.create_task(everything.run())
+        for _ in range(kills):
+            await asyncio.sleep(seconds / kills)
+            dice.choice(running).send_signal(signal.SIGKILL)
+        return await waiting
+
+
+async def test_none_is_lost_when_workers_are_killed(server: RedisServer, attempts: CeleryBackend) -> None:
+    result = await _storm(server, attempts, 60, 3, 1.0, among=2, pause=0.1, concurrency=40)
+    assert [item.failure.error for item in result.results if item.is_fail] == []
+    assert {item.value["to"] for item in result.results} == {8}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(500)
+@pytest.mark.parametrize("attempts", [{"lease": 2.0}], indirect=True)
+async def test_none_is_lost_in_a_storm_of_kills(server: RedisServer, attempts: CeleryBackend) -> None:
+    env = {"TEST_LEASE": "2.0"}
+    result = await _storm(server, attempts, 2000, 25, 60.0, among=3, concurrency=100, env=env)
+    assert [item.failure.error for item in result.results if item.is_fail] == []
+    assert {item.value["to"] for item in result.results} == {8}
+    assert max(item.run.attempt for item in result.results if item.run) > 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+async def test_among_fifty_bystanders_only_the_one_that_kills_fails(
+    server: RedisServer, attempts: CeleryBackend, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    async with _supervised(server, 2):
+        result = await PLACED_PAR(
+            (EndWorker(str(log)), Placement(endpoint="dies")),
+            *((Steps(10, 0.2), Placement(endpoint="dies")) for _ in range(50)),
+            registry=registry_of(attempts),
+            on_failure=FailurePolicy.COLLECT,
+        ).run()
+    first, *others = result.results
+    assert isinstance(first.failure.error, WorkerLostError)
+    assert "it is likely what kills them" in str(first.failure.error)
+    deaths = len(log.read_text().splitlines())
+    assert 3 <= deaths <= 7
+    assert first.failure.checkpoint == deaths
+    assert [item.failure.error for item in others if item.is_fail] == []
 
 
 def _lapsed(server: RedisServer) -> bool:

@@ -12,10 +12,11 @@ One record goes the whole way, the :class:`Envelope`:
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import lru_cache
+from hashlib import blake2b
 from math import isfinite
 from typing import Annotated, Any, Literal
 
@@ -36,6 +37,7 @@ from stbass._values.texts import (
 )
 from stbass._values.usage import Usage
 from stbass.backends.celery import keys
+from stbass.backends.celery.refusals import Refusals
 from stbass.backends.celery.settings import FleetSettings
 from stbass.errors import (
     DeadlineExceeded,
@@ -61,17 +63,25 @@ __all__ = [
     "Reply",
     "Told",
     "Used",
+    "cancelled_mark",
+    "delivery_tag",
     "failed_result",
     "finite",
+    "open_cancellation",
     "open_envelope",
     "open_result",
+    "open_text",
     "read_meta",
     "read_reply",
     "reply_to",
     "routing_in_message",
+    "run_signature",
+    "seal_cancellation",
     "seal_envelope",
     "seal_result",
+    "seal_text",
     "sent_of",
+    "trusted_checkpoint",
     "wired_placement",
 ]
 
@@ -417,6 +427,88 @@ def open_envelope(
     # They are views of the whole message, which would stay for as long as the process runs.
     envelope.process = envelope.placement = ABSENT
     return envelope, process, placement
+
+
+# What lies in Redis between them ------------------------------------------------------------------
+
+_SIGNED = (b'["', b'",', b"]")
+_DIGITS = 64
+
+
+def seal_text(kind: str, name: str, text: bytes, settings: FleetSettings) -> bytes:
+    """A JSON text as it is kept: with its signature, if the fleet signs, in a JSON list of the two.
+
+    Args:
+        kind: what it is: a text of one kind is no good as one of another.
+        name: whose it is, such as the id of a process.
+    """
+    if settings.signer is None:
+        return text
+    before, between, after = _SIGNED
+    return before + settings.signer.sign(kind, name, text).encode() + between + text + after
+
+
+def open_text(kind: str, name: str, raw: bytes, settings: FleetSettings) -> bytes:
+    """The text that :func:`seal_text` has sealed.
+
+    Raises:
+        SignatureError: the fleet signs, and this was not signed with its key as this kind of text with this name.
+    """
+    if settings.signer is None:
+        return raw
+    before, between, after = _SIGNED
+    start, end = len(before) + _DIGITS, len(before) + _DIGITS + len(between)
+    if not (raw.startswith(before) and raw[start:end] == between and raw.endswith(after)):
+        raise SignatureError(f"the {kind} of {name} is not signed, and here only signed ones are accepted")
+    text = raw[end : -len(after)]
+    settings.signer.verify(raw[len(before) : start].decode("latin-1"), kind, name, text)
+    return text
+
+
+def trusted_checkpoint(raw: bytes | None, task_id: str, settings: FleetSettings, refusals: Refusals) -> bytes | None:
+    """A checkpoint that Redis has of a process, as it travels; None if there is none that a worker has written."""
+    if not raw:
+        return None
+    try:
+        return open_text("checkpoint", task_id, raw, settings)
+    except SignatureError as error:
+        refusals.note("checkpoint", error, raw, task_id=task_id)
+        return None
+
+
+def seal_cancellation(what: Sequence[str | keys.Superseded], settings: FleetSettings) -> bytes:
+    """That these processes are cancelled, for all who run any."""
+    return seal_text("cancellation", "", _encode(what), settings)
+
+
+def open_cancellation(raw: bytes, settings: FleetSettings) -> list[str | keys.Superseded]:
+    """What is cancelled: ids of processes, and what earlier attempts have begun.
+
+    Raises:
+        SignatureError: the fleet signs, and this was not signed with its key.
+        WireError: it is no such thing.
+    """
+    text = open_text("cancellation", "", raw, settings)
+    try:
+        return msgspec.json.decode(text, type=list[str | keys.Superseded])
+    except _UNDECODABLE as error:
+        raise WireError(f"it is not a list of processes that are cancelled: {error}") from error
+
+
+def cancelled_mark(task_id: str, settings: FleetSettings) -> str:
+    """What says of a process that it is cancelled, for who takes it later."""
+    return "1" if settings.signer is None else settings.signer.sign("cancelled", task_id)
+
+
+def run_signature(task_id: str, settings: FleetSettings) -> str:
+    """What says of the record of a running process that a worker has made it."""
+    return "" if settings.signer is None else settings.signer.sign("run", task_id)
+
+
+def delivery_tag(task_id: str) -> str:
+    """kombu's tag of the message that asks for a process: whoever knows the process can look for its message."""
+    # 36 characters, see keys.NOWHERE.
+    return blake2b(task_id.encode("utf-8", "surrogatepass"), digest_size=18).hexdigest()
 
 
 class _ReplyOnly(msgspec.Struct):

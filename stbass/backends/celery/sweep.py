@@ -14,14 +14,22 @@ from typing import Annotated, Any
 import msgspec
 
 from stbass.backends.celery import keys
-from stbass.backends.celery.envelope import Envelope, failed_result, seal_result
+from stbass.backends.celery.envelope import (
+    Envelope,
+    failed_result,
+    run_signature,
+    seal_cancellation,
+    seal_result,
+    trusted_checkpoint,
+)
 from stbass.backends.celery.incoming import checked_message
 from stbass.backends.celery.refusals import Refusals
 from stbass.backends.celery.settings import EXECUTE, FleetSettings
-from stbass.errors import WireError, WorkerLostError
+from stbass.errors import StateLostError, WireError, WorkerLostError
+from stbass.transports.redis.address import RedisAddress
 from stbass.transports.redis.trouble import Trouble, trouble_of
 
-__all__ = ["Sweeper", "worker_lost"]
+__all__ = ["Sweeper", "data_lost", "worker_lost"]
 
 _log = logging.getLogger(__name__)
 _AT_ONCE = 200
@@ -43,7 +51,7 @@ class _Run(msgspec.Struct):
     checkpoint: bytes
 
     @classmethod
-    def read(cls, raw_id: bytes, fields: list[bytes], names: keys.FleetKeys) -> _Run:
+    def read(cls, raw_id: bytes, fields: list[bytes], settings: FleetSettings) -> _Run:
         """What SWEEP gives.
 
         Raises:
@@ -51,11 +59,13 @@ class _Run(msgspec.Struct):
         """
         *texts, checkpoint = fields
         try:
-            tag, queue, worker, attempt, reply = (text.decode() for text in texts)
+            tag, queue, worker, attempt, reply, signature = (text.decode() for text in texts)
             values: dict[str, Any] = {"id": raw_id.decode(), "tag": tag, "queue": queue, "worker": worker}
             values |= {"attempt": int(attempt), "reply": reply}
-            if reply and not reply.startswith(names.reply_channel("")):
+            if reply and not reply.startswith(settings.keys.reply_channel("")):
                 raise ValueError(f"it wants its answer at {reply[:60]!r}")
+            if signature != run_signature(raw_id.decode(), settings):
+                raise ValueError("its signature is missing or wrong")
             made = msgspec.convert({**values, "checkpoint": b""}, cls)
         except ValueError as error:
             raise WireError(f"it is not the record of a running process: {error}") from None
@@ -69,6 +79,15 @@ def worker_lost(deaths: int, worker: str, queue: str, attempt: int) -> WorkerLos
     if deaths > 1:
         died += f"; its worker died {deaths} times: it is likely what kills them"
     return WorkerLostError(died, worker=worker, attempt=attempt)
+
+
+def data_lost(name: str, address: RedisAddress) -> StateLostError:
+    """That the server has lost what it was told of a process."""
+    return StateLostError(
+        f"process {name!r} is lost, because Redis at {address} has lost its data: they were deleted (FLUSHALL, DEL,"
+        " celery purge), or it restarted without them (turn its persistence on), or it evicted them (set its"
+        " maxmemory-policy to noeviction)"
+    )
 
 
 class Sweeper:
@@ -122,9 +141,9 @@ class Sweeper:
     def _sweep(self) -> int:
         dealt = 0
         while found := self._find(args=[_HOLD_MS, _AT_ONCE]):
-            for raw_id, is_last, deaths, fields in found:
+            for raw_id, is_last, deaths, is_suspect, fields in found:
                 try:
-                    run = _Run.read(raw_id, fields, self._settings.keys)
+                    run = _Run.read(raw_id, fields, self._settings)
                 except WireError as error:
                     # Nobody can be told, and nothing be put back, by a record that does not say whose it is.
                     name = raw_id.decode("utf-8", "backslashreplace")
@@ -134,7 +153,7 @@ class Sweeper:
                 if is_last:
                     self._fail(run, deaths)
                 else:
-                    self._redeliver(run.id, run.tag, run.worker, run.queue)
+                    self._redeliver(run, bool(is_suspect))
                 dealt += 1
             if len(found) < _AT_ONCE:
                 break
@@ -153,9 +172,10 @@ class Sweeper:
         error = worker_lost(deaths, worker, queue, attempt)
         # Its name is known to whoever waits for it.
         lost = Envelope(task_id, queue, "unknown", 0.0)
-        result = failed_result(error, lost, worker=worker, attempt=attempt, checkpoint=run.checkpoint)
+        checkpoint = trusted_checkpoint(run.checkpoint, task_id, self._settings, self._refusals)
+        result = failed_result(error, lost, worker=worker, attempt=attempt, checkpoint=checkpoint)
         meta = seal_result(task_id, result, self._settings)
-        packed = msgspec.msgpack.encode([(task_id, attempt, meta.decode(), run.reply, run.tag)])
+        packed = msgspec.msgpack.encode([(task_id, attempt, meta.decode(), run.reply, run.tag, "")])
         args: list[str | int | bytes] = [
             self._prefix,
             self._settings.result_ttl,
@@ -163,26 +183,29 @@ class Sweeper:
             *self._settings.unacked_beside_results,
         ]
         self._finish(args=args)
-        gone = msgspec.json.encode([keys.Superseded(task_id, attempt + 1)])
+        gone = seal_cancellation([keys.Superseded(task_id, attempt + 1)], self._settings)
         self._backend.publish(self._settings.keys.cancel_channel, gone)
         _log.warning("process %s: %s", task_id, error)
 
-    def _redeliver(self, task_id: str, tag: str, worker: str, queue: str) -> None:
-        """Put the message back where kombu would put it, as kombu would: marked as redelivered, first in the queue."""
+    def _redeliver(self, run: _Run, is_suspect: bool) -> None:
+        """Put the message back as kombu would: marked as redelivered, first in the queue.
+
+        But last if it may be what kills workers: then it keeps nobody else waiting.
+        """
         if self._broker is not None:
-            raw: Any = self._broker.hget(self._unacked, tag)
+            raw: Any = self._broker.hget(self._unacked, run.tag)
             message = _our_message(raw)
             if message is not None:
-                self._put_back(tag, message, queue, _WHENEVER)
+                self._put_back(run.tag, message, run.queue, _WHENEVER, last=is_suspect)
         # With another broker, or if kombu was quicker, the message is on its way already.
-        self._release(args=[task_id])
-        _log.warning("worker %s (queue %r) is lost; its process %s goes to another one", worker, queue, task_id)
+        self._release(args=[run.id])
+        _log.warning("worker %s (queue %r) is lost; its process %s goes to another one", run.worker, run.queue, run.id)
 
-    def _put_back(self, tag: str, message: dict[str, Any], queue: str, taken_by: float) -> bool:
+    def _put_back(self, tag: str, message: dict[str, Any], queue: str, taken_by: float, *, last: bool = False) -> bool:
         message["headers"]["redelivered"] = True
         message["properties"]["delivery_info"]["redelivered"] = True
         names = [self._unacked, self._index, f"{self._settings.broker_prefix}{queue}"]
-        return bool(self._restore(keys=names, args=[tag, taken_by, json.dumps(message)]))
+        return bool(self._restore(keys=names, args=[tag, taken_by, json.dumps(message), int(last)]))
 
     def _sweep_taken(self) -> None:
         """Put back what was taken by a worker that died before it could claim the process.

@@ -20,6 +20,8 @@ __all__ = ["LeaseKeeper"]
 
 _log = logging.getLogger(__name__)
 _NEVER = float("inf")
+_LONGEST = 5.0
+"""Seconds between looks at most, however long the leases are: so soon it is noticed if the server has lost them."""
 
 T = TypeVar("T")
 
@@ -63,7 +65,7 @@ class LeaseKeeper(Generic[T]):
         """Keep a lease that was granted for so many seconds, ``age`` seconds ago, until :meth:`release`."""
         with self._wake:
             self._held[key] = (seconds, lease)
-            due = time.monotonic() + seconds / 3 - age
+            due = time.monotonic() + min(_LONGEST, seconds / 3) - age
             if due < self._renew_at:
                 self._renew_at = due
                 self._wake.notify()
@@ -110,7 +112,7 @@ class LeaseKeeper(Generic[T]):
                 held = dict(self._held) if self._due() else {}
                 if self._due():
                     shortest = min((seconds for seconds, _ in held.values()), default=_NEVER)
-                    self._renew_at = time.monotonic() + shortest / 3
+                    self._renew_at = time.monotonic() + min(_LONGEST, shortest / 3) if held else _NEVER
             try:
                 self._send(client, held, unwritten)
                 vigil.over()

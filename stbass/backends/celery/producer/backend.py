@@ -38,6 +38,8 @@ from stbass.backends.celery.envelope import (
     MOST_ATTEMPTS,
     Envelope,
     KeptGroup,
+    open_text,
+    seal_text,
     wired_placement,
 )
 from stbass.backends.celery.producer.client import FleetClient
@@ -47,7 +49,7 @@ from stbass.backends.celery.producer.slots import WorkerSlots, answered, worker_
 from stbass.backends.celery.producer.ticket import Ticket
 from stbass.backends.celery.producer.time_slice import TimeSlice
 from stbass.backends.celery.settings import FleetSettings, fleet_of
-from stbass.errors import ConfigurationError, StbassError, WireError, WorkerLostError
+from stbass.errors import ConfigurationError, SignatureError, StbassError, WireError, WorkerLostError
 from stbass.observe import events
 from stbass.result import ProcessResult
 from stbass.transports.redis import RedisTransport
@@ -74,7 +76,8 @@ class CeleryBackend(ExecutionBackend):
             ``ctx.attempt`` 2 and ``ctx.resumed_from``) or ``"fail"``.
         max_attempts: how many workers a process may lose before it fails with :class:`~stbass.errors.WorkerLostError`:
             it is likely what kills them. With ``on_worker_lost="fail"`` it is one. A worker that stops hands back what
-            it runs, and is not lost.
+            it runs, and is not lost. A worker on which others ran too counts in part: its death is shared out among
+            them.
         lease: seconds after which a worker that is not heard of is lost.
         grace: seconds beyond a deadline that a worker has to answer.
 
@@ -328,9 +331,8 @@ class CeleryBackend(ExecutionBackend):
         group_meta = self._fleet.results.encode({"result": group.as_tuple()})
         ttl = self.settings.result_ttl or None
         places = [place for _, ctx in members if (place := peek_frame(ctx).place) is not None]
-        kept = msgspec.json.encode(
-            KeptGroup(checked, [place for place, _ in places], list(places[0][1]) if places else [])
-        )
+        part = KeptGroup(checked, [place for place, _ in places], list(places[0][1]) if places else [])
+        kept = seal_text("group", group_id, msgspec.json.encode(part), self.settings)
 
         async def keep() -> None:
             pipe = client.redis.pipeline(transaction=False)
@@ -399,6 +401,7 @@ class CeleryBackend(ExecutionBackend):
         Raises:
             LookupError: no such group is known, or it is too long ago.
             WireError: what Redis says of it was not written by a producer.
+            SignatureError: the fleet signs, and what Redis says of it was not signed with its key.
             BackendUnavailableError: Redis cannot be reached.
         """
         client, key = self.client(), self.settings.keys.group(group_id)
@@ -409,9 +412,10 @@ class CeleryBackend(ExecutionBackend):
             if not raw:
                 raise LookupError(
                     f"group {group_id} is not known at {self.settings.backend}:"
-                    " the id is wrong, or its results have expired"
+                    " the id is wrong, or its results have expired, or Redis has lost its data"
                 )
-            kept = [msgspec.json.decode(part, type=KeptGroup) for part in raw.values()]
+            texts = [open_text("group", group_id, part, self.settings) for part in raw.values()]
+            kept = [msgspec.json.decode(text, type=KeptGroup) for text in texts]
             envelopes = {
                 place: (envelope, envelope.read_placement()) for part in kept for place, envelope in part.at_places()
             }
@@ -424,6 +428,9 @@ class CeleryBackend(ExecutionBackend):
                 f"what {key} in Redis at {self.settings.backend} says of group {group_id} cannot be read: {error};"
                 " its results may be fetched one by one, by their ids"
             ) from error
+        except SignatureError as error:
+            self._fleet.refusals.note("group", error, b" ".join(raw.values()), task_id=group_id)
+            raise
         except (OSError, redis.RedisError) as error:
             raise unavailable(self.settings.backend, f"attach to group {group_id}", error) from error
 

@@ -22,22 +22,26 @@ from stbass.backends.celery.current_message import current_message, ordinary_tas
 from stbass.backends.celery.envelope import (
     Meta,
     Told,
+    cancelled_mark,
     failed_result,
     open_result,
     read_meta,
     read_reply,
+    seal_cancellation,
     seal_envelope,
     sent_of,
+    trusted_checkpoint,
 )
 from stbass.backends.celery.producer.kombu_sender import KombuSender
+from stbass.backends.celery.producer.missing import find_missing
 from stbass.backends.celery.producer.overdue import KnownState, look_up, nobody_consumes, overdue_error
 from stbass.backends.celery.producer.publish import Publisher
 from stbass.backends.celery.producer.slots import consumers, worker_slots
 from stbass.backends.celery.producer.ticket import Ticket
 from stbass.backends.celery.producer.time_slice import TimeSlice
 from stbass.backends.celery.settings import FleetState
-from stbass.backends.celery.sweep import Sweeper
-from stbass.errors import BackendUnavailableError, StbassError, WireError
+from stbass.backends.celery.sweep import Sweeper, data_lost
+from stbass.errors import BackendUnavailableError, DeadlineExceeded, StbassError, WireError
 from stbass.observe import events
 from stbass.transports.redis.address import unavailable
 from stbass.transports.redis.subscription import Subscription
@@ -53,6 +57,11 @@ _PATIENCE = 60.0
 """Seconds to wait until a server that is away or refuses takes a process."""
 _PATIENCE_CANCEL = 10.0
 _CLOSE_SECONDS = 0.2
+_LOOK_MOST = 5.0
+_MISSING_MOST = 10.0
+"""Seconds for which a process may be nowhere, if that is shorter than its lease: then it is lost."""
+_EARLY = 1.0
+"""Seconds by which a worker may be early when it finds that a deadline is over."""
 _REDIS_ERRORS = (redis.RedisError, OSError)
 T = TypeVar("T")
 
@@ -92,7 +101,8 @@ class FleetClient:
         self._unwatched: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._sweeper: Sweeper | None = None
-        self._sweep_timer: asyncio.TimerHandle | None = None
+        self._look_timer: asyncio.TimerHandle | None = None
+        self._looking: asyncio.Task[None] | None = None
         self._end = self._spawn(self._close_at_the_end())
 
     async def aclose(self) -> None:
@@ -105,8 +115,7 @@ class FleetClient:
     async def run(self, ticket: Ticket) -> ProcessResult:
         """Send a process and wait for its result; cancelling this cancels the process."""
         self._tickets[ticket.id] = ticket
-        if self._sweep_timer is None:
-            self._sweep_timer = self._loop.call_later(ticket.envelope.lease, self._sweep_soon)
+        self._look_in(ticket.envelope.lease)
         try:
             if not self._outbox:
                 self._spawn(self._flush())
@@ -130,6 +139,7 @@ class FleetClient:
             raise unavailable(self.settings.backend, "wait for a group", error) from error
         for ticket in tickets:
             ticket.sent = True
+            self._look_in(ticket.envelope.lease)
             self._follow(ticket)
             if ticket.remaining is not None:
                 ticket.timer = self._loop.call_later(ticket.remaining, self._deadline_passed, ticket, False)
@@ -250,10 +260,11 @@ class FleetClient:
                 self._started(ticket, reply.worker, attempt)
         if reply.checkpoint is not None:
             ticket = self._tickets.get(reply.checkpoint)
-            if ticket is not None and bytes(reply.value):
-                ticket.checkpoint = msgspec.Raw(bytes(reply.value))
+            value = bytes(reply.value)
+            if ticket is not None and (text := trusted_checkpoint(value, ticket.id, self.settings, self._refusals)):
+                ticket.checkpoint = msgspec.Raw(text)
                 if events.active():
-                    self._tell_of_checkpoint(ticket, bytes(reply.value))
+                    self._tell_of_checkpoint(ticket, text)
         if reply.usage is not None and reply.used is not None:
             ticket = self._tickets.get(reply.usage)
             if ticket is not None:
@@ -297,6 +308,8 @@ class FleetClient:
     async def _on_gap(self, first: bool) -> None:
         if not first:
             await self._look_up(list(self._tickets))
+            # It may have been restarted without its data.
+            self._look_in(0.0)
 
     def _started(self, ticket: Ticket, worker: str | None, attempt: int) -> None:
         ticket.started_at, ticket.worker, ticket.attempt = time.monotonic(), worker, attempt
@@ -326,6 +339,11 @@ class FleetClient:
         result = open_result(meta, ticket.envelope, self.settings, ticket.placement, queued)
         if result.is_ok:
             ticket.output = sent_of(meta, self.settings)
+        elif issubclass(type(result.failure.error), DeadlineExceeded):
+            error: Any = result.failure.error
+            # Of the fleet's own: the key that lives as long as the process may is gone too early.
+            if error.phase == "queued" and (left := ticket.left) is not None and left > _EARLY:
+                result = self._lost(ticket)
         self._end_with(ticket, result)
 
     def _end_with(self, ticket: Ticket, result: ProcessResult) -> None:
@@ -396,13 +414,31 @@ class FleetClient:
                     queue,
                 )
 
-    def _sweep_soon(self) -> None:
-        self._sweep_timer = None
+    def _look_in(self, seconds: float) -> None:
+        """Look after what is out then, or sooner."""
+        due = self._loop.time() + min(_LOOK_MOST, seconds)
+        if self._looking is None and (self._look_timer is None or due < self._look_timer.when()):
+            if self._look_timer is not None:
+                self._look_timer.cancel()
+            self._look_timer = self._loop.call_at(due, self._look_soon)
+
+    def _look_soon(self) -> None:
+        self._look_timer = None
         if self._tickets:
-            self._spawn(self._sweep())
+            self._looking = self._spawn(self._look())
+
+    async def _look(self) -> None:
+        """While processes are out: have their workers died, and does the fleet still know all of them?"""
+        try:
+            await self._sweep()
+            await self._find_missing()
+        finally:
+            self._looking = None
+            if self._tickets:
+                self._look_in(min(ticket.envelope.lease for ticket in self._tickets.values()) / 2)
 
     async def _sweep(self) -> None:
-        """While processes are out: if no worker is left, it falls to us to notice that theirs have died."""
+        """If no worker is left, it falls to us to notice that theirs have died."""
         if self._sweeper is None:
             self._sweeper = Sweeper(self.settings, self.prefix.encode(), self._refusals)
         try:
@@ -413,9 +449,46 @@ class FleetClient:
                 _log.exception("cannot look for lost workers")
             else:
                 self._sweeping.pause(error)  # which tells of the first; the next turn comes by itself
-        if self._sweep_timer is None and self._tickets:
-            shortest = min(ticket.envelope.lease for ticket in self._tickets.values())
-            self._sweep_timer = self._loop.call_later(shortest / 2, self._sweep_soon)
+
+    async def _find_missing(self) -> None:
+        now = time.monotonic()
+        waiting = [
+            ticket
+            for ticket in self._tickets.values()
+            if ticket.sent and not ticket.headers and now - ticket.submitted_at > min(_LOOK_MOST, ticket.envelope.lease)
+        ]
+        if not waiting:
+            return
+        try:
+            missing = await self._nowhere(waiting)
+        except _REDIS_ERRORS as error:
+            _log.debug("cannot look for %d processes: %s", len(waiting), error)
+            return
+        now = time.monotonic()
+        for ticket in set(waiting) - set(missing):
+            ticket.missing_since = None
+        lost = []
+        for ticket in missing:
+            if ticket.missing_since is None:
+                ticket.missing_since = now
+            elif now - ticket.missing_since >= min(_MISSING_MOST, ticket.envelope.lease) and not ticket.future.done():
+                self._end_with(ticket, self._lost(ticket))
+                lost.append(ticket.id)
+        if lost:
+            # Should they be somewhere all the same, nobody waits for them.
+            await self.withdraw(lost)
+
+    async def _nowhere(self, tickets: list[Ticket]) -> list[Ticket]:
+        broker = None if isinstance(self.broker, KombuSender) else self.broker
+        return await find_missing(self.redis, broker, self.settings, self.prefix, tickets)
+
+    def _lost(self, ticket: Ticket) -> ProcessResult:
+        error = data_lost(ticket.envelope.name, self.settings.backend)
+        _log.error("process %s: %s", ticket.id, error)
+        raw = None if ticket.checkpoint is None else bytes(ticket.checkpoint)
+        return failed_result(
+            error, ticket.envelope, ticket.placement, worker=ticket.worker, attempt=ticket.attempt, checkpoint=raw
+        )
 
     # Deadlines -----------------------------------------------------------------------------------
 
@@ -434,8 +507,9 @@ class FleetClient:
         try:
             async with asyncio.timeout(max(0.2, grace / 4)):
                 states = await look_up(self.redis, self.settings.keys, self.prefix, [ticket for ticket, _ in overdue])
+                missing = set(await self._nowhere([ticket for ticket, _ in overdue if ticket.sent]))
         except (TimeoutError, *_REDIS_ERRORS) as error:
-            states = [KnownState(unknown=str(error) or "no answer")] * len(overdue)
+            states, missing = [KnownState(unknown=str(error) or "no answer")] * len(overdue), set()
         for (ticket, final), state in zip(overdue, states, strict=True):
             if ticket.future.done():
                 continue
@@ -445,6 +519,9 @@ class FleetClient:
                     continue
             if state.worker is not None and ticket.worker is None:
                 self._started(ticket, state.worker, state.attempt)
+            if ticket in missing:
+                self._end_with(ticket, self._lost(ticket))
+                continue
             if not final and (ticket.worker is not None or state.unknown is not None):
                 # It runs: the worker cancels it and answers, with its traceback and last checkpoint.
                 ticket.timer = self._loop.call_later(ticket.grace / 2, self._deadline_passed, ticket, True)
@@ -456,7 +533,9 @@ class FleetClient:
             await self._flush_cancels()
 
     def _give_up(self, ticket: Ticket, error: StbassError, state: KnownState) -> None:
-        raw = state.checkpoint or (bytes(ticket.checkpoint) if ticket.checkpoint is not None else None)
+        raw = trusted_checkpoint(state.checkpoint, ticket.id, self.settings, self._refusals)
+        if raw is None and ticket.checkpoint is not None:
+            raw = bytes(ticket.checkpoint)
         result = failed_result(
             error, ticket.envelope, ticket.placement, worker=ticket.worker, attempt=ticket.attempt, checkpoint=raw
         )
@@ -497,8 +576,9 @@ class FleetClient:
         async def tell() -> None:
             pipe = self.redis.pipeline(transaction=False)
             for task_id in ids:
-                pipe.set(self.settings.keys.cancelled(task_id), 1, ex=keys.CANCEL_TTL)
-            pipe.publish(self.settings.keys.cancel_channel, msgspec.json.encode(ids))
+                mark = cancelled_mark(task_id, self.settings)
+                pipe.set(self.settings.keys.cancelled(task_id), mark, ex=keys.CANCEL_TTL)
+            pipe.publish(self.settings.keys.cancel_channel, seal_cancellation(ids, self.settings))
             await pipe.execute()
 
         try:
@@ -536,8 +616,8 @@ class FleetClient:
             await self._loop.create_future()
         finally:
             self.closing = True
-            if self._sweep_timer is not None:
-                self._sweep_timer.cancel()
+            if self._look_timer is not None:
+                self._look_timer.cancel()
             if self._sweeper is not None:
                 self._sweeper.close()
             if others := self._tasks - {self._end}:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import redis.asyncio
 
-from stbass._values.ids import new_id
+from stbass.backends.celery.envelope import delivery_tag
 from stbass.backends.celery.keys import FleetKeys
 from stbass.backends.celery.producer.kombu_sender import KombuSender, OutMessage
 from stbass.backends.celery.producer.ticket import Ticket
@@ -111,7 +111,7 @@ class Publisher:
                     "delivery_info": {"exchange": "", "routing_key": ticket.envelope.queue},
                     "priority": 0,
                     "body_encoding": "utf-8",
-                    "delivery_tag": new_id(),
+                    "delivery_tag": delivery_tag(ticket.id),
                 },
             }
         )

@@ -55,6 +55,8 @@ class Ticket:
     timer: asyncio.TimerHandle | None = None
     used: dict[int, Usage] = field(default_factory=dict)
     """What each attempt has used, as far as its worker has said."""
+    missing_since: float | None = None
+    """Since when nobody on the fleet knows it."""
     output: list[Any] | None = None
     """Of a stage: what it has sent on its ``output``."""
 

@@ -32,6 +32,8 @@ __all__ = ["Announcement"]
 _log = logging.getLogger(__name__)
 _ANNOUNCE_SECONDS = 2.0
 _LONGEST_REASON = 2000
+_PAUSE_MOST = 5.0
+"""Seconds between announcements at most: so soon one that the server has lost is there again."""
 
 
 class Announcement(bootsteps.StartStopStep):
@@ -136,6 +138,7 @@ class _Announcer(threading.Thread):
 
     def _announce(self, client: redis.Redis, key: str) -> None:
         lease, names = self._settings.lease, self._settings.keys
+        pause = min(lease / 2, _PAUSE_MOST)
         subscribed: set[str] = set()
         options = self._settings.backend.options
         announce_at, asked = 0.0, False
@@ -156,12 +159,12 @@ class _Announcer(threading.Thread):
                 subscribed = wanted
                 now = time.monotonic()
                 if now >= announce_at:
-                    announce_at = now + lease / 2
+                    announce_at = now + pause
                     client.set(key, msgspec.json.encode(info), px=int(lease * 2000))
                     self._sweeper.sweep()
                     self._vigil.over()
                 # This waits, and learns at once if the connection breaks; one that a firewall forgot is never closed.
-                wait = options.sign_of_life if asked else min(lease / 2, options.health_check_interval or lease / 2)
+                wait = options.sign_of_life if asked else min(pause, options.health_check_interval or pause)
                 message = subscription.get_message(timeout=wait)
                 if message is None and asked:
                     raise redis.TimeoutError(f"no sign of life for {wait:g} s")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import hmac
 import logging
 import os
 import threading
@@ -38,6 +39,7 @@ from stbass._process.context import Composable, ProcessContext, failure_of, fram
 from stbass._process.meter import Meter
 from stbass._process.sync_threads import SyncThreads, shared_threads
 from stbass._values.endpoint import Placement
+from stbass._values.ids import new_id
 from stbass._values.outcome import ProcessResult
 from stbass._values.texts import error_text, plain_text, shortened, traceback_text
 from stbass._values.usage import Usage
@@ -51,15 +53,21 @@ from stbass.backends.celery.envelope import (
     Reply,
     Told,
     Used,
+    cancelled_mark,
     failed_result,
     finite,
+    open_cancellation,
     open_envelope,
     reply_to,
+    run_signature,
+    seal_cancellation,
     seal_result,
+    seal_text,
+    trusted_checkpoint,
 )
 from stbass.backends.celery.refusals import Refusals
 from stbass.backends.celery.settings import FleetSettings, fleet_of, included
-from stbass.backends.celery.sweep import worker_lost
+from stbass.backends.celery.sweep import data_lost, worker_lost
 from stbass.backends.celery.worker.logs import DETAILS
 from stbass.backends.celery.worker.loop_watch import LoopWatch
 from stbass.errors import (
@@ -69,6 +77,7 @@ from stbass.errors import (
     ProcessRefused,
     SignatureError,
     StbassError,
+    WireError,
     WorkerLostError,
 )
 from stbass.observe import events
@@ -146,6 +155,14 @@ class Job:
     placement: Placement | None = None
     attempt: int = 0
     """Of this message, known once it may run; it tells this job's lease from an earlier one's."""
+    is_lost: bool = False
+    """It has lost as many workers as it may: this one only says so."""
+    suspicion: float = 0.0
+    """Above 0 if workers have died under it, so that it runs apart from others of the kind, see ``keys._DEATHS``."""
+    ignores_cancellation: bool = False
+    """That it is cancelled was not said by a producer."""
+    checkpoint: bytes = b""
+    """Its last one here, as it is kept."""
     task: asyncio.Task[None] | None = None
     scope: Scope | None = None
     """Its channels' ends, which it leaves when it ends."""
@@ -227,8 +244,9 @@ class _Sink:
         if number < self._saved:
             return  # a later one did not have to wait
         self._saved = number
-        self._runtime.keeper.write(self._job.id, (self._job.attempt, text))
-        self._tell(Reply(checkpoint=self._job.id, value=msgspec.Raw(text)))
+        self._job.checkpoint = sealed = seal_text("checkpoint", self._job.id, text, self._runtime.settings)
+        self._runtime.keeper.write(self._job.id, (self._job.attempt, sealed))
+        self._tell(Reply(checkpoint=self._job.id, value=msgspec.Raw(sealed)))
 
     def progress(self, done: float, total: float | None, note: str) -> None:
         # What cannot be written is not worth a process: it is only told to people.
@@ -279,6 +297,8 @@ class Runtime:
         self._refusals = Refusals(settings.backend) if refusals is None else refusals
         self._keys = settings.keys
         self.worker = shortened(worker, 255)
+        self._life = new_id()
+        """Tells it from the worker that had this name before."""
         self._slots = Limiter(limit)
         self._places = 0
         """Taken for processes that are being claimed."""
@@ -296,6 +316,14 @@ class Runtime:
         self._finished: list[Job] = []
         self._stale: list[Job] = []
         """Claimed too long ago to be started."""
+        self._suspects: dict[str, float] = {}
+        """Of those that run: their suspicion, by id."""
+        self._apart: list[Job] = []
+        """Suspects that wait until others have ended here."""
+        self._data_since: bytes | None = None
+        """Since when the server keeps the fleet's data, as it said last."""
+        self._unknown: set[str] = set()
+        """Of those whose lease is lost: what the server has lost its data of."""
         self._messages: list[tuple[str, bytes]] = []
         self._lock = threading.Lock()
         self._signalled = False
@@ -592,7 +620,7 @@ class Runtime:
         assert self._redis is not None
         for start in range(0, len(jobs), _AT_ONCE):
             args = [part for job in jobs[start : start + _AT_ONCE] for part in (job.id, job.attempt)]
-            await self._redis.register_script(self._keys.script(keys.HAND_BACK))(args=args)
+            await self._redis.register_script(self._keys.script(keys.HAND_BACK))(args=[self._life, *args])
 
     def _open(self, job: Job) -> bool:
         if job.process is not None:
@@ -633,15 +661,29 @@ class Runtime:
                 job.envelope.queue,
                 job.envelope.max_attempts,
                 job.tag,
+                run_signature(job.id, self.settings),
+                int(job.ignores_cancellation),
             )
             for job in jobs
         ]
+        held = [len(self._suspects), sum(self._suspects.values())]
+        ttls = [keys.RUN_TTL, self.settings.result_ttl]
         asked_at = time.monotonic()
-        answers = await self._claim_script(args=[self.worker, self._prefix, keys.RUN_TTL, _pack(packed)])
+        since, *answers = await self._claim_script(
+            args=[self.worker, self._life, self._prefix, *ttls, *held, _pack(packed)]
+        )
         now = time.monotonic()
+        if self._data_since is None:
+            self._data_since = since
         # What earlier attempts have sent must not run beside what comes now.
         gone: list[keys.Superseded] = []
-        for job, (status, attempt, remaining, checkpoint, *worker) in zip(jobs, answers, strict=True):
+        for job, (status, attempt, remaining, checkpoint, blame, is_forged) in zip(jobs, answers, strict=True):
+            if is_forged:
+                self._refusals.note("run record", "its signature is missing or wrong", task_id=job.id)
+            if status == b"cancelled" and not self._is_cancelled(job.id, checkpoint):
+                job.ignores_cancellation = True
+                self.submit(job)
+                continue
             if status in (b"lost", b"cancelled"):
                 gone.append(keys.Superseded(job.id, MOST_ATTEMPTS))
             elif attempt > 1:
@@ -651,23 +693,41 @@ class Runtime:
                 self._stale.append(job)
             elif status == b"go":
                 until = now + remaining / 1000 if remaining >= 0 else None
+                job.suspicion = float(blame or 0)
                 self._start(job, attempt, until, checkpoint, age=now - asked_at)
             elif status == b"done":
                 self._done(job, Outcome("done"))
+            elif status == b"again":
+                self._refusals.note("replay", "it has ended, and its message came again", task_id=job.id)
+                self._done(job, Outcome("done"))
             elif status == b"busy":
                 self._busy(job)
+            elif status == b"apart":
+                self._apart.append(job)
             elif status == b"lost":
-                job.attempt = attempt
-                error = worker_lost(remaining, worker[0].decode(), job.envelope.queue, attempt)
-                job.result = failed_result(
-                    error, job.envelope, job.placement, worker=error.worker, attempt=attempt, checkpoint=checkpoint
-                )
-                _log.error("process %r (%s): %s", job.name, job.id, error)
-                self._finished.append(job)
+                self._not_run_again(job, attempt, remaining, checkpoint, blame)
             else:
                 self._not_started(job, status == b"cancelled")
         if gone:
-            self._tell(self._keys.cancel_channel, msgspec.json.encode(gone))
+            self._tell(self._keys.cancel_channel, seal_cancellation(gone, self.settings))
+        if not self._suspects:
+            self._try_suspects()
+
+    def _try_suspects(self) -> None:
+        """One has ended: is there room for others that wait?"""
+        apart, self._apart = self._apart, []
+        for job in apart:
+            self.submit(job)
+
+    def _not_run_again(self, job: Job, attempt: int, deaths: int, checkpoint: bytes, worker: bytes) -> None:
+        job.attempt, job.is_lost = attempt, True
+        error = worker_lost(deaths, worker.decode("utf-8", "replace"), job.envelope.queue, attempt)
+        trusted = trusted_checkpoint(checkpoint, job.id, self.settings, self._refusals)
+        job.result = failed_result(
+            error, job.envelope, job.placement, worker=error.worker, attempt=attempt, checkpoint=trusted
+        )
+        _log.error("process %r (%s): %s", job.name, job.id, error)
+        self._finished.append(job)
 
     def _busy(self, job: Job) -> None:
         """A message that was handed out again while its process runs: it waits for the other one."""
@@ -717,6 +777,13 @@ class Runtime:
         job.result = job.failed(error)
         self._finished.append(job)
 
+    def _is_cancelled(self, task_id: str, mark: bytes) -> bool:
+        """Whether it was a producer that has put this where cancelled processes are noted."""
+        if self.settings.signer is None or hmac.compare_digest(mark, cancelled_mark(task_id, self.settings).encode()):
+            return True
+        self._refusals.note("cancellation", "its signature is missing or wrong", mark, task_id=task_id)
+        return False
+
     def _start(self, job: Job, attempt: int, until: float | None, checkpoint: bytes, age: float) -> None:
         job.attempt = attempt
         self.keeper.hold(job.id, job.envelope.lease, job, age=age)
@@ -727,6 +794,8 @@ class Runtime:
             self._finished.append(job)
             return
         self._running[job.id] = job
+        if job.suspicion:
+            self._suspects[job.id] = job.suspicion
         self._idle.clear()
         self._places -= 1
         if self._slots.limit is None:
@@ -763,7 +832,8 @@ class Runtime:
         child.covered = job.slot is not None
         try:
             # Of an earlier worker of this message, else of what a retry policy ran before.
-            checkpoint = checkpoint or bytes(envelope.resumed)
+            trusted = trusted_checkpoint(checkpoint, job.id, self.settings, self._refusals)
+            checkpoint = trusted or bytes(envelope.resumed)
             envelope.given = envelope.resumed = ABSENT
             if checkpoint:
                 ctx.resumed_from = wire.loads(checkpoint, limit=self.settings.max_message_bytes)
@@ -843,6 +913,8 @@ class Runtime:
 
     def _forget(self, job: Job) -> None:
         self._running.pop(job.id, None)
+        if self._suspects.pop(job.id, None) is not None:
+            self._try_suspects()
         if job.slot is not None:
             job.slot.close()
         if self._watched:
@@ -903,7 +975,19 @@ class Runtime:
         self._rest()
 
     async def _store(self, batch: list[tuple[Job, bytes]]) -> None:
-        packed = _pack([(job.id, job.attempt, meta.decode(), job.envelope.reply, job.tag) for job, meta in batch])
+        packed = _pack(
+            [
+                (
+                    job.id,
+                    job.attempt,
+                    meta.decode(),
+                    job.envelope.reply,
+                    job.tag,
+                    "" if job.is_lost else self._life,
+                )
+                for job, meta in batch
+            ]
+        )
         args: list[str | int | bytes] = [self._prefix, self.settings.result_ttl, packed, *self._unacked]
         stored = await self._finish_script(args=args)
         for (job, _), mine in zip(batch, stored, strict=True):
@@ -951,16 +1035,17 @@ class Runtime:
         ids = list(self._running)
         if ids:
             assert self._redis is not None
-            known = await self._redis.mget([self._keys.cancelled(task_id) for task_id in ids])
-            self._cancel([task_id for task_id, told in zip(ids, known, strict=True) if told], "cancelled")
+            known: list[Any] = await self._redis.mget([self._keys.cancelled(task_id) for task_id in ids])
+            told = [(task_id, mark) for task_id, mark in zip(ids, known, strict=True) if mark]
+            self._cancel([task_id for task_id, mark in told if self._is_cancelled(task_id, mark)], "cancelled")
         for job in list(self._running.values()):
             if job.envelope.inside is not None and await self._is_orphan(job.envelope):
                 self._cancel([job.id], _ORPHANED)
 
     async def _hear(self, channel: str, data: bytes) -> None:
         try:
-            told = msgspec.json.decode(data, type=list[str | keys.Superseded])
-        except (msgspec.MsgspecError, ValueError) as error:
+            told = open_cancellation(data, self.settings)
+        except (WireError, SignatureError) as error:
             self._refusals.note("cancellation", error, data)
             return
         self._cancel([one for one in told if isinstance(one, str)], "cancelled")
@@ -988,24 +1073,69 @@ class Runtime:
     def _fence(self, ids: list[str]) -> None:
         for task_id in ids:
             job = self._running.get(task_id)
-            if job is not None and job.task is not None:
+            if job is None or job.task is None:
+                continue
+            if task_id in self._unknown:
+                job.cancelled = data_lost(job.name, self.settings.backend)
+            else:
                 _log.error(
                     "process %s (%s): the lease ran out and another worker has it; stopping it here", job.name, task_id
                 )
                 job.cancelled = WorkerLostError(
                     f"process {job.name!r}: {self.worker} lost its lease", worker=self.worker, attempt=job.attempt
                 )
-                job.task.cancel()
+            job.task.cancel()
+        self._unknown.difference_update(ids)
 
     # The keeper's thread -------------------------------------------------------------------------
 
     def _renew_leases(self, client: redis.Redis, jobs: Sequence[Job]) -> list[str]:
         self.watch.look()
-        args = [part for job in jobs for part in (job.id, job.attempt, int(job.envelope.lease * 1000))]
-        lost: Any = client.register_script(self._keys.script(keys.RENEW))(args=args)
+        triples = [part for job in jobs for part in (job.id, job.attempt, int(job.envelope.lease * 1000))]
+        answer: Any = client.register_script(self._keys.script(keys.RENEW))(
+            args=[self._life, self._prefix, self.settings.result_ttl, *triples]
+        )
+        since, lost, gone = answer
+        if gone:
+            missing = set(gone)
+            unknown = [job for job in jobs if job.id.encode() in missing]
+            if self._data_since in (None, since):
+                self._rewrite(client, unknown)
+            else:
+                self._unknown.update(job.id for job in unknown)
+                lost += gone
+        self._data_since = since
         if self.settings.broker is not None:
-            self._touch(self._broker or client, [job.tag for job in jobs if job.tag])
+            tags = [job.tag for job in (*jobs, *self._apart.copy()) if job.tag]
+            self._touch(self._broker or client, tags)
         return [raw.decode() for raw in lost]
+
+    def _rewrite(self, client: redis.Redis, jobs: Sequence[Job]) -> None:
+        """The server has lost what it knew of these and nothing else: it shall know it again."""
+        packed = [
+            (
+                job.id,
+                job.attempt,
+                int(job.envelope.lease * 1000),
+                job.envelope.reply,
+                job.envelope.queue,
+                job.envelope.max_attempts,
+                job.tag,
+                run_signature(job.id, self.settings),
+                job.checkpoint.decode(),
+            )
+            for job in jobs
+        ]
+        client.register_script(self._keys.script(keys.REWRITE))(
+            args=[self.worker, self._life, keys.RUN_TTL, _pack(packed)]
+        )
+        _log.warning(
+            "Redis at %s has lost the records of %d processes that run here; they are written again, and the processes"
+            " go on: somebody deletes keys, it evicts them (set its maxmemory-policy to noeviction), or it has failed"
+            " over",
+            self.settings.backend,
+            len(jobs),
+        )
 
     def _touch(self, client: redis.Redis, tags: list[str]) -> None:
         touch = client.register_script(keys.TOUCH)
@@ -1019,7 +1149,7 @@ class Runtime:
 
     def _write_checkpoints(self, client: redis.Redis, checkpoints: Mapping[str, tuple[int, bytes]]) -> None:
         args = [part for task_id, (attempt, value) in checkpoints.items() for part in (task_id, attempt, value)]
-        client.register_script(self._keys.script(keys.CHECKPOINT))(args=args)
+        client.register_script(self._keys.script(keys.CHECKPOINT))(args=[self._life, *args])
 
     def _leases_lost(self, ids: list[str]) -> None:
         self._loop.call_soon_threadsafe(self._fence, ids)
