@@ -110,6 +110,8 @@ async def test_all_that_is_in_flight_is_told_that_the_data_are_gone(
             PLACED_PAR.attach(group_key.rpartition(":")[2], registry=registry_of(CeleryBackend(app, queue="q")))
         )
         await until(lambda: server.command("LLEN", "q") + server.command("HLEN", "unacked") >= 6, timeout=30)
+        # Who attaches has found the group when it listens where its results will be.
+        await until(lambda: len(server.command("PUBSUB", "CHANNELS", "celery-task-meta-*")) >= 3, timeout=30)
         # when
         await asyncio.to_thread(harm, server)
         # then
