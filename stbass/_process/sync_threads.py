@@ -87,6 +87,17 @@ class SyncThreads(ThreadPoolExecutor):
         """The same, but an awaitable that the function gives back is the caller's to await."""
         return await self._make(_AbandonableCall(partial(function, *args), self.abandoned, awaits=False))
 
+    def call_waiting(self, function: Callable[..., Any], /, *args: Any) -> Any:
+        """As :meth:`call`, but wait for it in this thread. An error here, such as Ctrl-C, leaves the call to itself."""
+        made = _AbandonableCall(partial(function, *args), self.abandoned)
+        future = self.submit(contextvars.copy_context().run, made)
+        try:
+            return future.result()
+        except BaseException:
+            if not future.done():
+                made.abandon()
+            raise
+
     @property
     def running(self) -> int:
         """How many calls run now, abandoned ones too."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from stbass._process.sync_threads import SyncThreads
 from stbass.cli.exits import Exit
 from stbass.cli.process_view import ModelView, summary_of
 from stbass.dataflow.builder import ProcessBuilder
@@ -179,6 +180,8 @@ class _Run:
     async def go(self) -> int:
         """Run it; gives back the exit code."""
         code = Exit.OK
+        # Not asyncio's own: a thread that a component was interrupted in would hold up the end of the program.
+        asyncio.get_running_loop().set_default_executor(SyncThreads("stbass-to-thread"))
         try:
             with self._interruptible(), ModelView(self.process, quiet=self.quiet):
                 await self._all_of_it()

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from enum import StrEnum
-from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from stbass._engine.composition import checked_policy
 from stbass._engine.registry import BackendRegistry, checked_registry
 from stbass._process.call import name_of
 from stbass._process.context import Composable, checked_name, frame_of, top_context
+from stbass._process.interrupts import called_here, interruptible
+from stbass._process.sync_threads import shared_threads
 from stbass._values.checks import checked_count, checked_deadline, refuse_generator
 from stbass._values.endpoint import Placement
 from stbass._values.outcome import ProcessResult
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
     from stbass.tasklist.bar import Bar
 
 __all__ = ["Process", "Status", "Strategy"]
-
-R = TypeVar("R")
 
 _log = logging.getLogger(__name__)
 
@@ -66,7 +63,7 @@ class Process:
 
     A task is a callable with its arguments. A coroutine function is one too: it runs on the event loop, any other in a
     thread, so parallel tasks must be thread-safe. Tasks that run in order run in the thread that calls :meth:`execute`,
-    unless there is a deadline: then they run in another one, which can be left behind.
+    unless there is a deadline, or an event loop in that thread: then they run in another one, which can be left behind.
 
     Args:
         name: human-readable identifier.
@@ -162,7 +159,9 @@ class Process:
     ) -> list[Any]:
         """Run all tasks, and give back their results in the order added.
 
-        It needs no event loop. Inside one, it blocks that loop: use :meth:`execute_async` there.
+        It needs no event loop. Inside one, it blocks that loop: use :meth:`execute_async` there. Nothing holds up who
+        calls it beyond the end of the list: sync tasks that still run at a failure, at the deadline, or after Ctrl-C
+        are left to themselves, since a thread cannot be stopped.
 
         Args:
             on_failure, deadline: for this execution, instead of what the constructor was given.
@@ -172,8 +171,9 @@ class Process:
             What each task gave back; under COLLECT, a :class:`stbass.ProcessResult` for each.
 
         Raises:
-            Exception: the first that a task raised, unless they are collected. Tasks that ran meanwhile have ended:
-                sync ones were waited for, coroutines and placed ones cancelled. What had not started never did.
+            Exception: the first that a task raised, unless they are collected. Of the tasks that ran meanwhile,
+                coroutines and placed ones were cancelled, sync ones left to themselves. What had not started never
+                does.
             NotTransportable: a placed task cannot go where it is placed; nothing has run.
             RuntimeError: it is running already.
         """
@@ -183,9 +183,12 @@ class Process:
             try:
                 asyncio.get_running_loop()
             except RuntimeError:
-                self._drive(work)
+                rest = self._begin(work)
+                if rest is not None:
+                    asyncio.run(rest)
             else:
-                _in_another_thread(partial(self._drive, work))
+                with interruptible():
+                    called_here(shared_threads().call_waiting, self._begin, work)
         return self._outcome(work)
 
     async def execute_async(
@@ -193,8 +196,8 @@ class Process:
     ) -> list[Any]:
         """:meth:`execute` on an event loop, which it does not block: sync tasks run in threads.
 
-        Cancelling this cancels coroutines and placed tasks, and waits for sync ones that run: a thread cannot be
-        stopped. Cancelled again, or at the deadline, it leaves these to themselves.
+        Cancelling this cancels coroutines and placed tasks, and leaves sync ones that run to themselves: a thread
+        cannot be stopped.
         """
         deadline = self._deadline if deadline is None else checked_deadline(deadline)
         with self._execution(on_failure, deadline, progress, here=False) as work:
@@ -282,12 +285,14 @@ class Process:
         first = {Strategy.SEQUENTIAL: count, Strategy.PARALLEL: 0, Strategy.HYBRID: count // 2}[self.strategy]
         return range(first), range(first, count)
 
-    def _drive(self, work: Work) -> None:
+    def _begin(self, work: Work) -> Coroutine[Any, Any, None] | None:
+        """Run what needs no event loop. What is left is to be awaited on one."""
         in_order, at_the_same_time = self._halves()
         if not work.in_order_at_once(in_order):
-            asyncio.run(self._run(work))
-        elif at_the_same_time and not work.stopped:
-            asyncio.run(work.at_the_same_time(at_the_same_time))
+            return self._run(work)
+        if at_the_same_time and not work.stopped:
+            return work.at_the_same_time(at_the_same_time)
+        return None
 
     async def _run(self, work: Work) -> None:
         in_order, at_the_same_time = self._halves()
@@ -310,20 +315,3 @@ class Process:
         if error is not None:
             raise error
         return [result.value for result in self.results] if work.halts else list(self.results)
-
-
-def _in_another_thread(function: Callable[[], R]) -> R:
-    """Call it in a thread, and wait for it; for what cannot run in this one because there is an event loop."""
-    outcome: Future[R] = Future()
-    context = contextvars.copy_context()
-
-    def call() -> None:
-        try:
-            outcome.set_result(context.run(function))
-        except BaseException as error:
-            outcome.set_exception(error)
-
-    thread = threading.Thread(target=call, name="stbass-tasks")
-    thread.start()
-    thread.join()
-    return outcome.result()

@@ -29,7 +29,8 @@ from stbass._engine.supervise import (
     until,
 )
 from stbass._process.context import ProcessContext, emit_event, failure_of, frame_of
-from stbass._process.sync_threads import SyncThreads
+from stbass._process.interrupts import interruptible
+from stbass._process.sync_threads import SyncThreads, shared_threads
 from stbass._values.outcome import ProcessResult
 from stbass._values.policy import FailurePolicy, OnFailure, RetryPolicy
 from stbass._values.texts import traceback_text
@@ -138,9 +139,10 @@ class Work:
         lane = Lane(self, deque(indices))
         self._lanes.append(lane)
         if self.here:
-            await lane.execute(self.owner)
+            with interruptible():
+                await lane.execute(self.owner)
             return
-        with SyncThreads("tasks") as lane.threads:
+        with SyncThreads("tasks", shared_threads().abandoned) as lane.threads:
             await lane.execute(self.owner)
 
     async def at_the_same_time(self, indices: Sequence[int]) -> None:
@@ -154,7 +156,7 @@ class Work:
             children.append(Child(call, ctx, registry.get(ctx.placement)))
         await open_groups(self.owner, children)
         left = deque(index for index in indices if self.calls[index].placement is None)
-        with SyncThreads("tasks") as threads:
+        with SyncThreads("tasks", shared_threads().abandoned) as threads:
             for _ in range(min(self._workers, len(left))):
                 lane = Lane(self, left, threads)
                 self._lanes.append(lane)
@@ -259,22 +261,16 @@ class Lane(Unobserved):
     async def _run_plain(self, index: int, threads: SyncThreads, deadline_at: float | None) -> int | None:
         """This sync task and those after it, in a thread, up to one that is not sync, which is given back.
 
-        When this is cancelled, it waits for the task that it is at, since a thread cannot be stopped; but not when it
-        is cancelled again. At the deadline it waits no longer.
+        When this is cancelled, and at the deadline, the task that it is at is left to itself: a thread cannot be
+        stopped.
         """
         try:
             async with nullcontext() if deadline_at is None else until(deadline_at):
-                stay = asyncio.ensure_future(threads.call(self.run_plain, index))
-                try:
-                    following: int | None = await asyncio.shield(stay)
-                except asyncio.CancelledError:
-                    self.work.stopped = True
-                    if deadline_at is None or monotonic() < deadline_at:
-                        await asyncio.wait((stay,))
-                    raise
-                finally:
-                    stay.cancel()
+                following: int | None = await threads.call_plain(self.run_plain, index)
                 return following
+        except asyncio.CancelledError:
+            self.work.stopped = True
+            raise
         except TimeoutError:
             self.work.stopped = True
             return None

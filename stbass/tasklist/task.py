@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from stbass._process.call import Call, is_async
 from stbass._process.context import ProcessContext
+from stbass._process.interrupts import called_here
 from stbass._process.sync_threads import SyncThreads
 from stbass._values.endpoint import Placement
 
@@ -45,7 +46,7 @@ class TaskCall(Call):
             return await self.threads.call(partial(self.function, *self.args, **self.kwargs))
         if not self._direct:
             return await super()._perform(ctx)
-        value = self.function(*self.args, **self.kwargs)
+        value = called_here(self.function, *self.args, **self.kwargs)
         if not inspect.isawaitable(value):
             return value
         try:

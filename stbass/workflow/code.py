@@ -7,6 +7,7 @@ from contextvars import ContextVar
 from typing import Any, Final
 
 from stbass._process.context import ProcessContext
+from stbass._process.interrupts import called_here
 from stbass._process.sync_threads import SyncThreads, shared_threads
 from stbass.errors import ProcessFailed
 from stbass.workflow.protocols import ProcessLike
@@ -79,7 +80,7 @@ async def own_process(process: ProcessLike, input_data: Any) -> Any:
     Raises:
         Exception: whatever it raises, or the error in the failed result that it gave back.
     """
-    value = process.process(input_data)
+    value = called_here(process.process, input_data)
     if inspect.isawaitable(value):
         value = await value
     return _unwrapped(value, process)

@@ -12,6 +12,7 @@ from stbass._engine.children import registry_of
 from stbass._engine.registry import BackendRegistry
 from stbass._engine.supervise import Child, lent, supervise
 from stbass._process.context import ProcessContext, emit_event, failure_of, frame_of, top_context
+from stbass._process.interrupts import interruptible
 from stbass._values.outcome import ProcessResult as CoreResult
 from stbass._values.policy import FailurePolicy
 from stbass.errors import ProcessCancelled, ProcessSkipped, StbassError, ValidationFailed, WorkflowError
@@ -189,6 +190,7 @@ class Run:
             if self._watch is not None:
                 stack.enter_context(events.subscribe(self._see))
             await stack.enter_async_context(lent(self._owner))
+            stack.enter_context(interruptible())
             results = await supervise(children, self._owner, FailurePolicy.HALT, first=first, then=then)
         return dict(zip(nodes, results, strict=True))
 

@@ -12,6 +12,7 @@ from stbass._engine.backend import ExecutionBackend
 from stbass._engine.children import registry_of
 from stbass._engine.supervise import Child, Unobserved, ended, lent, run_attempts, run_child, supervise
 from stbass._process.context import Composable, ProcessContext, failure_of, frame_of, top_context
+from stbass._process.interrupts import interruptible
 from stbass._process.sync_threads import SyncThreads
 from stbass._values.endpoint import Placement
 from stbass._values.outcome import ProcessResult as CoreResult
@@ -269,7 +270,8 @@ async def run_alone(process: ProcessLike, input_data: Any, workflow: WorkflowLik
         run = NodeRun(process, None, pools, lambda: input_data)
         try:
             async with lent(ctx):
-                [result] = await supervise([Child(run, ctx)], ctx, FailurePolicy.COLLECT)
+                with interruptible():
+                    [result] = await supervise([Child(run, ctx)], ctx, FailurePolicy.COLLECT)
         except asyncio.CancelledError as error:
             settle(process, failure_of(error, ctx), run.began)
             raise

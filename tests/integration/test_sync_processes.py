@@ -18,6 +18,7 @@ from stbass.testing import RedisServer
 from tests.integration.conftest import Fleet, workers_on
 from tests.support.agents import MEETING, block, meet, meet_by_hand
 from tests.support.backends import registry_of
+from tests.support.blocking import ENDED, INTERRUPTED
 from tests.support.waiting import until
 
 ANTHROPIC = Placement(endpoint="anthropic")
@@ -63,6 +64,50 @@ def test_a_sync_process_does_not_hold_up_ctrl_c() -> None:
     _, errors = program.communicate(timeout=30)
     assert program.returncode == -signal.SIGINT
     assert errors.rstrip().endswith(b"KeyboardInterrupt")
+
+
+def test_ctrl_c_frees_whoever_runs_sync_code_in_every_front_end() -> None:
+    # Given a program in which, one after the other, every front end runs sync code that blocks
+    program = subprocess.Popen(
+        [sys.executable, "-m", "tests.support.blocking", "interrupt"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert program.stdout is not None
+    outcomes = {}
+    # when Ctrl-C is pressed each time
+    for line in program.stdout:
+        if line.startswith("blocked"):
+            program.send_signal(signal.SIGINT)
+        elif ":" in line:
+            name, outcome = line.strip().rsplit(": ", 1)
+            outcomes[name] = outcome
+        else:
+            assert line == "met\n"
+    _, errors = program.communicate(timeout=120)
+    # then each caller is free, the threads left behind starve nobody, and the program ends.
+    assert outcomes == dict.fromkeys(INTERRUPTED, "KeyboardInterrupt"), errors
+    assert program.returncode == 0, errors
+
+
+def test_a_deadline_and_a_failure_free_whoever_runs_sync_code_in_every_front_end() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support.blocking", "end"],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    told = dict(line.rsplit(": ", 1) for line in done.stdout.splitlines() if not line.startswith(("blocked", "met")))
+    assert (done.returncode, list(told)) == (0, list(ENDED)), done.stderr
+    assert done.stdout.endswith("met\n")
+    raised = {name: outcome for name, outcome in told.items() if name.startswith("task")}
+    assert {name.rsplit(": ", 1)[1]: outcome for name, outcome in raised.items()} == {
+        "halt": "LookupError",
+        "deadline": "DeadlineExceeded",
+    }
+    assert {told["nodes: halt"], told["nodes: deadline"], told["node: timeout"]} == {"WorkflowError"}
 
 
 async def test_a_worker_has_as_many_threads_as_it_needs(fleet: Fleet, registry: BackendRegistry) -> None:

@@ -21,6 +21,7 @@ from stbass._engine.backend import ExecutionBackend
 from stbass._engine.local import LocalBackend
 from stbass._engine.registry import BackendRegistry, default_registry
 from stbass._process.context import Composable, ProcessContext
+from stbass._process.sync_threads import shared_threads
 from stbass._values.endpoint import Placement
 from stbass._values.outcome import ProcessResult
 from stbass._values.policy import FailurePolicy, RetryPolicy
@@ -356,11 +357,12 @@ def test_a_parallel_failure_starts_nothing_more(run: Run, workers: int) -> None:
         run(process)
     assert len(ran) < 500
     assert process.status == "failed"
-    assert sum(result.is_ok for result in process.results) == len(ran)
+    # One that runs then is left to itself, and may end later.
+    assert 0 <= len(ran) - sum(result.is_ok for result in process.results) < workers
 
 
-def test_at_a_failure_coroutines_are_cancelled_and_threads_waited_for(run: Run) -> None:
-    both, ended = threading.Barrier(3), []
+def test_at_a_failure_coroutines_are_cancelled_and_threads_left_to_themselves(run: Run) -> None:
+    both, let_go, ended = threading.Barrier(3), threading.Event(), []
 
     async def waits() -> None:
         try:
@@ -369,11 +371,9 @@ def test_at_a_failure_coroutines_are_cancelled_and_threads_waited_for(run: Run) 
         finally:
             ended.append("coroutine")
 
-    def blocks() -> str:
+    def blocks() -> None:
         both.wait(5)
-        time.sleep(0.05)
-        ended.append("thread")
-        return "in peace"
+        let_go.wait(60)
 
     def fails() -> None:
         both.wait(5)
@@ -382,10 +382,11 @@ def test_at_a_failure_coroutines_are_cancelled_and_threads_waited_for(run: Run) 
     process = filled(waits, blocks, fails, strategy="parallel", max_workers=3)
     with pytest.raises(LookupError):
         run(process)
-    assert sorted(ended) == ["coroutine", "thread"]
-    cancelled, finished, failed = process.results
+    let_go.set()
+    assert ended == ["coroutine"]
+    cancelled, left, failed = process.results
     assert "'waits' was cancelled" in str(cancelled.failure.error)
-    assert finished.value == "in peace"
+    assert "'blocks' was cancelled" in str(left.failure.error)
     assert failed.is_fail
 
 
@@ -478,40 +479,31 @@ async def test_cancelling_it_cancels_its_coroutines(strategy: str) -> None:
     assert all(isinstance(result.failure.error, ProcessCancelled) for result in process.results)
 
 
-async def test_cancelling_it_waits_for_threads_and_cancelling_it_again_does_not() -> None:
+async def test_cancelling_it_leaves_threads_to_themselves() -> None:
     loop, started, let_go = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+    ran = []
 
-    def blocks() -> str:
+    def blocks() -> None:
+        ran.append(1)
         loop.call_soon_threadsafe(started.set)
-        let_go.wait(5)
-        return "in peace"
+        let_go.wait(60)
 
-    async def begin() -> tuple[Process, asyncio.Task[Any]]:
-        started.clear()
-        let_go.clear()
-        process = filled(blocks, blocks)
-        running = asyncio.create_task(process.execute_async())
+    before = shared_threads().abandoned.value
+    process = filled(blocks, blocks)
+    running = asyncio.create_task(process.execute_async())
+    async with asyncio.timeout(30):
         await started.wait()
         running.cancel()
-        for _ in range(10):
-            await asyncio.sleep(0)
-        assert not running.done()
-        return process, running
-
-    async with asyncio.timeout(5):
-        process, running = await begin()
-        let_go.set()
         with pytest.raises(asyncio.CancelledError):
             await running
-        assert process.results[0].value == "in peace"
-        assert process.results[1].is_fail
-
-        process, running = await begin()
-        running.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await running
-        assert process.results[0].is_fail
-        let_go.set()
+    assert all(isinstance(result.failure.error, ProcessCancelled) for result in process.results)
+    # It is counted as long as it runs; when it ends, nothing more is begun.
+    assert shared_threads().abandoned.value == before + 1
+    let_go.set()
+    async with asyncio.timeout(30):
+        while shared_threads().abandoned.value > before:  # noqa: ASYNC110 - the thread cannot wake us
+            await asyncio.sleep(0.01)
+    assert ran == [1]
 
 
 # Deadline -----------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from ray.exceptions import RayActorError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from stbass._process.sync_threads import shared_threads
 from stbass.dataflow.distributed.group_handle import GroupHandle
 from stbass.dataflow.distributed.groups import Group, GroupListener, GroupView
 from stbass.dataflow.distributed.ray_actor import GroupActor
@@ -58,7 +59,7 @@ class Cluster:
             return
         self._bundles = {name: index for index, name in enumerate(bundles)}
         self._room = placement_group(list(bundles.values()), strategy="PACK")
-        if await asyncio.to_thread(self._room.wait, timeout):
+        if await shared_threads().call_plain(self._room.wait, timeout):
             return
         needed: dict[str, float] = {}
         for bundle in bundles.values():

@@ -31,6 +31,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from stbass._process.sync_threads import shared_threads
 from stbass.dataflow.state._records import (
     SCHEMA_VERSION,
     ProcessRecord,
@@ -273,7 +274,7 @@ class RedisStateBackend(StateBackend):
     async def _renew_no_more(self) -> None:
         keeper, self._keeper = self._keeper, None
         if keeper is not None:
-            await asyncio.to_thread(keeper.close, 2 * self._lease)
+            await shared_threads().call_plain(keeper.close, 2 * self._lease)
 
     async def _unlock(self, token: int) -> None:
         await self._renew_no_more()

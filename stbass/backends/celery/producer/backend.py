@@ -28,6 +28,7 @@ from stbass._process.context import (
     peek_frame,
     running_context,
 )
+from stbass._process.sync_threads import shared_threads
 from stbass._values.checks import is_whole
 from stbass._values.ids import new_id
 from stbass._values.texts import shortened
@@ -277,7 +278,7 @@ class CeleryBackend(ExecutionBackend):
 
     async def _ping_broker(self, client: FleetClient) -> None:
         if isinstance(client.broker, KombuSender):
-            await asyncio.to_thread(client.broker.ping)
+            await shared_threads().call_plain(client.broker.ping)
         elif client.broker is not client.redis:
             await client.broker.ping()
 

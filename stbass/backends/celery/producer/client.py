@@ -15,6 +15,7 @@ import redis
 import redis.asyncio
 
 from stbass import wire
+from stbass._process.sync_threads import shared_threads
 from stbass._values.ids import new_id
 from stbass._values.outcome import ProcessResult
 from stbass.backends.celery import keys
@@ -442,7 +443,7 @@ class FleetClient:
         if self._sweeper is None:
             self._sweeper = Sweeper(self.settings, self.prefix.encode(), self._refusals)
         try:
-            await asyncio.to_thread(self._sweeper.sweep)
+            await shared_threads().call_plain(self._sweeper.sweep)
             self._sweeping.over()
         except Exception as error:
             if trouble_of(error) is Trouble.NEVER:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import msgspec
 import redis.asyncio
 
+from stbass._process.sync_threads import shared_threads
 from stbass.backends.celery.envelope import delivery_tag
 from stbass.backends.celery.keys import FleetKeys
 from stbass.backends.celery.producer.kombu_sender import KombuSender, OutMessage
@@ -49,7 +49,7 @@ class Publisher:
         timed = [ticket for ticket in tickets if ticket.remaining is not None]
         if isinstance(self._broker, KombuSender):
             await self._note_deadlines(timed)
-            await asyncio.to_thread(self._broker.send, [self._elsewhere(ticket) for ticket in tickets])
+            await shared_threads().call_plain(self._broker.send, [self._elsewhere(ticket) for ticket in tickets])
             return
         queues: dict[str, list[bytes]] = {}
         for ticket in tickets:
