@@ -1,14 +1,16 @@
 """A program whose sync code blocks, in every front end: ``python -m tests.support.blocking interrupt`` (or ``end``).
 
-Each case says ``blocked NAME`` when its code blocks, and ``NAME: OUTCOME`` when whoever ran it goes on. Under
-``interrupt`` somebody has to send SIGINT each time; under ``end`` another process fails, or a deadline passes.
-A case that holds up its caller, or the end of the program, ends it with a traceback.
+Under ``interrupt`` there is a Ctrl-C as soon as the code blocks; under ``end`` another process fails, or a deadline
+passes. Each case says ``NAME: OUTCOME`` when whoever ran it goes on. One that holds up its caller, or the end of the
+program, ends it with a traceback.
 """
 
 from __future__ import annotations
 
 import asyncio
 import faulthandler
+import queue
+import signal
 import sys
 import threading
 import time
@@ -24,7 +26,8 @@ from stbass.tasklist import Process as TaskList
 from stbass.workflow import BaseProcess, ProcessConfig, ProcessType, Workflow
 from tests.support.backends import THERE, registry_of
 
-_name = ""
+blocked: queue.SimpleQueue[None] = queue.SimpleQueue()
+over = threading.Event()
 
 
 def say(what: str) -> None:
@@ -33,10 +36,21 @@ def say(what: str) -> None:
     sys.stdout.flush()
 
 
+def press_ctrl_c() -> None:
+    """As soon as something blocks; and again after a second, for one that came just before a wait is not heard."""
+    while True:
+        blocked.get()
+        while not over.is_set():
+            # At the main thread, as Linux does it: not every system with its calls prefers that to other threads.
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            over.wait(1)
+
+
 def block(*_: object) -> None:
-    """Say so, and block for longer than anybody waits."""
-    say(f"blocked {_name}")
-    time.sleep(600)
+    """Block for longer than anybody waits."""
+    blocked.put(None)
+    while True:
+        time.sleep(0.05)
 
 
 def fail(*_: object) -> None:
@@ -183,15 +197,17 @@ def meet() -> None:
 
 def main(which: str) -> None:
     """Run the cases, then what needs threads of its own."""
-    global _name
+    if which == "interrupt":
+        threading.Thread(target=press_ctrl_c, daemon=True).start()
     for name, run in (INTERRUPTED if which == "interrupt" else ENDED).items():
-        _name = name
         faulthandler.dump_traceback_later(60, exit=True)
+        over.clear()
         outcome = "returned"
         try:
             run()
         except BaseException as error:
             outcome = type(error).__name__
+        over.set()
         say(f"{name}: {outcome}")
     faulthandler.dump_traceback_later(60, exit=True)
     meet()
