@@ -165,6 +165,13 @@ async def test_the_keys_and_fields_are_those_that_are_written_down_and_each_has_
         await ALT(Guard(choice, send=5))
         assert await receiving == 5
         look()
+        # an offer that is taken back
+        sending = asyncio.create_task(choice.send(6))
+        await choice.readable()
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+        look()
         await choice.aclose()
     await transport.aclose()
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,9 +16,9 @@ from stbass.backends.celery import CeleryBackend
 from stbass.placement import PLACED_PAR, BackendRegistry
 from stbass.result import FailurePolicy
 from stbass.testing import RedisServer, Worker
-from stbass.testing.redis_server import free_port
 from tests.integration.conftest import APP, Fleet
 from tests.support.agents import Mark, Steps, noop
+from tests.support.refusals import REFUSALS
 from tests.support.waiting import until
 
 LEASE = 2.0
@@ -28,61 +26,6 @@ SECONDS = 3.0
 """For so long the server refuses: longer than a lease."""
 
 
-@dataclass
-class Fault:
-    """How a server is made to refuse, and to stop it."""
-
-    begin: Callable[[redis.Redis, Path], object]
-    end: Callable[[redis.Redis, Path], object]
-    words: str
-
-
-def _fill(client: redis.Redis, _: Path) -> None:
-    client.config_set("maxmemory-policy", "noeviction")
-    client.config_set("maxmemory", "1")
-
-
-def _without_disk(client: redis.Redis, folder: Path) -> None:
-    shutil.rmtree(folder)
-    client.config_set("save", "3600 1000000")
-    client.bgsave()
-
-
-def _block(client: redis.Redis, _: Path) -> None:
-    client.config_set("lua-time-limit", "50")
-    # Nobody waits for the answer: it never comes.
-    connection = client.connection_pool.get_connection()
-    connection.send_command("EVAL", "while true do end", "0")
-
-
-def _unblock(client: redis.Redis, _: Path) -> None:
-    client.script_kill()
-
-
-def _demote(client: redis.Redis, _: Path) -> None:
-    client.execute_command("REPLICAOF", "127.0.0.1", free_port())
-
-
-FAULTS = {
-    "OOM": Fault(_fill, lambda client, _: client.config_set("maxmemory", "0"), "OOM|maxmemory"),
-    "NOREPLICAS": Fault(
-        lambda client, _: client.config_set("min-replicas-to-write", "1"),
-        lambda client, _: client.config_set("min-replicas-to-write", "0"),
-        "NOREPLICAS",
-    ),
-    "NOPERM": Fault(
-        lambda client, _: client.execute_command("ACL", "SETUSER", "default", "-eval", "-evalsha"),
-        lambda client, _: client.execute_command("ACL", "SETUSER", "default", "+@all"),
-        "permission",
-    ),
-    "READONLY": Fault(_demote, lambda client, _: client.execute_command("REPLICAOF", "NO", "ONE"), "read only replica"),
-    "MISCONF": Fault(
-        _without_disk,
-        lambda client, _: (client.config_set("stop-writes-on-bgsave-error", "no"), client.config_set("save", "")),
-        "MISCONF",
-    ),
-    "BUSY": Fault(_block, _unblock, "BUSY"),
-}
 QUICK = ("OOM", "NOREPLICAS")
 
 
@@ -102,11 +45,11 @@ def refusing(tmp_path: Path) -> Iterator[Fleet]:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in FAULTS]
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in REFUSALS]
 )
 async def test_a_server_that_refuses_for_some_seconds_is_waited_out(refusing: Fleet, tmp_path: Path, name: str) -> None:
     # given 50 processes that run on two workers
-    fault, log = FAULTS[name], tmp_path / "log"
+    fault, log = REFUSALS[name], tmp_path / "log"
     backend = CeleryBackend(refusing.app(stbass_lease=LEASE), lease=LEASE)
     registry = BackendRegistry()
     registry.register("*", backend)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 import weakref
 from asyncio import Future
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -20,8 +21,8 @@ from stbass._channels.transport import NOTHING, Arm, Happened
 from stbass.errors import ChannelTopologyError, SignatureError, StateLostError, StbassError, WireError
 from stbass.transports.redis import scripts
 from stbass.transports.redis.client import ScriptCall
-from stbass.transports.redis.connection import Pipe
-from stbass.transports.redis.end_state import HELD, MovedValue, PendingSend
+from stbass.transports.redis.connection import LATER, Pipe
+from stbass.transports.redis.end_state import FREE, HELD, MovedValue, PendingSend
 from stbass.transports.redis.entries import parse_entry
 from stbass.transports.redis.link import RedisLink
 
@@ -108,8 +109,10 @@ class Buffered(RedisLink):
     def _writer_held(self, offered: int, acked: int, sent: int) -> None:
         s = self.state
         s.outbox[:0] = s.returned
+        s.put_back += len(s.returned)
         s.returned.clear()
         s.number = offered + len(s.outbox)
+        s.written = offered
         s.acked = acked
         s.sent = sent + len(s.outbox)
         if s.outbox:
@@ -179,6 +182,8 @@ class Buffered(RedisLink):
             if not self.held("r"):
                 return
             if not s.moved:
+                if self.here.held:
+                    return
                 if s.stale:
                     self._renew()
                 elif not self._news:  # else what is there is about to be fetched
@@ -279,6 +284,36 @@ class Buffered(RedisLink):
         s = self.state
         return not (s.blocked or s.fetching or s.pipe is None or s.pipe.closed) and s.holds("r")
 
+    @property
+    def _complete(self) -> bool:
+        s = self.state
+        if s.total is None:
+            return False
+        reads = s.places["r"] != FREE or s.waiters or any(arm.reader for arm in s.arms)
+        return not reads or s.received >= s.total
+
+    @property
+    def _progress(self) -> int:
+        return self.state.confirmed
+
+    def _untold(self) -> None:
+        s = self.state
+        s.told = s.credited = s.confirmed
+        self.here.uncommitted[self] = None
+
+    def _when_written(self, then: Callable[[], None]) -> None:
+        s = self.state
+        if not s.unwritten or s.write_failure is not None or s.client is None:
+            then()
+            return
+        s.when_written.append(then)
+        s.client.commit()
+
+    def go_on(self) -> None:
+        if self.state.outbox or self._news:
+            self.here.uncommitted[self] = None
+        super().go_on()
+
     def _acknowledging(self, most: int = 0, *, whole: bool = False) -> tuple[bytes, ...]:
         s = self.state
         s.told = self._due
@@ -302,6 +337,7 @@ class Buffered(RedisLink):
         found = []
         if s.outbox:
             payloads, s.outbox = s.outbox, []
+            s.put_back = 0
             elements = s.codec.batches(s.number - len(payloads) + 1, payloads)
             found.append(
                 ScriptCall(scripts.OFFER, s.key, (s.party, s.ttl, *elements), partial(self._written, payloads))
@@ -324,7 +360,7 @@ class Buffered(RedisLink):
     def _fetch(self, pipe: Pipe, args: tuple[bytes, ...], told: int) -> None:
         s = self.state
         s.fetching += 1
-        pipe.call(s.text(scripts.ACK, *args), partial(self._fetched, told, s.told < s.received))
+        pipe.call(s.text(scripts.ACK, *args), partial(self._fetched, told, s.told < s.received), waits=False)
         if s.waiters:
             self._block(pipe)
         pipe.push()
@@ -355,7 +391,9 @@ class Buffered(RedisLink):
             self.here.beside.pop(self, None)
 
     def _acknowledged(self, number: int, reply: Any) -> None:
-        if not isinstance(reply, list):
+        if reply is LATER:
+            self._untold()
+        elif not isinstance(reply, list):
             self._fail_reader(self.state.problem(reply))
         elif self.route(reply, "r") is not None:
             self._confirm(number)
@@ -365,12 +403,20 @@ class Buffered(RedisLink):
 
     def _written(self, payloads: list[bytes], reply: Any) -> None:
         s = self.state
+        if reply is LATER:
+            # Refusals come in the order of what was refused.
+            s.outbox[s.put_back : s.put_back] = payloads
+            s.put_back += len(payloads)
+            self.here.uncommitted[self] = None
+            return
         if not isinstance(reply, list):
             s.unwritten -= len(payloads)
+            s.doubt_number()
             self._lose_written(s.problem(reply))
             self._fail_writer(s.problem(reply))
         elif self.route(reply, "w") is not None:
             s.unwritten -= len(payloads)
+            s.written = s.number - s.unwritten
             self.note(reply[1], reply[2])
             self.settle()
         elif s.vain:
@@ -438,6 +484,9 @@ class Buffered(RedisLink):
         for done in flushes:
             if not done.done():
                 done.set_result(None)
+        waiting, s.when_written = s.when_written, []
+        for then in waiting:
+            then()
 
     def _fail_writer(self, error: StbassError) -> None:
         super()._fail_writer(error)

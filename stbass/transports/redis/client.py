@@ -20,6 +20,7 @@ from stbass.transports.redis.address import RedisAddress
 from stbass.transports.redis.connection import Answer, Pipe, command
 from stbass.transports.redis.keys import inbox
 from stbass.transports.redis.scripts import Script
+from stbass.transports.redis.trouble import Vigil, is_forbidden
 from stbass.wire import Signer
 
 __all__ = ["Client", "Journal", "OpenEnd", "Options", "ScriptCall", "Teller"]
@@ -27,6 +28,10 @@ __all__ = ["Client", "Journal", "OpenEnd", "Options", "ScriptCall", "Teller"]
 _log = logging.getLogger(__name__)
 _LEAVE_SECONDS = 2.0
 _SPARE_PIPES = 8
+_LONGEST_SILENCE = 10.0
+"""Seconds after which an end asks at the latest whether its channel is still there, however long the lease is."""
+_WELL_SECONDS = 0.5
+"""A server that refused is well again when it has refused nothing for so many seconds."""
 _decode = msgspec.msgpack.Decoder().decode
 
 
@@ -66,6 +71,12 @@ class OpenEnd(Protocol):
 
     def unreachable(self, problem: StbassError) -> None:
         """The server stays away."""
+
+    def put_off(self) -> None:
+        """The server refuses for now: what does not wait for it is told so."""
+
+    def go_on(self) -> None:
+        """Ask again for what the server has refused."""
 
     async def flush(self) -> None:
         """Return when the server knows everything that has happened there."""
@@ -126,6 +137,11 @@ class Client:
         # Names of publish/subscribe are not kept apart by database.
         self.id = f"{options.address.database}:{new_id()}"
         self.who = f"{socket.gethostname()}:{os.getpid()}"
+        self._vigil = Vigil("use channels", options.address, _log)
+        self._again: asyncio.TimerHandle | None = None
+        self._well: asyncio.TimerHandle | None = None
+        self.allowed: set[bytes] = set()
+        """Commands that the server has done: if it forbids one, its rules have changed."""
         self.pipe = Pipe(
             options.address,
             give_up=options.give_up,
@@ -133,6 +149,8 @@ class Client:
             on_up=self._up,
             on_give_up=self._gave_up,
             on_deaf=self._deaf,
+            on_refused=self._refused,
+            vigil=self._vigil,
             subscribe=inbox(options.address.prefix, self.id),
         )
         self._links: weakref.WeakValueDictionary[int, OpenEnd] = weakref.WeakValueDictionary()
@@ -160,7 +178,7 @@ class Client:
         self._numbers += 1
         self._links[self._numbers] = link
         if self._renewal is None:
-            self._renewal = self.loop.call_later(self.options.lease / 3, self._renew)
+            self._renew_later()
         return self._numbers
 
     def leave_for(self, texts: Sequence[bytes], pipe: Pipe | None) -> None:
@@ -256,7 +274,7 @@ class Client:
         else. So what is in Redis is always what the program had done at one moment.
         """
         ends = self.uncommitted
-        if not ends:
+        if not ends or self.pipe.held:
             return
         self.uncommitted = {}
         self.committed_at = time.time()
@@ -268,7 +286,7 @@ class Client:
         calls = [call for end in ends for call in end.calls()]
         if len(calls) == 1:
             [(script, key, args, answer)] = calls
-            self.pipe.call(command(b"EVALSHA", script.sha, b"1", key, *args), answer)
+            self.pipe.call(command(b"EVALSHA", script.sha, b"1", key, *args), answer, waits=False)
         elif calls:
             self._call_together(calls)
         self.pipe.push()
@@ -286,7 +304,7 @@ class Client:
                 call.answer(one)
 
         keys = [call.key for call in calls]
-        self.pipe.call(command(b"EVALSHA", scripts.TURN.sha, b"%d" % len(keys), *keys, *args), answered)
+        self.pipe.call(command(b"EVALSHA", scripts.TURN.sha, b"%d" % len(keys), *keys, *args), answered, waits=False)
 
     # Connections for blocking reads --------------------------------------------------------------
 
@@ -297,7 +315,14 @@ class Client:
             if not pipe.closed:
                 pipe.on_down = on_down
                 return pipe
-        pipe = Pipe(self.options.address, give_up=self.options.give_up, on_down=on_down, known=True)
+        pipe = Pipe(
+            self.options.address,
+            give_up=self.options.give_up,
+            on_down=on_down,
+            on_refused=self._refused,
+            vigil=self._vigil,
+            known=True,
+        )
         self._lent.add(pipe)
         return pipe
 
@@ -347,7 +372,44 @@ class Client:
         for link in links:
             link.sync()
         if links and not self.closing:
-            self._renewal = self.loop.call_later(self.options.lease / 3, self._renew)
+            self._renew_later()
+
+    def _renew_later(self) -> None:
+        self._renewal = self.loop.call_later(min(self.options.lease / 3, _LONGEST_SILENCE), self._renew)
+
+    # A server that refuses for now ---------------------------------------------------------------
+
+    @property
+    def held(self) -> bool:
+        """Whether nothing is asked of the server, because it refuses for now."""
+        return self.pipe.held
+
+    def _refused(self, text: bytes, error: Exception) -> bool:
+        """The server refuses a command for now; False: it never did it, or has refused it for too long."""
+        name = b"BLMOVE" if b"BLMOVE" in text[:24] else b"EVALSHA"
+        if is_forbidden(error) and (name not in self.allowed or self._vigil.lasts > self.options.give_up):
+            return False
+        if self._again is None and not self.closing:
+            pause = self._vigil.pause(error)
+            if self._well is not None:
+                self._well.cancel()
+            self.pipe.held = True
+            self._again = self.loop.call_later(pause, self._go_on, "READONLY" in str(error))
+            for link in list(self._links.values()):
+                link.put_off()
+        return True
+
+    def _go_on(self, elsewhere: bool) -> None:
+        """Ask again for everything that was refused; ``elsewhere``: another server may be the one to ask by now."""
+        self._again = None
+        self._well = self.loop.call_later(_WELL_SECONDS, self._vigil.over)
+        if elsewhere:
+            for pipe in (self.pipe, *self._lent):
+                pipe.reset()
+        self.pipe.release()
+        for link in list(self._links.values()):
+            link.go_on()
+        self.commit()
 
     # The end -------------------------------------------------------------------------------------
 
@@ -374,8 +436,10 @@ class Client:
 
     async def _close(self) -> None:
         self.closing = True
-        if self._renewal is not None:
-            self._renewal.cancel()
+        for handle in (self._renewal, self._again, self._well):
+            if handle is not None:
+                handle.cancel()
+        self.pipe.release()
         links = list(self._links.values())
         uncertain = any(link.uncertain for link in links)
         left = {future for link in links if (future := link.leave(final=True)) is not None} | self._leaving

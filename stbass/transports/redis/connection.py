@@ -3,16 +3,21 @@
 redis-py's own connections wait for each answer in turn, which is half of what a rendezvous may cost. Here commands of
 one turn of the event loop go out in one write, answers are handed to callbacks in order, and pushed messages arrive on
 the same connection (RESP3). Parsing is hiredis's; addresses, TLS and Sentinel are redis-py's.
+
+What the server refuses for now (see :mod:`.trouble`) was not done. A call that waits is made again, in order, when
+:meth:`Pipe.release` says so; any other is answered with :data:`LATER`, and it is for the caller to ask again: so that a
+caller who does not want it any more, because he was cancelled, knows that it has not happened.
 """
 
 from __future__ import annotations
 
 import asyncio
+import enum
 import logging
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import hiredis
 import redis
@@ -20,17 +25,26 @@ import redis
 from stbass.errors import BackendUnavailableError, StbassError
 from stbass.transports.redis.address import CONNECT_TIMEOUT, NO_CLUSTER, RedisAddress, find_endpoint, is_cluster
 from stbass.transports.redis.scripts import ALL
+from stbass.transports.redis.trouble import Trouble, Vigil, trouble_of
 
-__all__ = ["Answer", "Pipe", "command"]
+__all__ = ["LATER", "Answer", "Pipe", "command"]
 
 _log = logging.getLogger(__name__)
 
 OLDEST = (6, 2)
 _PAUSES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5)
-_TRANSIENT = ("LOADING", "BUSY ", "MASTERDOWN", "TRYAGAIN", "NOSCRIPT")
+_UNWELCOME = ("NOPERM", "NOAUTH", "WRONGPASS")
 
 Answer = Callable[[Any], None]
-"""Called with what the server answered, or with the error: a ``ReplyError`` or a ``StbassError``."""
+"""Called with what the server answered, or with the error: a ``ReplyError`` or a ``StbassError``, or with ``LATER``."""
+
+
+class _Later(enum.Enum):
+    LATER = "the server refuses it for now, and has not done it"
+
+
+LATER: Final = _Later.LATER
+"""The answer to a call that does not wait: the server refuses it for now, and has not done it."""
 
 
 def command(*parts: bytes) -> bytes:
@@ -55,6 +69,10 @@ class _Refused(Exception):
     """The server answered, and trying again will not help."""
 
 
+class _RefusedForNow(Exception):
+    """The server answered, and trying again will help some time."""
+
+
 class Pipe(asyncio.Protocol):
     """One connection, opened when it is first used.
 
@@ -66,6 +84,9 @@ class Pipe(asyncio.Protocol):
         on_down: called when the connection is lost. With it, commands that were not answered get the error; without,
             the connection is made anew and they are sent again.
         on_deaf: called when the server did not answer, and the connection is made anew.
+        on_refused: called with a command and the error when the server refuses it for now; False: it is an error like
+            any other.
+        vigil: what tells that the server refuses for now.
         give_up: seconds for which a lost connection is tried again.
         subscribe: the publish/subscribe channel to hear.
         known: whether the server was there a moment ago: then a connection that fails is tried again.
@@ -81,6 +102,8 @@ class Pipe(asyncio.Protocol):
         on_give_up: Callable[[StbassError], None] | None = None,
         on_down: Callable[[], None] | None = None,
         on_deaf: Callable[[], None] | None = None,
+        on_refused: Callable[[bytes, Exception], bool],
+        vigil: Vigil,
         subscribe: str | None = None,
         known: bool = False,
     ) -> None:
@@ -91,17 +114,27 @@ class Pipe(asyncio.Protocol):
         self._on_give_up = on_give_up
         self.on_down = on_down
         self._on_deaf = on_deaf
+        self._on_refused = on_refused
+        self._vigil = vigil
         self._subscribe = subscribe
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._parser: hiredis.Reader = hiredis.Reader()
-        # What was sent, or is to be, and not answered.
-        self._waiting: deque[tuple[bytes, Answer | None]] = deque()
+        # What was sent, or is to be, and not answered; whether it waits until the server does it.
+        self._waiting: deque[tuple[bytes, Answer | None, bool]] = deque()
+        # How many of these, from the first, were sent on an earlier connection: nobody knows whether they were done.
+        self._repeated = 0
+        # What waits to be sent again, and what comes after it.
+        self._later: deque[tuple[bytes, Answer | None, bool]] = deque()
+        self.held = False
+        """Whether nothing is sent, because the server refuses for now."""
         # During the greeting: answers go there instead.
         self._greeting: asyncio.Queue[Any] | None = None
         self._out: list[bytes] = []
         self._flushing = False
         self._ready = False
+        # Whether the connection is given up, and its end was not told yet.
+        self._aborted = False
         self._closing = False
         self._connecting: asyncio.Task[None] | None = None
         self._was_up = known
@@ -125,9 +158,21 @@ class Pipe(asyncio.Protocol):
         """Whether nothing is under way there."""
         return not self._waiting
 
-    def call(self, text: bytes, answer: Answer | None = None) -> None:
-        """Send a command, as :func:`command` made it; ``answer`` is called with the answer."""
-        self._waiting.append((text, answer))
+    def call(self, text: bytes, answer: Answer | None = None, *, waits: bool = True) -> None:
+        """Send a command, as :func:`command` made it; ``answer`` is called with the answer.
+
+        Args:
+            text: the command.
+            answer: called once.
+            waits: whether it is sent again while the server refuses it for now; else the answer is ``LATER``.
+        """
+        if self.held:
+            if waits:
+                self._later.append((text, answer, True))
+            elif answer is not None:
+                self._loop.call_soon(answer, LATER)
+            return
+        self._waiting.append((text, answer, waits))
         if self._looks is None and self.on_down is None:
             self._look_later()
         if self._ready:
@@ -135,19 +180,30 @@ class Pipe(asyncio.Protocol):
             if not self._flushing:
                 self._flushing = True
                 self._loop.call_soon(self._flush)
-        elif self._connecting is None and not self._closing:
+        elif self._connecting is None and not self._closing and not self._aborted:
             self._connecting = self._loop.create_task(self._connect(), name="stbass-redis-connect")
 
-    def call_now(self, *calls: tuple[bytes, Answer | None]) -> None:
-        """The same for commands that nothing else of this turn is likely to follow: written at once, together."""
-        if self._ready and self._transport is not None and not self._out:
-            self._waiting.extend(calls)
+    def call_now(self, *calls: tuple[bytes, Answer]) -> None:
+        """The same for commands that do not wait, and that nothing else of this turn is likely to follow.
+
+        They are written at once, together.
+        """
+        if self._ready and self._transport is not None and not self._out and not self.held:
+            for text, answer in calls:
+                self._waiting.append((text, answer, False))
             if self._looks is None and self.on_down is None:
                 self._look_later()
             self._transport.write(b"".join([text for text, _ in calls]) if len(calls) > 1 else calls[0][0])
         else:
             for text, answer in calls:
-                self.call(text, answer)
+                self.call(text, answer, waits=False)
+
+    def release(self) -> None:
+        """Send again what the server has refused, and what was called since."""
+        self.held = False
+        later, self._later = self._later, deque()
+        for text, answer, waits in later:
+            self.call(text, answer, waits=waits)
 
     def _look_later(self) -> None:
         seconds = self.address.options.socket_timeout / 2
@@ -212,26 +268,47 @@ class Pipe(asyncio.Protocol):
                         self._on_push(reply)
                 elif self._greeting is not None:
                     self._greeting.put_nowait(reply)
-                elif type(reply) is hiredis.ReplyError and str(reply).startswith(_TRANSIENT):
-                    # The scripts are not there any more, or the server is busy with itself: greet it again.
+                elif type(reply) is hiredis.ReplyError and str(reply).startswith("NOSCRIPT"):
+                    # The scripts are not there any more: greet it again.
                     self._abort()
                     return
                 else:
-                    _, answer = self._waiting.popleft()
-                    if answer is not None:
+                    text, answer, waits = self._waiting.popleft()
+                    if self._repeated:
+                        self._repeated -= 1
+                        waits = True
+                    if type(reply) is hiredis.ReplyError and trouble_of(reply) is Trouble.FOR_NOW:
+                        self._refused(reply, text, answer, waits)
+                    elif answer is not None:
                         answer(reply)
         except hiredis.ProtocolError as error:
             _log.warning("Redis at %s does not speak the protocol (%s); connecting anew", self.address, error)
             self._abort()
 
+    def _refused(self, error: Exception, text: bytes, answer: Answer | None, waits: bool) -> None:
+        waited_out = self._on_refused(text, error)
+        if waited_out and waits and self.on_down is None:
+            self._later.append((text, answer, True))
+        elif answer is not None:
+            answer(LATER if waited_out else error)
+
     def _abort(self) -> None:
         if self._transport is not None:
+            self._aborted = self._aborted or self._ready
+            self._not_ready()
             self._transport.abort()
+
+    def _not_ready(self) -> None:
+        if self._ready:
+            self._ready = False
+            self._repeated = len(self._waiting)
 
     def connection_lost(self, error: Exception | None) -> None:
         """See :class:`asyncio.Protocol`."""
         self._transport = None
-        was_ready, self._ready = self._ready, False
+        was_ready = self._ready or self._aborted
+        self._not_ready()
+        self._aborted = False
         self._out.clear()
         if self._greeting is not None:
             self._greeting.put_nowait(error or ConnectionResetError("the connection was closed"))
@@ -249,15 +326,25 @@ class Pipe(asyncio.Protocol):
     async def _connect(self) -> None:
         began = self._loop.time()
         attempt = 0
+        refused = False
         while True:
             try:
                 async with asyncio.timeout(CONNECT_TIMEOUT):
                     await self._open()
                 break
+            except _RefusedForNow as error:
+                self._abort()
+                refused = True
+                await asyncio.sleep(self._vigil.pause(error))
+                # It is there.
+                began, attempt = self._loop.time(), 0
+                continue
             except (OSError, TimeoutError, redis.RedisError, hiredis.HiredisError, _Refused) as error:
                 self._abort()
                 if self._was_up:
-                    again = not isinstance(error, _Refused) and self._loop.time() - began < self._give_up
+                    # (Rules that let us do nothing may be just changing.)
+                    passes = not isinstance(error, _Refused) or any(word in str(error) for word in _UNWELCOME)
+                    again = passes and self._loop.time() - began < self._give_up
                 else:
                     # It is there, but hung up: perhaps it has just started.
                     again = isinstance(error, ConnectionResetError) and attempt < len(_PAUSES)
@@ -273,8 +360,10 @@ class Pipe(asyncio.Protocol):
         self._connecting = None
         again, self._was_up = self._was_up, True
         self._ready = True
+        if refused:
+            self._vigil.over()
         if self._waiting and self._transport is not None:
-            self._transport.write(b"".join([text for text, _ in self._waiting]))
+            self._transport.write(b"".join([text for text, *_ in self._waiting]))
         if again and self._on_up is not None:
             self._on_up(self._restarted)
 
@@ -290,11 +379,13 @@ class Pipe(asyncio.Protocol):
                 f"Redis at {self.address} cannot be reached ({reason}{tried}){outcome}; start it, or correct the URL"
             )
         was_up, self._was_up = self._was_up, False
-        waiting, self._waiting = self._waiting, deque()
+        waiting, self._waiting = [*self._waiting, *self._later], deque()
+        self._later.clear()
+        self._repeated = 0
         if self.on_down is not None and not self._closing:
             self._closing = True
             self.on_down()
-        for _, answer in waiting:
+        for _, answer, _ in waiting:
             if answer is not None:
                 answer(problem)
         if was_up and self._on_give_up is not None:
@@ -349,8 +440,8 @@ class Pipe(asyncio.Protocol):
                 raise reply
             if isinstance(reply, Exception):
                 name = parts[0].decode()
-                if str(reply).startswith(_TRANSIENT):
-                    raise ConnectionError(str(reply))
+                if trouble_of(reply) is Trouble.FOR_NOW and not any(word in str(reply) for word in _UNWELCOME):
+                    raise _RefusedForNow(str(reply))
                 if name == "HELLO" and "unknown command" in str(reply):
                     raise _Refused("it is too old; Redis 6.2 or Valkey is needed")
                 raise _Refused(f"it refused {name}: {reply}")

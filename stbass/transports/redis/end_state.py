@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 from typing import Any, Literal, TypeAlias
 
 from stbass._channels.transport import Arm, ChannelStats, LinkSpec
-from stbass.errors import BackendUnavailableError, ChannelTopologyError, StbassError
+from stbass.errors import BackendUnavailableError, ChannelTopologyError, StateLostError, StbassError
 from stbass.transports.redis.client import Client, Journal, Options
-from stbass.transports.redis.connection import Pipe
+from stbass.transports.redis.connection import Answer, Pipe
 from stbass.transports.redis.entries import Codec
 from stbass.transports.redis.keys import base_key
 from stbass.transports.redis.scripts import ALL, Script
@@ -90,9 +90,19 @@ class EndState:
     """Of the server's process that has told of the channel."""
     joined: bool = False
     """Whether the server was told of this end."""
+    born: bytes = b""
+    """Which channel was joined: after its data was deleted, there may be another one with the same keys."""
+    early: list[tuple[Script, tuple[bytes, ...], Answer | None, bool]] | None = None
+    """What was asked before it is known which channel was joined; None if that is known."""
+    syncing: bool = False
+    """Whether the lease is being renewed."""
+    look_again: bool = False
+    """Whether something may have become ready that nobody has told of."""
     left: bool = False
     vain: bool = False
     """Whether the channel is gone, so that nothing can come of it any more."""
+    total: int | None = None
+    """Number of the last value, once the server has told that the channel is closed."""
     data_lost: StbassError | None = None
     """That the server has lost the channel, if it has."""
 
@@ -111,6 +121,8 @@ class EndState:
     arms_by_number: dict[int, Arm] = field(default_factory=dict)
     last_arm: int = 0
     hot: set[Arm] = field(default_factory=set)
+    heard: set[Arm] = field(default_factory=set)
+    """Those that the server knows."""
     registered: dict[Arm, Future[bool]] = field(default_factory=dict)
     meeting: dict[Place, asyncio.Lock] = field(default_factory=lambda: {"w": asyncio.Lock(), "r": asyncio.Lock()})
     # Rendezvous: claims to answer when the choice has decided; arms whose choice was busy when claimed; proposals.
@@ -123,18 +135,26 @@ class EndState:
     sends: dict[Future[Any], PendingSend] = field(default_factory=dict)
     number: int = 0
     acked: int = 0
+    written: int = 0
+    """Number of the last value that is known to stand in Redis."""
     sent: int = 0
     sent_at: float = 0.0
     # Rendezvous: offered and not acknowledged, in order; offers that cannot wait, and whether they are taken.
     pending: dict[int, PendingSend] = field(default_factory=dict)
     urgent: dict[int, Future[bool]] = field(default_factory=dict)
+    offering: bool = False
+    """Whether an offer has no answer yet: the next one waits for it, because the server may refuse it for now."""
     withdrawing: int = 0
+    """How many offers are being taken back, or are such that only an answer makes them one."""
     # Buffered: accepted, and not written; refused because another end had taken the place; how many of all accepted are
-    # not known to be in Redis, who wants to hear that they are, and why they never will be.
+    # not known to be in Redis, who wants to hear that they are, what comes after that, and why they never will be.
     outbox: list[bytes] = field(default_factory=list)
+    put_back: int = 0
+    """How many of these, from the first, the server has refused for now."""
     returned: list[bytes] = field(default_factory=list)
     unwritten: int = 0
     flushes: list[Future[None]] = field(default_factory=list)
+    when_written: list[Callable[[], None]] = field(default_factory=list)
     write_failure: StbassError | None = None
 
     # Reading: who waits, what is here for them, how many were received in the channel's life.
@@ -190,13 +210,23 @@ class EndState:
         self.client = client
         self.journal = self.own_journal or client.journal
         self.party = b"%b.%d" % (client.id.encode(), number)
+        self.joined = self.left = self.syncing = self.offering = False
+        self.total = None
+        self.early = []
+        self.belong(self.born)
+
+    def belong(self, born: bytes) -> None:
+        """It is an end of this channel; empty: of whichever is there."""
+        self.born = born
         key, party = self.key, self.party
-        self.heads = {
-            script: b"$7\r\nEVALSHA\r\n$40\r\n%b\r\n$1\r\n1\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
-            % (script.sha, len(key), key, len(party), party)
-            for script in ALL
-        }
-        self.joined = self.left = False
+        whole = b"%b %b" % (party, born) if born else party
+        self.heads = {}
+        for script in ALL:
+            caller = party if script.lean else whole
+            self.heads[script] = b"$7\r\nEVALSHA\r\n$40\r\n%b\r\n$1\r\n1\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (
+                *(script.sha, len(key), key),
+                *(len(caller), caller),
+            )
 
     def text(self, script: Script, *args: bytes) -> bytes:
         """A call of a script as it goes over the wire."""
@@ -254,6 +284,14 @@ class EndState:
             )
         return BackendUnavailableError(f"channel {self.spec.name!r}: {where} refused: {reply}")
 
+    def data_gone(self, cause: str) -> StateLostError:
+        """The error for a channel whose data is not there any more."""
+        return StateLostError(
+            f"channel {self.spec.name!r} is not in Redis at {self.options.address} any more: {cause}. What was under"
+            f" way is lost. Let the server keep its data (appendonly yes) and evict nothing (maxmemory-policy"
+            f" noeviction), and do not flush it while channels are open"
+        )
+
     def transport_closed(self) -> BackendUnavailableError:
         """The error for what was under way when the transport was closed."""
         return BackendUnavailableError(f"channel {self.spec.name!r}: {self.transport} was closed meanwhile")
@@ -261,6 +299,11 @@ class EndState:
     def holds(self, place: Place) -> bool:
         """Whether this end holds the place."""
         return self.places[place] == HELD
+
+    def doubt_number(self) -> None:
+        """Nobody knows what the server has of what was offered: it is asked before anything else is."""
+        if self.places["w"] == HELD:
+            self.places["w"] = FREE
 
     def place_changed(self) -> Future[None]:
         """Done when something becomes of a place that is asked for, or given back."""
@@ -293,7 +336,7 @@ class EndState:
     @property
     def sending(self) -> bool:
         """Whether something that is sent here has no answer yet."""
-        return bool(self.pending or self.urgent or self.unwritten or self.withdrawing)
+        return bool(self.pending or self.urgent or self.unwritten or self.withdrawing or self.when_written)
 
     def resolve(self, send: PendingSend) -> None:
         """A send has happened."""

@@ -17,13 +17,19 @@ Keys (type; written by; read by):
 
     ``name type cap``
         what the first party said the channel is.
+    ``born``
+        which party that was: an end that has joined this channel is none of another one that has its name, after the
+        data of this one was deleted.
     ``closed``
         there once it is.
     ``loose``
         there if the channel was shared before it was made here: then a closed one is remembered for a minute.
     ``epoch``
-        how often the reader has changed. The lists carry it in their names: a blocking move that a former reader has
-        left behind in the server waits on a list that nobody fills any more.
+        when the channel was made, plus one for each change of the reader. The lists carry it in their names: a blocking
+        move that a former reader has left behind in the server waits on a list that nobody fills any more.
+    ``left``
+        how many elements the lists have at least. If there are fewer, a list was deleted: then the rest is deleted too,
+        and both ends fail.
     ``offered acked sent got``
         number of the last value that was offered; of the last one acknowledged; how many were sent (acknowledged, or
         accepted by a channel with a capacity); how many received.

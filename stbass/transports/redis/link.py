@@ -30,11 +30,18 @@ from stbass.errors import (
 )
 from stbass.transports.redis import scripts
 from stbass.transports.redis.client import Client, Options
-from stbass.transports.redis.connection import Answer, Pipe, command
+from stbass.transports.redis.connection import LATER, Answer, Pipe, command
 from stbass.transports.redis.end_state import ASKING, FREE, HELD, LEAVING, EndState, PendingSend, Place
 from stbass.transports.redis.scripts import Script
 
 __all__ = ["RedisLink"]
+
+_RESTARTED = "the server was restarted without its data, or another one without it took its place"
+_DELETED = (
+    "its data was deleted (FLUSHALL, FLUSHDB, DEL) or evicted (maxmemory-policy), or has expired because this end did"
+    " not reach the server for longer than its lease"
+)
+_OLDER = "the server was restarted with older data, or another one took its place that had not got the latest"
 
 _PLACES: dict[Side, Place] = {"writer": "w", "reader": "r"}
 
@@ -107,6 +114,16 @@ class RedisLink(Link):
     def _end_receives(self) -> None:
         """The channel is closed; what was accepted or given can still be received."""
 
+    @property
+    def _complete(self) -> bool:
+        """Whether it was told that the channel is closed, and has what was in it: then nobody needs its data."""
+        return self.state.total is not None
+
+    @property
+    @abstractmethod
+    def _progress(self) -> int:
+        """How many values the server has told that it knows to be received here."""
+
     @abstractmethod
     def _withdraw_send(self, send: PendingSend) -> Any:
         """Take back a value that is offered."""
@@ -129,6 +146,13 @@ class RedisLink(Link):
 
     def _confirm(self, number: int) -> None:
         """What was received up to that number is known to be acknowledged."""
+
+    def _untold(self) -> None:
+        """What was told of what was received here did not arrive."""
+
+    def _when_written(self, then: Callable[[], None]) -> None:
+        """Call a function when the server has everything that was accepted here, or never will."""
+        then()
 
     def tell_received(self) -> None:
         """Acknowledge what may be, before anything that follows."""
@@ -167,8 +191,18 @@ class RedisLink(Link):
         if s.journal.in_hand is not None and s.client is not None:
             s.client.goes_on(s.journal)
 
-    def call(self, script: Script, *args: bytes, answer: Answer | None = None, now: bool = False) -> None:
-        """Call a script; ``answer`` gets its reply or an error, whatever they are."""
+    def call(
+        self, script: Script, *args: bytes, answer: Answer | None = None, now: bool = False, waits: bool = True
+    ) -> None:
+        """Call a script.
+
+        Args:
+            script: which.
+            args: its arguments.
+            answer: gets its reply or an error, whatever they are.
+            now: whether nothing else is likely to follow.
+            waits: whether it waits for a server that refuses for now; else the answer is ``LATER``.
+        """
         client = self.here
         if client.closing:
             if answer is not None:
@@ -177,26 +211,36 @@ class RedisLink(Link):
         if client.uncommitted:
             client.commit()
         self.prepare()
-        text = self.state.text(script, *args)
-        if now and client.is_alone():
+        s = self.state
+        if s.early is not None:
+            if waits or not client.held:
+                s.early.append((script, args, answer, waits))
+            elif answer is not None:
+                client.loop.call_soon(answer, LATER)
+            return
+        text = s.text(script, *args)
+        if now and answer is not None and client.is_alone():
             client.pipe.call_now((text, answer))
         else:
-            client.pipe.call(text, answer)
+            client.pipe.call(text, answer, waits=waits)
 
-    async def ask(self, script: Script, *args: bytes, place: Place | None = None) -> list[Any] | None:
+    async def ask(
+        self, script: Script, *args: bytes, place: Place | None = None, waits: bool = True
+    ) -> list[Any] | None:
         """Call a script and wait for what it did; None if nothing, see :meth:`route`. Errors are raised."""
-        future: Future[list[Any]] = self.here.loop.create_future()
+        future: Future[Any] = self.here.loop.create_future()
 
         def answered(reply: Any) -> None:
             if future.done():
                 return
-            if isinstance(reply, list):
+            if isinstance(reply, list) or reply is LATER:
                 future.set_result(reply)
             else:
                 future.set_exception(self.state.problem(reply))
 
-        self.call(script, *args, answer=answered)
-        return self.route(await future, place)
+        self.call(script, *args, answer=answered, waits=waits)
+        reply = await future
+        return None if reply is LATER else self.route(reply, place)
 
     def route(self, reply: list[Any], place: Place | None = None) -> list[Any] | None:
         """What a script answers (see :mod:`.scripts`): the answer if it did its work; else its meaning here, and None.
@@ -208,6 +252,8 @@ class RedisLink(Link):
         match reply[0], place:
             case b"ok", _:
                 return reply
+            case ((b"taken" | b"free"), _) if reply[1] != self.state.born:
+                self._vanished()
             case (b"taken" | b"free") as word, ("w" | "r"):
                 self._lose(place, free=word == b"free")
             case b"gone", _:
@@ -230,15 +276,31 @@ class RedisLink(Link):
         s.joined = True
         client = self.here
 
+        party = s.party
+
         def answered(reply: Any) -> None:
-            if not isinstance(reply, list) or self.route(reply) is None:
-                return  # whatever was asked after it gets the same error
-            s.run_id = client.pipe.run_id
-            _, closed, _, acked, sent, got = reply
-            self.note(acked, sent)
-            s.got = got
-            if closed:
-                self.told_closed()
+            if party != s.party:
+                return  # on another event loop by now
+            early, s.early = s.early or [], None
+            if not isinstance(reply, list):
+                s.joined, s.early = False, []
+                for _, _, answer, _ in early:
+                    if answer is not None:
+                        answer(reply)
+                return
+            client.allowed.add(b"EVALSHA")
+            if reply[0] == b"closed":
+                self._over()
+            elif self.route(reply) is not None:
+                s.run_id = client.pipe.run_id
+                _, closed, offered, acked, sent, got, born = reply
+                s.belong(born)
+                self.note(acked, sent)
+                s.got = got
+                if closed:
+                    self.told_closed(offered)
+            for script, args, answer, waits in early:
+                client.pipe.call(s.text(script, *args), answer, waits=waits)
 
         flags = (b"1" if s.creates else b"0", b"1" if s.loose else b"0")
         name = s.spec.name.encode("utf-8", "surrogatepass")
@@ -248,6 +310,7 @@ class RedisLink(Link):
     def closed_error(self) -> StbassError:  # type: ignore[override]
         """Why an operation on this channel is refused."""
         if self.state.data_lost is not None:
+            # One for each who waits: a traceback belongs to one raising.
             return StateLostError(str(self.state.data_lost))
         return ChannelClosedError(f"channel {self.name!r} is closed", channel_name=self.name)
 
@@ -276,28 +339,36 @@ class RedisLink(Link):
         done: Future[None] = self.here.loop.create_future()
 
         def answered(reply: Any) -> None:
-            if isinstance(reply, list):
-                if self.route(reply) is not None:
-                    self.note(*reply[1:])
-                    self.told_closed()
+            error: StbassError | None = None
+            if not isinstance(reply, list):
+                error = s.problem(reply)
+            elif self.route(reply) is not None:
+                self.note(*reply[1:3])
+                self.told_closed(reply[3])
+            elif s.data_lost is not None:
+                error = self.closed_error()
+            if error is None:
                 if not done.done():
                     done.set_result(None)
             elif not done.done():
-                done.set_exception(s.problem(reply))
+                done.set_exception(error)
                 done.exception()
 
-        self.call(scripts.CLOSE, answer=answered)
+        # What the server refuses for now must not come after the close.
+        self._when_written(lambda: self.call(scripts.CLOSE, answer=answered))
         return done
 
-    def _vanished(self) -> None:
-        """There is no such channel in Redis: it was closed, or the server has lost its data."""
+    def _vanished(self, cause: str = "") -> None:
+        """There is no such channel in Redis: it was closed and all of it received, or its data is lost."""
         s = self.state
-        run_id = self.here.pipe.run_id
-        if s.run_id and run_id != s.run_id:
-            s.data_lost = StateLostError(
-                f"channel {self.name!r} is not in Redis at {s.options.address} any more: the server was restarted"
-                f" without its data"
-            )
+        if s.born and not s.left and not self._complete:
+            restarted = self.here.pipe.run_id != s.run_id
+            s.data_lost = s.data_gone(cause or (_RESTARTED if restarted else _DELETED))
+        self._over()
+
+    def _over(self) -> None:
+        """Nothing can come of the channel any more."""
+        s = self.state
         s.left = s.vain = True
         for place, state in s.places.items():
             if state == ASKING:
@@ -305,8 +376,14 @@ class RedisLink(Link):
         self.told_closed()
         s.tell_places()
 
-    def told_closed(self) -> None:
-        """The channel is closed. Nobody takes what waits here."""
+    def told_closed(self, total: int | None = None) -> None:
+        """The channel is closed. Nobody takes what waits here.
+
+        Args:
+            total: number of the last value, if the server has told that it is closed.
+        """
+        if total is not None:
+            self.state.total = total
         self.closed = True
         self.state.fail_sends(self.closed_error)
         self._end_receives()
@@ -325,12 +402,20 @@ class RedisLink(Link):
         if client is None or not s.joined or (s.left and (s.vain or not final)):
             return None
         self.goes_on()
-        self.tell_received()
         done: Future[None] = client.loop.create_future()
+        self._when_written(partial(self._leave, client, done, final))
+        return done
+
+    def _leave(self, client: Client, done: Future[None], final: bool) -> None:
+        s = self.state
+        if s.client is not client or not s.joined:
+            done.set_result(None)
+            return
+        self.tell_received()
 
         def answered(reply: Any) -> None:
             state = self.state  # this end lives until it knows whether it has left
-            if isinstance(reply, list) and not reply[1] and state.joined:
+            if isinstance(reply, list) and reply == [b"ok", 0] and state.joined:
                 state.left = False
             if not done.done():
                 done.set_result(None)
@@ -341,10 +426,10 @@ class RedisLink(Link):
         client.pipe.call(s.text(scripts.LEAVE, b"1" if final else b"0"), answered)
         if final:
             s.joined = False
+            s.belong(b"")
             self._fail_reader(s.transport_closed())
             self._fail_writer(s.transport_closed())
             s.tell_places()
-        return done
 
     def __del__(self) -> None:
         s = self.state
@@ -370,6 +455,27 @@ class RedisLink(Link):
         self._fail_reader(error)
         self.heat_all()
 
+    # A server that refuses for now ---------------------------------------------------------------
+
+    def put_off(self) -> None:
+        """The server refuses for now: what does not wait for it is told so."""
+        s = self.state
+        early = s.early or []
+        if early:
+            s.early = [one for one in early if one[3]]
+            for _, _, answer, waits in early:
+                if not waits and answer is not None:
+                    answer(LATER)
+        s.tell_places()
+
+    def go_on(self) -> None:
+        """Ask again for what the server has refused."""
+        self._advance_sends()
+        self._advance_receives()
+        if self.closed:
+            self.told_closed()
+        self.sync(restarted=False)
+
     # What the server tells -----------------------------------------------------------------------
 
     def told(self, kind: str, details: list[Any]) -> None:
@@ -394,8 +500,10 @@ class RedisLink(Link):
                     self._register(arm, tell=False)
                 else:
                     self._heat(arm)
-            case "closed", []:
-                self.told_closed()
+            case "closed", [int(total)]:
+                self.told_closed(total)
+            case "gone", []:
+                self.sync()  # if that is so, its answer says it
             case "lost", ["w" | "r"]:
                 self.sync()  # what is offered here must not be offered again unless that is so
             case "free", [("w" | "r") as place]:
@@ -415,31 +523,44 @@ class RedisLink(Link):
         s = self.state
         if not s.joined or s.left:
             return
+        party, written, progress, heard = s.party, s.written, self._progress, len(s.heard)
 
         def answered(reply: Any) -> None:
+            if party != s.party:
+                return  # on another event loop by now
+            s.syncing = False
             if not isinstance(reply, list) or s.left or self.route(reply) is None:
                 return
-            _, closed, _, acked, sent, w, r, now, _ = reply
+            _, closed, offered, acked, sent, w, r, now, received, arms = reply
+            if (w and offered < written) or (r and received < progress):
+                # Values were lost, or would come once more.
+                self.call(scripts.LOSE)
+                self._vanished(_OLDER)
+                return
             s.run_id = self.here.pipe.run_id
             self.note(acked, sent)
             if now:
                 s.told_urgent(int(now[:-1]), not now.endswith(b"n"))
             if closed:
-                self.told_closed()
+                self.told_closed(offered)
                 return
             if not w and s.holds("w"):
                 self._lose("w")
             if not r and s.holds("r"):
                 self._lose("r")
-            if restarted is not None:
-                # The connection was lost: look again.
+            if s.look_again or arms < heard:
+                s.look_again = False
                 for arm in list(s.arms):
                     self._register(arm)
 
-        if restarted is not None and s.holds("r") and not s.fetching and not s.acking:
-            # Before any answer to what was sent again: what it has moved may have been told on the lost connection.
-            self._check()
-        self.call(scripts.SYNC, s.lease, s.ttl, answer=answered)
+        if restarted is not None:
+            s.look_again = True
+            if s.holds("r") and not s.fetching and not s.acking:
+                # Before any answer to what was sent again: what it has moved may have been told on the lost connection.
+                self._check()
+        if not s.syncing:
+            s.syncing = True
+            self.call(scripts.SYNC, s.lease, s.ttl, answer=answered)
 
     # Who holds the places ------------------------------------------------------------------------
 
@@ -471,8 +592,9 @@ class RedisLink(Link):
         self.tell_received()
         s.places[place] = LEAVING
         s.giving_back += 1
-        # What is under way on another connection must not come after it.
-        s.on_fetched(partial(self._give_back, place)) if place == "r" else self._give_back(place)
+        # What is under way on another connection, or is refused for now, must not come after it.
+        give_back = partial(self._give_back, place)
+        s.on_fetched(give_back) if place == "r" else self._when_written(give_back)
 
     def _give_back(self, place: Place) -> None:
         s = self.state
@@ -493,6 +615,8 @@ class RedisLink(Link):
         return self.writer if place == "w" else self.reader
 
     async def bound(self) -> None:
+        if self.state.data_lost is not None:
+            raise self.closed_error()
         if self.closed:
             return
         self.touch()
@@ -520,17 +644,20 @@ class RedisLink(Link):
             self.state.wanted.add(place)
         return False
 
-    async def _placed(self, place: Place) -> None:
-        """Return when this end holds the place.
+    async def _placed(self, place: Place) -> bool:
+        """Whether this end holds the place, as soon as that is known; not if the server refuses for now.
 
         Raises:
             StbassError: it cannot.
         """
         s = self.state
         while not self.closed and not self.held(place):
+            if self.here.held:
+                return False
             await s.place_changed()
             if s.places[place] == FREE and s.refusal is not None:
                 raise s.refusal
+        return True
 
     def _hold(self, place: Place, anew: bool = False) -> None:
         """Ask for a place; ``anew``: for the reader's, that is ours, with new lists."""
@@ -579,7 +706,7 @@ class RedisLink(Link):
             self._advance_receives()
             self.heat("reader")
         if closed:
-            self.told_closed()
+            self.told_closed(offered)
         s.tell_places()
 
     def _refuse(self, place: Place, error: StbassError) -> None:
@@ -670,23 +797,25 @@ class RedisLink(Link):
         told, s.told_wait = s.told_wait, True
         if s.blocked:
             if not told:
-                self.call(scripts.WAIT, b"1", answer=self._waits)
+                self.call(scripts.WAIT, b"1", answer=self._waits, waits=False)
             return
         pipe = s.pipe
         if pipe is None or pipe.closed:
             pipe = s.pipe = self.here.take_pipe(self._down)
         if not told:
-            pipe.call(s.text(scripts.WAIT, b"1"), self._waits)
+            pipe.call(s.text(scripts.WAIT, b"1"), self._waits, waits=False)
         self._block(pipe)
 
     def _waits(self, reply: Any) -> None:
-        if not isinstance(reply, list):
+        if reply is LATER:
+            self.state.told_wait = False
+        elif not isinstance(reply, list):
             self._fail_reader(self.state.problem(reply))
         elif self.route(reply, "r") is not None and reply[1]:
             self.told_closed()
 
     def _block(self, pipe: Pipe) -> None:
-        pipe.call(*self._blocking(pipe))
+        pipe.call(*self._blocking(pipe), waits=False)
 
     def _blocking(self, pipe: Pipe) -> tuple[bytes, Answer]:
         """The blocking move, to be called on that connection."""
@@ -699,6 +828,10 @@ class RedisLink(Link):
             if pipe is not s.pipe or epoch != s.epoch:
                 return
             s.blocked = False
+            if reply is LATER:
+                s.told_wait = False
+                return
+            self.here.allowed.add(b"BLMOVE")
             if not isinstance(reply, bytes):
                 self._fail_reader(s.problem(reply))
             elif s.fetching:
@@ -719,7 +852,7 @@ class RedisLink(Link):
         self.here.commit()
         s.fetching += 1
         args = self._acknowledging(max(1, self.capacity), whole=True)
-        self.call(scripts.ACK, *args, answer=partial(self._fetched, s.told, s.told < s.received))
+        self.call(scripts.ACK, *args, answer=partial(self._fetched, s.told, s.told < s.received), waits=False)
 
     def _fetched(self, told: int, in_hand: bool, reply: Any) -> None:
         """What was asked for came.
@@ -731,7 +864,10 @@ class RedisLink(Link):
         """
         s = self.state
         s.end_fetch()
-        if not isinstance(reply, list):
+        if reply is LATER:
+            self._untold()
+            self._take_in_all([])
+        elif not isinstance(reply, list):
             self._fail_reader(s.problem(reply))
         elif self.route(reply, "r") is not None:
             self._confirm(told)
@@ -750,16 +886,20 @@ class RedisLink(Link):
         """Fetch what is there, for a choice; whether there is something."""
         s = self.state
         if s.fetching or s.acking:
-            await self.ask(scripts.WAIT, b"1" if s.told_wait else b"0", place="r")
+            await self.ask(scripts.WAIT, b"1" if s.told_wait else b"0", place="r", waits=False)
+            if self.here.held:
+                return False
             return bool(s.moved) or not (s.fetching or s.acking)
         self.here.commit()
         s.fetching += 1
         try:
             args = self._acknowledging(max(1, self.capacity), whole=True)
-            reply = await self.ask(scripts.ACK, *args, place="r")
+            reply = await self.ask(scripts.ACK, *args, place="r", waits=False)
         finally:
             s.end_fetch()
         if reply is None:
+            if self.here.held:
+                self._untold()
             return False
         self._take_in_all(reply)
         if not s.moved and reply[1]:
@@ -853,7 +993,9 @@ class RedisLink(Link):
         s.registered[arm] = known
 
         def answered(reply: Any) -> None:
-            ready = True  # an error is for whoever tries to meet
+            ready = reply is not LATER  # an error is for whoever tries to meet
+            if ready and arm in s.arms:
+                s.heard.add(arm)
             if isinstance(reply, list) and self.route(reply) is not None:
                 if reply[2]:
                     self.told_closed()
@@ -872,6 +1014,7 @@ class RedisLink(Link):
             arm.choice.rank.encode(),
             b"1" if tell else b"0",
             answer=answered,
+            waits=False,
         )
         return known
 
@@ -881,8 +1024,9 @@ class RedisLink(Link):
         del s.arms_by_number[number]
         s.hot.discard(arm)
         s.registered.pop(arm, None)
-        if not s.left and s.joined:
+        if not s.left and s.joined and (arm in s.heard or not self.here.held):
             self.call(scripts.DETACH, b"%d" % number)
+        s.heard.discard(arm)
 
     def announce(self, arm: Arm) -> None:
         self._register(arm)
@@ -925,8 +1069,8 @@ class RedisLink(Link):
         s.hot.discard(arm)
         place: Place = "r" if arm.reader else "w"
         async with s.meeting[place]:
-            if not self.closed and not self.held(place):
-                await self._placed(place)
+            if not self.closed and not self.held(place) and not await self._placed(place):
+                return None
             try:
                 happened: Happened | None = await (self._meet_reader(arm) if arm.reader else self._meet_writer(arm))
             except StbassError:

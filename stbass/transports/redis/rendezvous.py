@@ -22,6 +22,7 @@ from stbass._channels.transport import Arm, Happened
 from stbass._values.ids import new_id
 from stbass.errors import BackendUnavailableError, SignatureError, StbassError, WireError
 from stbass.transports.redis import scripts
+from stbass.transports.redis.connection import LATER
 from stbass.transports.redis.end_state import MovedValue, PendingSend, Place
 from stbass.transports.redis.entries import parse_entry
 from stbass.transports.redis.link import RedisLink
@@ -49,6 +50,10 @@ class Rendezvous(RedisLink):
         s = self.state
         return not (s.queue or s.pending or s.withdrawing)
 
+    @property
+    def _progress(self) -> int:
+        return self.state.got
+
     # Sending -------------------------------------------------------------------------------------
 
     def offer(self, value: Any) -> Future[None]:
@@ -60,7 +65,7 @@ class Rendezvous(RedisLink):
 
     def _advance_sends(self) -> None:
         s = self.state
-        if s.withdrawing or not s.queue or self.closed or not self.held("w"):
+        if s.offering or s.withdrawing or not s.queue or self.closed or self.here.held or not self.held("w"):
             return
         entries = []
         while s.queue:
@@ -72,16 +77,32 @@ class Rendezvous(RedisLink):
             s.pending[s.number] = send
             entries.append(s.codec.entry(s.number, b"s", send.payload))
         if entries:
-            self.call(scripts.OFFER, s.ttl, *entries, answer=self._offered, now=True)
+            s.offering = True
+            self.call(scripts.OFFER, s.ttl, *entries, answer=self._offered, now=True, waits=False)
 
     def _offered(self, reply: Any) -> None:
-        if not isinstance(reply, list):
-            self._fail_writer(self.state.problem(reply))
+        s = self.state
+        s.offering = False
+        if reply is LATER:
+            # Not offered after all: those whose numbers the server does not know.
+            again = [send for number, send in s.pending.items() if number > s.written]
+            for send in again:
+                del s.pending[send.number]
+            s.queue.extendleft(reversed(again))
+            s.number = s.written
+        elif not isinstance(reply, list):
+            s.doubt_number()
+            self._fail_writer(s.problem(reply))
         elif self.route(reply, "w") is not None:
+            s.written = s.number
             self.note(reply[1], reply[2])
             if reply[3]:
                 self.told_closed()
             self.settle()
+        if s.place_waiters:
+            s.tell_places()
+        if s.queue:
+            self._advance_sends()
 
     def note(self, acked: int, sent: int) -> None:
         s = self.state
@@ -100,12 +121,17 @@ class Rendezvous(RedisLink):
 
     def _writer_held(self, offered: int, acked: int, sent: int) -> None:
         s = self.state
-        s.number, s.acked, s.sent = offered, acked, sent
+        s.number, s.written, s.acked, s.sent = offered, offered, acked, sent
 
     async def _withdraw_send(self, send: PendingSend) -> Happened | None:
         s = self.state
+        while s.offering:
+            # The server may refuse it for now: then there is nothing to take back.
+            await s.place_changed()
+        if send in s.queue:
+            s.queue.remove(send)
         if send.number not in s.pending:
-            return None
+            return Happened() if send.happened else None
         s.withdrawing += 1
         try:
             happened = await self._take_back(send.number)
@@ -140,6 +166,8 @@ class Rendezvous(RedisLink):
     def _advance_receives(self) -> None:
         s = self.state
         waiters = s.waiters
+        if self.here.held:
+            return
         while waiters and not s.acking:
             if waiters[0].done():
                 waiters.popleft()  # cancelled, and nothing was under way for it
@@ -225,6 +253,9 @@ class Rendezvous(RedisLink):
         first = s.moved[0]
 
         def answered(reply: Any) -> None:
+            if reply is LATER:
+                settled(None)
+                return
             if not isinstance(reply, list):
                 settled(s.problem(reply))
                 return
@@ -251,7 +282,7 @@ class Rendezvous(RedisLink):
             # Nothing else goes over this connection: there is nothing to wait for.
             s.pipe.call_now((s.text(scripts.RECEIVE, *args), answered), self._blocking(s.pipe))
         else:
-            self.call(scripts.RECEIVE, *args, answer=answered)
+            self.call(scripts.RECEIVE, *args, answer=answered, waits=False)
 
     def _refuse_urgent(self) -> None:
         """Nobody here is going to take it: say so to whoever offers what cannot wait."""
@@ -318,8 +349,14 @@ class Rendezvous(RedisLink):
             s.urgent[number] = outcome
             try:
                 entry = s.codec.entry(number, b"n", payload)
-                reply = await self.ask(scripts.NOW, entry, arm.choice.rank.encode(), *tried, place="w")
+                s.withdrawing += 1
+                try:
+                    reply = await self.ask(scripts.NOW, entry, arm.choice.rank.encode(), *tried, place="w", waits=False)
+                finally:
+                    s.withdrawing -= 1
+                    self._advance_sends()
                 if reply is not None:
+                    s.written = number
                     # Refused, or nobody answers: in either case it must not be taken any more.
                     if await self._answer(outcome) or await self._take_back(number):
                         s.sent_at = time.time()
@@ -351,7 +388,8 @@ class Rendezvous(RedisLink):
             answered: Future[bool] = self.here.loop.create_future()
             s.proposals[reference] = answered
             try:
-                reply = await self.ask(scripts.ASK, reference.encode(), arm.choice.rank.encode(), *tried, place="r")
+                rank = arm.choice.rank.encode()
+                reply = await self.ask(scripts.ASK, reference.encode(), rank, *tried, place="r", waits=False)
                 if reply is None:
                     self._check_open()
                     return None
@@ -371,7 +409,7 @@ class Rendezvous(RedisLink):
         while not s.moved:
             if not await self._look():
                 return None
-        if s.acking:
+        if s.acking or self.here.held:
             return None
         s.acking = True
         outcome: Future[Any] = self.here.loop.create_future()
@@ -429,14 +467,20 @@ class Rendezvous(RedisLink):
             else:
                 s.number += 1
                 entry = s.codec.entry(s.number, b"g", s.codec.encode(arm.value))
-                reply = await self.ask(scripts.GIVE, reference.encode(), entry)
+                s.withdrawing += 1
+                try:
+                    reply = await self.ask(scripts.GIVE, reference.encode(), entry, waits=False)
+                finally:
+                    s.withdrawing -= 1
                 if reply is not None:
                     happened = Happened()
+                    s.written = int(entry.partition(b"g")[0])
                     s.sent = max(s.sent, reply[1])
                     s.sent_at = time.time()
         except StbassError as error:
             self.here.warn("meeting", f"channel {self.name!r}: a meeting of two choices came to nothing: {error}")
         finally:
+            self._advance_sends()
             if happened is not None:
                 arm.complete(happened.value)
             else:

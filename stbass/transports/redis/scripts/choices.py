@@ -44,7 +44,7 @@ ASK = Script(
 -- ok: to whom
 local holder, closed, epoch = unpack(call('HMGET', S, 'r', 'closed', 'epoch'))
 if not epoch then return {'gone'} end
-if holder ~= me then return {holder and 'taken' or 'free'} end
+if holder ~= me then return {holder and 'taken' or 'free', born} end
 if closed then return {'closed'} end
 for _, arm in ipairs(facing('r', ARGV[3])) do
   local tried = false
@@ -74,17 +74,19 @@ GIVE = Script(
     "GIVE",
     r"""
 -- id, entry: yes to a proposal.  ok: sent
-local holder, epoch, given, offered, sent = unpack(call('HMGET', S, 'w', 'epoch', 'gv', 'offered', 'sent'))
+local holder, epoch, given, offered, sent, left = unpack(call('HMGET', S, 'w', 'epoch', 'gv', 'offered', 'sent',
+  'left'))
 if not epoch then return {'gone'} end
 local number = number_of(ARGV[3])
 if tonumber(given or 0) == number then return {'ok', tonumber(sent or 0)} end
 local reader = call('HGET', R, ARGV[2])
 if holder ~= me or not reader then return {'none'} end
-call('HDEL', R, ARGV[2])
+if values(epoch) < tonumber(left or 0) then return lose() end
 local offers = lists(epoch)
 call('RPUSH', offers, ARGV[3])
+call('HDEL', R, ARGV[2])
 call('PEXPIRE', offers, call('PTTL', S))
-call('HSET', S, 'offered', number, 'gv', number, 'wd', '')
+call('HSET', S, 'offered', number, 'gv', number, 'left', (left or 0) + 1)
 sent = call('HINCRBY', S, 'sent', 1)
 tell(reader, 'gave', ARGV[2])
 return {'ok', sent}

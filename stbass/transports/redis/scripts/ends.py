@@ -4,29 +4,32 @@ from __future__ import annotations
 
 from stbass.transports.redis.scripts.script import Script
 
-__all__ = ["AFFIRM", "CLOSE", "FREE", "HOLD", "JOIN", "LEAVE", "PURGE", "SYNC"]
+__all__ = ["AFFIRM", "CLOSE", "FREE", "HOLD", "JOIN", "LEAVE", "LOSE", "PURGE", "SYNC"]
 
 JOIN = Script(
     "JOIN",
     r"""
 -- lease, ttl (both ms), create (1/0), loose (1/0), name, type, capacity
--- ok: closed, offered, acked, sent, got
+-- ok: closed, offered, acked, sent, got, born
 local lease, ttl = tonumber(ARGV[2]), tonumber(ARGV[3])
 if call('HEXISTS', S, 'name') == 0 then
   if ARGV[4] == '0' then return {'gone'} end
   -- What every value needs comes first: a small hash is searched from its start.
-  call('HSET', S, 'epoch', 0, 'offered', 0, 'acked', 0, 'sent', 0, 'got', 0, 'wd', '', 'name', ARGV[6], 'type', ARGV[7],
-       'cap', ARGV[8])
+  -- The lists of one that was here before have other numbers: somebody may still wait on them.
+  call('HSET', S, 'epoch', clock(), 'offered', 0, 'acked', 0, 'sent', 0, 'got', 0, 'left', 0, 'name', ARGV[6],
+       'type', ARGV[7], 'cap', ARGV[8], 'born', me)
 end
 if ARGV[5] == '1' then call('HSET', S, 'loose', 1) end
-local closed, offered, acked, sent, got = unpack(call('HMGET', S, 'closed', 'offered', 'acked', 'sent', 'got'))
+local closed, offered, acked, sent, got, its_birth = unpack(call('HMGET', S, 'closed', 'offered', 'acked', 'sent',
+  'got', 'born'))
 if closed and call('HLEN', P) == 0 then
-  if values(call('HGET', S, 'epoch')) == 0 then return {'gone'} end
+  if values(call('HGET', S, 'epoch')) == 0 then return {'closed'} end
 end
 call('HSET', P, me, clock() + lease)
 call('PEXPIRE', S, ttl)
 call('PEXPIRE', P, ttl)
-return {'ok', closed and 1 or 0, tonumber(offered or 0), tonumber(acked or 0), tonumber(sent or 0), tonumber(got or 0)}
+return {'ok', closed and 1 or 0, tonumber(offered or 0), tonumber(acked or 0), tonumber(sent or 0), tonumber(got or 0),
+        its_birth}
 """,
 )
 
@@ -37,10 +40,11 @@ HOLD = Script(
 -- ok: epoch, offered, acked (for a reader: done, with a capacity), sent, got, closed, whether it was held by the
 -- party already.  type: theirs.  held: owner, who, since (ms), for how long (ms)
 local side, owner = ARGV[2], ARGV[3]
-local type, holder, its_owner, who, since, epoch, closed = unpack(call('HMGET', S, 'type', side, side .. '.owner',
-  side .. '.who', side .. '.since', 'epoch', 'closed'))
+local type, holder, its_owner, who, since, epoch, closed, left = unpack(call('HMGET', S, 'type', side,
+  side .. '.owner', side .. '.who', side .. '.since', 'epoch', 'closed', 'left'))
 if not type then return {'gone'} end
 if type ~= ARGV[5] then return {'type', type} end
+if values(epoch) < tonumber(left or 0) then return lose() end
 local now = clock()
 epoch = tonumber(epoch)
 if holder and holder ~= me then
@@ -119,33 +123,41 @@ SYNC = Script(
     "SYNC",
     r"""
 -- lease, ttl (ms): the party lives; what is true now?
--- ok: closed, offered, acked, sent, w is mine, r is mine, what became of the latest offer that could not wait, epoch
-local type, closed, offered, acked, sent, w, r, now, epoch = unpack(call('HMGET', S, 'type', 'closed', 'offered',
-  'acked', 'sent', 'w', 'r', 'now', 'epoch'))
+-- ok: closed, offered, acked, sent, w is mine, r is mine, what became of the latest offer that could not wait, how far
+-- the reader is (done with a capacity, else got), how many arms are mine
+local type, closed, offered, acked, sent, w, r, now, epoch, cap, got, done, left = unpack(call('HMGET', S, 'type',
+  'closed', 'offered', 'acked', 'sent', 'w', 'r', 'now', 'epoch', 'cap', 'got', 'done', 'left'))
 if not type then return {'gone'} end
-call('HSET', P, me, clock() + tonumber(ARGV[2]))
+if values(epoch) < tonumber(left or 0) then return lose() end
 local offers, taken = lists(epoch)
+-- First, because a server that is full lets us do it, and then all else.
 for _, key in ipairs({S, P, A, R, offers, taken}) do call('PEXPIRE', key, ARGV[3]) end
+call('HSET', P, me, clock() + tonumber(ARGV[2]))
+local arms = 0
+for _, arm in ipairs(call('HKEYS', A)) do
+  if string.match(arm, '^(.+)/') == me then arms = arms + 1 end
+end
 return {'ok', closed and 1 or 0, tonumber(offered or 0), tonumber(acked or 0), tonumber(sent or 0), w == me and 1 or 0,
-        r == me and 1 or 0, now or '', tonumber(epoch)}
+        r == me and 1 or 0, now or '', tonumber(cap == '0' and got or done or 0), arms}
 """,
 )
 
 CLOSE = Script(
     "CLOSE",
     r"""
--- ok: acked, sent
-local epoch, closed = unpack(call('HMGET', S, 'epoch', 'closed'))
+-- ok: acked, sent, offered
+local epoch, closed, offered = unpack(call('HMGET', S, 'epoch', 'closed', 'offered'))
+offered = tonumber(offered or 0)
 if not epoch then return {'gone'} end
 if not closed then
   call('HSET', S, 'closed', 1)
   call('HDEL', S, 'wait')
   withdraw_offers()
   call('DEL', R)
-  tell_all('closed')
+  tell_all('closed', offered)
 end
 local acked, sent = unpack(call('HMGET', S, 'acked', 'sent'))
-return {'ok', tonumber(acked or 0), tonumber(sent or 0)}
+return {'ok', tonumber(acked or 0), tonumber(sent or 0), offered}
 """,
 )
 
@@ -168,14 +180,16 @@ end
 local now, longest = clock(), 0
 local parties = call('HGETALL', P)
 for i = 2, #parties, 2 do longest = math.max(longest, tonumber(parties[i]) - now) end
+local loose = call('HEXISTS', S, 'loose') == 1
 if #parties == 0 or (closed and left == 0 and longest <= 0) then
-  delete()
+  -- Somebody may still come who cannot tell a channel that was from one that is not yet.
+  delete(loose)
 elseif closed and left == 0 then
-  tell_all('closed')
+  tell_all('closed', tonumber(call('HGET', S, 'offered') or 0))
   -- Who lives leaves now, or renews its lease and the time to live with it. Of those that died nobody deletes anything.
   local offers, taken = lists(tonumber(call('HGET', S, 'epoch')))
   for _, key in ipairs({P, A, R, offers, taken}) do call('PEXPIRE', key, longest + 1000) end
-  call('PEXPIRE', S, call('HEXISTS', S, 'loose') == 1 and math.max(60000, longest + 1000) or longest + 1000)
+  call('PEXPIRE', S, loose and math.max(60000, longest + 1000) or longest + 1000)
 end
 return {'ok', 1}
 """,
@@ -186,9 +200,16 @@ PURGE = Script(
     r"""
 -- The channel is over, whatever lies in it and whoever has it open: nothing of it is left, and who has it open is told.
 -- ok
-tell_all('closed')
-call('HDEL', S, 'loose')
+tell_all('closed', 0)
 delete()
 return {'ok'}
+""",
+)
+
+LOSE = Script(
+    "LOSE",
+    r"""
+-- Some of its data is not there any more, as the caller has seen: nothing of it is left, and who has it open is told.
+return lose()
 """,
 )

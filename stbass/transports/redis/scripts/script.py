@@ -10,10 +10,11 @@ __all__ = ["Script"]
 class Script:
     """A script and the digest under which a server knows it."""
 
-    __slots__ = ("name", "sha", "text")
+    __slots__ = ("lean", "name", "sha", "text")
 
     def __init__(self, name: str, body: str, *, lean: bool = False, bare: bool = False) -> None:
         self.name = name
+        self.lean = lean
         # Half of what a short script costs is to make functions that it does not call.
         self.text = (("" if bare else _LEAN if lean else _COMMON) + body).encode()
         self.sha = hashlib.sha1(self.text, usedforsecurity=False).hexdigest().encode()
@@ -24,7 +25,10 @@ local S, me, call = KEYS[1], ARGV[1], redis.call
 """
 
 _COMMON = r"""
-local S, me, call = KEYS[1], ARGV[1], redis.call
+local S, call = KEYS[1], redis.call
+local me, born = string.match(ARGV[1], '^(%S*) ?(%S*)$')
+-- Another channel may be there by now, if the data of the one that is meant was deleted.
+if born ~= '' and call('HGET', S, 'born') ~= born then return {'gone'} end
 local P, A, R = S .. ':parties', S .. ':arms', S .. ':props'
 local function clock()
   local time = call('TIME')
@@ -97,15 +101,21 @@ local function new_epoch()
   call('HDEL', S, 'wait')
   return epoch
 end
+-- How many elements of ours the lists must have.
+local function left_less(count)
+  if count > 0 then call('HSET', S, 'left', math.max(0, tonumber(call('HGET', S, 'left') or 0) - count)) end
+end
 -- Offers whose sender waits are nobody's when the writer is gone or the channel is closed.
 local function withdraw_offers()
   local offers, taken = lists(tonumber(call('HGET', S, 'epoch') or 0))
+  local count = 0
   for _, list in ipairs({offers, taken}) do
     for _, entry in ipairs(call('LRANGE', list, 0, -1)) do
       local _, kind = number_of(entry)
-      if kind == 's' or kind == 'n' then call('LREM', list, 1, entry) end
+      if kind == 's' or kind == 'n' then count = count + call('LREM', list, 1, entry) end
     end
   end
+  left_less(count)
 end
 local function free(side)
   local asks = call('HGET', S, 'ask.' .. side)
@@ -122,15 +132,20 @@ local function values(epoch)
   local offers, taken = lists(epoch)
   return call('LLEN', offers) + math.max(0, call('LLEN', taken) - 1)
 end
-local function delete()
-  local offers, taken = lists(tonumber(call('HGET', S, 'epoch') or 0))
-  local loose = call('HGET', S, 'loose')
-  local name, type, cap = unpack(call('HMGET', S, 'name', 'type', 'cap'))
+-- 'remembered': a mark stays for a minute that it was closed.
+local function delete(remembered)
+  local epoch, born, name, type, cap = unpack(call('HMGET', S, 'epoch', 'born', 'name', 'type', 'cap'))
+  local offers, taken = lists(epoch or '')
   call('DEL', S, P, A, R, offers, taken)
-  if loose then
-    -- Somebody may still come who cannot tell a channel that was from one that is not yet.
-    call('HSET', S, 'name', name, 'type', type, 'cap', cap, 'closed', 1, 'epoch', 0)
+  if remembered and epoch then
+    call('HSET', S, 'name', name, 'type', type, 'cap', cap, 'born', born, 'closed', 1, 'epoch', epoch)
     call('EXPIRE', S, 60)
   end
+end
+-- Some of its data is not there any more: the rest is nobody's, and whoever has it open is told.
+local function lose()
+  tell_all('gone')
+  delete()
+  return {'gone'}
 end
 """

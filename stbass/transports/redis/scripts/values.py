@@ -11,11 +11,11 @@ OFFER = Script(
     r"""
 -- ttl (ms), then entries.  For each value that is sent: as few commands as can be.
 -- ok: acked, sent, whether values were refused because the channel is closed
-local holder, closed, epoch, offered, acked, sent = unpack(call('HMGET', S, 'w', 'closed', 'epoch', 'offered', 'acked',
-  'sent'))
+local holder, closed, epoch, offered, acked, sent, left = unpack(call('HMGET', S, 'w', 'closed', 'epoch', 'offered',
+  'acked', 'sent', 'left'))
 if not epoch then return {'gone'} end
-if holder ~= me then return {holder and 'taken' or 'free'} end
-offered, acked, sent = tonumber(offered or 0), tonumber(acked or 0), tonumber(sent or 0)
+if holder ~= me then return {holder and 'taken' or 'free', call('HGET', S, 'born')} end
+offered, acked, sent, left = tonumber(offered or 0), tonumber(acked or 0), tonumber(sent or 0), tonumber(left or 0)
 local offers = S .. ':offers:' .. epoch
 local refused, accepted, fresh = false, 0, {}
 for i = 3, #ARGV do
@@ -23,6 +23,7 @@ for i = 3, #ARGV do
   number = tonumber(number)
   if number > offered then
     if kind == 'b' then
+      if number > offered + 1 then return {err = 'TRYAGAIN the values before these were refused'} end
       fresh[#fresh + 1] = ARGV[i]
       accepted = accepted + count
       offered = number + count - 1
@@ -39,13 +40,20 @@ end
 for i = 1, #fresh, 1000 do
   local last = math.min(i + 999, #fresh)
   local length = call('RPUSH', offers, unpack(fresh, i, last))
-  if length == last - i + 1 then call('PEXPIRE', offers, ARGV[2]) end
+  if length == last - i + 1 then
+    call('PEXPIRE', offers, ARGV[2])
+    if i == 1 and left > 0 and call('LLEN', S .. ':taken:' .. epoch) <= left then
+      -- What was offered before is in neither list: it was deleted.  So nobody may go on as if nothing were.
+      call('DEL', S, S .. ':parties', S .. ':arms', S .. ':props', offers, S .. ':taken:' .. epoch)
+      return {'gone'}
+    end
+  end
 end
 if accepted > 0 then
   sent = sent + accepted
-  call('HSET', S, 'offered', offered, 'wd', '', 'sent', sent)
+  call('HSET', S, 'offered', offered, 'sent', sent, 'left', left + #fresh)
 elseif #fresh > 0 then
-  call('HSET', S, 'offered', offered, 'wd', '')
+  call('HSET', S, 'offered', offered, 'left', left + #fresh)
 end
 local arms = S .. ':arms'
 if call('EXISTS', arms) == 1 then
@@ -69,25 +77,30 @@ RECEIVE = Script(
     r"""
 -- entry, whether a receive goes on waiting (1/0): acknowledge one value.  As few commands as can be.
 -- ok: got before, whether it is closed, how many were acknowledged (0: it was withdrawn)
-local holder, closed, epoch, writer, acked, got, sent, offered = unpack(call('HMGET', S, 'r', 'closed', 'epoch', 'w',
-  'acked', 'got', 'sent', 'offered'))
+local holder, closed, epoch, writer, acked, got, sent, offered, left = unpack(call('HMGET', S, 'r', 'closed', 'epoch',
+  'w', 'acked', 'got', 'sent', 'offered', 'left'))
 if not epoch then return {'gone'} end
-if holder ~= me then return {holder and 'taken' or 'free'} end
+if holder ~= me then return {holder and 'taken' or 'free', call('HGET', S, 'born')} end
 local number, kind = string.match(ARGV[2], '^(%d+)(%a)')
 number, acked, got, sent = tonumber(number), tonumber(acked or 0), tonumber(got or 0), tonumber(sent or 0)
 if call('LREM', S .. ':taken:' .. epoch, 1, ARGV[2]) == 0 then
-  -- Withdrawn; or the same once more, because the answer to the first was lost.
-  if number > acked then return {'ok', got, closed and 1 or 0, 0} end
-  return {'ok', got - 1, closed and 1 or 0, 1}
+  -- The same once more, because the answer to the first was lost; or withdrawn; or the list was deleted.
+  if number <= acked then return {'ok', got - 1, closed and 1 or 0, 1} end
+  local offers, taken = S .. ':offers:' .. epoch, S .. ':taken:' .. epoch
+  if call('LLEN', offers) + math.max(0, call('LLEN', taken) - 1) < tonumber(left or 0) then
+    call('DEL', S, S .. ':parties', S .. ':arms', S .. ':props', offers, taken)
+    return {'gone'}
+  end
+  return {'ok', got, closed and 1 or 0, 0}
 end
 -- One that no writer has offered, or that was acknowledged before, is a stranger's.
 if number <= acked or number > tonumber(offered or 0) then return {'ok', got, closed and 1 or 0, 0} end
-acked = number
+acked, left = number, math.max(0, (left or 0) - 1)
 if kind == 's' or kind == 'n' then sent = sent + 1 end
 if kind == 'n' then
-  call('HSET', S, 'acked', acked, 'got', got + 1, 'sent', sent, 'now', number .. 'y')
+  call('HSET', S, 'acked', acked, 'got', got + 1, 'sent', sent, 'left', left, 'now', number .. 'y')
 else
-  call('HSET', S, 'acked', acked, 'got', got + 1, 'sent', sent)
+  call('HSET', S, 'acked', acked, 'got', got + 1, 'sent', sent, 'left', left)
 end
 if ARGV[3] == '0' then call('HDEL', S, 'wait') end
 if writer then
@@ -106,10 +119,10 @@ ACK = Script(
 -- number (acknowledge all up to it), how many elements to move, all there is (1/0), received (the writer has room)
 -- ok: whether it is closed, and then how many elements are not acknowledged; the elements that were moved, or all
 local number, most, received = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[5])
-local holder, closed, epoch, writer, acked, done, got, sent, offered = unpack(call('HMGET', S, 'r', 'closed', 'epoch',
-  'w', 'acked', 'done', 'got', 'sent', 'offered'))
+local holder, closed, epoch, writer, acked, done, got, sent, offered, left = unpack(call('HMGET', S, 'r', 'closed',
+  'epoch', 'w', 'acked', 'done', 'got', 'sent', 'offered', 'left'))
 if not epoch then return {'gone'} end
-if holder ~= me then return {holder and 'taken' or 'free'} end
+if holder ~= me then return {holder and 'taken' or 'free', call('HGET', S, 'born')} end
 local offers, taken = S .. ':offers:' .. epoch, S .. ':taken:' .. epoch
 acked, done, got, offered = tonumber(acked or 0), tonumber(done or 0), tonumber(got or 0), tonumber(offered or 0)
 local answer = {'ok', closed and 1 or 0, 0}
@@ -128,7 +141,8 @@ if number > done then
     call('LSET', taken, 0, '')
     there = there - keep
   end
-  call('HSET', S, 'acked', math.max(received, acked), 'done', number, 'got', got + number - done)
+  left = math.max(0, (left or 0) - keep)
+  call('HSET', S, 'acked', math.max(received, acked), 'done', number, 'got', got + number - done, 'left', left)
 elseif received > acked then
   call('HSET', S, 'acked', received)
 end
@@ -169,7 +183,7 @@ WAIT = Script(
 -- ok: whether it is closed
 local holder, closed, epoch = unpack(call('HMGET', S, 'r', 'closed', 'epoch'))
 if not epoch then return {'gone'} end
-if holder ~= me then return {holder and 'taken' or 'free'} end
+if holder ~= me then return {holder and 'taken' or 'free', born} end
 if ARGV[2] == '1' then
   call('HSET', S, 'wait', 1)
   look('w')
@@ -193,8 +207,9 @@ local offers, taken = lists(epoch)
 for _, list in ipairs({offers, taken}) do
   local entry = find(list, number)
   if entry then
-    call('LREM', list, 1, entry)
-    call('HSET', S, 'wd', (wd or '') .. ',' .. number .. ',')
+    left_less(call('LREM', list, 1, entry))
+    -- (Numbers do not come again; those long ago nobody asks for.)
+    call('HSET', S, 'wd', string.sub((wd or '') .. ',' .. number .. ',', -1000))
     return {'ok', 1}
   end
 end
@@ -208,14 +223,17 @@ NOW = Script(
     r"""
 -- entry, rank, then arms that refused already: offer to somebody who can take it at once
 -- ok: to whom ('' : a plain receive)
-local holder, closed, epoch, offered, waits = unpack(call('HMGET', S, 'w', 'closed', 'epoch', 'offered', 'wait'))
+local holder, closed, epoch, offered, waits, left = unpack(call('HMGET', S, 'w', 'closed', 'epoch', 'offered', 'wait',
+  'left'))
 if not epoch then return {'gone'} end
-if holder ~= me then return {holder and 'taken' or 'free'} end
+if holder ~= me then return {holder and 'taken' or 'free', born} end
 local number = number_of(ARGV[2])
 if number <= tonumber(offered or 0) then return {'ok', ''} end
 if closed then return {'closed'} end
 local offers, taken = lists(epoch)
-if values(epoch) > 0 then return {'none'} end
+local there = values(epoch)
+if there < tonumber(left or 0) then return lose() end
+if there > 0 then return {'none'} end
 local to = nil
 if waits and #ARGV == 3 then
   to = ''
@@ -232,7 +250,7 @@ end
 if not to then return {'none'} end
 call('RPUSH', offers, ARGV[2])
 call('PEXPIRE', offers, call('PTTL', S))
-call('HSET', S, 'offered', number, 'wd', '')
+call('HSET', S, 'offered', number, 'left', 1)
 if to ~= '' then
   local party, arm = string.match(to, '^(.+)/(%d+)$')
   tell(party, 'claim', tonumber(arm), tostring(number), ARGV[3])
@@ -253,7 +271,7 @@ for _, list in ipairs({offers, taken}) do
   local entry = find(list, number)
   local _, kind = number_of(entry or '')
   if kind == 'n' then
-    call('LREM', list, 1, entry)
+    left_less(call('LREM', list, 1, entry))
     call('HSET', S, 'now', number .. 'n')
     tell(writer, 'no', number)
   end
@@ -269,7 +287,7 @@ DROP = Script(
 local epoch = call('HGET', S, 'epoch')
 if epoch then
   local _, taken = lists(epoch)
-  call('LREM', taken, 1, ARGV[2])
+  left_less(call('LREM', taken, 1, ARGV[2]))
 end
 return {'ok'}
 """,
@@ -291,15 +309,33 @@ local function acknowledge(KEYS, ARGV)
     + ACK.text.decode()
     + r"""
 end
-local answers, at = {}, 2
+local calls, at = {}, 2
 for i, key in ipairs(KEYS) do
-  local what, last = ARGV[at] == 'o' and offer or acknowledge, at + 1 + ARGV[at + 1]
+  local last = at + 1 + ARGV[at + 1]
   local args = {}
   for j = at + 2, last do args[#args + 1] = ARGV[j] end
-  local fine, answer = pcall(what, {key}, args)
-  if not fine then answer = type(answer) == 'table' and answer or {err = tostring(answer)} end
-  answers[i] = answer
+  calls[i] = {ARGV[at] == 'o' and offer or acknowledge, args}
+  if ARGV[at] == 'o' then
+    -- Before anything is done: does what was offered before stand there?
+    local fine, holder, offered = pcall(function() return unpack(redis.call('HMGET', key, 'w', 'offered')) end)
+    local number = string.match(args[3] or '', '^(%d+)b')
+    if fine and number and holder == args[1] and tonumber(number) > tonumber(offered or 0) + 1 then
+      return {err = 'TRYAGAIN the values before these were refused'}
+    end
+  end
   at = last + 1
+end
+local answers = {}
+for i, key in ipairs(KEYS) do
+  local fine, answer = pcall(calls[i][1], {key}, calls[i][2])
+  if not fine then
+    answer = type(answer) == 'table' and answer or {err = tostring(answer)}
+    -- What the server refuses for now it refuses before anything was done: all of it comes again.
+    for _, word in ipairs({'OOM ', 'MISCONF ', 'NOREPLICAS ', 'READONLY ', 'NOPERM '}) do
+      if string.find(answer.err or '', word, 1, true) then return answer end
+    end
+  end
+  answers[i] = answer
 end
 return answers
 """,
