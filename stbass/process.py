@@ -11,8 +11,7 @@ from types import FunctionType
 from typing import Any, Self, overload
 
 from stbass._process.call import is_async
-from stbass._process.context import Composable, ProcessContext, changed, changes_since, checked_name
-from stbass._process.sync_threads import shared_threads
+from stbass._process.context import Composable, ProcessContext, call_in_thread, changed, changes_since, checked_name
 from stbass._values.arguments import remember
 from stbass._values.checks import refuse_generator
 from stbass._values.endpoint import Placement
@@ -117,7 +116,7 @@ class FunctionProcess(Process):
         """Call the function: an async one here, a sync one in a thread so that it blocks nobody else."""
         if "_perform" in self.__dict__:
             return await self._function(ctx)
-        outcome = await shared_threads().call_plain(self._function, ctx)
+        outcome = await call_in_thread(self._function, ctx)
         if inspect.isawaitable(outcome):
             return await outcome
         return outcome

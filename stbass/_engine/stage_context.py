@@ -75,22 +75,22 @@ class StageContext(ProcessContext):
     def channels(self, value: dict[str, Chan[Any]]) -> None:
         self._made = value
 
-    async def recv(self, channel_name: str) -> Any:
+    async def _recv(self, channel_name: str) -> Any:
         if channel_name == "input" and self._made is None and "input" not in self._bound:
             given, taken = self._given, self._taken
             if given is not None and taken < len(given):
                 self._taken = taken + 1
                 return given[taken]
-        return await super().recv(channel_name)
+        return await super()._recv(channel_name)
 
-    async def send(self, channel_name: str, value: Any) -> None:
+    async def _send(self, channel_name: str, value: Any) -> None:
         if channel_name == "output" and self._made is None and "output" not in self._bound:
             if self._sent is None:
                 self._sent = [value]
             else:
                 self._sent.append(value)
             return
-        await super().send(channel_name, value)
+        await super()._send(channel_name, value)
 
     def _bind(self, channels: Mapping[str, Chan[Any]]) -> None:
         self._bound = {**self._bound, **channels}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import inspect
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -18,6 +19,7 @@ from stbass._channels.transport import NOTHING
 from stbass._process.frame import Frame
 from stbass._process.logs import NO_FIELDS, LogFields, ProcessLog, carry
 from stbass._process.meter import Meter
+from stbass._process.sync_threads import shared_threads
 from stbass._values.endpoint import Placement
 from stbass._values.ids import new_id
 from stbass._values.masking import masked
@@ -25,12 +27,14 @@ from stbass._values.outcome import Failure, ProcessResult, RunInfo, moment_of, o
 from stbass._values.texts import plain_text, shortened, traceback_text
 from stbass._values.usage import NO_USAGE, Usage, checked_usage
 from stbass.channel import Chan
+from stbass.errors import ProcessCancelled, ProcessFailed
 from stbass.observe import events
 from stbass.timer import running
 
 __all__ = [
     "Composable",
     "ProcessContext",
+    "call_in_thread",
     "changed",
     "changes_since",
     "checked_name",
@@ -61,9 +65,42 @@ T = TypeVar("T", bound="ProcessContext")
 _NO_CHANNELS: Mapping[str, Chan[Any]] = {}
 _naming = threading.Lock()
 _LONGEST_NAME = 1000
+_LOOKED_AT = 64
 # Of contexts that have inherited nothing.
 _NO_FRAME = Frame()
 _NO_FRAME.shared = True
+
+
+class _WaitingThread:
+    """How the thread of a sync process waits for what happens on the event loop, until the process has ended."""
+
+    def __init__(self, process_name: str) -> None:
+        self._process_name = process_name
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[Any]] | None = set()
+
+    def wait_for(self, operation: Coroutine[Any, Any, Any]) -> Any:
+        """Called in the thread. Raises whatever the operation does."""
+        return asyncio.run_coroutine_threadsafe(self._await(operation), self._loop).result()
+
+    async def _await(self, operation: Coroutine[Any, Any, Any]) -> Any:
+        task = asyncio.current_task()
+        if self._tasks is None or task is None:
+            operation.close()
+            raise ProcessCancelled(f"process {self._process_name!r} has ended, and this thread of it was left behind")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return await operation
+
+    def end(self) -> None:
+        """The process has ended: nothing of it is to wait any more."""
+        tasks, self._tasks = self._tasks or set(), None
+        for task in list(tasks):
+            task.cancel()
+
+
+def _is_forgotten(operation: Any) -> bool:
+    return inspect.getcoroutinestate(operation) == inspect.CORO_CREATED
 
 
 @dataclass(init=False, eq=False)
@@ -107,6 +144,10 @@ class ProcessContext:
     _held: dict[tuple[str, str], Callable[[], None]] | None = field(default=None, repr=False)
     # What it has used, in all its attempts, once it has used something or run something of its own.
     _meter: Meter | None = field(default=None, repr=False)
+    # What was begun with it lately and may not have been awaited yet.
+    _begun: list[Any] | None = field(default=None, repr=False)
+    # Of a sync process: how its thread waits for what happens on the event loop.
+    _thread: _WaitingThread | None = field(default=None, repr=False)
 
     def __init__(
         self,
@@ -151,8 +192,8 @@ class ProcessContext:
         return made
 
     def __getstate__(self) -> dict[str, Any]:
-        # A copy, pickled or not, has a frame of its own.
-        return {**self.__dict__, "_frame": self._frame.unshared()}
+        # A copy, pickled or not, has a frame of its own, and has begun nothing.
+        return {**self.__dict__, "_frame": self._frame.unshared(), "_begun": None, "_thread": None}
 
     def _again(self) -> Self:
         made = copy.copy(self)
@@ -251,21 +292,28 @@ class ProcessContext:
             known = ", ".join(sorted(self.channels)) or "none"
             raise KeyError(f"process {self.process_name!r} has no channel {name!r}; it has: {known}") from None
 
-    async def recv(self, channel_name: str) -> Any:
+    def recv(self, channel_name: str) -> Any:
         """Receive a value from a named channel, of which this process is then the reader until it ends.
+
+        To be awaited; in a sync process, which runs in a thread, it waits and gives back the value itself.
 
         Raises:
             KeyError: there is no such channel.
             ChannelTopologyError: another process reads it.
             ChannelClosedError: it is closed.
         """
+        return self._begin(self._recv(channel_name))
+
+    async def _recv(self, channel_name: str) -> Any:
         channel = self.get_channel(channel_name)
         if self._held is None or (channel_name, "reader") not in self._held:
             hold_end(self, channel_name, "reader")
         return await channel.recv()
 
-    async def send(self, channel_name: str, value: Any) -> None:
+    def send(self, channel_name: str, value: Any) -> Any:
         """Send a value to a named channel, of which this process is then the writer until it ends.
+
+        To be awaited, as :meth:`recv`.
 
         Raises:
             KeyError: there is no such channel.
@@ -273,10 +321,39 @@ class ProcessContext:
             ChannelTypeError: the value does not fit the channel's type.
             ChannelClosedError: it is closed.
         """
+        return self._begin(self._send(channel_name, value))
+
+    async def _send(self, channel_name: str, value: Any) -> None:
         channel = self.get_channel(channel_name)
         if self._held is None or (channel_name, "writer") not in self._held:
             hold_end(self, channel_name, "writer")
         await channel.send(value)
+
+    def _begin(self, operation: Coroutine[Any, Any, Any]) -> Any:
+        if self._thread is not None and asyncio._get_running_loop() is None:
+            return self._thread.wait_for(operation)
+        begun = self._begun
+        if begun is None:
+            self._begun = [operation]
+            return operation
+        if not len(begun) % _LOOKED_AT:
+            begun[:] = filter(_is_forgotten, begun)
+        begun.append(operation)
+        return operation
+
+    async def _forgotten(self) -> Exception | None:
+        """The error of a process that has ended and did not await what it began."""
+        if not any(map(_is_forgotten, self._begun or ())):
+            return None
+        await asyncio.sleep(0)  # what was handed to a task has begun after that
+        found = [one for one in self._begun or () if _is_forgotten(one)]
+        if not found:
+            return None
+        calls = [f"ctx.{one.cr_code.co_name.lstrip('_')}({one.cr_frame.f_locals['channel_name']!r})" for one in found]
+        for one in found:
+            one.close()
+        what = f"{calls[0]} without await" + (f", and did so {len(calls)} times" if len(calls) > 1 else "")
+        return ProcessFailed(f"process {self.process_name!r} called {what}, so nothing moved: write await {calls[0]}")
 
     def _release(self) -> None:
         """Give the ends of its channels back, so that a later process may hold them."""
@@ -335,6 +412,15 @@ class ProcessContext:
 
 
 # For the library: the user's face of a context stays small.
+
+
+async def call_in_thread(function: Callable[[ProcessContext], Any], ctx: ProcessContext) -> Any:
+    """Call a sync process in a thread, where ``ctx.recv`` and ``ctx.send`` wait, instead of being awaited."""
+    thread = ctx._thread = _WaitingThread(ctx.process_name)
+    try:
+        return await shared_threads().call_plain(function, ctx)
+    finally:
+        thread.end()
 
 
 def frame_of(ctx: ProcessContext) -> Frame:
@@ -583,6 +669,8 @@ class Composable(ABC):
                     value = value.value
                 else:
                     failure, value = _completed(value.failure, ctx), None
+            if ctx._begun is not None and failure is None and (forgotten := await ctx._forgotten()) is not None:
+                failure, value = _failure(forgotten, ctx), None
             if ctx._output is not None:
                 ctx._drain_output()
             if ctx._sent and failure is None:

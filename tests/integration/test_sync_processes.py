@@ -7,16 +7,21 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from stbass import SEQ
 from stbass._process.context import ProcessContext
 from stbass._values.endpoint import Placement
 from stbass.backends.celery import CeleryBackend
+from stbass.backends.pools import ProcessPoolBackend, ThreadBackend
 from stbass.errors import DeadlineExceeded
 from stbass.placement import PLACED_PAR, BackendRegistry
 from stbass.result import FailurePolicy
 from stbass.testing import RedisServer
 from tests.integration.conftest import Fleet, workers_on
-from tests.support.agents import MEETING, block, meet, meet_by_hand
+from tests.support.agents import MEETING, block, forget, increment, meet, meet_by_hand
 from tests.support.backends import registry_of
 from tests.support.blocking import ENDED, INTERRUPTED
 from tests.support.waiting import until
@@ -129,4 +134,20 @@ async def test_what_a_worker_abandons_takes_nobodys_place_and_does_not_hold_up_i
         await until(lambda: server.command("LLEN", "anthropic") == 1)
         running.cancel()
         await asyncio.wait((running,))
+        await backend.aclose()
+
+
+@pytest.mark.parametrize("where", ["threads", "processes", "fleet"])
+async def test_channels_of_sync_processes_and_forgotten_awaits(where: str, registry: BackendRegistry) -> None:
+    backend: Any = {"threads": ThreadBackend(1), "processes": ProcessPoolBackend(1)}.get(where)
+    found = registry if backend is None else registry_of(backend)
+    # A sync process on any backend receives and sends,
+    result = await SEQ(PLACED_PAR((SEQ(increment, increment), ANTHROPIC)), registry=found, deadline=60).run(1)
+    assert result.value == [3]
+    # and an await that is forgotten there fails its process.
+    placed = PLACED_PAR((SEQ(forget), ANTHROPIC), registry=found, deadline=60, on_failure=FailurePolicy.COLLECT)
+    [failure] = (await placed.run()).failures
+    [leaf] = failure.leaves
+    assert "process 'forget' called ctx.send('output') without await, so nothing moved: write await ctx.se" in leaf
+    if backend is not None:
         await backend.aclose()

@@ -331,6 +331,19 @@ async def meet_by_hand(ctx: ProcessContext) -> int:
 
 
 @Process
+def increment(ctx: ProcessContext) -> None:
+    """A sync stage: it receives, and sends."""
+    ctx.send("output", ctx.recv("input") + 1)
+
+
+@Process
+async def forget(ctx: ProcessContext) -> str:
+    """Forget an await."""
+    ctx.send("output", 1)
+    return "done"
+
+
+@Process
 def block(ctx: ProcessContext) -> None:
     """Note it in the file that the environment names, and block for long."""
     _write(os.environ["TEST_BLOCK_LOG"], ctx.process_name)
