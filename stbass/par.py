@@ -136,7 +136,7 @@ class PAR(Parallel, kind="PAR"):
         budget: Budget | None = None,
     ) -> None:
         super().__init__(on_failure, deadline, limit, registry, budget)
-        self._members = checked_members(processes, "PAR")
+        self._set_members(checked_members(processes, "PAR"))
 
     @property
     def processes(self) -> tuple[Composable, ...]:

@@ -61,7 +61,7 @@ class PLACED_PAR(Parallel, kind="PLACED_PAR"):
         budget: Budget | None = None,
     ) -> None:
         super().__init__(on_failure, deadline, limit, registry, budget)
-        self._members = tuple(_checked_pair(pair, index) for index, pair in enumerate(pairs))
+        self._set_members(tuple(_checked_pair(pair, index) for index, pair in enumerate(pairs)))
 
     @property
     def pairs(self) -> tuple[PlacedProcess, ...]:

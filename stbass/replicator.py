@@ -199,7 +199,7 @@ class PAR_FOR(_OfReplicas, Parallel, kind="PAR_FOR"):
     ) -> None:
         super().__init__(on_failure, deadline, limit, registry, budget)
         self._replicated = _Replicated("PAR_FOR", count, factory)
-        self._members = self._replicated.members()
+        self._set_members(self._replicated.members())
 
     def _start_children(self, ctx: ProcessContext) -> list[Child]:
         replicated = self._replicated
@@ -254,7 +254,7 @@ class SEQ_FOR(_OfReplicas, Sequential, kind="SEQ_FOR"):
     ) -> None:
         super().__init__(on_failure, deadline, registry, budget)
         self._replicated = _Replicated("SEQ_FOR", count, factory)
-        self._members = self._replicated.members()
+        self._set_members(self._replicated.members())
 
     async def _run_in(self, ctx: ProcessContext) -> SEQResult:
         children = make_children(ctx, [(process, None) for process in self._replicated.processes()])

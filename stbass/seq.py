@@ -165,7 +165,7 @@ class SEQ(Sequential, kind="SEQ"):
         budget: Budget | None = None,
     ) -> None:
         super().__init__(on_failure, deadline, registry, budget)
-        self._members = checked_members(processes, "SEQ")
+        self._set_members(checked_members(processes, "SEQ"))
 
     @property
     def processes(self) -> tuple[Composable, ...]:

@@ -186,7 +186,10 @@ class _Pydantic(Checker):
         try:
             return self.adapter.validate_python(value, strict=True)
         except ValidationError as error:
-            plain = _with_plain_numbers(value)
+            try:
+                plain = _with_plain_numbers(value)
+            except RecursionError:
+                raise Misfit("it is nested too deep to be checked") from error
             if plain is not value:
                 return self.convert(plain)
             raise Misfit(_reasons(error)) from error

@@ -37,6 +37,7 @@ def make_children(owner: ProcessContext, members: Iterable[PlacedProcess]) -> li
     """
     parent = owner.process_name
     inherited = peek_frame(owner).inherited(parent)
+    inherited.depth = peek_frame(owner).depth + 1
     given = given_to(owner)
     channels = own_channels(owner)
     registry = registry_of(owner)

@@ -46,6 +46,9 @@ __all__ = [
 PlacedProcess = tuple[Composable, Placement | None]
 """A process and where it was explicitly placed."""
 
+MOST_NESTED = 100
+"""How many compositions can stand one inside the other: each takes a part of Python's stack."""
+
 composition_kinds: dict[str, type[Composition]] = {}
 """Every kind of composition whose module is imported, by the name under which it travels."""
 
@@ -215,6 +218,17 @@ class ProcessComposition(Composition, Generic[R]):
         self._budget = checked_budget(budget)
         self._registry = checked_registry(registry)
 
+    def _set_members(self, members: Sequence[PlacedProcess]) -> None:
+        """Say which processes are known before it starts.
+
+        Raises:
+            ValueError: compositions are nested too deep.
+        """
+        self.depth = 1 + max((process.depth for process, _ in members), default=0)
+        if self.depth > MOST_NESTED:
+            raise _too_deep(self.name)
+        self._members = members
+
     @property
     def members(self) -> Sequence[PlacedProcess]:
         """The processes that are known before it starts, each with where it was explicitly placed. For the engine."""
@@ -251,6 +265,8 @@ class ProcessComposition(Composition, Generic[R]):
 
     async def _perform(self, ctx: ProcessContext) -> ProcessResult:
         around = peek_frame(ctx).deadline_at
+        if peek_frame(ctx).depth >= MOST_NESTED:
+            raise _too_deep(self.name)  # made by factories while it ran
         self._prepare(ctx)
         if running_context() is not ctx:
             return _outcome(ctx, await self._run_in(ctx), around)
@@ -296,6 +312,13 @@ class ProcessComposition(Composition, Generic[R]):
         frame.meter = Meter(meter_of(ctx)) if running_context() is ctx else meter_of(ctx)
         if self._budget is not None:
             frame.meter.limit(self._budget)
+
+
+def _too_deep(name: str) -> ValueError:
+    return ValueError(
+        f"compositions are nested more than {MOST_NESTED} deep, at {name!r}: put processes side by side in one"
+        " composition, or let a process run the inner ones in its own code"
+    )
 
 
 def timed(ctx: ProcessContext, started: float) -> ProcessResult:

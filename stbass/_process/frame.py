@@ -45,6 +45,8 @@ class Frame:
     """Whether this process itself is counted among the users of the slot; not while it lends it."""
     path: str = ""
     """The names of what is around it, from the top, with a slash after each."""
+    depth: int = 0
+    """How many compositions of the same program are around it, one inside the other."""
     part_of: Frame | None = None
     """That of the process whose own code has made this, and may wait for what runs in it."""
     meter: Meter | None = None

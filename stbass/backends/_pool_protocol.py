@@ -68,6 +68,8 @@ def pickled(value: Any, what: str) -> bytes:
         return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
     except (NotTransportable, KeyboardInterrupt):
         raise
+    except RecursionError as error:
+        raise NotTransportable(f"{what} cannot go to another Python process: it is nested too deep") from error
     except BaseException as error:  # a class may raise anything when it is pickled
         raise NotTransportable(
             f"{what} cannot go to another Python process: {message_of(error)}. Define processes and classes at the top"

@@ -9,6 +9,7 @@ from typing import Any
 import pydantic
 import pytest
 
+from stbass import PAR, SEQ
 from stbass._process.context import Composable
 from stbass._values.endpoint import Placement
 from stbass.backends.celery import CeleryBackend
@@ -62,6 +63,18 @@ async def test_a_model_of_many_types_arrives_as_itself(registry: BackendRegistry
     assert found == rich()
     assert found.key.get_secret_value() == "k"
     assert found.at.utcoffset() == rich().at.utcoffset()
+
+
+async def test_what_is_nested_deep_runs_there_or_is_refused_with_a_sentence(registry: BackendRegistry) -> None:
+    def nested(depth: int) -> Any:
+        inner: Any = everything
+        for index in range(depth):
+            inner = (PAR, SEQ)[index % 2](inner)
+        return inner
+
+    assert (await outcome(nested(20), registry)).is_ok
+    with pytest.raises(NotTransportable, match="nested"):
+        await outcome(nested(98), registry)
 
 
 async def test_output_that_does_not_validate_leaves_its_errors_and_the_checkpoint(registry: BackendRegistry) -> None:
