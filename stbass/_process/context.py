@@ -144,8 +144,9 @@ class ProcessContext:
     _held: dict[tuple[str, str], Callable[[], None]] | None = field(default=None, repr=False)
     # What it has used, in all its attempts, once it has used something or run something of its own.
     _meter: Meter | None = field(default=None, repr=False)
-    # What was begun with it lately and may not have been awaited yet.
-    _begun: list[Any] | None = field(default=None, repr=False)
+    # What was begun with it latest, and what had not ended when the next was begun: it may not have been awaited.
+    _latest: Any = field(default=None, repr=False)
+    _earlier: list[Any] | None = field(default=None, repr=False)
     # Of a sync process: how its thread waits for what happens on the event loop.
     _thread: _WaitingThread | None = field(default=None, repr=False)
 
@@ -193,7 +194,7 @@ class ProcessContext:
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy, pickled or not, has a frame of its own, and has begun nothing.
-        return {**self.__dict__, "_frame": self._frame.unshared(), "_begun": None, "_thread": None}
+        return {**self.__dict__, "_frame": self._frame.unshared(), "_latest": None, "_earlier": None, "_thread": None}
 
     def _again(self) -> Self:
         made = copy.copy(self)
@@ -330,23 +331,26 @@ class ProcessContext:
         await channel.send(value)
 
     def _begin(self, operation: Coroutine[Any, Any, Any]) -> Any:
+        """Give it to whoever is to await it; in the thread of a sync process, wait for it."""
         if self._thread is not None and asyncio._get_running_loop() is None:
             return self._thread.wait_for(operation)
-        begun = self._begun
-        if begun is None:
-            self._begun = [operation]
-            return operation
-        if not len(begun) % _LOOKED_AT:
-            begun[:] = filter(_is_forgotten, begun)
-        begun.append(operation)
+        last, self._latest = self._latest, operation
+        if last is not None and last.cr_frame is not None:
+            # It has not ended: it was forgotten, or goes on beside this one.
+            if self._earlier is None:
+                self._earlier = []
+            elif not len(self._earlier) % _LOOKED_AT:
+                self._earlier[:] = filter(_is_forgotten, self._earlier)
+            self._earlier.append(last)
         return operation
 
     async def _forgotten(self) -> Exception | None:
         """The error of a process that has ended and did not await what it began."""
-        if not any(map(_is_forgotten, self._begun or ())):
+        begun = [*(self._earlier or ()), self._latest]
+        if not any(map(_is_forgotten, begun)):
             return None
         await asyncio.sleep(0)  # what was handed to a task has begun after that
-        found = [one for one in self._begun or () if _is_forgotten(one)]
+        found = list(filter(_is_forgotten, begun))
         if not found:
             return None
         calls = [f"ctx.{one.cr_code.co_name.lstrip('_')}({one.cr_frame.f_locals['channel_name']!r})" for one in found]
@@ -671,8 +675,12 @@ class Composable(ABC):
                     value = value.value
                 else:
                     failure, value = _completed(value.failure, ctx), None
-            if ctx._begun is not None and failure is None and (forgotten := await ctx._forgotten()) is not None:
-                failure, value = _failure(forgotten, ctx), None
+            latest = ctx._latest
+            if latest is not None and failure is None and (latest.cr_frame is not None or ctx._earlier is not None):
+                if (forgotten := await ctx._forgotten()) is not None:
+                    failure, value = _failure(forgotten, ctx), None
+            if latest is not None:
+                ctx._latest = ctx._earlier = None
             if ctx._output is not None:
                 ctx._drain_output()
             if ctx._sent and failure is None:
