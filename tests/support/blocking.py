@@ -26,7 +26,8 @@ from stbass.tasklist import Process as TaskList
 from stbass.workflow import BaseProcess, ProcessConfig, ProcessType, Workflow
 from tests.support.backends import THERE, registry_of
 
-blocked: queue.SimpleQueue[None] = queue.SimpleQueue()
+blocked: queue.SimpleQueue[threading.Event] = queue.SimpleQueue()
+"""Gets the event that ends the case, each time that something blocks."""
 over = threading.Event()
 
 
@@ -39,16 +40,16 @@ def say(what: str) -> None:
 def press_ctrl_c() -> None:
     """As soon as something blocks; and again after a second, for one that came just before a wait is not heard."""
     while True:
-        blocked.get()
-        while not over.is_set():
+        case = blocked.get()
+        while not case.is_set():
             # At the main thread, as Linux does it: not every system with its calls prefers that to other threads.
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-            over.wait(1)
+            case.wait(1)
 
 
 def block(*_: object) -> None:
     """Block for longer than anybody waits."""
-    blocked.put(None)
+    blocked.put(over)
     while True:
         time.sleep(0.05)
 
@@ -197,11 +198,12 @@ def meet() -> None:
 
 def main(which: str) -> None:
     """Run the cases, then what needs threads of its own."""
+    global over
     if which == "interrupt":
         threading.Thread(target=press_ctrl_c, daemon=True).start()
     for name, run in (INTERRUPTED if which == "interrupt" else ENDED).items():
         faulthandler.dump_traceback_later(60, exit=True)
-        over.clear()
+        over = threading.Event()
         outcome = "returned"
         try:
             run()
