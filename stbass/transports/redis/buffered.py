@@ -182,7 +182,7 @@ class Buffered(RedisLink):
             if not self.held("r"):
                 return
             if not s.moved:
-                if self.here.held:
+                if self.here.paused:
                     return
                 if s.stale:
                     self._renew()
@@ -309,10 +309,10 @@ class Buffered(RedisLink):
         s.when_written.append(then)
         s.client.commit()
 
-    def go_on(self) -> None:
+    def on_resume(self) -> None:
         if self.state.outbox or self._news:
             self.here.uncommitted[self] = None
-        super().go_on()
+        super().on_resume()
 
     def _acknowledging(self, most: int = 0, *, whole: bool = False) -> tuple[bytes, ...]:
         s = self.state

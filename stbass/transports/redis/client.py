@@ -72,10 +72,10 @@ class OpenEnd(Protocol):
     def unreachable(self, problem: StbassError) -> None:
         """The server stays away."""
 
-    def put_off(self) -> None:
+    def on_pause(self) -> None:
         """The server refuses for now: what does not wait for it is told so."""
 
-    def go_on(self) -> None:
+    def on_resume(self) -> None:
         """Ask again for what the server has refused."""
 
     async def flush(self) -> None:
@@ -274,7 +274,7 @@ class Client:
         else. So what is in Redis is always what the program had done at one moment.
         """
         ends = self.uncommitted
-        if not ends or self.pipe.held:
+        if not ends or self.pipe.paused:
             return
         self.uncommitted = {}
         self.committed_at = time.time()
@@ -380,9 +380,9 @@ class Client:
     # A server that refuses for now ---------------------------------------------------------------
 
     @property
-    def held(self) -> bool:
+    def paused(self) -> bool:
         """Whether nothing is asked of the server, because it refuses for now."""
-        return self.pipe.held
+        return self.pipe.paused
 
     def _refused(self, text: bytes, error: Exception) -> bool:
         """The server refuses a command for now; False: it never did it, or has refused it for too long."""
@@ -393,22 +393,22 @@ class Client:
             pause = self._vigil.pause(error)
             if self._well is not None:
                 self._well.cancel()
-            self.pipe.held = True
-            self._again = self.loop.call_later(pause, self._go_on, "READONLY" in str(error))
+            self.pipe.paused = True
+            self._again = self.loop.call_later(pause, self._resume, "READONLY" in str(error))
             for link in list(self._links.values()):
-                link.put_off()
+                link.on_pause()
         return True
 
-    def _go_on(self, elsewhere: bool) -> None:
+    def _resume(self, elsewhere: bool) -> None:
         """Ask again for everything that was refused; ``elsewhere``: another server may be the one to ask by now."""
         self._again = None
         self._well = self.loop.call_later(_WELL_SECONDS, self._vigil.over)
         if elsewhere:
             for pipe in (self.pipe, *self._lent):
                 pipe.reset()
-        self.pipe.release()
+        self.pipe.resume()
         for link in list(self._links.values()):
-            link.go_on()
+            link.on_resume()
         self.commit()
 
     # The end -------------------------------------------------------------------------------------
@@ -439,7 +439,7 @@ class Client:
         for handle in (self._renewal, self._again, self._well):
             if handle is not None:
                 handle.cancel()
-        self.pipe.release()
+        self.pipe.resume()
         links = list(self._links.values())
         uncertain = any(link.uncertain for link in links)
         left = {future for link in links if (future := link.leave(final=True)) is not None} | self._leaving

@@ -5,7 +5,7 @@ one turn of the event loop go out in one write, answers are handed to callbacks 
 the same connection (RESP3). Parsing is hiredis's; addresses, TLS and Sentinel are redis-py's.
 
 What the server refuses for now (see :mod:`.trouble`) was not done. A call that waits is made again, in order, when
-:meth:`Pipe.release` says so; any other is answered with :data:`LATER`, and it is for the caller to ask again: so that a
+:meth:`Pipe.resume` says so; any other is answered with :data:`LATER`, and it is for the caller to ask again: so that a
 caller who does not want it any more, because he was cancelled, knows that it has not happened.
 """
 
@@ -126,7 +126,7 @@ class Pipe(asyncio.Protocol):
         self._repeated = 0
         # What waits to be sent again, and what comes after it.
         self._later: deque[tuple[bytes, Answer | None, bool]] = deque()
-        self.held = False
+        self.paused = False
         """Whether nothing is sent, because the server refuses for now."""
         # During the greeting: answers go there instead.
         self._greeting: asyncio.Queue[Any] | None = None
@@ -166,7 +166,7 @@ class Pipe(asyncio.Protocol):
             answer: called once.
             waits: whether it is sent again while the server refuses it for now; else the answer is ``LATER``.
         """
-        if self.held:
+        if self.paused:
             if waits:
                 self._later.append((text, answer, True))
             elif answer is not None:
@@ -188,7 +188,7 @@ class Pipe(asyncio.Protocol):
 
         They are written at once, together.
         """
-        if self._ready and self._transport is not None and not self._out and not self.held:
+        if self._ready and self._transport is not None and not self._out and not self.paused:
             for text, answer in calls:
                 self._waiting.append((text, answer, False))
             if self._looks is None and self.on_down is None:
@@ -198,9 +198,9 @@ class Pipe(asyncio.Protocol):
             for text, answer in calls:
                 self.call(text, answer, waits=False)
 
-    def release(self) -> None:
+    def resume(self) -> None:
         """Send again what the server has refused, and what was called since."""
-        self.held = False
+        self.paused = False
         later, self._later = self._later, deque()
         for text, answer, waits in later:
             self.call(text, answer, waits=waits)

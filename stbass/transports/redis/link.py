@@ -213,7 +213,7 @@ class RedisLink(Link):
         self.prepare()
         s = self.state
         if s.early is not None:
-            if waits or not client.held:
+            if waits or not client.paused:
                 s.early.append((script, args, answer, waits))
             elif answer is not None:
                 client.loop.call_soon(answer, LATER)
@@ -457,7 +457,7 @@ class RedisLink(Link):
 
     # A server that refuses for now ---------------------------------------------------------------
 
-    def put_off(self) -> None:
+    def on_pause(self) -> None:
         """The server refuses for now: what does not wait for it is told so."""
         s = self.state
         early = s.early or []
@@ -468,7 +468,7 @@ class RedisLink(Link):
                     answer(LATER)
         s.tell_places()
 
-    def go_on(self) -> None:
+    def on_resume(self) -> None:
         """Ask again for what the server has refused."""
         self._advance_sends()
         self._advance_receives()
@@ -652,7 +652,7 @@ class RedisLink(Link):
         """
         s = self.state
         while not self.closed and not self.held(place):
-            if self.here.held:
+            if self.here.paused:
                 return False
             await s.place_changed()
             if s.places[place] == FREE and s.refusal is not None:
@@ -887,7 +887,7 @@ class RedisLink(Link):
         s = self.state
         if s.fetching or s.acking:
             await self.ask(scripts.WAIT, b"1" if s.told_wait else b"0", place="r", waits=False)
-            if self.here.held:
+            if self.here.paused:
                 return False
             return bool(s.moved) or not (s.fetching or s.acking)
         self.here.commit()
@@ -898,7 +898,7 @@ class RedisLink(Link):
         finally:
             s.end_fetch()
         if reply is None:
-            if self.here.held:
+            if self.here.paused:
                 self._untold()
             return False
         self._take_in_all(reply)
@@ -1024,7 +1024,7 @@ class RedisLink(Link):
         del s.arms_by_number[number]
         s.hot.discard(arm)
         s.registered.pop(arm, None)
-        if not s.left and s.joined and (arm in s.heard or not self.here.held):
+        if not s.left and s.joined and (arm in s.heard or not self.here.paused):
             self.call(scripts.DETACH, b"%d" % number)
         s.heard.discard(arm)
 

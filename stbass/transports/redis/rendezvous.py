@@ -65,7 +65,7 @@ class Rendezvous(RedisLink):
 
     def _advance_sends(self) -> None:
         s = self.state
-        if s.offering or s.withdrawing or not s.queue or self.closed or self.here.held or not self.held("w"):
+        if s.offering or s.withdrawing or not s.queue or self.closed or self.here.paused or not self.held("w"):
             return
         entries = []
         while s.queue:
@@ -166,7 +166,7 @@ class Rendezvous(RedisLink):
     def _advance_receives(self) -> None:
         s = self.state
         waiters = s.waiters
-        if self.here.held:
+        if self.here.paused:
             return
         while waiters and not s.acking:
             if waiters[0].done():
@@ -409,7 +409,7 @@ class Rendezvous(RedisLink):
         while not s.moved:
             if not await self._look():
                 return None
-        if s.acking or self.here.held:
+        if s.acking or self.here.paused:
             return None
         s.acking = True
         outcome: Future[Any] = self.here.loop.create_future()
