@@ -196,8 +196,9 @@ def _asked(wait: Wait, attempt: int, error: BaseException) -> float:
 
 def leaf_errors(error: BaseException) -> Iterator[BaseException]:
     """The errors in a group and in the groups in it; of any other error itself."""
-    if isinstance(error, BaseExceptionGroup):
-        for member in error.exceptions:
+    # (Its type is asked, not the error: a class of the user's may raise whatever it is asked for.)
+    if issubclass(type(error), BaseExceptionGroup):
+        for member in vars(BaseExceptionGroup)["exceptions"].__get__(error):
             yield from leaf_errors(member)
     else:
         yield error
@@ -208,7 +209,10 @@ def _is_of(error: BaseException, kinds: Iterable[ErrorKind]) -> bool:
         return False
     cls = type(error)
     names = [type_name_of(base) for base in cls.__mro__]
-    there = (error.type_name, *error.type_bases) if isinstance(error, RemoteError) else ()
+    there: tuple[str, ...] = ()
+    if issubclass(cls, RemoteError):
+        remote = cast("RemoteError", error)
+        there = (remote.type_name, *remote.type_bases)
     names += there
     return any(
         issubclass(cls, kind) or type_name_of(kind) in there

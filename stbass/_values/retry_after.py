@@ -13,6 +13,7 @@ from stbass._values.texts import attribute_of
 __all__ = ["own_retry_after", "retry_after"]
 
 _CAUSES_MOST = 20
+_LINKS = ("__cause__", "__suppress_context__", "__context__")
 
 
 def retry_after(error: BaseException) -> float | None:
@@ -27,18 +28,23 @@ def retry_after(error: BaseException) -> float | None:
 
 def own_retry_after(error: BaseException) -> float | None:
     """The same, of what the error itself says."""
-    asked: list[float] = []
-    for source in (error, attribute_of(error, "response")):
-        if source is None:
-            continue
+    asked = [*_asked(error), *_asked(attribute_of(error, "response"))]
+    return max(asked, default=None)
+
+
+def _asked(source: Any) -> list[float]:
+    try:
         headers = _headers(source)
         found = (
             _seconds(attribute_of(source, "retry_after"), headers),
             _seconds(headers.get("retry-after"), headers),
             _milliseconds(headers.get("retry-after-ms")),
         )
-        asked += [max(0.0, seconds) for seconds in found if seconds is not None and math.isfinite(seconds)]
-    return max(asked, default=None)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # an object of the user's that raises when it is asked says nothing
+        return []
+    return [max(0.0, seconds) for seconds in found if seconds is not None and math.isfinite(seconds)]
 
 
 def _related(error: BaseException) -> Iterator[BaseException]:
@@ -49,16 +55,19 @@ def _related(error: BaseException) -> Iterator[BaseException]:
             continue
         seen.add(id(one))
         yield one
-        if isinstance(one, BaseExceptionGroup):
-            left += one.exceptions
-        cause = one.__cause__ if one.__cause__ is not None or one.__suppress_context__ else one.__context__
+        # Past anything that the class has put in front of them.
+        if issubclass(type(one), BaseExceptionGroup):
+            left += vars(BaseExceptionGroup)["exceptions"].__get__(one)
+        cause, suppressed, context = (vars(BaseException)[name].__get__(one) for name in _LINKS)
+        if cause is None and not suppressed:
+            cause = context
         if cause is not None:
             left.append(cause)
 
 
 def _headers(source: Any) -> dict[str, str]:
     """The headers, by their names in lower case."""
-    found = source.get("headers") if isinstance(source, Mapping) else attribute_of(source, "headers")
+    found = source.get("headers") if issubclass(type(source), Mapping) else attribute_of(source, "headers")
     if found is None:
         return {}
     try:

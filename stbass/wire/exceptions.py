@@ -22,7 +22,7 @@ from types import GetSetDescriptorType, MemberDescriptorType
 from typing import Any
 
 from stbass._values.retry_after import own_retry_after
-from stbass._values.texts import message_of, plain_text, text_of, traceback_text, type_name_of
+from stbass._values.texts import attribute_of, message_of, plain_text, text_of, traceback_text, type_name_of
 from stbass.errors import RemoteError, WireError
 from stbass.wire.classes import HEAP_TYPE, known_class, native_base, static
 from stbass.wire.core import MAX_DEPTH, Form, ReadFunction, Unsendable, WireReader, WireWriter, WriteFunction, part
@@ -242,7 +242,7 @@ def _inner_parts(error: BaseException) -> dict[str, Any]:
             for name, descriptor in vars(base).items():
                 if type(descriptor) is GetSetDescriptorType and name not in parts and not name.startswith("__"):
                     parts[name] = _asked(lambda descriptor=descriptor: descriptor.__get__(error))
-    if callable(ask := getattr(error, "errors", None)):
+    if callable(ask := attribute_of(error, "errors")):
         parts["errors"] = _asked(ask)
     return parts
 

@@ -259,6 +259,22 @@ class FileGone(OSError, KeyError):
     """Two built-in bases."""
 
 
+class WallError(Exception):
+    """Raises, whatever it is asked for."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError(f"no {name}")
+
+
+class Thorny:
+    """Raises when it is used as a number, as text or as a mapping."""
+
+    def _raise(self, *args: object) -> Any:
+        raise RuntimeError("not me")
+
+    __float__ = __str__ = __repr__ = __iter__ = items = get = _raise
+
+
 class MuteError(Exception):
     def __str__(self) -> str:
         raise RuntimeError("no words")

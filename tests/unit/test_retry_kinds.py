@@ -21,6 +21,7 @@ from stbass.result import RetryPolicy
 from stbass.workflow import BaseProcess, ProcessConfig, RetryStrategy, Workflow, WorkflowNode
 from stbass.workflow.code import current_context
 from tests.support.compose import give
+from tests.support.wire_samples import Thorny, WallError
 
 
 class RateLimitError(Exception):
@@ -329,3 +330,14 @@ def test_an_error_that_has_travelled_still_says_when_to_come_back(headers: dict[
     error = RateLimitError()
     error.response = Response()  # type: ignore[assignment]
     assert retry_after(wire.loads(wire.dumps(error))) == 12
+
+
+async def test_what_raises_when_it_is_asked_when_to_try_again_says_nothing() -> None:
+    error = RateLimitError(headers={"Retry-After": "7"})
+    error.retry_after = Thorny()  # type: ignore[attr-defined]
+
+    assert retry_after(error) == 7
+    error.response = Thorny()  # type: ignore[assignment]
+    assert retry_after(error) is None
+    for policy in (FailurePolicy.retry(3, base_delay=0), FailurePolicy.retry(3, base_delay=0, on=(WallError,))):
+        assert await attempts_of(policy, WallError(), WallError()) == 3

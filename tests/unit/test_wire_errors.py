@@ -22,7 +22,8 @@ from stbass.errors import (
     StbassError,
     WireError,
 )
-from stbass.wire import REMOTE_TRACEBACK, Opaque, dump_error, dumps, load_error, loads
+from stbass.result import ProcessResult
+from stbass.wire import REMOTE_TRACEBACK, Opaque, dump_error, dump_result, dumps, load_error, load_result, loads
 from tests.support import wire_samples as samples
 from tests.support.wire_samples import (
     DataError,
@@ -33,6 +34,7 @@ from tests.support.wire_samples import (
     OddError,
     Point,
     SlottedError,
+    WallError,
 )
 
 
@@ -265,6 +267,14 @@ def test_arguments_and_attributes_that_cannot_travel_become_their_text() -> None
     assert found.number == (1,)
     assert found.holder == Point(text, 2)
     assert found.__notes__ == ["kept"]
+
+
+def test_an_error_that_raises_whatever_it_is_asked_for_arrives_beside_its_checkpoint() -> None:
+    failure = load_result(dump_result(ProcessResult.fail(WallError("a", 1), checkpoint={"step": 3}))).failure
+
+    assert type(failure.error) is WallError
+    assert vars(BaseException)["args"].__get__(failure.error) == ("a", 1)
+    assert failure.checkpoint == {"step": 3}
 
 
 def test_what_lacked_an_attribute_stays_behind() -> None:
