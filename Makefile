@@ -76,6 +76,7 @@ $(VENV)/.installed-demo: $(SETUP) | $(BIN)/python
 	@echo "installing stbass[agents] into .venv-agents"
 	@.venv-agents/bin/python $(PIP_INSTALL) --upgrade pip
 	@.venv-agents/bin/python $(PIP_INSTALL) -e ".[agents]"
+	@.venv-agents/bin/python $(PIP_INSTALL) --no-deps "instructor>=1.17.0"
 	@touch $@
 
 $(VENV)/.installed-bench: $(VENV)/.installed

@@ -8,6 +8,7 @@
 | `struct` | `c`: class, a msgspec.Struct; `v`: the fields by name |
 | `sub` | `c`: class, with one of :data:`NATIVE` as a base; `v`: the value as that type; `x`: its attributes |
 | `object` | `c`: class, with one of :data:`HOLDERS` as a base; `v`: its attributes |
+| `lock` | `c`: `Lock` or `RLock`; made anew; as an attribute of an object whose class says how it is copied |
 
 In `data`, `x` holds `absent`, the names of fields that were not set, where there are such.
 
@@ -28,14 +29,14 @@ from collections.abc import Iterable, Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from types import MemberDescriptorType, ModuleType
-from typing import Any, NamedTuple, cast
+from typing import Any, Generic, NamedTuple, cast
 from weakref import WeakKeyDictionary, WeakSet
 
 from stbass._values.masking import MASK
 from stbass._values.opaque import Opaque
 from stbass._values.texts import text_of, type_name_of
 from stbass.errors import WireError
-from stbass.wire.core import Form, ReadFunction, Unsendable, WireReader, WireWriter, WriteFunction, part
+from stbass.wire.core import LOCKS, Form, ReadFunction, Unsendable, WireReader, WireWriter, WriteFunction, part
 from stbass.wire.library import FACTORIES
 
 __all__ = [
@@ -272,24 +273,28 @@ def _beside(value: Any, slots: Iterable[str], fields: Mapping[str, Any]) -> dict
     return found
 
 
+def _read_lock(reader: WireReader, form: Form) -> Any:
+    make = LOCKS.get(part(form, "c", str))
+    if make is None:
+        raise WireError(f"form 'lock': {text_of(form, 100)}")
+    return make()
+
+
 def _write_data(writer: WireWriter, value: Any) -> Any:
     plan = _plan_of(type(value))
     if plan is None:
         return NotImplemented
     form: Form = {"~": "data", "c": require_known(type(value)), "v": None}
     state: dict[str, Any] = {}
-    absent = []
     for name in plan.fields:
         item = getattr(value, name, _ABSENT)
         if item is not _ABSENT:
             state[name] = item
-        else:
-            absent.append(name)
     # What __post_init__ set beside the fields: it is not run again, and without it the object would be incomplete.
     state |= _beside(value, plan.slots, state)
-    form["v"] = writer.fields(value, state)
-    if absent:
-        form["x"] = {"absent": absent}
+    form["v"] = written = writer.fields(value, state, owner=value)
+    if not written.keys() >= plan.fields.keys():
+        form["x"] = {"absent": [name for name in plan.fields if name not in written]}
     return form
 
 
@@ -405,7 +410,7 @@ def _read_struct(reader: WireReader, form: Form) -> Any:
             less.append(field)
         else:
             state[field] = default
-    if more or less or static(cls, "__init_subclass__") is not object.__dict__["__init_subclass__"]:
+    if more or less or all(static(cls, "__init_subclass__") is not one for one in _HARMLESS):
         reason = other_fields(name, names, more=more, less=less) if more or less else f"{name} has __init_subclass__"
         return Opaque(name, state, "struct", beside, reason)
     made = _without_post_init(cls)(**state)
@@ -415,6 +420,9 @@ def _read_struct(reader: WireReader, form: Form) -> Any:
         made.__dict__.update(beside)
     return made
 
+
+_HARMLESS = (object.__dict__["__init_subclass__"], vars(Generic)["__init_subclass__"])
+"""What may be run when a subclass is made: nothing of the user's."""
 
 _twins: WeakKeyDictionary[type[Any], Any] = WeakKeyDictionary()
 
@@ -541,7 +549,7 @@ def _write_sub(writer: WireWriter, value: Any) -> Any:
     writer.enter(value)
     form["v"] = writer.write(plain)
     if beside := _beside(value, _slots_of(cls), {}):
-        form["x"] = writer.write(beside)
+        form["x"] = writer.write(beside) if "~" in beside else writer.fields(beside, beside, owner=value)
     writer.leave()
     return form
 
@@ -580,6 +588,8 @@ HOLDERS = (
     "collections:UserString",
     "collections:ChainMap",
     "uuid:UUID",
+    "fractions:Fraction",
+    "ipaddress:_IPAddressBase",
     "pydantic.types:_SecretBase",
     "pydantic.networks:_BaseUrl",
     "pydantic.networks:_BaseMultiHostUrl",
@@ -601,7 +611,7 @@ def _write_holder(writer: WireWriter, value: Any) -> Any:
     state = _beside(value, _slots_of(cls), {})
     if writer.masking and _SECRET_VALUE in state:
         state[_SECRET_VALUE] = MASK
-    return {"~": "object", "c": require_known(cls), "v": writer.fields(value, state)}
+    return {"~": "object", "c": require_known(cls), "v": writer.fields(value, state, owner=value)}
 
 
 def _read_holder(reader: WireReader, form: Form) -> Any:
@@ -630,4 +640,5 @@ READ: dict[str, ReadFunction] = {
     "struct": _read_struct,
     "sub": _read_sub,
     "object": _read_holder,
+    "lock": _read_lock,
 }

@@ -10,7 +10,9 @@ tag. :mod:`stbass.wire.codec` joins them.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
+from types import FunctionType
 from typing import Any, ClassVar, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -21,7 +23,7 @@ from stbass.channel import Chan
 from stbass.errors import NotTransportable, WireError
 from stbass.wire.admission import Admission
 
-__all__ = ["MAX_DEPTH", "Oversized", "Unsendable", "WireReader", "WireWriter", "form_of_text"]
+__all__ = ["LOCKS", "MAX_DEPTH", "Oversized", "Unsendable", "WireReader", "WireWriter", "form_of_text"]
 
 MAX_DEPTH = 200
 """How many containers may stand inside one another. Both ends refuse more, so that no message can exhaust the stack."""
@@ -235,20 +237,52 @@ class WireWriter:
         self.leave()
         return made
 
-    def fields(self, container: Any, fields: Mapping[str, Any]) -> Form:
-        """The named parts of an object, as a plain dict: the names are identifiers, so ``"~"`` is not among them."""
+    def fields(self, container: Any, fields: Mapping[str, Any], *, owner: Any = None) -> Form:
+        """The named parts of an object, as a plain dict: the names are identifiers, so ``"~"`` is not among them.
+
+        Args:
+            owner: the object, if what cannot travel of it may be left out or renewed as its class does for its copies.
+        """
         self.enter(container, len(fields))
         made: Form = {}
         for name, value in fields.items():
             if self.masking and value is not None and self.hides(name):
                 value = MASK
-            state = self.state if self.lenient else (0, 0)
+            state = self.state if self.lenient or owner is not None else (0, 0)
             try:
                 made[name] = self.write(value)
             except Unsendable as unsendable:
-                made[name] = self.replace(value, unsendable, state, f".{name}")
+                instead = _copied(owner, name, value)
+                if instead is None:
+                    made[name] = self.replace(value, unsendable, state, f".{name}")
+                    continue
+                self.rollback(state)
+                if instead:
+                    made[name] = instead
         self.leave()
         return made
+
+
+LOCKS: dict[str, Any] = {"Lock": threading.Lock, "RLock": threading.RLock}
+_LOCK_NAMES = {type(make()): name for name, make in LOCKS.items()}
+
+
+def _copied(owner: Any, name: str, item: Any) -> Form | None:
+    """What a copy of an object has in place of an attribute: a lock of its own, or nothing (an empty form).
+
+    None if the object's class does not itself say how it is copied, or copies the attribute.
+    """
+    # What Python, dataclasses and attrs have made for all their classes alike says nothing.
+    said = {
+        key
+        for key in ("__getstate__", "__reduce__", "__reduce_ex__")
+        if type(found := getattr(type(owner), key, None)) is FunctionType
+        and found.__module__ not in ("dataclasses", "attr._make")
+    }
+    copied = owner.__getstate__() if "__getstate__" in said else None
+    if type(copied) is dict and name not in copied:
+        return {}
+    return {"~": "lock", "c": _LOCK_NAMES[type(item)]} if said and type(item) in _LOCK_NAMES else None
 
 
 def _unknown(value: Any) -> Unsendable:

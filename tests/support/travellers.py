@@ -10,6 +10,7 @@ import enum
 import ipaddress
 import pathlib
 import re
+import threading
 import types
 import uuid
 import zoneinfo
@@ -91,6 +92,17 @@ class Tagged(Struct, frozen=True, tag="tagged", kw_only=True):  # type: ignore[m
 class Row(msgspec.Struct, array_like=True, gc=False):
     x: float
     y: float
+
+
+class Chunk(msgspec.Struct, Generic[T]):
+    content: T
+
+
+class ChunkAfter(msgspec.Struct, Generic[T]):
+    content: T
+
+    def __post_init__(self) -> None:
+        made.append("ChunkAfter.__post_init__")
 
 
 class Loose(msgspec.Struct, dict=True):
@@ -300,6 +312,41 @@ class Planet(enum.Enum):
         self.mass = mass
 
 
+class Host(ipaddress.IPv4Address):
+    """An address with a name for it."""
+
+
+class Site(ipaddress.IPv4Network):
+    """A network with a name for it."""
+
+
+class Share(Fraction):
+    """A fraction with a name for it."""
+
+
+class Inbox(list[str]):
+    """Is held by threads, and says how it is copied."""
+
+    def __init__(self, letters: list[str]) -> None:
+        super().__init__(letters)
+        self._lock, self._reentrant = threading.Lock(), threading.RLock()
+
+    def __reduce__(self) -> tuple[type[Inbox], tuple[list[str]]]:
+        return Inbox, (list(self),)
+
+
+@dataclasses.dataclass
+class Visit:
+    """Leaves out of its copies where it was, and a field that no copy needs."""
+
+    found: str
+    inbox: Inbox
+    client: Any = dataclasses.field(default=None, repr=False, compare=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"found": self.found, "inbox": self.inbox}
+
+
 class Polygon:
     """No rule covers it."""
 
@@ -359,23 +406,26 @@ ROWS: Mapping[str, list[Any]] = {
         Options(a=(1,)),
     ],
     "`types.MappingProxyType`": [types.MappingProxyType({"a": (1,), 2: 3})],
-    "`complex`, `fractions.Fraction`, `decimal.Decimal`": [
+    "`complex`, `fractions.Fraction` and subclasses, `decimal.Decimal`": [
         1 - 2j,
         complex("nan-infj"),
         complex(-0.0, -0.0),
         Fraction(-1, 3),
         Fraction(2**90, 7),
+        Share(1, 3),
         *map(Decimal, ("1E+5", "-0", "1.50E-7", "0E+3", "-sNaN12", "Infinity", "123456789.123456789")),
     ],
     "`range`, `slice`": [range(3), range(10, -2, -3), range(2**70), slice(None, 3, None), slice(1, "b", (2,))],
     "`uuid.UUID`, and subclasses": [uuid.uuid4(), uuid.UUID(int=0), Key(int=1)],
-    "`ipaddress` addresses, networks, interfaces": [
+    "`ipaddress` addresses, networks, interfaces, and subclasses": [
         ipaddress.ip_address("127.0.0.1"),
         ipaddress.ip_address("fe80::1%eth0"),
         ipaddress.ip_network("10.0.0.0/8"),
         ipaddress.ip_network("2001:db8::/32"),
         ipaddress.ip_interface("10.1.2.3/8"),
         ipaddress.ip_interface("2001:db8::1/32"),
+        Host("10.0.0.1"),
+        Site("10.0.0.0/8"),
     ],
     "`pathlib` paths": [pathlib.Path("/a/b"), pathlib.PurePosixPath("a"), pathlib.PureWindowsPath("c:\\a")],
     "`re.Pattern` of `str` or `bytes`": [re.compile("a(?P<b>.*)", re.I | re.S), re.compile(rb"\d+"), re.compile("")],
@@ -432,12 +482,14 @@ ROWS: Mapping[str, list[Any]] = {
     ],
     "classes of attrs: frozen, with slots": [Slotted(1), Slotted(1, [2], 4), Hashed("a", (1,)), WithDict(1)],
     "named tuples": [Pair(1, [Pair("a")])],
-    "`msgspec.Struct`: frozen, tagged, `array_like`": [
+    "`msgspec.Struct`: frozen, tagged, `array_like`, generic": [
         Struct(1),
         Struct(1, [2], None),
         Tagged(a=1, d=(2,)),
         Row(1.5, float("inf")),
         Loose(1),
+        Chunk[int](1),
+        ChunkAfter([Chunk("a")]),
     ],
     "pydantic models, with extra and private values, cached properties, without validation (`model_construct`), "
     "`RootModel`": [

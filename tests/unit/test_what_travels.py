@@ -28,11 +28,12 @@ def rows() -> dict[str, tuple[str, set[str]]]:
 
 
 TRIED_ELSEWHERE = {
+    "an object of any of these kinds whose class says how it is copied (`__getstate__`, `__reduce__`)",
     "processes, compositions, calls of functions, channels",
     "answers of SDKs that are models of pydantic (openai, anthropic, litellm): also with what the SDK puts beside the "
     "fields",
 }
-"""In test_wire_processes.py, and with the real SDKs in tests/agents."""
+"""Below, in test_wire_processes.py, and with the real SDKs in tests/agents."""
 
 
 def test_every_row_is_tried_and_everything_that_is_tried_has_a_row() -> None:
@@ -107,6 +108,19 @@ def test_it_travels_inside_an_error_and_as_a_key_if_it_can_be_one(row: str, inde
         return
     if not isinstance(value, memoryview):
         assert [facts(key) for key in loads(dumps({value: 1}))] == [facts(alone)]
+
+
+def test_what_a_class_leaves_out_of_its_copies_is_left_out_and_its_locks_are_new() -> None:
+    visit = travellers.Visit("a", travellers.Inbox(["x"]), client=object())
+    visit.__dict__["room"] = object()
+    visit.inbox._lock.acquire()
+
+    for found in (loads(dumps(visit)), loads(dumps(ValueError(visit))).args[0]):
+        assert (type(found), found) == (travellers.Visit, visit)
+        assert vars(found) == {"found": "a", "inbox": ["x"]}
+        assert type(found.inbox) is travellers.Inbox
+        assert found.inbox._lock.acquire(blocking=False)
+        assert found.inbox._reentrant.acquire(blocking=False)
 
 
 def test_a_factory_that_is_not_one_of_pythons_own_arrives_as_opaque_with_the_content() -> None:
