@@ -3,7 +3,7 @@
 ======================================  ===========================================================================
 ``http://…`` or ``https://…``           streamable HTTP (by custom the path is ``/mcp``)
 ``http://…/sse`` or ``https://…/sse``   the older HTTP with server-sent events
-``stdio:NAME=value … command word …``   a command, started for the call, spoken to over its standard input and output
+``stdio:NAME=value … command word …``   a command, started when needed, spoken to over its standard input and output
 ======================================  ===========================================================================
 
 ``http://user:password@host/…`` logs in with HTTP Basic. The command of a ``stdio:`` address is split into words as a

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from contextvars import copy_context
 from typing import Any
 
 from jsonschema import exceptions as jsonschema_exceptions  # type: ignore[import-untyped]
@@ -49,15 +50,25 @@ async def call_tool(
     """
     plain = plain_arguments(conversation, arguments)
 
+    context = copy_context()
+
     async def report(progress: float, total: float | None, message: str | None) -> None:
+        # It comes in the task of the session, which others may have begun.
         if on_progress is not None:
-            on_progress(progress, total, message or "")
+            context.run(on_progress, progress, total, message or "")
 
     async def talk(client: Client) -> Any:
         # Listed first, and not after the call as the client would do it: an answer that came is then not lost to a
         # listing that fails, and the headers that the listing asks for are sent.
         listed = await _listed(client, until=tool)
         described = next((known for known in listed if known.name == tool), None)
+        if described is not None and described.execution is not None and described.execution.task_support == "required":
+            raise MCPToolError(
+                f"{conversation.subject} runs only as a task of the MCP protocol, which the mcp package does not offer "
+                "to clients; use a server or a tool that answers the call itself",
+                **conversation.fields,
+            )
+        conversation.sent = True
         try:
             answer = await client.call_tool(tool, plain, progress_callback=report if on_progress is not None else None)
         except ProtocolError as error:

@@ -34,6 +34,8 @@ _log = logging.getLogger(__name__)
 _PACKAGES = ("mcp", "mcp_types", "httpx2", "jsonschema", "referencing")
 _allowed_commands: set[str] = set()
 
+_KEEP = 60.0
+
 
 def allow_command(address: str) -> str:
     """Let processes that come to this worker in a message start this ``stdio:`` server; gives the address back.
@@ -75,6 +77,14 @@ def _checked_timeout(timeout: object) -> float | None:
     if not timeout > 0:
         raise ValueError(f"timeout must be more than 0 seconds, got {timeout!r}")
     return float(timeout)
+
+
+def _checked_keep(keep: object) -> float:
+    if not is_number(keep):
+        raise TypeError(f"keep is a number of seconds, got {keep!r}")
+    if not keep >= 0:
+        raise ValueError(f"keep must be 0 seconds or more, got {keep!r}")
+    return float(keep)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +129,13 @@ class MCPProcess(Process):
     number as ``{"result": 3}``); else, if its content is one text, that text; else the list of its content's parts as
     plain data (``{"type": "image", "data": …}``). It is returned, and sent on the channel ``output`` if there is one.
 
-    What the tool says about its progress goes to ``ctx.progress``. Every call has a connection (for a ``stdio:``
-    address: a server) of its own, closed when the process ends, in whatever way.
+    What the tool says about its progress goes to ``ctx.progress``.
+
+    **Sessions** last: calls of one event loop to the same address with the same headers share one connection (for a
+    ``stdio:`` address: one server), several at once. It is closed after ``keep`` idle seconds, or at the end of the
+    loop. A call that was cancelled or timed out takes its session out of use: the next call gets another, and the old
+    one is closed when the calls that share it are done. A session that was kept and turns out to be lost is replaced,
+    but only before the tool was called: a tool may have effects, so it is never called twice.
 
     Failures name the tool and the server: :class:`~stbass.errors.MCPConnectionError`,
     :class:`~stbass.errors.MCPTimeoutError`, :class:`~stbass.errors.MCPUnknownToolError`,
@@ -138,10 +153,13 @@ class MCPProcess(Process):
             the deadline does.
         headers: sent with every HTTP request, for example ``{"Authorization": "Bearer …"}``.
         arguments: as with :meth:`with_arguments`.
+        keep: seconds for which the session is kept for other calls when nobody uses it; 0: the call has a session of
+            its own, closed when the process ends, in whatever way.
 
     Raises:
         TypeError: an argument has the wrong type.
-        ValueError: the address has none of the known forms, the name is empty, or the time-out is not positive.
+        ValueError: the address has none of the known forms, the name is empty, the time-out is not positive, or
+            ``keep`` is negative.
     """
 
     def __init__(
@@ -152,6 +170,7 @@ class MCPProcess(Process):
         *,
         headers: Mapping[str, str] | None = None,
         arguments: Mapping[str, Any] | None = None,
+        keep: float = _KEEP,
     ) -> None:
         super().__init__()
         self._address: Address = parse_address(server_url)
@@ -159,6 +178,7 @@ class MCPProcess(Process):
         self.server_url = server_url
         self.tool_name = tool_name
         self.timeout = _checked_timeout(timeout)
+        self.keep = _checked_keep(keep)
         self._headers = dict(headers or {})
         self._bound: dict[str, Any] = dict(arguments or {})
 
@@ -218,7 +238,7 @@ class MCPProcess(Process):
     async def _call_tool(self, arguments: dict[str, Any]) -> Any:
         """Call the tool and give back its value. Override it to call something else in a test."""
         calls = _calls()
-        conversation = calls.Conversation(self._address, self._headers, self.tool_name)
+        conversation = calls.Conversation(self._address, self._headers, self.tool_name, self.keep)
         bound = _bound.get()
         on_progress = None if bound is None else bound.on_progress
         return await calls.call_tool(conversation, self.tool_name, arguments, on_progress, _answered)
@@ -307,14 +327,26 @@ class MCPServer:
         url: its address; see :mod:`stbass.mcp.address`.
         name: for people; by default the address, with what may be confidential masked.
         headers: sent with every HTTP request, also by the processes made here.
+        keep: seconds for which a session with it is kept when nobody uses it, also by the processes made here; see
+            :class:`MCPProcess`.
 
     Raises:
         ConfigurationError: the address has none of the known forms.
+        TypeError: ``keep`` is no number.
+        ValueError: ``keep`` is negative.
     """
 
-    def __init__(self, url: str, name: str | None = None, *, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        name: str | None = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        keep: float = _KEEP,
+    ) -> None:
         self._address = parse_address(url)
         self._headers = dict(headers or {})
+        self.keep = _checked_keep(keep)
         self.url = url
         self.name = self._address.shown if name is None else checked_name(name)
 
@@ -323,9 +355,10 @@ class MCPServer:
 
     def tool(self, name: str, timeout: float | None = 30.0) -> MCPProcess:
         """A tool of this server as a process; nothing is asked of the server now."""
-        if self._headers:
-            return MCPProcess(self.url, name, timeout, headers=self._headers)
-        return MCPProcess(self.url, name, timeout)
+        given: dict[str, Any] = {"headers": self._headers} if self._headers else {}
+        if self.keep != _KEEP:
+            given["keep"] = self.keep
+        return MCPProcess(self.url, name, timeout, **given)
 
     async def tools(self, timeout: float | None = 30.0) -> list[MCPTool]:
         """Every tool that the server lists.
@@ -340,7 +373,7 @@ class MCPServer:
             MissingDependencyError: the ``mcp`` package is not installed.
         """
         calls = _calls()
-        conversation = calls.Conversation(self._address, self._headers)
+        conversation = calls.Conversation(self._address, self._headers, keep=self.keep)
         try:
             async with _within(asyncio.timeout(timeout)):
                 listed = await calls.list_tools(conversation, _answered)

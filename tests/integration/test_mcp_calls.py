@@ -69,7 +69,7 @@ def everywhere(*transports: str) -> pytest.MarkDecorator:
 
 
 async def call(server: Server | None, tool: str, timeout: float | None = 60.0, **arguments: Any) -> ProcessResult:
-    process = MCPProcess(address_of(server), tool, timeout).with_arguments(**arguments)
+    process = MCPProcess(address_of(server), tool, timeout, keep=0).with_arguments(**arguments)
     return await process.execute(ProcessContext(tool))
 
 
@@ -482,7 +482,7 @@ async def test_a_call_that_is_cancelled_again_and_again_leaves_no_command_runnin
 async def test_a_call_can_be_cancelled_at_any_moment(server: Server | None) -> None:
     # Given: of the command `cat` there is no answer to wait for; the moments are those of starting and stopping it
     before = await held()
-    process = MCPProcess("stdio:cat" if server is None else server.url, "shout", 60.0).with_arguments(text="a")
+    process = MCPProcess("stdio:cat" if server is None else server.url, "shout", 60.0, keep=0).with_arguments(text="a")
     for steps in range(0, 120, 3):
         calling = asyncio.create_task(process.execute(ProcessContext("shout")))
         for _ in range(steps):

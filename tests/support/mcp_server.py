@@ -193,7 +193,7 @@ def _serve(options: argparse.Namespace) -> None:
         app = server.sse_app(sse_path=options.path or "/sse")
     else:
         app = server.streamable_http_app(streamable_http_path=options.path or "/mcp")
-    listening = socket.create_server(("127.0.0.1", 0))
+    listening = socket.create_server(("127.0.0.1", options.port))
     sys.stdout.write(f"{listening.getsockname()[1]}\n")
     sys.stdout.flush()
     config = uvicorn.Config(_guarded(app, options), log_level="critical", timeout_graceful_shutdown=1)
@@ -204,6 +204,7 @@ def _main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("transport", choices=["stdio", "http", "sse"])
     parser.add_argument("--path", help="of the endpoint")
+    parser.add_argument("--port", type=int, default=0, help="to listen on")
     parser.add_argument("--query", help="what the query must be")
     parser.add_argument("--login", help="user:password that is asked for")
     parser.add_argument("--legacy", action="store_true", help="know nothing of the newest protocol")
