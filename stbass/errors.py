@@ -49,6 +49,7 @@ __all__ = [
     "SpecError",
     "StateError",
     "StateLostError",
+    "StateUnavailable",
     "StbassError",
     "ValidationFailed",
     "WireError",
@@ -303,6 +304,10 @@ class NotFoundError(DataflowError, LookupError):
 
 class StateError(DataflowError):
     """The state cannot be read or written."""
+
+
+class StateUnavailable(StateError):
+    """The server or the file of the state cannot be used just now. What failed can be tried again later."""
 
 
 class JobInUseError(StateError):

@@ -102,6 +102,7 @@ class Summary:
     job_id: str | None
     seconds: float
     components: tuple[dict[str, Any], ...]
+    missed: tuple[str, ...]
 
     def data(self) -> dict[str, Any]:
         """The same as plain data."""
@@ -111,6 +112,7 @@ class Summary:
             "status": self.status,
             "job_id": self.job_id,
             "seconds": round(self.seconds, 3),
+            "missed_checkpoints": list(self.missed),
             "components": [
                 {**one, "exports": {name: _for_json(value) for name, value in one["exports"].items()}}
                 for one in self.components
@@ -128,6 +130,8 @@ class Summary:
             values = "  ".join(f"{key}={short_repr(value)}" for key, value in exports.items())
             line = f"  {name:<{widths[0]}}  {status:<{widths[1]}}  {steps:>{widths[2]}} {unit}  {values}"
             lines.append(line.rstrip())
+        if self.missed:
+            lines.append(f"  {len(self.missed)} of its checkpoints left out, the last because {self.missed[-1]}")
         return "\n".join(lines) + "\n"
 
 
@@ -145,6 +149,7 @@ def summary_of(process: Process, seconds: float) -> Summary:
         job_id=process.state.job_id if process.state.durable else None,
         seconds=seconds,
         components=tuple(_components(process)),
+        missed=tuple(map(str, process.missed_checkpoints)),
     )
 
 

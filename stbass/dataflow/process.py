@@ -22,7 +22,7 @@ from stbass.dataflow.spec.validation import check_model, check_names
 from stbass.dataflow.state.base import StateBackend
 from stbass.dataflow.state.memory import DictStateBackend
 from stbass.dataflow.status import Status
-from stbass.errors import DataflowError, NotInitialisedError, ProcessCancelled
+from stbass.errors import DataflowError, NotInitialisedError, ProcessCancelled, StateUnavailable
 
 __all__ = ["Process"]
 
@@ -116,6 +116,11 @@ class Process(Exportable, ABC):
     def status(self) -> Status:
         """What it is doing."""
         return self._status
+
+    @property
+    def missed_checkpoints(self) -> list[StateUnavailable]:
+        """Why checkpoints of this run were left out: the state could not be used. The next one counted."""
+        return list(self._checkpoints.missed)
 
     @property
     def is_initialised(self) -> bool:
@@ -363,13 +368,18 @@ class Process(Exportable, ABC):
 
     async def _set_status(self, status: Status) -> None:
         self._status = status
-        await self._tell_status()
+        try:
+            await self._tell_status()
+        except StateUnavailable as error:
+            # Checkpoints say how far the job is; the state is told again with the next status.
+            _log.warning("process %r could not tell its state that it is %s: %s", self.name, status, error)
 
     async def _set_last_status(self, error: BaseException) -> None:
         """The error ends it. Whatever becomes of the state, that is what the caller hears of."""
         is_stop = isinstance(error, ProcessCancelled | asyncio.CancelledError)
+        self._status = Status.STOPPED if is_stop else Status.FAILED
         try:
-            await self._set_status(Status.STOPPED if is_stop else Status.FAILED)
+            await self._tell_status()
         except DataflowError as more:
             error.add_note(f"its state could not be told that it has {self._status}: {more}")
 

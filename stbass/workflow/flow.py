@@ -147,7 +147,8 @@ class Workflow:
         """Its graph, with the state and the result of each node, as JSON text.
 
         Results are written as the fleet sends them (see :mod:`stbass.wire`), so that they come back exact. Of one that
-        cannot be, only a text is kept, and its node runs again after :meth:`resume`.
+        cannot be, only a text is kept, and its node runs again after :meth:`resume`: a warning in the log of
+        ``stbass.workflow`` names the node and what in its data it is.
 
         Args:
             indent: spaces per level; 0 for one line.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from logging import getLogger
 
 import msgspec
 
@@ -14,6 +15,8 @@ from stbass.workflow.process import WorkflowNode
 from stbass.workflow.state import ProcessResult, ProcessState
 
 __all__ = ["read_saved", "write_saved"]
+
+_log = getLogger(__name__)
 
 _FORMAT = "stbass.workflow/1"
 
@@ -80,14 +83,14 @@ def write_saved(
                 metadata.start_time,
                 metadata.end_time,
                 metadata.last_error,
-                None if result is None else _saved(result),
+                None if result is None else _saved(result, f"workflow {process_id!r}: node {name!r}"),
             )
         )
     text = msgspec.json.encode(SavedWorkflow(_FORMAT, process_id, saved))
     return (msgspec.json.format(text, indent=indent) if indent else text).decode()
 
 
-def _saved(result: ProcessResult) -> SavedResult:
+def _saved(result: ProcessResult, what: str) -> SavedResult:
     made = SavedResult(
         result.success,
         result.execution_time,
@@ -99,7 +102,10 @@ def _saved(result: ProcessResult) -> SavedResult:
     )
     try:
         made.data = msgspec.Raw(wire.dumps(result.data, what="data"))
-    except NotTransportable:
+    except NotTransportable as error:
+        _log.warning(
+            "%s has completed, but its data cannot be kept, and it will run again after resume(): %s", what, error
+        )
         made.omitted = text_of(result.data)
     return made
 

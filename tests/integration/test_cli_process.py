@@ -88,6 +88,7 @@ def test_the_outcome_as_json(model: Path) -> None:
         "type": "LocalProcess",
         "status": "completed",
         "job_id": None,
+        "missed_checkpoints": [],
         "components": [
             {"name": "source", "status": "completed", "steps": 6, "exports": {"n": 5}},
             {"name": "sink", "status": "completed", "steps": 5, "exports": {"total": 10.0}},

@@ -241,6 +241,37 @@ asyncio.run(main())
 # Room --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
+def test_two_processes_of_one_program_do_not_end_each_other() -> None:
+    """At once, and one that outlives the other: the last one leaves the cluster."""
+    code = """
+import asyncio, ray
+from stbass.dataflow import RayConnector, RayProcess, ConnectorSpec
+from tests.support.dataflow import Count, Keep
+
+def made(name, n):
+    parts = [Count(n, name="count"), Keep(name="keep")]
+    wires = [RayConnector(ConnectorSpec(source="count.y", target="keep.x"))]
+    return RayProcess(parts, wires, name=name)
+
+async def main():
+    first, second = made("first", 3), made("second", 5)
+    await asyncio.gather(first.init(), second.init())
+    await first.run()
+    await first.destroy()
+    assert ray.is_initialized()
+    await second.run()
+    print(second.components["keep"].got)
+    await second.destroy()
+    assert not ray.is_initialized()
+
+asyncio.run(main())
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+    assert done.stdout == "[0, 1, 2, 3, 4]\n", done.stderr
+
+
 async def test_too_little_room_is_told_and_none_is_taken() -> None:
     # given: 4 processors; 3 of them are enough for one, and not for two
     process = on_ray(

@@ -297,7 +297,7 @@ async def test_a_job_whose_record_was_deleted(durable: Kind, redis_server: Redis
 
 
 async def test_redis_killed_and_restarted_with_its_data(own_redis: RedisServer) -> None:
-    async with RedisStateBackend(own_redis.url, job_id=JOB, lease=1.0) as state:
+    async with RedisStateBackend(own_redis.url, job_id=JOB, lease=1.0, timeout=1.0) as state:
         await state.acquire_job()
         await state.save_checkpoint(1, {"a": b"1"})
         own_redis.kill()
@@ -325,7 +325,7 @@ async def test_redis_goes_away_for_good(own_redis: RedisServer, caplog: pytest.L
 
 
 async def test_postgres_restarted(own_postgres: PostgresServer) -> None:
-    async with PostgresStateBackend(own_postgres.url(), job_id=JOB) as state:
+    async with PostgresStateBackend(own_postgres.url(), job_id=JOB, timeout=1.0) as state:
         await state.acquire_job()
         await state.save_checkpoint(1, {"a": b"1"})
         own_postgres.restart()

@@ -116,12 +116,18 @@ async def test_a_completed_node_stays_so_whatever_its_dependencies_do() -> None:
     assert results["after"].success
 
 
-async def test_of_data_that_cannot_be_written_a_text_is_kept_and_its_node_runs_again() -> None:
+async def test_of_data_that_cannot_be_written_a_text_is_kept_and_its_node_runs_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     workflow = Workflow()
     Give("lock", [threading.Lock()]).register_to(workflow)
     Give("plain", 1).register_to(workflow)
     await workflow.execute()
     text = workflow.to_json()
+    [record] = caplog.records
+    assert record.levelname == "WARNING"
+    assert "node 'lock' has completed, but its data cannot be kept" in record.getMessage()
+    assert "'plain'" not in caplog.text
     lock, plain = json.loads(text)["nodes"]
     assert "lock" in lock["result"]["omitted"]
     assert (lock["result"]["data"], plain["result"]["omitted"]) == (None, None)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import math
 import sys
+import threading
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any
 
@@ -28,6 +29,34 @@ _CALLS = 64
 """How many calls an actor takes at once beside one for each edge."""
 
 
+class _Connection:
+    """The program's connection to Ray: of all processes that use it; the last one leaves."""
+
+    def __init__(self) -> None:
+        self._turn = threading.Lock()
+        self._users = 0
+        self._is_ours = False
+
+    def enter(self) -> None:
+        """Connect, unless the program is connected."""
+        with self._turn:
+            if not ray.is_initialized():
+                ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+                self._is_ours = True
+            self._users += 1
+
+    def leave(self) -> None:
+        """Disconnect, if nobody uses it any more and :meth:`enter` connected."""
+        with self._turn:
+            self._users -= 1
+            if not self._users and self._is_ours:
+                self._is_ours = False
+                ray.shutdown()
+
+
+_connection = _Connection()
+
+
 class Cluster:
     """Room on a Ray cluster for one process.
 
@@ -37,16 +66,15 @@ class Cluster:
 
     def __init__(self, process: str) -> None:
         self._process = process
-        self._is_ours = False
+        self._entering: asyncio.Future[None] | None = None
         self._room: PlacementGroup | None = None
         self._bundles: dict[str, int] = {}
 
     async def open(self) -> None:
         """Connect to the cluster that the program is connected to, or that there is, or start one on this machine."""
-        if not ray.is_initialized():
-            self._is_ours = True
-            # In a thread: it takes seconds in which whatever else runs on this event loop should go on.
-            await asyncio.to_thread(ray.init, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        # In a thread: it takes seconds in which whatever else runs on this event loop should go on.
+        self._entering = asyncio.ensure_future(asyncio.to_thread(_connection.enter))
+        await asyncio.shield(self._entering)
 
     async def admit(self, groups: Sequence[Group], timeout: float) -> None:
         """Have room for all of these kept free: for all or none.
@@ -95,13 +123,16 @@ class Cluster:
         ]
 
     async def close(self) -> None:
-        """Give the room back, and leave the cluster if :meth:`open` went there."""
+        """Give the room back; the last process of the program leaves the cluster, if :meth:`open` went there."""
         if self._room is not None:
             remove_placement_group(self._room)
             self._room = None
-        if self._is_ours:
-            self._is_ours = False
-            await asyncio.to_thread(ray.shutdown)
+        entering, self._entering = self._entering, None
+        if entering is not None:
+            # It goes on in its thread, whoever was cancelled.
+            await asyncio.wait((entering,))
+            if entering.exception() is None:
+                await asyncio.to_thread(_connection.leave)
 
 
 class RayGroup(GroupHandle):

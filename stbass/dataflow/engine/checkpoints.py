@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from logging import getLogger
 from time import monotonic
 from typing import Any
 
 from stbass._channels.cancellation import is_being_cancelled
 from stbass.dataflow.state.base import StateBackend
-from stbass.errors import JobFinishedError, ProcessCancelled, StateError
+from stbass.errors import JobFinishedError, ProcessCancelled, StateError, StateUnavailable
 from stbass.wire import dumps, loads
 
 __all__ = ["Checkpoints", "members_of"]
+
+_log = getLogger(__name__)
 
 _ABOUT = "."
 """The part of a checkpoint that is about the process itself; no component can be called so."""
@@ -40,6 +43,8 @@ class Checkpoints:
         self.state = state
         self.names_before: list[str] = []
         """The names of the process in the earlier runs of this job."""
+        self.missed: list[StateUnavailable] = []
+        """Why checkpoints of this run were left out: the state could not be used."""
         self._every = every
         self._process = process
         self._request = request
@@ -58,6 +63,7 @@ class Checkpoints:
         self._n = 0
         self._last = None
         self.names_before = []
+        self.missed = []
 
     def close(self) -> None:
         """Stop waiting for parts."""
@@ -109,7 +115,9 @@ class Checkpoints:
             BaseException: what the work raises; an ExceptionGroup if a checkpoint cannot be taken.
         """
         if self.wanted and self._last is None:
-            await self.take()  # what cannot be saved is better known before the first step than after an hour
+            await self._apart(
+                self._try_to_take
+            )  # what cannot be saved is better known before the first step than after an hour
         if not self.wanted or self._every is None or not timed:
             await work()
             return
@@ -127,7 +135,9 @@ class Checkpoints:
                 raise
         over.set()
         try:
-            await saving
+            await self._apart(lambda: saving)
+        except ProcessCancelled:
+            raise
         except Exception as error:
             raise ExceptionGroup("a checkpoint could not be taken", members_of(error)) from None
 
@@ -138,12 +148,23 @@ class Checkpoints:
                     await over.wait()
                 return
             except TimeoutError:
-                await self._take()
+                await self._try_to_take()
+
+    async def _try_to_take(self) -> None:
+        """Take one; if the state cannot be used for longer than it waits, the next one counts."""
+        try:
+            await self._take()
+        except StateUnavailable as error:
+            self._last = monotonic()
+            self.missed.append(error)
+            _log.warning(
+                "process %r: checkpoint %d is left out, the next one counts: %s", self._process, self._n, error
+            )
 
     async def take_if_due(self, now: float) -> None:
         """Take one if the last was long enough ago."""
         if self._every is not None and self._last is not None and now - self._last >= self._every:
-            await self.take()
+            await self._apart(self._try_to_take)
 
     async def take(self) -> None:
         """Take a checkpoint, save it, and tell the components; does nothing if the state does not last.

@@ -19,7 +19,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from time import monotonic
 from types import TracebackType
 from typing import Any, ClassVar, Self, TypeAlias
 
@@ -36,11 +37,14 @@ from stbass.dataflow.state._records import (
     to_json,
 )
 from stbass.dataflow.status import Status
-from stbass.errors import JobInUseError, NotFoundError, NotInitialisedError, StateError
+from stbass.errors import JobInUseError, NotFoundError, NotInitialisedError, StateError, StateUnavailable
 
 __all__ = ["Describable", "StateBackend"]
 
 _log = logging.getLogger(__name__)
+
+_PAUSES = (0.05, 1.0)
+"""Seconds between two attempts to reach a server that is away: the first, and the longest."""
 
 Describable: TypeAlias = Mapping[str, Any] | Exportable
 """A process, component or connector, or what its ``dict()`` gave."""
@@ -70,6 +74,9 @@ class StateBackend(Exportable, ABC):
         self._opened = False
         self._users: dict[int, object] = {}
         self._opened_for_users = False
+        self._patience = 0.0
+        """Seconds for which a server that is away at a checkpoint is waited for."""
+        self._is_away = False
         self._token: int | None = None
         """The fence of the job as it was when this run took it; None while this run does not have the job."""
         self._turn_of: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = None
@@ -338,14 +345,17 @@ class StateBackend(Exportable, ABC):
             n: its number.
             parts: bytes by name.
 
+        A server that is away is waited for, for as long as the backend's ``timeout``.
+
         Raises:
+            StateUnavailable: it stayed away for longer.
             StateError: the job is not held, or was lost to another run; or the checkpoint could not be stored.
         """
         self._must_be_open()
         found = check_parts(n, parts)
         if self._token is None:
             raise StateError(f"a checkpoint of {self._job_id} can be saved only by who holds it: acquire_job() first")
-        await self._save(n, found)
+        await self._patiently(lambda: self._save(n, found))
 
     async def load_checkpoint(self) -> tuple[int, dict[str, bytes]] | None:
         """Number and parts of the last checkpoint of the job, or None.
@@ -368,6 +378,28 @@ class StateBackend(Exportable, ABC):
             await self._close()
             raise
         self._opened = True
+
+    async def _patiently(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do this; as long as the store is away, wait for it, and say so once."""
+        began, pause = monotonic(), _PAUSES[0]
+        while True:
+            try:
+                await work()
+            except StateUnavailable as error:
+                waited = monotonic() - began
+                left = self._patience - waited
+                if left <= 0:
+                    raise StateUnavailable(f"{error}; it has been tried for {waited:.1f} s") from error
+                if not self._is_away:
+                    self._is_away = True
+                    _log.warning("%s; it is waited for, for up to %g s", error, self._patience)
+                await asyncio.sleep(min(pause, left))
+                pause = min(2 * pause, _PAUSES[1])
+            else:
+                if self._is_away:
+                    self._is_away = False
+                    _log.warning("%s can be used again", self._where())
+                return
 
     async def _end(self) -> None:
         if not self._opened:
@@ -426,7 +458,8 @@ class StateBackend(Exportable, ABC):
     # What a kind of state does ---------------------------------------------------------------------
     #
     # Ids are checked and values are JSON text when they come here. Every method may raise StateError: the store cannot
-    # be used. Those that write raise it, and write nothing, when this run had the job and lost it to another.
+    # be used; StateUnavailable: it cannot just now. Those that write raise StateError, and write nothing, when this run
+    # had the job and lost it to another.
 
     @abstractmethod
     def _where(self) -> str:

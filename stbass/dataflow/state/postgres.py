@@ -25,7 +25,7 @@ from stbass.dataflow.state import _sql
 from stbass.dataflow.state._database import DatabaseStateBackend
 from stbass.dataflow.state._held import forget_in_children, keep_in_children
 from stbass.dataflow.state._sql import Dialect, JobStatements, Lost, Statements
-from stbass.errors import ConfigurationError, MissingDependencyError, StateError
+from stbass.errors import ConfigurationError, MissingDependencyError, StateError, StateUnavailable
 
 try:
     import psycopg
@@ -62,6 +62,9 @@ _REMEDIES = {
     "53100": "cannot be written: the server's disk is full",
     "55P03": "is locked by another program",
 }
+_TRANSIENT = ("25006", "53", "55P03", "57")
+"""Beginnings of the states of a server that will do its work again: a standby that becomes the primary, one that lacks
+disk, memory or connections, that is locked, or is being stopped or started."""
 
 
 class PostgresStateBackend(DatabaseStateBackend):
@@ -70,7 +73,8 @@ class PostgresStateBackend(DatabaseStateBackend):
     Args:
         db_url: ``postgresql://user:password@host:port/database``, or another connection string of libpq. What it does
             not say comes from libpq's environment variables (``PGPASSWORD``, ...).
-        timeout: seconds after which a server that does not answer is given up.
+        timeout: seconds after which a server that does not answer is given up, and for which one that is away at a
+            checkpoint is waited for.
         job_id: see :class:`StateBackend`.
         metadata: see :class:`StateBackend`.
 
@@ -99,13 +103,15 @@ class PostgresStateBackend(DatabaseStateBackend):
         super().__init__(job_id, metadata)
         if not timeout > 0:
             raise ConfigurationError(f"timeout must be a number of seconds above 0, not {timeout!r}")
-        self._timeout = timeout
+        self._timeout = self._patience = timeout
         self._parameters = _parsed(db_url)
         self._connection: psycopg.AsyncConnection[Any] | None = None
         self._descriptor = -1
         self._session = 0
         """Process id of the server's process that holds the job for us."""
         self._statement_turn = asyncio.Lock()
+        self._hung_up = False
+        """Whether the last connection was ended because the server did not answer."""
 
     def _where(self) -> str:
         given = self._parameters
@@ -173,8 +179,8 @@ class PostgresStateBackend(DatabaseStateBackend):
                 try:
                     return await self._transaction(begin, make())
                 except psycopg.OperationalError:
-                    # On a new connection it is no accident.
-                    if fresh or self._connection is None or not self._connection.closed:
+                    # On a new connection it is no accident; and whoever did not answer for so long is not asked again.
+                    if fresh or self._hung_up or self._connection is None or not self._connection.closed:
                         raise
                 await self._connect_if_needed()
                 return await self._transaction(begin, make())
@@ -186,7 +192,8 @@ class PostgresStateBackend(DatabaseStateBackend):
     async def _transaction(self, begin: str, statements: Statements[_T]) -> _T:
         connection = self._connection
         assert connection is not None
-        waiting = asyncio.get_running_loop().call_later(self._timeout, _hang_up, connection)
+        self._hung_up = False
+        waiting = asyncio.get_running_loop().call_later(self._timeout, self._hang_up, connection)
         try:
             async with connection.cursor(binary=True) as cursor:
                 await cursor.execute(begin)
@@ -261,22 +268,32 @@ class PostgresStateBackend(DatabaseStateBackend):
         assert self._connection is not None
         self._session = self._connection.info.backend_pid
 
+    def _hang_up(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        """End a connection whose server does not answer: whoever waits for it gets an error."""
+        if not connection.closed:
+            self._hung_up = True
+            # Cancelling instead would ask the server, which does not answer.
+            with socket.socket(fileno=os.dup(connection.fileno())) as line:
+                line.shutdown(socket.SHUT_RDWR)
+
     def _explained(self, error: psycopg.Error) -> StateError:
         state = error.sqlstate or ""
+        kind: type[StateError] = StateUnavailable if state.startswith(_TRANSIENT) else StateError
         if state in _REMEDIES:
             what = _REMEDIES[state]
         elif isinstance(error, psycopg.OperationalError):
-            what = (
-                f"cannot be reached, or did not answer for {self._timeout:g} s: start the server, or correct its"
-                " address, the user's name or the password"
-            )
+            kind = StateUnavailable
+            if self._hung_up:
+                what = f"did not answer for {self._timeout:g} s: see what the server does"
+            else:
+                what = "cannot be reached: start the server, or correct its address, the user's name or the password"
         else:
             what = "cannot be used"
         text = str(error).strip()
         secret = self._parameters.get("password")
         if secret:
             text = text.replace(str(secret), "***")
-        return StateError(f"{self._where()} {what} ({text})")
+        return kind(f"{self._where()} {what} ({text})")
 
 
 def _parsed(url: str) -> dict[str, Any]:
@@ -295,11 +312,3 @@ def _parsed(url: str) -> dict[str, Any]:
 
 def _lock_key(job_id: str) -> int:
     return int.from_bytes(hashlib.sha256(f"stbass:{job_id}".encode()).digest()[:8], "big", signed=True)
-
-
-def _hang_up(connection: psycopg.AsyncConnection[Any]) -> None:
-    """End a connection whose server does not answer: whoever waits for it gets an error."""
-    if not connection.closed:
-        # Cancelling instead would ask the server, which does not answer.
-        with socket.socket(fileno=os.dup(connection.fileno())) as line:
-            line.shutdown(socket.SHUT_RDWR)

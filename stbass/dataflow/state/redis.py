@@ -43,7 +43,7 @@ from stbass.dataflow.state._records import (
     wrong_version,
 )
 from stbass.dataflow.state.base import StateBackend
-from stbass.errors import ConfigurationError, MissingDependencyError, StateError
+from stbass.errors import ConfigurationError, MissingDependencyError, StateError, StateUnavailable
 
 try:
     import redis
@@ -51,6 +51,7 @@ try:
 
     from stbass.transports.redis.address import RedisAddress
     from stbass.transports.redis.leases import LeaseKeeper
+    from stbass.transports.redis.trouble import Trouble, trouble_of
 except ImportError as error:
     raise MissingDependencyError("RedisStateBackend needs redis-py: pip install 'stbass[celery]'") from error
 
@@ -132,7 +133,8 @@ class RedisStateBackend(StateBackend):
     Args:
         url: ``redis://``, ``rediss://`` or ``unix://``.
         lease: seconds after which a run that is not heard of has lost the job.
-        timeout: seconds after which a server that does not answer is given up.
+        timeout: seconds after which a server that does not answer is given up, and for which one that is away at a
+            checkpoint is waited for.
         job_id: see :class:`StateBackend`.
         metadata: see :class:`StateBackend`.
 
@@ -163,7 +165,7 @@ class RedisStateBackend(StateBackend):
                 " (characters such as @ : / % in the password as %40 %3A %2F %25)"
             ) from None
         self._lease = lease
-        self._timeout = timeout
+        self._timeout = self._patience = timeout
         self._nonce = secrets.token_hex(8)
         self._lease_value = ""
         self._keeper: LeaseKeeper[tuple[int, str]] | None = None
@@ -364,7 +366,7 @@ class RedisStateBackend(StateBackend):
                 except redis.ConnectionError:
                     return await work()
         except TimeoutError as error:
-            raise StateError(
+            raise StateUnavailable(
                 f"{self._where()} did not answer for {self._timeout:g} s: see what the server does, or correct"
                 " its address"
             ) from error
@@ -374,17 +376,22 @@ class RedisStateBackend(StateBackend):
     def _explained(self, error: BaseException) -> StateError:
         # An error inside a script has, of older servers, only the text of what it is.
         text = str(error)
+        trouble = trouble_of(error)
+        kind = StateError if trouble is Trouble.NEVER else StateUnavailable
         if isinstance(error, redis.AuthenticationError):
+            kind = StateError
             what = "refuses this user: correct the user's name or the password"
         elif isinstance(error, redis.ReadOnlyError) or "-READONLY " in text:
             what = "can only be read (a replica): name the primary server"
         elif isinstance(error, redis.OutOfMemoryError) or "-OOM " in text:
             what = "has no memory left: give it more, or remove what is not needed"
-        elif isinstance(error, redis.ConnectionError | redis.TimeoutError | OSError):
+        elif trouble is Trouble.AWAY:
             what = "cannot be reached: start the server, or correct its address"
+        elif trouble is Trouble.FOR_NOW:
+            what = "refuses for now: see what the server does"
         else:
             what = "cannot be used"
-        return StateError(f"{self._where()} {what} ({text})")
+        return kind(f"{self._where()} {what} ({text})")
 
 
 def _packed(commands: Iterable[_Command]) -> list[_Argument]:

@@ -24,7 +24,7 @@ from stbass.dataflow.state import _sql
 from stbass.dataflow.state._database import DatabaseStateBackend
 from stbass.dataflow.state._held import FileLock
 from stbass.dataflow.state._sql import Dialect, Lost, Statements
-from stbass.errors import ConfigurationError, StateError
+from stbass.errors import ConfigurationError, StateError, StateUnavailable
 
 __all__ = ["SqliteStateBackend"]
 
@@ -43,6 +43,10 @@ _REMEDIES = {
     sqlite3.SQLITE_CORRUPT: "is damaged: put back a copy from before, or name another file",
     sqlite3.SQLITE_FULL: "cannot be written: the disk is full",
 }
+
+
+_TRANSIENT = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+"""What passes when somebody has seen to it."""
 
 
 class SqliteStateBackend(DatabaseStateBackend):
@@ -204,7 +208,8 @@ class SqliteStateBackend(DatabaseStateBackend):
 
     def _explained(self, error: sqlite3.Error) -> StateError:
         what = _REMEDIES.get(_code(error), "cannot be used").format(self._timeout)
-        return StateError(f"{self._where()} {what} ({error})")
+        kind = StateUnavailable if _code(error) in _TRANSIENT else StateError
+        return kind(f"{self._where()} {what} ({error})")
 
 
 def _code(error: sqlite3.Error) -> int:
