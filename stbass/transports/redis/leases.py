@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
 import redis
@@ -56,6 +57,7 @@ class LeaseKeeper(Generic[T]):
         self._timeout = timeout
         self._held: dict[str, tuple[float, T]] = {}
         self._unwritten: dict[str, Any] = {}
+        self._flushes: list[Future[None]] = []
         self._wake = threading.Condition()
         self._closed = False
         self._renew_at = _NEVER
@@ -84,6 +86,14 @@ class LeaseKeeper(Generic[T]):
             self._unwritten[key] = value
             self._wake.notify()
 
+    def flush(self) -> Future[None]:
+        """Done when all that was to be written before this call is written, or was refused for good."""
+        flushed: Future[None] = Future()
+        with self._wake:
+            self._flushes.append(flushed)
+            self._wake.notify()
+        return flushed
+
     def close(self, seconds: float = 5.0) -> None:
         """Write what is left and end the thread; leases run out by themselves.
 
@@ -103,12 +113,13 @@ class LeaseKeeper(Generic[T]):
         vigil = Vigil(f"write {self._what}", self._address, _log)
         while True:
             with self._wake:
-                while not (self._unwritten or self._closed or self._due()):
+                while not (self._unwritten or self._flushes or self._closed or self._due()):
                     wait = self._renew_at - time.monotonic()
                     self._wake.wait(None if wait == _NEVER else max(0.0, wait))
                 if self._closed and not self._unwritten:
                     break
                 unwritten, self._unwritten = self._unwritten, {}
+                flushes, self._flushes = self._flushes, []
                 held = dict(self._held) if self._due() else {}
                 if self._due():
                     shortest = min((seconds for seconds, _ in held.values()), default=_NEVER)
@@ -118,17 +129,21 @@ class LeaseKeeper(Generic[T]):
                 vigil.over()
             except Exception as error:
                 pause = self._endured(client, held, unwritten, vigil, error)
-                if pause is None:
+                if pause is not None:
+                    with self._wake:
+                        if self._closed:
+                            break
+                        self._unwritten = {**unwritten, **self._unwritten}
+                        self._flushes[:0] = flushes
+                        if held:
+                            self._renew_at = time.monotonic()
+                        # Not a notification: new work must not make us hammer a server that is down.
+                        shortest = min((seconds for seconds, _ in held.values()), default=_NEVER)
+                        self._wake.wait_for(lambda: self._closed, min(pause, shortest / 6))
                     continue
-                with self._wake:
-                    if self._closed:
-                        break
-                    self._unwritten = {**unwritten, **self._unwritten}
-                    if held:
-                        self._renew_at = time.monotonic()
-                    # Not a notification: new work must not make us hammer a server that is down.
-                    shortest = min((seconds for seconds, _ in held.values()), default=_NEVER)
-                    self._wake.wait_for(lambda: self._closed, min(pause, shortest / 6))
+            for flushed in flushes:
+                if flushed.set_running_or_notify_cancel():
+                    flushed.set_result(None)
         client.close()
 
     def _endured(

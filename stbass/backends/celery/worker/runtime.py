@@ -245,7 +245,7 @@ class _Sink:
             return  # a later one did not have to wait
         self._saved = number
         self._job.checkpoint = sealed = seal_text("checkpoint", self._job.id, text, self._runtime.settings)
-        self._runtime.keeper.write(self._job.id, (self._job.attempt, sealed))
+        self._runtime.keep(self._job.id, (self._job.attempt, sealed))
         self._tell(Reply(checkpoint=self._job.id, value=msgspec.Raw(sealed)))
 
     def progress(self, done: float, total: float | None, note: str) -> None:
@@ -325,6 +325,8 @@ class Runtime:
         self._unknown: set[str] = set()
         """Of those whose lease is lost: what the server has lost its data of."""
         self._messages: list[tuple[str, bytes]] = []
+        self._unkept = False
+        """Whether checkpoints may not be written yet that messages tell of."""
         self._lock = threading.Lock()
         self._signalled = False
         self._closing = False
@@ -415,6 +417,11 @@ class Runtime:
             self._tell(channel, message)
         else:
             self._loop.call_soon_threadsafe(self._tell, channel, message)
+
+    def keep(self, task_id: str, checkpoint: tuple[int, bytes]) -> None:
+        """Write a checkpoint, before anything that is told of later: who hears of it may count on it."""
+        self.keeper.write(task_id, checkpoint)
+        self._unkept = True
 
     def cancel(self, task_id: str, reason: str = "revoked") -> None:
         """Cancel a job that waits or runs here; nothing happens if there is none."""
@@ -746,6 +753,9 @@ class Runtime:
     def _done(self, job: Job, outcome: Outcome) -> None:
         # Not before its result is stored, which may take longer than a lease: nobody else shall run it meanwhile.
         self.keeper.release(job.id)
+        if outcome.status in ("done", "lost") and (reply := job.envelope.reply):
+            # Whoever stored a result here may know nothing of who waits for it.
+            self._tell(reply, msgspec.json.encode(Reply(ready=[job.id])))
         if self._jobs.get(job.id) is job:
             del self._jobs[job.id]
         if outcome.result is not None and outcome.result.is_fail and job.on_started is not None:
@@ -950,6 +960,9 @@ class Runtime:
         ended = len(self._finished)
         messages, self._messages = self._messages, []
         if messages:
+            if self._unkept:
+                self._unkept = False
+                await asyncio.wrap_future(self.keeper.flush())
             try:
                 await waited_out(partial(self._publish, messages), self._telling)
             except redis.RedisError as error:
