@@ -18,6 +18,7 @@ from stbass._process.context import ProcessContext
 from stbass._values.endpoint import Placement
 from stbass._values.ids import new_id
 from stbass.backends.celery import CeleryBackend, keys, make_app
+from stbass.channel import Chan
 from stbass.errors import WorkerLostError
 from stbass.par import PARResult
 from stbass.placement import PLACED_PAR
@@ -26,6 +27,7 @@ from stbass.testing import RedisServer, Worker
 from tests.integration.conftest import APP
 from tests.support.agents import EndWorker, Steps
 from tests.support.backends import registry_of
+from tests.support.talkers import Produce, collect
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.timeout(120)
@@ -122,7 +124,7 @@ async def test_a_worker_that_stops_is_not_counted(server: RedisServer, attempts:
 
 def _claim(server: RedisServer, process_id: str, most: int, lease_ms: int = 1) -> list[Any]:
     client = redis.Redis.from_url(server.url)
-    packed = msgspec.msgpack.encode([(process_id, lease_ms, 0, "", "dies", most, "", "", 0)])
+    packed = msgspec.msgpack.encode([(process_id, lease_ms, 0, "", "dies", most, "", "", 0, 1)])
     answers: Any = client.register_script(keys.CLAIM)(args=["w", "life", "celery-task-meta-", 60, 60, 0, 0, packed])
     client.close()
     answer: list[Any] = answers[1]
@@ -174,7 +176,7 @@ class _Deaths:
 
     def run(self, *ids: str) -> list[str]:
         """What a new worker, to which nothing else is given, starts of these."""
-        self.life, jobs = f"life-{self.number}", [(one, 10_000, 0, "", "dies", 3, "", "", 0) for one in ids]
+        self.life, jobs = f"life-{self.number}", [(one, 10_000, 0, "", "dies", 3, "", "", 0, 1) for one in ids]
         packed = msgspec.msgpack.encode(jobs)
         answers: Any = self._claim(args=["w", self.life, "celery-task-meta-", 60, 60, 0, 0, packed])
         return [one for one, answer in zip(ids, answers[1:], strict=True) if answer[0] == b"go"]
@@ -286,6 +288,23 @@ async def _storm(
             await asyncio.sleep(seconds / kills)
             dice.choice(running).send_signal(signal.SIGKILL)
         return await waiting
+
+
+async def test_suspects_that_wait_for_each_other_are_apart_for_no_longer_than_a_lease(
+    server: RedisServer, attempts: CeleryBackend
+) -> None:
+    channel: Chan[int] = Chan(int, transport=attempts.transport())
+    talking = [Produce(20).with_channels(out=channel), collect.with_channels(inp=channel)]
+    contexts = [ProcessContext("sends"), ProcessContext("receives")]
+    for ctx in contexts:
+        # given that two workers have died under each
+        record = {"attempt": 2, "swept": 2, "deaths": 2, "blame": 1, "life": "gone"}
+        server.command("HSET", f"stbass:run:{ctx.process_id}", *(part for item in record.items() for part in item))
+    # when they come to one worker, then neither waits for the other to end
+    async with _worker(server, include=["tests.support.talkers"]), asyncio.timeout(60):
+        both = (attempts.execute(process, ctx) for process, ctx in zip(talking, contexts, strict=True))
+        _, received = await asyncio.gather(*both)
+    assert received.value == list(range(20))
 
 
 async def test_none_is_lost_when_workers_are_killed(server: RedisServer, attempts: CeleryBackend) -> None:

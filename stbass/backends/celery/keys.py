@@ -281,7 +281,7 @@ CLAIM = (
 -- ARGV: worker, its life, result key prefix, run ttl (s), result ttl (s), how many suspects run there, their blame, and
 --       packed (msgpack: an argument each would cost more than the work) a list with, per process: id, lease (ms), has
 --       a deadline (0/1), reply, queue, how many workers it may lose, delivery tag, signature of its record, whether it
---       is known that nobody has cancelled it (0/1)
+--       is known that nobody has cancelled it (0/1), whether it may have to wait apart (0/1)
 -- Gives since when the server keeps the fleet's data, and then per process: status, attempt, remaining (ms, -1: no
 -- deadline), checkpoint or '', blame if it is a suspect ('': it is none), whether its record was forged (0/1)
 -- status: go; done (its result is stored); again (it has ended, and its result is gone); busy (another worker holds its
@@ -348,7 +348,7 @@ for index, job in ipairs(jobs) do
         if remaining <= 0 then status = 'late' end
       end
       if status == 'go' and weight then
-        if suspects > 0 and suspected + weight > TOGETHER then
+        if job[10] == 1 and suspects > 0 and suspected + weight > TOGETHER then
           status = 'apart'
         else
           suspects, suspected, blame = suspects + 1, suspected + weight, string.format('%.6f', weight)

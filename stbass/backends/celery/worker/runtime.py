@@ -159,6 +159,8 @@ class Job:
     """It has lost as many workers as it may: this one only says so."""
     suspicion: float = 0.0
     """Above 0 if workers have died under it, so that it runs apart from others of the kind, see ``keys._DEATHS``."""
+    apart_since: float | None = None
+    """Since when it waits to be apart from them (monotonic)."""
     ignores_cancellation: bool = False
     """That it is cancelled was not said by a producer."""
     checkpoint: bytes = b""
@@ -659,6 +661,7 @@ class Runtime:
         self._refusals.note(kind, error_text(error), text if type(text) is str else "", queue=queue, task_id=job.id)
 
     async def _claim(self, jobs: list[Job]) -> None:
+        asked_at = time.monotonic()
         packed = [
             (
                 job.id,
@@ -670,12 +673,13 @@ class Runtime:
                 job.tag,
                 run_signature(job.id, self.settings),
                 int(job.ignores_cancellation),
+                # Not for ever: the one that it waits for may itself wait for it, over a channel or for its result.
+                int(job.apart_since is None or asked_at - job.apart_since < job.envelope.lease),
             )
             for job in jobs
         ]
         held = [len(self._suspects), sum(self._suspects.values())]
         ttls = [keys.RUN_TTL, self.settings.result_ttl]
-        asked_at = time.monotonic()
         since, *answers = await self._claim_script(
             args=[self.worker, self._life, self._prefix, *ttls, *held, _pack(packed)]
         )
@@ -710,7 +714,7 @@ class Runtime:
             elif status == b"busy":
                 self._busy(job)
             elif status == b"apart":
-                self._apart.append(job)
+                self._keep_apart(job, now)
             elif status == b"lost":
                 self._not_run_again(job, attempt, remaining, checkpoint, blame)
             else:
@@ -720,8 +724,14 @@ class Runtime:
         if not self._suspects:
             self._try_suspects()
 
+    def _keep_apart(self, job: Job, now: float) -> None:
+        if job.apart_since is None:
+            job.apart_since = now
+            self._loop.call_later(job.envelope.lease, self._try_suspects)
+        self._apart.append(job)
+
     def _try_suspects(self) -> None:
-        """One has ended: is there room for others that wait?"""
+        """One has ended, or has waited long enough: is there room for those that wait?"""
         apart, self._apart = self._apart, []
         for job in apart:
             self.submit(job)
