@@ -18,6 +18,7 @@ from stbass.backends.celery import CeleryBackend, make_app
 from stbass.dataflow import CeleryProcess, Component, IOController, StopEvent, component
 from stbass.dataflow.state import SqliteStateBackend
 from tests.support.dataflow import Count, Keep, wire
+from tests.support.waiting import until
 
 LEASE = 1.0
 """Of the tests' workers and producers, in seconds."""
@@ -33,11 +34,14 @@ class Marked(Component):
     io = IOController(inputs=["x"], outputs=["y"])
     x: Any
 
-    def __init__(self, log: str, *args: Any, fail: str = "", pause: float = 0.0, **kwargs: Any) -> None:
+    def __init__(
+        self, log: str, *args: Any, fail: str = "", pause: float = 0.0, after: str = "", **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.log = log
         self.fail = fail
         self.pause = pause
+        self.after = after
         self.count = 0
         self.note("made")
 
@@ -52,6 +56,9 @@ class Marked(Component):
         self.note("init")
 
     async def step(self) -> None:
+        if self.after:
+            # Another component, which writes into this file, has begun.
+            await until(lambda: " step" in Path(self.after).read_text(), timeout=30)
         self.count += 1
         self.note(f"step {self.count}")
         if self.pause:

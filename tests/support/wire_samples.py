@@ -260,10 +260,14 @@ class FileGone(OSError, KeyError):
 
 
 class WallError(Exception):
-    """Raises, whatever it is asked for."""
+    """Raises, whatever it is asked for, as long as a test wants it: who looks through all objects may find it later."""
+
+    stands: ClassVar[bool] = False
 
     def __getattribute__(self, name: str) -> Any:
-        raise RuntimeError(f"no {name}")
+        if WallError.stands:
+            raise RuntimeError(f"no {name}")
+        return super().__getattribute__(name)
 
 
 class Thorny:

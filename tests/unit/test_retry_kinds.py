@@ -332,7 +332,8 @@ def test_an_error_that_has_travelled_still_says_when_to_come_back(headers: dict[
     assert retry_after(wire.loads(wire.dumps(error))) == 12
 
 
-async def test_what_raises_when_it_is_asked_when_to_try_again_says_nothing() -> None:
+async def test_what_raises_when_it_is_asked_when_to_try_again_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(WallError, "stands", True)
     error = RateLimitError(headers={"Retry-After": "7"})
     error.retry_after = Thorny()  # type: ignore[attr-defined]
 

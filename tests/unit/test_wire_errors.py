@@ -269,7 +269,10 @@ def test_arguments_and_attributes_that_cannot_travel_become_their_text() -> None
     assert found.__notes__ == ["kept"]
 
 
-def test_an_error_that_raises_whatever_it_is_asked_for_arrives_beside_its_checkpoint() -> None:
+def test_an_error_that_raises_whatever_it_is_asked_for_arrives_beside_its_checkpoint(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(WallError, "stands", True)
     failure = load_result(dump_result(ProcessResult.fail(WallError("a", 1), checkpoint={"step": 3}))).failure
 
     assert type(failure.error) is WallError
