@@ -57,8 +57,9 @@ ENVELOPES: dict[str, dict[str, Any]] = {
     "process as text": {"process": "x"},
     "optional": {"is_optional": "yes"},
 }
-WRONG = ([1], {"a": 1}, HUGE, 1e308, -1, True)
+WRONG = ([1], {"a": 1}, HUGE, 1e308, -1, True, 0, "9999-12-31T23:59:59")
 HEADERS = ("id", "task", "shadow", "root_id", "parent_id", "group", "eta", "expires", "timelimit", "retries", "stbass")
+STAMPS = ("stamped_headers", "stamps")
 PROPERTIES = ("delivery_info", "correlation_id", "reply_to", "priority", "body_encoding")
 
 
@@ -118,7 +119,7 @@ async def test_every_field_of_a_message_is_checked(refusing: Fleet, backend: Cel
     # given a good message, and many of which one field each is what it cannot be
     good = await _message(client, refusing)
     bad = {name: _fresh(good, **fields) for name, fields in ENVELOPES.items()}
-    for place, names in (("headers", HEADERS), ("properties", PROPERTIES)):
+    for place, names in (("headers", HEADERS + STAMPS), ("properties", PROPERTIES)):
         for name in names:
             for number, value in enumerate(WRONG):
                 message = _fresh(good)
@@ -137,6 +138,11 @@ async def test_every_field_of_a_message_is_checked(refusing: Fleet, backend: Cel
     bad["an ordinary task"] = ordinary
     worker = refusing.workers["q"]
     pid = worker.pid
+    for number, said in enumerate(({"expires": 0}, {"eta": {}}, {"stamped_headers": 5}, {"timelimit": [1]})):
+        first = _fresh(good)
+        first["headers"] = {}
+        first["body"] = json.dumps({"task": "tests.add", "id": str(uuid4()), "args": [1, 2], "kwargs": {}, **said})
+        bad[f"of Celery's first protocol {number}"] = first
     # when all of them are sent, and the good one as the last
     for message in bad.values():
         client.lpush("q", json.dumps(message))
@@ -154,6 +160,33 @@ async def test_every_field_of_a_message_is_checked(refusing: Fleet, backend: Cel
     assert sum(map(int, client.hgetall(COUNTS).values())) == len(refused)
     logged = [line for line in worker.log.splitlines() if "refused a message" in line]
     assert 1 <= len([line for line in logged if "more of the kind are only counted" in line]) <= 3
+
+
+async def test_a_tag_that_is_no_text_stays_nowhere_and_keeps_nobody_from_what_is_lost(
+    refusing: Fleet, backend: CeleryBackend, client: Client
+) -> None:
+    # given messages whose tags JSON would write in another way, or which are no text at all
+    good = await _message(client, refusing)
+    for tag in (b"\xff\xfe", b"a\xff", b"\\u00e9", "\u00e9".encode()):
+        message = _fresh(good)
+        raw = json.dumps(message).encode()
+        client.lpush("q", raw.replace(message["properties"]["delivery_tag"].encode(), tag))
+    await _good(backend)
+    await until(lambda: client.llen("q") == 0 and client.hlen("unacked") == 0, timeout=30)
+    # when such a tag stands among what was taken, beside a process that was taken by a worker that is gone
+    lost = _fresh(good)
+    with redis.Redis.from_url(refusing.server.url) as raw_client:
+        raw_client.hset("unacked", b"\xff\xfe", b"garbage")
+        raw_client.zadd("unacked_index", {b"\xff\xfe": 0})
+        tag = lost["properties"]["delivery_tag"]
+        raw_client.hset("unacked", tag, json.dumps([lost, "", "q"]))
+        raw_client.zadd("unacked_index", {tag: 0})
+    # then the process is run by another one
+    await until(lambda: client.get(f"celery-task-meta-{lost['headers']['id']}"), timeout=30)
+    assert "cannot look for lost workers" not in refusing.workers["q"].log
+    with redis.Redis.from_url(refusing.server.url) as raw_client:
+        raw_client.hdel("unacked", b"\xff\xfe")
+        raw_client.zrem("unacked_index", b"\xff\xfe")
 
 
 async def test_who_sent_what_is_refused_is_told(refusing: Fleet, backend: CeleryBackend, client: Client) -> None:

@@ -13,21 +13,30 @@ __all__ = ["check_headers", "checked_message"]
 
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
 _Text = Annotated[str, msgspec.Meta(max_length=100_000)]
+_Moment = Annotated[str, msgspec.Meta(min_length=1, max_length=1000, pattern="^(?!000|999)")]
+"""A date and time. Celery refuses itself what is none; in the first and the last years no time zone can be applied."""
 
 
-class _TaskHeaders(msgspec.Struct):
-    """Headers of a message of Celery's protocol 2, as far as Celery and stbass look at them."""
+class _Task(msgspec.Struct):
+    """What a message says of its task in either protocol of Celery, as far as Celery looks at it unchecked."""
 
     task: _Name
     id: _Name
+    eta: _Moment | None = None
+    expires: _Moment | None = None
+    retries: int | None = None
+    timelimit: tuple[float | None, float | None] | None = None
+    stamped_headers: list[str] | None = None
+    stamps: dict[str, Any] | None = None
+
+
+class _TaskHeaders(_Task):
+    """Headers of a message of Celery's protocol 2, as far as Celery and stbass look at them."""
+
     root_id: _Name | None = None
     parent_id: _Name | None = None
     group: _Name | None = None
     shadow: _Text | None = None
-    eta: _Name | None = None
-    expires: _Name | float | None = None
-    retries: int | None = None
-    timelimit: Annotated[list[float | None], msgspec.Meta(max_length=2)] | None = None
     argsrepr: str | None = None
     kwargsrepr: str | None = None
     origin: _Text | None = None
@@ -59,11 +68,6 @@ class _Message(msgspec.Struct, rename={"content_type": "content-type", "content_
     headers: dict[str, Any] | None = None
     content_type: _Name | None = None
     content_encoding: _Name | None = None
-
-
-class _FirstProtocol(msgspec.Struct):
-    task: _Name
-    id: _Name
 
 
 def checked_message(payload: Any) -> Any:
@@ -108,4 +112,4 @@ def _check_first_protocol(body: str | bytes) -> None:
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return  # Celery cannot read it either, and says so
     if isinstance(found, dict) and "task" in found:
-        msgspec.convert(found, _FirstProtocol)
+        msgspec.convert(found, _Task)

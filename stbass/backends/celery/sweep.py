@@ -201,7 +201,9 @@ class Sweeper:
         self._release(args=[run.id])
         _log.warning("worker %s (queue %r) is lost; its process %s goes to another one", run.worker, run.queue, run.id)
 
-    def _put_back(self, tag: str, message: dict[str, Any], queue: str, taken_by: float, *, last: bool = False) -> bool:
+    def _put_back(
+        self, tag: str | bytes, message: dict[str, Any], queue: str, taken_by: float, *, last: bool = False
+    ) -> bool:
         message["headers"]["redelivered"] = True
         message["properties"]["delivery_info"]["redelivered"] = True
         names = [self._unacked, self._index, f"{self._settings.broker_prefix}{queue}"]
@@ -218,11 +220,11 @@ class Sweeper:
         bound, offset = seconds - self._settings.lease - 1, 0
         while tags := self._broker.zrange(self._index, "-inf", bound, byscore=True, offset=offset, num=_AT_ONCE):
             found: list[Any] = self._broker.hmget(self._unacked, tags)
-            messages = {tag.decode(): _our_message(raw) for tag, raw in zip(tags, found, strict=True)}
+            messages = {tag: _our_message(raw) for tag, raw in zip(tags, found, strict=True)}
             ours = {tag: message for tag, message in messages.items() if message is not None}
             offset += len(tags) - sum(self._settle(tag, message, bound) for tag, message in ours.items())
 
-    def _settle(self, tag: str, message: dict[str, Any], bound: float) -> bool:
+    def _settle(self, tag: bytes, message: dict[str, Any], bound: float) -> bool:
         """Whether the message is among the unacknowledged ones no longer."""
         task_id, queue = message["headers"]["id"], message["properties"]["delivery_info"]["routing_key"]
         if self._backend.exists(self._prefix + task_id.encode()):

@@ -23,7 +23,7 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from queue import Empty
 from typing import Any, ClassVar, NamedTuple
@@ -117,7 +117,7 @@ for _, list in ipairs(lists) do
     local ours = ',"",' .. cjson.encode(queue) .. ']'
     local function quick(raw)
       if raw:sub(-55, -40) == '"delivery_tag":"' and raw:sub(-3) == '"}}'
-         and raw:sub(-55 - #routing, -56) == routing then
+         and raw:sub(-55 - #routing, -56) == routing and raw:find('^[%w-]+"}}$', -39) then
         return raw:sub(-39, -4), ours
       end
     end
@@ -126,7 +126,9 @@ for _, list in ipairs(lists) do
       local properties = ok and type(message) == 'table' and message.properties
       local info = type(properties) == 'table' and properties.delivery_info
       local tag = type(properties) == 'table' and properties.delivery_tag
-      if type(info) == 'table' and type(tag) == 'string' and type(info.exchange or '') == 'string'
+      -- A tag is found again by its text: it is plain ASCII, without what JSON would escape.
+      if type(info) == 'table' and type(tag) == 'string' and tag:find('^[ !#-Z%[%]^-~]+$')
+         and type(info.exchange or '') == 'string'
          and type(info.routing_key or '') == 'string' then
         return tag, ',' .. cjson.encode(info.exchange or '') .. ',' .. cjson.encode(info.routing_key or '') .. ']'
       end
@@ -346,7 +348,7 @@ class Channel(stock.Channel):
         """This message is somebody else's now: it takes no place here, and what Redis knows of it stays as it is."""
         virtual.QoS.ack(self.qos, tag)
 
-    def forget(self, tags: list[str]) -> None:
+    def forget(self, tags: Sequence[str | bytes]) -> None:
         """These messages are dealt with.
 
         Raises:
@@ -580,10 +582,13 @@ class Channel(stock.Channel):
     def _refuse_message(self, queue: str, raw: bytes, reason: str, payload: Any) -> None:
         headers = payload.get("headers") if type(payload) is dict else None
         self._refuse(queue, raw, reason, headers.get("id") if type(headers) is dict else "")
-        tag = _TAG.search(raw)
-        if tag is not None:
+        properties = payload.get("properties") if type(payload) is dict else None
+        tag = properties.get("delivery_tag") if type(properties) is dict else None
+        # Others than the last are texts in its headers or its body, and perhaps tags of other messages.
+        tags = [tag] if type(tag) is str else _TAG.findall(raw)[-1:]
+        if tags:
             # It is not to come again.
-            self.forget([tag[1].decode("utf-8", "replace")])
+            self.forget(tags)
 
     def _refuse(
         self, queue: str, raw: bytes, reason: str = "it is not JSON with a delivery tag and routing", task_id: Any = ""
