@@ -138,7 +138,13 @@ async def test_every_field_of_a_message_is_checked(refusing: Fleet, backend: Cel
     bad["an ordinary task"] = ordinary
     worker = refusing.workers["q"]
     pid = worker.pid
-    for number, said in enumerate(({"expires": 0}, {"eta": {}}, {"stamped_headers": 5}, {"timelimit": [1]})):
+    for body in ("null", "5", " true", "NaN", '"args"'):
+        scalar = _fresh(good)
+        scalar["headers"]["task"] = "tests.add"
+        scalar["body"] = body
+        bad[f"arguments that are {body}"] = scalar
+    first_protocol: list[dict[str, Any]] = [{"expires": 0}, {"eta": {}}, {"stamped_headers": 5}, {"timelimit": [1]}]
+    for number, said in enumerate(first_protocol):
         first = _fresh(good)
         first["headers"] = {}
         first["body"] = json.dumps({"task": "tests.add", "id": str(uuid4()), "args": [1, 2], "kwargs": {}, **said})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from binascii import a2b_base64
 from typing import Annotated, Any, Literal
 
@@ -11,6 +12,8 @@ from stbass.errors import WireError
 
 __all__ = ["check_headers", "checked_message"]
 
+_SCALAR_STARTS = 'ntfNI"-0123456789'
+"""What a JSON value begins with that is neither a list nor a mapping."""
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
 _Text = Annotated[str, msgspec.Meta(max_length=100_000)]
 _Moment = Annotated[str, msgspec.Meta(min_length=1, max_length=1000, pattern="^(?!000|999)")]
@@ -100,10 +103,22 @@ def check_headers(headers: dict[str, Any], body: str | bytes | None) -> None:
     try:
         if "task" in headers:
             msgspec.convert(headers, _TaskHeaders)
+            _check_not_scalar(body)
         elif body is not None and b'"task"' in (body.encode("utf-8", "replace") if isinstance(body, str) else body):
             _check_first_protocol(body)
     except ValueError as error:
         raise WireError(f"it is not a message of Celery's: {error}") from None
+
+
+def _check_not_scalar(body: str | bytes | None) -> None:
+    """Celery looks into the arguments of a task before it asks whether they are a list or a mapping."""
+    start = body.lstrip()[:1] if body else ""
+    if start and (start if isinstance(start, str) else chr(start[0])) in _SCALAR_STARTS:
+        try:
+            json.loads(body or "")
+        except (ValueError, RecursionError):
+            return  # it is not JSON: Celery reads it as what it is, or says so
+        raise ValueError("its body is neither a list nor a mapping")
 
 
 def _check_first_protocol(body: str | bytes) -> None:
