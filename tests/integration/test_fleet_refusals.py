@@ -138,7 +138,7 @@ async def test_every_field_of_a_message_is_checked(refusing: Fleet, backend: Cel
     bad["an ordinary task"] = ordinary
     worker = refusing.workers["q"]
     pid = worker.pid
-    for body in ("null", "5", " true", "NaN", '"args"'):
+    for body in (None, "", " ", "null", "5", " true", "NaN", '"args"'):
         scalar = _fresh(good)
         scalar["headers"]["task"] = "tests.add"
         scalar["body"] = body

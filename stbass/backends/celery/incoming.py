@@ -113,7 +113,9 @@ def check_headers(headers: dict[str, Any], body: str | bytes | None) -> None:
 def _check_not_scalar(body: str | bytes | None) -> None:
     """Celery looks into the arguments of a task before it asks whether they are a list or a mapping."""
     start = body.lstrip()[:1] if body else ""
-    if start and (start if isinstance(start, str) else chr(start[0])) in _SCALAR_STARTS:
+    if not start:
+        raise ValueError("it has no body")
+    if (start if isinstance(start, str) else chr(start[0])) in _SCALAR_STARTS:
         try:
             json.loads(body or "")
         except (ValueError, RecursionError):
