@@ -298,8 +298,8 @@ async def test_suspects_that_wait_for_each_other_are_apart_for_no_longer_than_a_
     contexts = [ProcessContext("sends"), ProcessContext("receives")]
     for ctx in contexts:
         # given that two workers have died under each
-        record = {"attempt": 2, "swept": 2, "deaths": 2, "blame": 1, "life": "gone"}
-        server.command("HSET", f"stbass:run:{ctx.process_id}", *(part for item in record.items() for part in item))
+        record: list[str | int] = ["attempt", 2, "swept", 2, "deaths", 2, "blame", 1, "life", "gone"]
+        server.command("HSET", f"stbass:run:{ctx.process_id}", *record)
     # when they come to one worker, then neither waits for the other to end
     async with _worker(server, include=["tests.support.talkers"]), asyncio.timeout(60):
         both = (attempts.execute(process, ctx) for process, ctx in zip(talking, contexts, strict=True))
