@@ -138,7 +138,17 @@ async def test_every_field_of_a_message_is_checked(refusing: Fleet, backend: Cel
     bad["an ordinary task"] = ordinary
     worker = refusing.workers["q"]
     pid = worker.pid
-    for body in (None, "", " ", "null", "5", " true", "NaN", '"args"'):
+    shapes = (
+        "[]",
+        "[[1], {}]",
+        "[[1], {}, {}, {}]",
+        "{}",
+        "[5, {}, {}]",
+        "[[1], 5, {}]",
+        "[[1], [], {}]",
+        "[[NaN], {}]",
+    )
+    for body in (None, "", " ", "null", "5", " true", "NaN", '"args"', *shapes):
         scalar = _fresh(good)
         scalar["headers"]["task"] = "tests.add"
         scalar["body"] = body

@@ -12,8 +12,8 @@ from stbass.errors import WireError
 
 __all__ = ["check_headers", "checked_message"]
 
-_SCALAR_STARTS = 'ntfNI"-0123456789'
-"""What a JSON value begins with that is neither a list nor a mapping."""
+_KINDS = {list: b"[", dict: b"{", type(None): b"n"}
+"""What those JSON values begin with that a body consists of."""
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
 _Text = Annotated[str, msgspec.Meta(max_length=100_000)]
 _Moment = Annotated[str, msgspec.Meta(min_length=1, max_length=1000, pattern="^(?!000|999)")]
@@ -103,24 +103,29 @@ def check_headers(headers: dict[str, Any], body: str | bytes | None) -> None:
     try:
         if "task" in headers:
             msgspec.convert(headers, _TaskHeaders)
-            _check_not_scalar(body)
+            _check_body(body)
         elif body is not None and b'"task"' in (body.encode("utf-8", "replace") if isinstance(body, str) else body):
             _check_first_protocol(body)
     except ValueError as error:
         raise WireError(f"it is not a message of Celery's: {error}") from None
 
 
-def _check_not_scalar(body: str | bytes | None) -> None:
-    """Celery looks into the arguments of a task before it asks whether they are a list or a mapping."""
-    start = body.lstrip()[:1] if body else ""
-    if not start:
+def _check_body(body: str | bytes | None) -> None:
+    """Celery takes the body of a task apart before it asks whether it is one."""
+    if not (body or "").strip():
         raise ValueError("it has no body")
-    if (start if isinstance(start, str) else chr(start[0])) in _SCALAR_STARTS:
+    try:
+        # Large arguments are not built twice.
+        parts = msgspec.json.decode(body or "", type=tuple[msgspec.Raw, msgspec.Raw, msgspec.Raw])
+        kinds = [bytes(part)[:1] for part in parts]
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         try:
-            json.loads(body or "")
+            found = json.loads(body or "")
         except (ValueError, RecursionError):
             return  # it is not JSON: Celery reads it as what it is, or says so
-        raise ValueError("its body is neither a list nor a mapping")
+        kinds = [_KINDS.get(type(part), b"") for part in found] if isinstance(found, list) else []
+    if len(kinds) != 3 or kinds[0] != b"[" or kinds[1] != b"{" or kinds[2] not in (b"{", b"n"):
+        raise ValueError("its body is not a list of a list of arguments, a mapping of arguments and a mapping")
 
 
 def _check_first_protocol(body: str | bytes) -> None:
