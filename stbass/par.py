@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
 
+from typing_extensions import TypeVar
+
 from stbass import observe
 from stbass._engine.children import make_children, open_groups
 from stbass._engine.composition import (
@@ -27,32 +29,35 @@ from stbass.errors import DeadlineExceeded
 __all__ = ["PAR", "PARResult", "Parallel"]
 
 
+T_co = TypeVar("T_co", covariant=True, default=Any)
+
+
 @dataclass(frozen=True)
-class PARResult(CompositionResult):
-    """The outcome of processes that ran at once.
+class PARResult(CompositionResult[T_co]):
+    """The outcome of processes that ran at once; ``T_co`` is the type of their values, if all have the same.
 
     Args:
         results: one for each process, in the order in which they were declared.
         group: what the backend knows the processes by together, such as a Celery ``GroupResult``; None if it does not.
     """
 
-    results: list[ProcessResult]
+    results: list[ProcessResult[T_co]]
     group: Any = field(default=None, compare=False)
     _optional: frozenset[int] = field(default=frozenset(), repr=False)
     _run: ProcessResult | None = field(default=None, repr=False, compare=False)
 
     @property
-    def successes(self) -> list[ProcessResult]:
+    def successes(self) -> list[ProcessResult[T_co]]:
         """The results of those that succeeded."""
         return [result for result in self.results if result.is_ok]
 
     @property
-    def value(self) -> list[Any]:
+    def value(self) -> list[T_co]:
         """The values of those that succeeded, in the order in which they were declared."""
         return [result.value for result in self.results if result.is_ok]
 
 
-class Parallel(ProcessComposition[PARResult]):
+class Parallel(ProcessComposition[PARResult[T_co], list[T_co]]):
     """What PAR, PLACED_PAR and PAR_FOR have in common."""
 
     _settings = ("on_failure", "deadline", "limit", "budget")
@@ -68,7 +73,7 @@ class Parallel(ProcessComposition[PARResult]):
         super().__init__(on_failure, deadline, registry, budget)
         self._limit = checked_limit(limit, "limit")
 
-    async def run(self, *, progress: bool = False) -> PARResult:
+    async def run(self, *, progress: bool = False) -> PARResult[T_co]:
         """Run all at once; returns when every process has ended, one way or another.
 
         Cancelling this cancels and awaits all of them.
@@ -78,12 +83,13 @@ class Parallel(ProcessComposition[PARResult]):
 
         Raises:
             NotTransportable: a process cannot go to the backend that it was placed on; nothing was started.
+            TypeError: a process needs an argument; nothing was started.
         """
         # `observe` loads what draws when it is asked for: that costs more to import than everything else together.
         with observe.progress() if progress else nullcontext():
             return await self._run_at_top(top_context(self.name, self.bound_channels))
 
-    def run_sync(self, *, progress: bool = False) -> PARResult:
+    def run_sync(self, *, progress: bool = False) -> PARResult[T_co]:
         """:meth:`run` for callers without an event loop.
 
         Raises:
@@ -91,10 +97,10 @@ class Parallel(ProcessComposition[PARResult]):
         """
         return self._run_to_end(self.run(progress=progress))
 
-    async def _run_in(self, ctx: ProcessContext) -> PARResult:
+    async def _run_in(self, ctx: ProcessContext) -> PARResult[T_co]:
         return await self._run_children(ctx, make_children(ctx, self.members))
 
-    async def _run_children(self, ctx: ProcessContext, children: list[Child]) -> PARResult:
+    async def _run_children(self, ctx: ProcessContext, children: list[Child]) -> PARResult[T_co]:
         started = monotonic()
         group = None
         try:
@@ -107,7 +113,7 @@ class Parallel(ProcessComposition[PARResult]):
         return PARResult(results, group, optional_among([child.process for child in children]), timed(ctx, started))
 
 
-class PAR(Parallel, kind="PAR"):
+class PAR(Parallel[T_co], kind="PAR"):
     """Processes that run at once.
 
     Args:
@@ -122,13 +128,13 @@ class PAR(Parallel, kind="PAR"):
             ``BudgetExceeded``.
 
     Raises:
-        TypeError: an argument is of the wrong type.
+        TypeError: an argument is of the wrong type, or a process needs more arguments than ``input`` brings.
         ValueError: the deadline or the limit is out of range.
     """
 
     def __init__(
         self,
-        *processes: Composable,
+        *processes: Composable[T_co],
         on_failure: OnFailure = FailurePolicy.HALT,
         deadline: float | None = None,
         limit: int | None = None,

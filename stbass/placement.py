@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any, Self
 
+from typing_extensions import TypeVar
+
 from stbass._engine.backend import ExecutionBackend, GroupPart
 from stbass._engine.composition import PlacedProcess, checked_composable
 from stbass._engine.local import LocalBackend
@@ -15,6 +17,7 @@ from stbass._values.checks import checked_deadline
 from stbass._values.endpoint import Placement
 from stbass._values.outcome import ProcessResult
 from stbass._values.policy import FailurePolicy, OnFailure
+from stbass._values.texts import text_of
 from stbass._values.usage import Budget
 from stbass.errors import BackendUnavailableError
 from stbass.par import Parallel, PARResult
@@ -29,12 +32,13 @@ __all__ = [
     "default_registry",
 ]
 
-Pair = tuple[Composable, Placement] | Composable
+T_co = TypeVar("T_co", covariant=True, default=Any)
+Pair = tuple[Composable[T_co], Placement] | Composable[T_co]
 
 _NAMED = 5
 
 
-class PLACED_PAR(Parallel, kind="PLACED_PAR"):
+class PLACED_PAR(Parallel[T_co], kind="PLACED_PAR"):
     """Processes that run at once, each where its placement says.
 
     Args:
@@ -47,13 +51,13 @@ class PLACED_PAR(Parallel, kind="PLACED_PAR"):
         budget: as for :class:`stbass.PAR`.
 
     Raises:
-        TypeError: an argument is of the wrong type.
+        TypeError: an argument is of the wrong type, or a process needs more arguments than ``input`` brings.
         ValueError: the deadline or the limit is out of range.
     """
 
     def __init__(
         self,
-        *pairs: Pair,
+        *pairs: Pair[T_co],
         on_failure: OnFailure = FailurePolicy.HALT,
         deadline: float | None = None,
         limit: int | None = None,
@@ -134,9 +138,10 @@ def _checked_pair(pair: object, index: int) -> PlacedProcess:
             raise TypeError(f"{where} is a pair the wrong way round: write (process, placement)")
         if not isinstance(placement, Placement):
             hint = f'; write Placement(endpoint="{placement}")' if isinstance(placement, str) else ""
-            raise TypeError(f"{where}: the second of the pair must be a Placement, got {placement!r}{hint}")
+            got = placement if isinstance(placement, str) else type(placement).__name__
+            raise TypeError(f"{where}: the second of the pair must be a Placement, got {got!r}{hint}")
         return checked_composable(process, f"{where}: the first of the pair"), placement
-    raise TypeError(f"{where} must be a pair (process, placement) or a process, got {pair!r}")
+    raise TypeError(f"{where} must be a pair (process, placement) or a process, got {text_of(pair, 200)}")
 
 
 def _with_groups(registry: BackendRegistry) -> list[ExecutionBackend]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Self
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack, overload
+
+from typing_extensions import TypeVar
 
 from stbass._engine.children import make_children
-from stbass._engine.composition import PlacedProcess, ProcessComposition
+from stbass._engine.composition import CompositionResult, PlacedProcess, ProcessComposition
 from stbass._engine.registry import BackendRegistry
 from stbass._engine.supervise import Child
-from stbass._process.context import Composable, ProcessContext
+from stbass._process.context import Composable, ProcessContext, given_to
 from stbass._values.checks import checked_count
 from stbass._values.policy import FailurePolicy, OnFailure
 from stbass._values.usage import Budget
@@ -18,10 +21,26 @@ from stbass.errors import NotTransportable
 from stbass.par import Parallel, PARResult
 from stbass.seq import SEQResult, Sequential
 
+if TYPE_CHECKING:
+    from stbass.result import ProcessResult
+
+    class Settings(TypedDict, total=False):
+        """What PAR_FOR takes beside count and factory."""
+
+        on_failure: OnFailure
+        deadline: float | None
+        limit: int | None
+        registry: BackendRegistry | None
+        budget: Budget | None
+
+
 __all__ = ["PAR_FOR", "SEQ_FOR"]
 
 Count = int | Callable[[], int]
 Factory = Callable[[int, ProcessContext], Any] | Composable
+T_co = TypeVar("T_co", covariant=True, default=Any)
+R = TypeVar("R", bound=CompositionResult[Any], default=Any)
+V_co = TypeVar("V_co", covariant=True, default=Any)
 
 
 class _Replica(Composable):
@@ -150,7 +169,7 @@ def _is_async(factory: Factory) -> bool:
     return inspect.iscoroutinefunction(factory)
 
 
-class _OfReplicas(ProcessComposition[Any]):
+class _OfReplicas(ProcessComposition[R, V_co]):
     """How replicas travel: as the processes that the factory makes."""
 
     _replicated: _Replicated
@@ -166,7 +185,7 @@ class _OfReplicas(ProcessComposition[Any]):
         return cls._make(parts, len(processes), _Listed(processes))
 
 
-class PAR_FOR(_OfReplicas, Parallel, kind="PAR_FOR"):
+class PAR_FOR(_OfReplicas[PARResult[T_co], list[T_co]], Parallel[T_co], kind="PAR_FOR"):
     """Processes that run at once, as many as ``count``, made by a factory.
 
     Args:
@@ -182,9 +201,42 @@ class PAR_FOR(_OfReplicas, Parallel, kind="PAR_FOR"):
         budget: as for :class:`stbass.PAR`.
 
     Raises:
-        TypeError: an argument is of the wrong type.
+        TypeError: an argument is of the wrong type, or a process needs more arguments than ``input`` brings.
         ValueError: the count, the deadline or the limit is out of range.
     """
+
+    # Processes of one type; async functions; whatever else.
+    @overload
+    def __init__(
+        self: PAR_FOR[T_co], count: Count, factory: Composable[T_co], **settings: Unpack[Settings]
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: PAR_FOR[T_co],
+        count: Count,
+        factory: Callable[[int, ProcessContext], Composable[T_co]],
+        **settings: Unpack[Settings],
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: PAR_FOR[T_co],
+        count: Count,
+        factory: Callable[[int, ProcessContext], Coroutine[Any, Any, ProcessResult[T_co]]],
+        **settings: Unpack[Settings],
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: PAR_FOR[T_co],
+        count: Count,
+        factory: Callable[[int, ProcessContext], Coroutine[Any, Any, T_co]],
+        **settings: Unpack[Settings],
+    ) -> None: ...
+
+    @overload
+    def __init__(self: PAR_FOR[Any], count: Count, factory: Factory, **settings: Unpack[Settings]) -> None: ...
 
     def __init__(
         self,
@@ -214,9 +266,12 @@ class PAR_FOR(_OfReplicas, Parallel, kind="PAR_FOR"):
                 (children[index],) = make_children(ctx, [(_numbered(made, index), None)])
         return children
 
-    async def _run_in(self, ctx: ProcessContext) -> PARResult:
+    async def _run_in(self, ctx: ProcessContext) -> PARResult[T_co]:
         children = self._start_children(ctx)
         try:
+            if given_to(ctx) is None and "input" not in ctx.channels:
+                for lack in chain.from_iterable(child.process.lacking() for child in children):
+                    raise lack.error()
             return await self._run_children(ctx, children)
         finally:
             for child in children:
@@ -224,7 +279,7 @@ class PAR_FOR(_OfReplicas, Parallel, kind="PAR_FOR"):
                     child.process.forget()
 
 
-class SEQ_FOR(_OfReplicas, Sequential, kind="SEQ_FOR"):
+class SEQ_FOR(_OfReplicas[SEQResult, Any], Sequential, kind="SEQ_FOR"):
     """Processes that run one after the other, as many as ``count``, made by a factory.
 
     Each finds on its channel ``input`` what the one before it passed on, as in :class:`stbass.SEQ`.
@@ -238,7 +293,7 @@ class SEQ_FOR(_OfReplicas, Sequential, kind="SEQ_FOR"):
         budget: as for :class:`stbass.SEQ`.
 
     Raises:
-        TypeError: an argument is of the wrong type.
+        TypeError: an argument is of the wrong type, or a process needs more arguments than ``input`` brings.
         ValueError: the count or the deadline is out of range.
     """
 

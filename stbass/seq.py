@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
@@ -17,6 +17,7 @@ from stbass._engine.composition import (
 )
 from stbass._engine.registry import BackendRegistry
 from stbass._engine.supervise import Child, cancelled_itself, is_limited, lend, run_child, take_over
+from stbass._process.arguments import Lacking
 from stbass._process.context import (
     Composable,
     ProcessContext,
@@ -67,10 +68,16 @@ class Sequential(ProcessComposition[SEQResult]):
 
         Raises:
             NotTransportable: a stage cannot go to the backend that it was placed on; nothing was started.
+            TypeError: the first stage needs an argument, and there is no ``input_value``; nothing was started.
         """
         ctx = top_context(self.name, self.bound_channels)
         give(ctx, (input_value,))
         return await self._run_at_top(ctx)
+
+    def lacking(self) -> Iterator[Lacking]:
+        # Only the first stage is not given what the one before it passes on. It finds None where it is given nothing.
+        for first, _ in self._members[:1] if "input" not in self._channels else ():
+            yield from (lack for lack in first.lacking() if not lack.accepts_none)
 
     def _prepare(self, ctx: ProcessContext) -> None:
         super()._prepare(ctx)
@@ -152,7 +159,7 @@ class SEQ(Sequential, kind="SEQ"):
         budget: how much it may use; then the stage that has not ended is cancelled, and fails with ``BudgetExceeded``.
 
     Raises:
-        TypeError: an argument is of the wrong type.
+        TypeError: an argument is of the wrong type, or a process needs more arguments than ``input`` brings.
         ValueError: the deadline is out of range.
     """
 

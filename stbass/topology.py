@@ -8,9 +8,10 @@ from contextlib import aclosing
 from typing import Any, Literal, Self, get_args
 
 from stbass._engine.composition import Composition
-from stbass._process.context import ProcessContext, hold_end
+from stbass._process.context import ProcessContext, hold_end, top_context
 from stbass._values.checks import checked_count
 from stbass._values.ids import new_id
+from stbass._values.outcome import ProcessResult
 from stbass.alt import ALT, Guard
 from stbass.channel import Chan
 from stbass.errors import ChannelClosedError
@@ -67,8 +68,20 @@ class ChanArray:
         return f"<ChanArray {[channel.name for channel in self._channels]}>"
 
 
-class _Shape(Composition):
+class _Shape(Composition[int]):
     """A process whose channels are bound to it, and so go where it goes."""
+
+    async def run(self) -> ProcessResult[int]:
+        """Run it by itself, until the channels that it reads are closed; what goes wrong is a failure in the result."""
+        return await self.execute(top_context(self.name))
+
+    def run_sync(self) -> ProcessResult[int]:
+        """:meth:`run` for callers without an event loop.
+
+        Raises:
+            RuntimeError: there is one in this thread.
+        """
+        return self._run_to_end(self.run())
 
     def _ends(self, ctx: ProcessContext, name: str, side: Literal["reader", "writer"]) -> list[Chan[Any]]:
         """The channels ``name[0]``, ``name[1]``, …, or ``name``, held by this process until it ends."""

@@ -5,18 +5,22 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from time import monotonic
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self
+
+from typing_extensions import TypeVar
 
 from stbass._engine.registry import BackendRegistry, checked_registry
 from stbass._engine.supervise import lent, spent_around, too_late
+from stbass._process.arguments import Lacking
 from stbass._process.context import (
     Composable,
     ProcessContext,
     emit_event,
     frame_of,
+    given_to,
     meter_of,
     peek_frame,
     running_context,
@@ -49,11 +53,15 @@ PlacedProcess = tuple[Composable, Placement | None]
 MOST_NESTED = 100
 """How many compositions can stand one inside the other: each takes a part of Python's stack."""
 
+S = TypeVar("S")
+V_co = TypeVar("V_co", covariant=True, default=Any)
+R = TypeVar("R", bound="CompositionResult[Any]", default=Any)
+
 composition_kinds: dict[str, type[Composition]] = {}
 """Every kind of composition whose module is imported, by the name under which it travels."""
 
 
-class Composition(Composable):
+class Composition(Composable[V_co]):
     """A composable that is put together from others and from values, not from a function or a class of the user.
 
     It travels as ``kind`` (see :func:`kind_of`) and :meth:`parts`, and is made again by :meth:`from_parts`; what any
@@ -88,6 +96,23 @@ class Composition(Composable):
     async def __aexit__(self, *_: object) -> None:
         # There is nothing to give back: `run` leaves nothing behind. The form is for programs that read better with it.
         return None
+
+    def _run_to_end(self, coroutine: Coroutine[Any, Any, S]) -> S:
+        """Run it on an event loop of its own.
+
+        Raises:
+            RuntimeError: there is an event loop in this thread already.
+        """
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return asyncio.run(coroutine)
+        coroutine.close()
+        what = type(self).__name__
+        raise RuntimeError(
+            f"{what}.run_sync() was called in a running event loop, which it would block:"
+            f" use `await {what}(...).run(...)`"
+        )
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
@@ -153,10 +178,13 @@ def checked_policy(value: object) -> OnFailure:
     raise TypeError(f"on_failure must be FailurePolicy.HALT, FailurePolicy.COLLECT or a RetryPolicy, got {value!r}")
 
 
-class CompositionResult:
-    """What the results of compositions have in common; a dataclass derives from it, with these fields."""
+class CompositionResult(Generic[V_co]):
+    """What the results of compositions have in common; a dataclass derives from it, with these fields.
 
-    results: list[ProcessResult]
+    ``V_co`` is the type of the values of its processes.
+    """
+
+    results: list[ProcessResult[V_co]]
     _optional: frozenset[int]
     _run: ProcessResult | None
 
@@ -193,10 +221,7 @@ class CompositionResult:
         """The values of its processes."""
 
 
-R = TypeVar("R", bound=CompositionResult)
-
-
-class ProcessComposition(Composition, Generic[R]):
+class ProcessComposition(Composition[V_co], Generic[R, V_co]):
     """A composition that runs processes, under a policy and until a deadline."""
 
     runs_others = True
@@ -219,15 +244,28 @@ class ProcessComposition(Composition, Generic[R]):
         self._registry = checked_registry(registry)
 
     def _set_members(self, members: Sequence[PlacedProcess]) -> None:
-        """Say which processes are known before it starts.
+        """Take the processes that are known before it starts.
 
         Raises:
+            TypeError: one needs more arguments than the one that it may find on its channel ``input``.
             ValueError: compositions are nested too deep.
         """
         self.depth = 1 + max((process.depth for process, _ in members), default=0)
         if self.depth > MOST_NESTED:
             raise _too_deep(self.name)
         self._members = members
+        lacking = [member for member, _ in members if member.lacks_arguments]
+        if lacking:
+            self.lacks_arguments = True
+            for member in lacking:
+                for lack in member.lacking():
+                    if len(lack.arguments) > 1:
+                        raise lack.error()
+
+    def lacking(self) -> Iterator[Lacking]:
+        if self.lacks_arguments and "input" not in self._channels:
+            for member, _ in self._members:
+                yield from member.lacking()
 
     @property
     def members(self) -> Sequence[PlacedProcess]:
@@ -275,6 +313,9 @@ class ProcessComposition(Composition, Generic[R]):
             return _outcome(ctx, await self._run_in(ctx), around)
 
     async def _run_at_top(self, ctx: ProcessContext) -> R:
+        if self.lacks_arguments and (given_to(ctx) or (None,)) == (None,):
+            for lack in self.lacking():
+                raise lack.error()
         self._prepare(ctx)
         started = monotonic()
         emit_event(ctx, "started")
@@ -284,23 +325,6 @@ class ProcessComposition(Composition, Generic[R]):
             outcome = with_run(_outcome(ctx, result, None), started, monotonic() - started, ctx)
             emit_event(ctx, "ended", result=outcome)
         return result
-
-    def _run_to_end(self, coroutine: Coroutine[Any, Any, R]) -> R:
-        """Run it on an event loop of its own.
-
-        Raises:
-            RuntimeError: there is an event loop in this thread already.
-        """
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return asyncio.run(coroutine)
-        coroutine.close()
-        what = type(self).__name__
-        raise RuntimeError(
-            f"{what}.run_sync() was called in a running event loop, which it would block:"
-            f" use `await {what}(...).run(...)`"
-        )
 
     def _prepare(self, ctx: ProcessContext) -> None:
         frame = frame_of(ctx)

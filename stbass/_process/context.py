@@ -13,9 +13,12 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from time import monotonic
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Generic, Literal, Self
+
+from typing_extensions import TypeVar
 
 from stbass._channels.transport import NOTHING
+from stbass._process.arguments import Lacking
 from stbass._process.frame import Frame
 from stbass._process.logs import NO_FIELDS, LogFields, ProcessLog, carry
 from stbass._process.meter import Meter
@@ -58,7 +61,8 @@ __all__ = [
     "with_all_attempts",
 ]
 
-C = TypeVar("C", bound="Composable")
+C = TypeVar("C", bound="Composable[Any]")
+V_co = TypeVar("V_co", covariant=True, default=Any)
 EventKind = Literal["queued", "started", "progress", "checkpoint", "ended"]
 T = TypeVar("T", bound="ProcessContext")
 
@@ -565,8 +569,8 @@ def emit_event(ctx: ProcessContext, kind: EventKind, **details: Any) -> None:
         events.emit(event)
 
 
-class Composable(ABC):
-    """Whatever can stand where a process can: a :class:`Process` or a composition of them."""
+class Composable(ABC, Generic[V_co]):
+    """Whatever can stand where a process can: a :class:`Process` or a composition of them; ``V_co`` is its value."""
 
     # Class attributes, so that a subclass need not call super().__init__().
     _name: str | None = None
@@ -582,6 +586,8 @@ class Composable(ABC):
     """Whether it hands the slot that it is given on to the processes that it runs. For the engine."""
     unseen: bool = False
     """Whether it is no process of the user's, but a means of running others, of which alone observers hear."""
+    lacks_arguments: bool = False
+    """Whether there may be something in :meth:`lacking`. For the engine: it asks that of every process."""
 
     @property
     def name(self) -> str:
@@ -638,13 +644,17 @@ class Composable(ABC):
         made._name = checked_name(name)
         return made
 
+    def lacking(self) -> Iterator[Lacking]:
+        """The processes in it that need an argument that only what comes on ``input`` can be. For the engine."""
+        yield from ()
+
     def _copy(self) -> Self:
         # Not copy.copy(): that goes through __reduce__, which for a function means "by reference".
         made = object.__new__(type(self))
         made.__dict__.update(self.__dict__)
         return made
 
-    async def execute(self, ctx: ProcessContext) -> ProcessResult:
+    async def execute(self, ctx: ProcessContext) -> ProcessResult[V_co]:
         """Run, and give back what happened. Never override this.
 
         An exception becomes a failure in the result, ``GeneratorExit`` and others that are none of ``Exception`` too;

@@ -9,9 +9,11 @@ from typing import Any
 __all__ = ["Placement", "place_of"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Placement:
     """Where a process should execute. Frozen, and hashable by its content.
+
+    Its texts for people name what is in ``config``, and never show a value of that: keys are put there.
 
     Args:
         model: model name, free text for the process to use.
@@ -29,22 +31,26 @@ class Placement:
             if value is not None and not isinstance(value, str):
                 raise TypeError(f"Placement.{field} must be a str or None, got {value!r}")
         if self.config is not None and not isinstance(self.config, Mapping):
-            raise TypeError(f"Placement.config must be a mapping or None, got {self.config!r}")
+            raise TypeError(f"Placement.config must be a mapping or None, got a {type(self.config).__name__}")
 
     def __hash__(self) -> int:
         return hash((self.model, self.endpoint, _frozen(self.config)))
 
     @property
     def summary(self) -> str:
-        """What is set, joined for people to read, for example ``opus @ anthropic``."""
+        """What is set, joined for people to read, for example ``opus @ anthropic (temperature)``."""
         parts = list(filter(None, [place_of(self)]))
         if self.config:
-            parts.append("(" + ", ".join(f"{key}={value!r}" for key, value in self.config.items()) + ")")
+            parts.append(f"({', '.join(map(str, self.config))})")
         return " ".join(parts) or "anywhere"
+
+    def __repr__(self) -> str:
+        config = "None" if self.config is None else f"{{{', '.join(f'{key!r}: …' for key in self.config)}}}"
+        return f"Placement(model={self.model!r}, endpoint={self.endpoint!r}, config={config})"
 
 
 def place_of(placement: Placement) -> str:
-    """Model and endpoint, as in ``summary``; without the configuration, in which there may be secrets."""
+    """Model and endpoint, as in ``summary``."""
     return " ".join(filter(None, (placement.model, placement.endpoint and f"@ {placement.endpoint}")))
 
 

@@ -6,7 +6,9 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol
+
+from typing_extensions import TypeVar
 
 from stbass._values.endpoint import Placement, place_of
 from stbass._values.ids import new_id
@@ -18,6 +20,10 @@ _MOST_LEAVES = 100
 """Characters of a value in a text for people."""
 
 __all__ = ["Failure", "ProcessResult", "RunInfo", "aware", "leaves_of", "moment_of", "outcome_of_run", "utc_now"]
+
+
+T_co = TypeVar("T_co", covariant=True, default=Any)
+T = TypeVar("T")
 
 
 def utc_now() -> datetime:
@@ -190,8 +196,11 @@ class _Draft:
 
 
 @dataclass(frozen=True, repr=False, eq=False, init=False)
-class ProcessResult(_Draft):
-    """The outcome of a process: a value or a :class:`Failure`. Make one with :meth:`ok` or :meth:`fail`."""
+class ProcessResult(_Draft, Generic[T_co]):
+    """The outcome of a process: a value or a :class:`Failure`. Make one with :meth:`ok` or :meth:`fail`.
+
+    For type checkers, ``T_co`` is the type of the value.
+    """
 
     __slots__ = ()
 
@@ -219,14 +228,14 @@ class ProcessResult(_Draft):
         fill(self, "_run", run)
 
     @classmethod
-    def ok(cls, value: Any = None) -> ProcessResult:
+    def ok(cls, value: T = None) -> ProcessResult[T]:  # type: ignore[assignment]
         """A success with a value."""
         made: Any = _Draft(True, value, None, None, None, None)
         made.__class__ = cls
         return made  # type: ignore[no-any-return]
 
     @classmethod
-    def fail(cls, error: BaseException, **failure_fields: Any) -> ProcessResult:
+    def fail(cls, error: BaseException, **failure_fields: Any) -> ProcessResult[Any]:
         """A failure; keyword arguments are the fields of :class:`Failure`.
 
         Raises:
@@ -244,7 +253,7 @@ class ProcessResult(_Draft):
         return not self.is_ok
 
     @property
-    def value(self) -> Any:
+    def value(self) -> T_co:
         """The value of a success.
 
         Raises:
@@ -252,7 +261,7 @@ class ProcessResult(_Draft):
         """
         if self._failure is not None:
             raise self._failure.error
-        return self._value
+        return self._value  # type: ignore[no-any-return]
 
     @property
     def failure(self) -> Failure:

@@ -2,7 +2,7 @@
 
 | tag | form |
 |---|---|
-| `process` | `r`: `module:qualname` of the function or class; `a`, `k`: what the class's constructor was given |
+| `process` | `r`: `module:qualname` of the function or class; `a`, `k`: its arguments, or its constructor's |
 | `call` | `r`: `module:name` of a plain function; `a`, `k`: its arguments |
 | `composition` | `r`: its kind; `v`: its parts by name |
 | `chan` | `v`: what :meth:`stbass.channel.Chan.share` says |
@@ -17,10 +17,11 @@ plain functions, which nobody registers, only if it allows their module (see :cl
 from __future__ import annotations
 
 from collections.abc import Mapping
-from copy import copy
+from itertools import islice
 from typing import Any
 
 from stbass._engine.composition import Composition, composition_kinds, kind_of
+from stbass._process.arguments import NO_ARGUMENTS
 from stbass._process.call import Call, reference_of_function
 from stbass._process.context import Composable, changed, changes_since
 from stbass._values.arguments import made_with
@@ -87,12 +88,11 @@ def _write_composable(writer: WireWriter, value: Composable) -> Any:
         reference = check_reference(value)
         form = {"~": "process", "r": reference}
         original = known_processes()[reference]
-        if not isinstance(value, FunctionProcess):
-            args, kwargs = made_with(value) or ((), {})
-            if args:
-                form["a"] = writer.items(args, args, len(args), lambda index, _: f".args[{index}]")
-            if kwargs:
-                form["k"] = writer.fields(kwargs, kwargs)
+        args, kwargs = made_with(value) or NO_ARGUMENTS
+        if args:
+            form["a"] = writer.items(args, args, len(args), lambda index, _: f".{_position(value, index)}")
+        if kwargs:
+            form["k"] = writer.fields(kwargs, kwargs)
     elif isinstance(value, Call):
         form, original = _form_of_call(writer, value), Call(value.function)
     else:
@@ -112,6 +112,10 @@ def _write_composable(writer: WireWriter, value: Composable) -> Any:
         form["ch"] = _write_channels(writer, changes["channels"])
     writer.leave()
     return form
+
+
+def _position(process: Process, index: int) -> str:
+    return next(islice(process.positions, index, None), f"args[{index}]")
 
 
 def _form_of_call(writer: WireWriter, call: Call) -> Form:
@@ -153,17 +157,13 @@ def _read_process(reader: WireReader, form: Form) -> Any:
     found = admission.admit(reference)
     args = reader.read_items(part(form, "a", list)) if "a" in form else []
     kwargs = reader.read_fields(part(form, "k", dict)) if "k" in form else {}
-    if isinstance(found, FunctionProcess):
-        if args or kwargs:
-            raise WireError(f"form 'process': the function {reference} takes no arguments of its own")
-        return _finished(reader, form, copy(found))
     try:
-        made = found(*args, **kwargs)
+        made = found.with_only(args, kwargs) if isinstance(found, FunctionProcess) else found(*args, **kwargs)
     except BaseException as error:
-        # The user's constructor: it may raise anything, and must not take the worker with it.
+        # A user's constructor may raise anything, and must not take the worker with it; so may what checks arguments.
         raised = error_text(error)
         raise admission.refusal(
-            reference, f"could not make the process {reference!r}: its constructor raised {raised}"
+            reference, f"could not make the process {reference!r} of its arguments: {raised}"
         ) from error
     return _finished(reader, form, made)
 

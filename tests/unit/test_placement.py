@@ -86,7 +86,7 @@ def test_a_placement_is_hashable_by_content() -> None:
     [
         (Placement("opus", "anthropic"), "opus @ anthropic"),
         (Placement(model="opus"), "opus"),
-        (Placement(endpoint="local:8080", config={"t": 0.7}), "@ local:8080 (t=0.7)"),
+        (Placement(endpoint="local:8080", config={"t": 0.7}), "@ local:8080 (t)"),
         (Placement(), "anywhere"),
     ],
 )

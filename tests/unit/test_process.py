@@ -67,14 +67,14 @@ def test_decorator_arguments() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Process(3), "use @Process"),
-        (lambda: Process(nonsense=1), "nonsense"),
-        (lambda: Process(Researcher), "not on"),
-        (lambda: Process(agent), "not on"),
+        (lambda: Process(3), "use @Process"),  # type: ignore[call-overload]
+        (lambda: Process(nonsense=1), "nonsense"),  # type: ignore[call-overload]
+        (lambda: Process(Researcher), "not on"),  # type: ignore[arg-type]
+        (lambda: Process(agent), "not on"),  # type: ignore[arg-type]
         (lambda: Process(name="")(lambda ctx: None), "empty"),
-        (lambda: Process(name=3)(lambda ctx: None), "str"),
-        (lambda: Process(placement="opus")(lambda ctx: None), "Placement"),
-        (lambda: Process(name="x")(3), "function"),  # type: ignore[arg-type]
+        (lambda: Process(name=3)(lambda ctx: None), "str"),  # type: ignore[call-overload]
+        (lambda: Process(placement="opus")(lambda ctx: None), "Placement"),  # type: ignore[call-overload]
+        (lambda: Process(name="x")(3), "function"),  # type: ignore[call-overload]
     ],
 )
 def test_the_decorator_refuses_what_it_cannot_use(make: Any, message: str) -> None:
@@ -91,12 +91,12 @@ def test_a_subclass_without_init_takes_no_arguments() -> None:
         async def run(self, ctx: ProcessContext) -> None: ...
 
     with pytest.raises(TypeError, match="no __init__"):
-        Plain(1)
+        Plain(1)  # type: ignore[call-overload]
 
 
 def test_a_process_is_not_called() -> None:
     with pytest.raises(TypeError, match="not called"):
-        agent(context())  # type: ignore[arg-type]
+        agent(context())  # type: ignore[call-arg]
 
 
 async def test_a_subclass_must_have_run() -> None:

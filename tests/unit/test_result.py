@@ -60,7 +60,7 @@ def test_results_are_frozen_dataclasses_equal_by_content() -> None:
     result = ProcessResult.ok([1])
     assert is_dataclass(result)
     with pytest.raises(FrozenInstanceError):
-        result.value = 3  # type: ignore[misc]
+        result.value = 3  # type: ignore[misc, assignment]
     assert result == ProcessResult.ok([1])
     assert result != ProcessResult.ok([2])
     assert result != 1

@@ -258,3 +258,27 @@ async def test_the_result_is_a_process_result() -> None:
     target: Chan[int] = Chan(int)
     assert await Distributor(source, [target]).execute(ProcessContext("d")) == ProcessResult.ok(0)
     assert target.closed
+
+
+async def test_a_distributor_and_a_collector_are_run_by_themselves() -> None:
+    source, middle, sink = Chan[int]("source"), Chan[int]("middle"), Chan[int]("sink")
+
+    async def write() -> None:
+        for value in range(3):
+            await source.send(value)
+        source.close()
+
+    async def read() -> list[int]:
+        return [value async for value in sink]
+
+    moved, collected, _, values = await asyncio.gather(
+        Distributor(source, [middle]).run(), Collector([middle], sink).run(), write(), read()
+    )
+    assert (moved.value, collected.value, values) == (3, 3, [0, 1, 2])
+    assert moved.elapsed is not None
+
+
+def test_a_distributor_runs_without_an_event_loop() -> None:
+    source = Chan[int]("source")
+    source.close()
+    assert Distributor(source, [Chan(int)]).run_sync().value == 0
