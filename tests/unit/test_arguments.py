@@ -98,7 +98,7 @@ def test_a_retry_has_the_arguments_too() -> None:
         (lambda: summarise(3), ["summarise", "`url`", "must be str", "got 3"]),  # type: ignore[arg-type]
         (lambda: summarise("a", depth="3"), ["`depth`", "must be int", "got '3'"]),  # type: ignore[arg-type]
         (lambda: summarise.with_arguments("a", depth=True), ["`depth`", "must be int", "got True"]),
-        (lambda: summarise("a", "b"), ["summarise('a', 'b')", "too many", "(url, *, depth=…, api_key=…)"]),  # type: ignore[call-arg]
+        (lambda: summarise("a", "b"), ["summarise('a', 'b')", "too many", "(url, *, depth=…, api_key=…)"]),  # type: ignore[call-arg, arg-type]
         (lambda: summarise("a", dept=3), ["summarise('a', dept=3)", "'dept'", "depth=…"]),  # type: ignore[call-arg]
         (lambda: summarise("a")(url="b"), ["summarise(url='b')", "multiple values", "'url'"]),  # type: ignore[call-arg]
         (lambda: nothing(3), ["nothing(3)", "no arguments"]),  # type: ignore[call-arg]
