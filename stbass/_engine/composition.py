@@ -226,6 +226,8 @@ class ProcessComposition(Composition[V_co], Generic[R, V_co]):
 
     runs_others = True
     lends = True
+    depth: int = 1
+    """How many compositions stand one inside the other in it, itself included. For the engine."""
 
     _settings: ClassVar[tuple[str, ...]] = ("on_failure", "deadline", "budget")
     # The processes that are known before it starts, each with where it was explicitly placed.
@@ -250,7 +252,8 @@ class ProcessComposition(Composition[V_co], Generic[R, V_co]):
             TypeError: one needs more arguments than the one that it may find on its channel ``input``.
             ValueError: compositions are nested too deep.
         """
-        self.depth = 1 + max((process.depth for process, _ in members), default=0)
+        inner = [one.depth for one, _ in members if one.runs_others and isinstance(one, ProcessComposition)]
+        self.depth = 1 + max(inner, default=0)
         if self.depth > MOST_NESTED:
             raise _too_deep(self.name)
         self._members = members

@@ -578,8 +578,6 @@ class Composable(ABC, Generic[V_co]):
     _channels: Mapping[str, Chan[Any]] = _NO_CHANNELS
     _placement: Placement | None = None
 
-    depth: int = 0
-    """How many compositions stand one inside the other in it, itself included. For the engine."""
     runs_others: bool = False
     """Whether it only waits for processes of its own, whose deadline it then keeps itself. For the engine."""
     lends: bool = False

@@ -38,6 +38,14 @@ async def fails(ctx: ProcessContext) -> None:
     raise LookupError("gone")
 
 
+class Digs(Process):
+    def __init__(self, depth: Any) -> None:
+        self.depth = depth
+
+    async def run(self, ctx: ProcessContext) -> Any:
+        return self.depth
+
+
 def nested(kinds: list[Kind], inner: Any, depth: int) -> Any:
     for index in range(depth):
         inner = kinds[index % len(kinds)](inner)
@@ -63,6 +71,11 @@ def test_the_deepest_runs_and_tells(kind: str) -> None:
     assert "LookupError" in failure.detailed
     assert "LookupError: gone" in FailureReport.of(result.results).summary()
     assert traceback.format_exception(failure.error)
+
+
+@pytest.mark.parametrize("depth", [MOST_NESTED, "deep", None])
+def test_a_process_may_have_a_depth_of_its_own(depth: Any) -> None:
+    assert PAR(SEQ(Digs(depth))).run_sync().value == [depth]
 
 
 @pytest.mark.parametrize("made", [PAR_FOR, SEQ_FOR])

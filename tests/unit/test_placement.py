@@ -66,7 +66,7 @@ def registry_with(**backends: ExecutionBackend) -> BackendRegistry:
 
 def busy_limiters() -> list[Limiter]:
     """The limiters of all backends on which a slot is taken, or waited for."""
-    return [one for one in gc.get_objects() if isinstance(one, Limiter) and (one.inside or one.waiting)]
+    return [one for one in gc.get_objects() if issubclass(type(one), Limiter) and (one.inside or one.waiting)]
 
 
 # Placement ---------------------------------------------------------------------------------------
