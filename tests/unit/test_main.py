@@ -10,7 +10,8 @@ import pytest
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     # given a Python without it
-    for name in [name for name in sys.modules if name.startswith(("stbass.cli", "typer"))]:
+    ours = ("stbass.cli", "stbass.__main__", "typer")
+    for name in [name for name in sys.modules if name.startswith(ours)]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "typer", None)
 
