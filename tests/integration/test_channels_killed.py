@@ -23,7 +23,8 @@ from stbass.testing import RedisServer, Worker
 from stbass.transports.redis import RedisTransport
 from tests.support.backends import registry_of
 from tests.support.proxy import Proxy
-from tests.support.talkers import Tell
+from tests.support.talkers import Add, Tell
+from tests.support.waiting import until
 
 LEASE = 0.3
 
@@ -331,4 +332,47 @@ async def test_a_checkpoint_is_never_ahead_of_what_was_sent() -> None:
         assert second_attempt == list(range(began, 3000))
         assert first_attempt == list(range(len(first_attempt)))
         assert len(first_attempt) >= began
+        await backend.aclose()
+
+
+@pytest.mark.parametrize("stop", ["handed back", "lease lost"])
+async def test_a_stage_that_is_broken_off_leaves_the_value_that_it_was_at_work_on(stop: str) -> None:
+    lease = 1.0
+    with RedisServer() as server:
+        env = {"STBASS_BROKER_URL": server.url, "STBASS_RESULT_BACKEND": server.url, "TEST_LEASE": str(lease)}
+        backend = CeleryBackend(make_app("tests", broker_url=server.url, stbass_lease=lease), lease=lease)
+        inp, out = (Chan(int, transport=backend.transport(), capacity=capacity) for capacity in (8, 1))
+        stage = (Add(10).with_channels(inp=inp, out=out), Placement(endpoint="anthropic"))
+
+        def waits_for_room() -> bool:
+            """The stage has handed on one value, and has received another."""
+            bases = [key for key in server.command("KEYS", "stbass:chan:*") if key.endswith("}")]
+            known = [server.command("HMGET", base, "offered", "acked") for base in bases]
+            return sorted((offered, acked or "0") for offered, acked in known if offered) == [("1", "0"), ("8", "2")]
+
+        def attempts() -> list[str]:
+            return [server.command("HGET", key, "attempt") for key in server.command("KEYS", "stbass:run:*")]
+
+        async with asyncio.timeout(60):
+            with Worker("tests.support.worker_app", "anthropic", env=env, include=["tests.support.talkers"]) as first:
+                # given a stage that waits for room, with a value in hand
+                running = asyncio.create_task(PLACED_PAR(stage, registry=registry_of(backend, "anthropic")).run())
+                for number in range(8):
+                    await inp.send(number)
+                await inp.aclose()
+                await until(waits_for_room, timeout=30)
+                # when it is broken off, and another worker goes on with it
+                with Worker("tests.support.worker_app", "anthropic", env=env, include=["tests.support.talkers"]):
+                    if stop == "handed back":
+                        first.send_signal(signal.SIGQUIT)
+                        await until(lambda: first.exit_code is not None, timeout=30)
+                    else:
+                        first.send_signal(signal.SIGSTOP)
+                        await until(lambda: attempts() == ["2"], timeout=30)
+                        first.send_signal(signal.SIGCONT)
+                        await asyncio.to_thread(first.wait_for_log, "stopping it here", 30.0)
+                    # then nothing is lost
+                    received = [value async for value in out]
+                    await running
+        assert received == list(range(10, 18))
         await backend.aclose()

@@ -185,6 +185,11 @@ class RedisLink(Link):
                 )
             self._enter()
 
+    def _gives_up(self) -> None:
+        """The program ends here: with what it received last too, unless it was broken off."""
+        if not self.state.journal.broken_off:
+            self.goes_on()
+
     def goes_on(self) -> None:
         """The program does something here: it has dealt with what it received last."""
         s = self.state
@@ -401,7 +406,7 @@ class RedisLink(Link):
         client = s.client
         if client is None or not s.joined or (s.left and (s.vain or not final)):
             return None
-        self.goes_on()
+        self._gives_up()
         done: Future[None] = client.loop.create_future()
         self._when_written(partial(self._leave, client, done, final))
         return done
@@ -588,7 +593,7 @@ class RedisLink(Link):
         if s.left:
             s.places[place] = FREE
             return
-        self.goes_on()
+        self._gives_up()
         self.tell_received()
         s.places[place] = LEAVING
         s.giving_back += 1

@@ -271,6 +271,13 @@ class Scope(Transport):
         finally:
             await self.leave()
 
+    def break_off(self) -> None:
+        """The process is about to be cancelled, and is run again elsewhere.
+
+        The value that it is at work on is then received there once more.
+        """
+        self._journal.broken_off = True
+
     async def leave(self) -> None:
         """Leave what was opened, whatever becomes of what was sent and received."""
         opened, self._opened = self._opened, []

@@ -527,6 +527,9 @@ class Runtime:
             await asyncio.wait((self._claim_under_way,), timeout=_LAST_SECONDS)
         held = [job for job in self._running.values() if job.task is not None]
         running = [job.task for job in held if job.task is not None]
+        for job in held:
+            if job.scope is not None:
+                job.scope.break_off()
         for task in running:
             task.cancel()
         if running:
@@ -922,8 +925,9 @@ class Runtime:
         return int(attempt) > envelope.inside_attempt or swept == attempt
 
     async def _leave(self, job: Job, scope: Scope, ctx: ProcessContext) -> None:
-        # Without a result it runs again elsewhere, and nobody waits for what it did.
-        leaving = asyncio.ensure_future(scope.leave() if job.result is None else scope.aclose())
+        # If it runs again elsewhere, nobody waits for what it did here.
+        again = job.result is None or isinstance(job.cancelled, WorkerLostError)
+        leaving = asyncio.ensure_future(scope.leave() if again else scope.aclose())
         await to_the_end(_ended(leaving))
         error = None if leaving.cancelled() else leaving.exception()
         if isinstance(error, StbassError) and job.result is not None and job.result.is_ok:
@@ -1107,6 +1111,8 @@ class Runtime:
                 job.cancelled = WorkerLostError(
                     f"process {job.name!r}: {self.worker} lost its lease", worker=self.worker, attempt=job.attempt
                 )
+                if job.scope is not None:
+                    job.scope.break_off()
             job.task.cancel()
         self._unknown.difference_update(ids)
 
