@@ -224,7 +224,8 @@ async def test_a_reader_of_a_closed_channel_that_lost_the_rest_does_not_end_as_i
         except StateLostError as error:
             lost = error
         assert received == list(range(len(received)))
-        assert (len(received) == 2000) == (lost is None)
+        # (That all of them came is not known without the end of the channel.)
+        assert len(received) == 2000 or lost is not None
 
 
 @pytest.mark.parametrize("capacity", [0, 4])
