@@ -180,7 +180,7 @@ async def test_a_record_that_is_written_again_has_the_last_checkpoint(server: Re
         await until(lambda: server.command("HGET", record, "checkpoint") == "2", timeout=30)
         server.command("DEL", record)
         await until(lambda: server.command("HEXISTS", record, "checkpoint"), timeout=30)
-        assert "written again" in worker.log
+        await asyncio.to_thread(worker.wait_for_log, "written again", 30.0)
         await asyncio.to_thread(worker.kill)
         await asyncio.to_thread(worker.restart)
         async with asyncio.timeout(40):
