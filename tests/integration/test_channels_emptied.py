@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
@@ -14,6 +15,7 @@ from stbass.channel import Chan
 from stbass.errors import ChannelClosedError, StateLostError
 from stbass.testing import RedisServer
 from stbass.transports.redis import RedisTransport
+from tests.support.ends import ends
 from tests.support.waiting import until
 
 TOLD = 30.0
@@ -24,24 +26,15 @@ DELETED = "is not in Redis at .* any more: its data was deleted .* or evicted .*
 RESTARTED = "is not in Redis at .* any more: the server was restarted without its data"
 
 
+harmed = partial(ends, lease=LEASE, expected=(StateLostError,))
+"""Ends whose data is lost may say so once more when they are closed."""
+
+
 @pytest.fixture
 def own_server() -> Iterator[RedisServer]:
     """A server that is to be harmed."""
     with RedisServer() as started:
         yield started
-
-
-@contextlib.asynccontextmanager
-async def ends(server: RedisServer, *, capacity: int = 0) -> AsyncIterator[tuple[Chan[int], Chan[int]]]:
-    here, there = RedisTransport(server.url, lease=LEASE), RedisTransport(server.url, lease=LEASE)
-    writer: Chan[int] = Chan(int, capacity=capacity, transport=here)
-    await writer.bound()
-    try:
-        yield writer, Chan.open(writer.share(), transport=there)
-    finally:
-        for transport in (here, there):
-            with contextlib.suppress(StateLostError):
-                await transport.aclose()
 
 
 def base_of(channel: Chan[int]) -> str:
@@ -92,7 +85,7 @@ async def test_both_ends_of_a_conversation_are_told(own_server: RedisServer, how
         async for value in reader:
             received.append(value)  # noqa: PERF401 - it is looked at meanwhile
 
-    async with ends(own_server, capacity=capacity) as (writer, reader):
+    async with harmed(own_server.url, capacity=capacity) as (writer, reader):
         talking = [asyncio.create_task(write()), asyncio.create_task(read())]
         await until(lambda: len(received) > 200, timeout=30)
         # when the data disappears
@@ -108,7 +101,7 @@ async def test_both_ends_of_a_conversation_are_told(own_server: RedisServer, how
 
 @pytest.mark.parametrize("waits", ["recv", "send", "choose to receive", "choose to send", "full", "nothing"])
 async def test_an_end_that_waits_is_told(own_server: RedisServer, waits: str) -> None:
-    async with ends(own_server, capacity=2 if waits == "full" else 0) as (writer, reader):
+    async with harmed(own_server.url, capacity=2 if waits == "full" else 0) as (writer, reader):
         waiting: dict[str, Callable[[], asyncio.Task[object]]] = {
             "recv": lambda: asyncio.create_task(reader.recv()),
             "send": lambda: asyncio.create_task(writer.send(1)),
@@ -150,7 +143,7 @@ async def fill(channel: Chan[int]) -> None:
 async def test_one_key_after_the_other(own_server: RedisServer, capacity: int, part: str) -> None:
     # given values that were sent, some of them received
     sent: list[int] = []
-    async with ends(own_server, capacity=capacity) as (writer, reader):
+    async with harmed(own_server.url, capacity=capacity) as (writer, reader):
 
         async def write(first: int) -> None:
             for number in range(first, 40, 1 if capacity else 4):
@@ -191,7 +184,10 @@ async def test_one_key_after_the_other(own_server: RedisServer, capacity: int, p
 async def test_choices_that_the_server_has_forgotten_are_told_to_it_again(
     own_server: RedisServer, part: str, capacity: int
 ) -> None:
-    async with ends(own_server, capacity=capacity) as (writer, reader), asyncio.timeout(2 * TOLD):
+    async with (
+        harmed(own_server.url, capacity=capacity) as (writer, reader),
+        asyncio.timeout(2 * TOLD),
+    ):
         # given choices that wait, at the one side, then at both
         for number in range(2):
             choosing = asyncio.create_task(as_coroutine(ALT(Guard(reader))))
@@ -206,7 +202,10 @@ async def test_choices_that_the_server_has_forgotten_are_told_to_it_again(
 async def test_a_reader_of_a_closed_channel_that_lost_the_rest_does_not_end_as_if_it_had_all(
     own_server: RedisServer,
 ) -> None:
-    async with ends(own_server, capacity=2000) as (writer, reader), asyncio.timeout(TOLD + 30):
+    async with (
+        harmed(own_server.url, capacity=2000) as (writer, reader),
+        asyncio.timeout(TOLD + 30),
+    ):
         # given a reader that has received a value, and a writer that has sent the rest and closed
         reader.bind_reader("r")
         await writer.send(0)
@@ -267,7 +266,10 @@ async def test_ends_that_bind_anew_are_a_new_conversation_and_the_old_ones_are_t
 
 async def test_a_server_that_came_back_with_older_data(own_server: RedisServer) -> None:
     # given data on disk that is older than what the two ends know
-    async with ends(own_server) as (writer, reader), asyncio.timeout(TOLD + 30):
+    async with (
+        harmed(own_server.url) as (writer, reader),
+        asyncio.timeout(TOLD + 30),
+    ):
         for number in range(20):
             receiving = asyncio.create_task(reader.recv())
             await writer.send(number)

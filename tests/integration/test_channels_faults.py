@@ -8,8 +8,6 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import pytest
 
@@ -18,21 +16,8 @@ from stbass.channel import Chan
 from stbass.errors import BackendUnavailableError, ChannelClosedError, ChannelTopologyError, StateLostError
 from stbass.testing import RedisServer, check_transport
 from stbass.transports.redis import RedisTransport
+from tests.support.ends import ends
 from tests.support.proxy import Direction, Proxy
-
-
-@asynccontextmanager
-async def ends(
-    writer_url: str, reader_url: str, *, capacity: int = 0, lease: float = 10.0
-) -> AsyncIterator[tuple[Chan[int], Chan[int]]]:
-    here, there = RedisTransport(writer_url, lease=lease), RedisTransport(reader_url, lease=lease)
-    writer: Chan[int] = Chan(int, capacity=capacity, transport=here)
-    await writer.bound()
-    try:
-        yield writer, Chan.open(writer.share(), transport=there)
-    finally:
-        await here.aclose()
-        await there.aclose()
 
 
 async def write(channel: Chan[int], count: int) -> None:

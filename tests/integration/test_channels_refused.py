@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from stbass.errors import BackendUnavailableError
 from stbass.testing import RedisServer
 from stbass.timer import TIMER, TimerExpired
 from stbass.transports.redis import RedisTransport
+from tests.support.ends import ends
 from tests.support.refusals import REFUSALS
 from tests.support.waiting import until
 
@@ -39,18 +40,6 @@ def own_server(folder: Path) -> Iterator[RedisServer]:
     """A server that is to be harmed."""
     with RedisServer(data_dir=folder) as started:
         yield started
-
-
-@contextlib.asynccontextmanager
-async def ends(server: RedisServer, *, capacity: int = 0) -> AsyncIterator[tuple[Chan[int], Chan[int]]]:
-    here, there = RedisTransport(server.url, lease=LEASE), RedisTransport(server.url, lease=LEASE)
-    writer: Chan[int] = Chan(int, capacity=capacity, transport=here)
-    await writer.bound()
-    try:
-        yield writer, Chan.open(writer.share(), transport=there)
-    finally:
-        await here.aclose()
-        await there.aclose()
 
 
 @contextlib.contextmanager
@@ -104,7 +93,7 @@ async def test_a_conversation_goes_on_when_the_server_does(
 ) -> None:
     # given a writer and a reader in the middle of their conversation
     received: list[int] = []
-    async with asyncio.timeout(60), ends(own_server, capacity=capacity) as (writer, reader):
+    async with asyncio.timeout(60), ends(own_server.url, capacity=capacity, lease=LEASE) as (writer, reader):
         writing = asyncio.create_task(write(writer, writes == "choose"))
         reading = asyncio.create_task(read(reader, reads == "choose", received))
         await until(lambda: len(received) > 50, timeout=30)
@@ -131,7 +120,7 @@ async def test_a_conversation_goes_on_when_the_server_does(
 async def test_deadlines_and_cancellations_hold_while_the_server_refuses(
     own_server: RedisServer, folder: Path, name: str, capacity: int
 ) -> None:
-    async with asyncio.timeout(60), ends(own_server, capacity=capacity) as (writer, reader):
+    async with asyncio.timeout(60), ends(own_server.url, capacity=capacity, lease=LEASE) as (writer, reader):
         # given a channel on which a value has gone through, and which is full if it has room for some
         receiving = asyncio.create_task(reader.recv())
         await writer.send(0)
@@ -202,7 +191,7 @@ async def test_a_channel_is_made_bound_and_closed_when_the_server_lets_it(
 
 
 async def test_leases_are_renewed_in_a_server_that_is_full(own_server: RedisServer, folder: Path) -> None:
-    async with asyncio.timeout(60), ends(own_server) as (writer, reader):
+    async with asyncio.timeout(60), ends(own_server.url, lease=LEASE) as (writer, reader):
         writer.bind_writer("w")
         await writer.bound()
         sending = asyncio.create_task(writer.send(1))
