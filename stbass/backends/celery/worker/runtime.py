@@ -446,7 +446,9 @@ class Runtime:
         try:
             return waiting.result(grace + 1)
         except (concurrent.futures.CancelledError, TimeoutError):
-            # A second signal has closed it meanwhile.
+            # A second signal has closed it meanwhile; or a process has cancelled what is not its own, and it ends.
+            if waiting.cancelled() and not self._closing:
+                self._thread.join(timeout=10)
             return False
 
     def close(self) -> None:
