@@ -203,7 +203,8 @@ class FunctionProcess(Process[P, T_co]):
     def with_only(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> FunctionProcess[[], T_co]:
         """A copy with these arguments alone, checked anew: where it arrives."""
         made: Any = self._copy()
-        made._take(self._parameters.bound(self.name, NO_ARGUMENTS, args, kwargs))
+        if args or kwargs or made_with(self) is not None:
+            made._take(self._parameters.bound(self.name, NO_ARGUMENTS, args, kwargs))
         return made  # type: ignore[no-any-return]
 
     def _take(self, arguments: Arguments) -> None:

@@ -11,6 +11,7 @@ import redis.asyncio
 
 from stbass._process.sync_threads import shared_threads
 from stbass.backends.celery.envelope import delivery_tag
+from stbass.backends.celery.incoming import EMPTY_BODY
 from stbass.backends.celery.keys import FleetKeys
 from stbass.backends.celery.producer.kombu_sender import KombuSender, OutMessage
 from stbass.backends.celery.producer.ticket import Ticket
@@ -23,7 +24,6 @@ _LONGEST = 10**15
 
 _encode = msgspec.json.Encoder().encode
 _EMBEDDED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
-_BODY = _encode([[], {}, _EMBEDDED]).decode()
 _HEADERS_MOST = 64 * 1024
 
 
@@ -99,7 +99,7 @@ class Publisher:
         """The message as kombu's Redis transport keeps it in the list."""
         return _encode(
             {
-                "body": _BODY,
+                "body": EMPTY_BODY,
                 "content-encoding": "utf-8",
                 "content-type": "application/json",
                 "headers": self._headers(ticket),
@@ -118,7 +118,7 @@ class Publisher:
 
     def _elsewhere(self, ticket: Ticket) -> OutMessage:
         """The message for a broker that is not Redis: its headers may be bounded, as RabbitMQ's are to 128 KiB."""
-        headers, body = self._headers(ticket), _BODY
+        headers, body = self._headers(ticket), EMPTY_BODY
         if sum(map(len, ticket.headers.values())) > _HEADERS_MOST:
             headers = {name: value for name, value in headers.items() if name not in ticket.headers}
             body = _encode([[], ticket.headers, _EMBEDDED]).decode()

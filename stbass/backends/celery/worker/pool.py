@@ -57,7 +57,7 @@ class AsyncioPool(BasePool):
         self._qos: Any = None
         self._more = 0
         """How many messages more than without lent slots the consumer may have, by what it was last told."""
-        self._has_turn = False
+        self._has_turn = self._is_timed = False
         self._adjusting = False
         self._told: set[str] = set()
         self._is_over = False
@@ -151,10 +151,16 @@ class AsyncioPool(BasePool):
             self._call(function, *args)
             return
         self._calls.append((function, args))
-        if within:
-            self.runtime.call_later(within, self._turn_to_calls)
-        else:
+        if not within:
             self._turn_to_calls()
+        elif not self._is_timed:
+            # One timer for all that wait: nothing waits for longer than it may, but perhaps for less.
+            self._is_timed = True
+            self.runtime.call_later(within, self._turn_to_calls_in_time)
+
+    def _turn_to_calls_in_time(self) -> None:
+        self._is_timed = False
+        self._turn_to_calls()
 
     def _turn_to_calls(self) -> None:
         if self._calls and not self._has_turn:

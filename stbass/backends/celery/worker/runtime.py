@@ -175,11 +175,11 @@ class Job:
     result: ProcessResult | None = None
     twins: list[Job] = field(default_factory=list)
     """The same message, handed out again while this one was at work."""
+    id: str = field(init=False)
+    """Of the process, and of Celery's task."""
 
-    @property
-    def id(self) -> str:
-        """Id of the process, and of Celery's task."""
-        return self.envelope.id
+    def __post_init__(self) -> None:
+        self.id = self.envelope.id
 
     @property
     def name(self) -> str:
@@ -854,7 +854,8 @@ class Runtime:
             frame.limit(until, envelope.deadline)
         job.ctx = ctx
         child = Child(process, ctx)
-        child.covered = job.slot is not None
+        # It keeps the slot to its end, where :meth:`_forget` closes it; a slot that is left counts as lent.
+        child.covered = child.hands_on = job.slot is not None
         try:
             # Of an earlier worker of this message, else of what a retry policy ran before.
             trusted = trusted_checkpoint(checkpoint, job.id, self.settings, self._refusals)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from contextvars import copy_context
+from operator import attrgetter
 from types import TracebackType
 from typing import Any
 
@@ -32,11 +33,12 @@ _SENT = (
     signals.task_revoked,
     signals.task_postrun,
 )
+_receivers_of = attrgetter("receivers")
 
 
 def somebody_listens() -> bool:
     """Whether one of the signals that tell of a run has a receiver."""
-    return any(signal.receivers for signal in _SENT)
+    return any(map(_receivers_of, _SENT))
 
 
 class ProcessSignals:
