@@ -1,8 +1,8 @@
 """Example agents. They ask the LLM server at ``STBASS_LLM_URL``, which may be a fake one, so that they need no key.
 
-What an agent works on, and with which model, stands in its placement::
+An agent is given what it works on as arguments; where it runs, and with which model, is its placement::
 
-    (reason, Placement(model="opus", endpoint="anthropic", config={"prompt": "Why is the sky blue?", "steps": 4}))
+    (reason("Why is the sky blue?", steps=4), Placement(model="opus", endpoint="anthropic"))
 """
 
 from __future__ import annotations
@@ -16,13 +16,10 @@ from stbass.testing import fake_llm as llm
 
 __all__ = ["classify", "embed", "reason", "summarize"]
 
-_TEXTS = ("The parcel came a day early.", "The parcel never came.", "The parcel is blue.")
-
 
 @Process
-async def reason(ctx: ProcessContext) -> dict[str, Any]:
-    """Think in steps (``steps``, 4) about ``prompt``, with a checkpoint after each; goes on where it was cut off."""
-    prompt, steps = _config(ctx, "prompt", "Why is the sky blue?"), int(_config(ctx, "steps", 4))
+async def reason(ctx: ProcessContext, prompt: str, *, steps: int = 4) -> dict[str, Any]:
+    """Think in steps about ``prompt``, with a checkpoint after each; goes on where it was cut off."""
     thoughts: list[str] = list((ctx.resumed_from or {}).get("thoughts", ()))
     while len(thoughts) < steps:
         ctx.progress(len(thoughts), steps, f"step {len(thoughts) + 1}")
@@ -33,9 +30,8 @@ async def reason(ctx: ProcessContext) -> dict[str, Any]:
 
 
 @Process
-async def classify(ctx: ProcessContext) -> dict[str, str]:
+async def classify(ctx: ProcessContext, texts: list[str]) -> dict[str, str]:
     """Give each of ``texts`` a label, with a checkpoint after each. Fails on a text that is empty."""
-    texts = list(_config(ctx, "texts", _TEXTS))
     labels: dict[str, str] = {}
     for done, text in enumerate(texts):
         ctx.progress(done, len(texts), "classifying")
@@ -49,9 +45,8 @@ async def classify(ctx: ProcessContext) -> dict[str, str]:
 
 
 @Process
-async def embed(ctx: ProcessContext) -> list[list[float]]:
+async def embed(ctx: ProcessContext, texts: list[str]) -> list[list[float]]:
     """The vectors of ``texts``."""
-    texts = list(_config(ctx, "texts", _TEXTS))
     vectors: list[list[float]] = []
     for done, text in enumerate(texts):
         ctx.progress(done, len(texts), "embedding")
@@ -62,15 +57,9 @@ async def embed(ctx: ProcessContext) -> list[list[float]]:
 
 
 @Process
-async def summarize(ctx: ProcessContext) -> str:
+async def summarize(ctx: ProcessContext, texts: list[str]) -> str:
     """A summary of ``texts``, in one go."""
-    texts = list(_config(ctx, "texts", _TEXTS))
     return await llm.complete("Summarize: " + " ".join(texts), model=_model(ctx), url=_url())
-
-
-def _config(ctx: ProcessContext, name: str, default: Any) -> Any:
-    config = ctx.placement.config if ctx.placement is not None else None
-    return (config or {}).get(name, default)
 
 
 def _model(ctx: ProcessContext) -> str:

@@ -26,9 +26,8 @@ length = library.tool("length")
 
 
 @Process
-async def first_text(ctx: ProcessContext) -> dict[str, Any]:
+async def first_text(ctx: ProcessContext, found: dict[str, Any]) -> dict[str, Any]:
     """The arguments of the next tool, made from what the tool before it found."""
-    found = await ctx.recv("input")
     return {"text": found["result"][0]}
 
 

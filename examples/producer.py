@@ -12,6 +12,8 @@ from celery_app.agents import classify, embed, reason, summarize
 from stbass import PLACED_PAR, BackendRegistry, FailurePolicy, Placement
 from stbass.backends.celery import CeleryBackend
 
+REVIEWS = ["The parcel came a day early.", "The parcel never came.", "The parcel is blue."]
+
 
 async def main() -> None:
     """Run the agents and print what came of each."""
@@ -19,10 +21,10 @@ async def main() -> None:
     registry.register("anthropic", CeleryBackend(app))  # the queue "anthropic"
     registry.register("local:*", CeleryBackend(app))  # the queue named as the endpoint
     result = await PLACED_PAR(
-        (reason, Placement(model="opus", endpoint="anthropic", config={"prompt": "Why is the sky blue?"})),
-        (classify, Placement(model="haiku", endpoint="anthropic")),
-        (summarize, Placement(model="haiku", endpoint="anthropic")),
-        (embed, Placement(model="nomic", endpoint="local:8080")),
+        (reason("Why is the sky blue?"), Placement(model="opus", endpoint="anthropic")),
+        (classify(REVIEWS), Placement(model="haiku", endpoint="anthropic")),
+        (summarize(REVIEWS), Placement(model="haiku", endpoint="anthropic")),
+        (embed(REVIEWS), Placement(model="nomic", endpoint="local:8080")),
         on_failure=FailurePolicy.COLLECT,
         deadline=30.0,
         registry=registry,

@@ -23,6 +23,7 @@ from stbass.observe import events
 from stbass.observe.display import view_for
 from stbass.par import PARResult
 from stbass.placement import PLACED_PAR, BackendRegistry
+from stbass.process import Process
 from stbass.result import FailurePolicy
 from stbass.testing.fake_llm import FakeLLM
 from stbass.testing.redis_server import RedisServer
@@ -34,22 +35,18 @@ ENDPOINTS = ("anthropic", "local:8080")
 _LATENCY = {"opus": 0.45, "haiku": 0.3, "nomic": 0.2, "llama": 0.8}
 _REVIEWS = ["It came a day early, thanks!", "It never came.", "It is blue.", "Great, but it came late."]
 
-AGENTS: list[tuple[Any, Placement]] = [
+_WITH_A_GAP = [*_REVIEWS[:3], "", *_REVIEWS[3:]]
+
+AGENTS: list[tuple[Process[..., Any], Placement]] = [
+    (reason("Why is the sky blue?").with_name("reason about the sky"), Placement("opus", "anthropic")),
     (
-        reason.with_name("reason about the sky"),
-        Placement("opus", "anthropic", {"prompt": "Why is the sky blue?", "steps": 4}),
+        reason("What is the meaning of everything?", steps=40).with_name("reason about everything"),
+        Placement("opus", "anthropic"),
     ),
-    (
-        reason.with_name("reason about everything"),
-        Placement("opus", "anthropic", {"prompt": "What is the meaning of everything?", "steps": 40}),
-    ),
-    (classify.with_name("classify reviews"), Placement("haiku", "anthropic", {"texts": _REVIEWS})),
-    (
-        classify.with_name("classify with a gap"),
-        Placement("haiku", "anthropic", {"texts": [*_REVIEWS[:3], "", *_REVIEWS[3:]]}),
-    ),
-    (embed.with_name("embed reviews"), Placement("nomic", "local:8080", {"texts": _REVIEWS})),
-    (summarize.with_name("summarize reviews"), Placement("llama", "local:8080", {"texts": _REVIEWS})),
+    (classify(_REVIEWS).with_name("classify reviews"), Placement("haiku", "anthropic")),
+    (classify(_WITH_A_GAP).with_name("classify with a gap"), Placement("haiku", "anthropic")),
+    (embed(_REVIEWS).with_name("embed reviews"), Placement("nomic", "local:8080")),
+    (summarize(_REVIEWS).with_name("summarize reviews"), Placement("llama", "local:8080")),
 ]
 MISSES_THE_DEADLINE, FAILS = "reason about everything", "classify with a gap"
 

@@ -67,7 +67,7 @@ def test_the_readme_on_one_event_loop(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(BLOCKS[0])
     lines = run([str(program)], {"PYTHONPATH": str(ROOT)}).splitlines()
-    assert lines == ["6", "['It came a day early, thanks!', 'It came a day early, thanks!']"]
+    assert lines == ["7", "['Order 8 came a day early, thanks!', 'Order 9 came a day early, thanks!']"]
 
 
 def test_the_readme_on_a_fleet(tmp_path: Path, environment: dict[str, str]) -> None:
