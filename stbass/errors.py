@@ -51,6 +51,7 @@ __all__ = [
     "StateLostError",
     "StateUnavailable",
     "StbassError",
+    "UnknownEndpointError",
     "ValidationFailed",
     "WireError",
     "WorkerLostError",
@@ -84,6 +85,12 @@ class ConfigurationError(StbassError, ValueError):
 
 class MissingDependencyError(StbassError, ImportError):
     """An optional package is not installed."""
+
+
+class UnknownEndpointError(StbassError, LookupError):
+    """No backend is registered for the endpoint of a placement, and the registry is strict."""
+
+    endpoint: str | None = None
 
 
 # Channels and choice -----------------------------------------------------------------------------

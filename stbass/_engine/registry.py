@@ -4,26 +4,43 @@ from __future__ import annotations
 
 import fnmatch
 import importlib
+import logging
 
 from stbass._engine.backend import ExecutionBackend
 from stbass._engine.local import LocalBackend
 from stbass._values.endpoint import Placement
-from stbass.errors import ConfigurationError, MissingDependencyError
+from stbass._values.nearest import did_you_mean
+from stbass._values.texts import text_of
+from stbass.errors import ConfigurationError, MissingDependencyError, UnknownEndpointError
 
 __all__ = ["BackendRegistry", "backend_class", "checked_registry", "default_registry"]
 
 _ENTRY_POINTS = "stbass.backends"
 _WILD = "*?["
+_LONGEST_ENDPOINT = 200
+_MOST_NAMED = 10
+_MOST_TOLD = 1000
+
+_log = logging.getLogger(__name__)
 
 
 class BackendRegistry:
     """Finds the backend for a placement.
 
     A placement is looked up by its endpoint, then by its model. For each, a name that was registered wins over a
-    pattern, and a longer pattern over a shorter one. A placement that nothing matches runs on :attr:`default`.
+    pattern, and a longer pattern over a shorter one. A placement that nothing matches runs on :attr:`default`; if
+    others are registered, a warning says so of each such endpoint, once.
+
+    Args:
+        strict: an endpoint that nothing matches is an :class:`~stbass.errors.UnknownEndpointError` instead. A
+            composition raises it before anything has started, for all placements in it that are known then.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, strict: bool = False) -> None:
+        if not isinstance(strict, bool):
+            raise TypeError(f"BackendRegistry(strict=…) takes True or False, got a {type(strict).__name__}")
+        self._strict = strict
+        self._told: set[str] = set()
         self._exact: dict[str, ExecutionBackend] = {}
         self._patterns: dict[str, ExecutionBackend] = {}
         self._order: list[str] = []
@@ -57,13 +74,40 @@ class BackendRegistry:
         self._order.remove(name)
 
     def get(self, placement: Placement) -> ExecutionBackend:
-        """The backend for a placement."""
+        """The backend for a placement.
+
+        Raises:
+            UnknownEndpointError: nothing is registered for its endpoint, nor for its model, and this is strict.
+        """
         for wanted in (placement.endpoint, placement.model):
             if wanted is not None:
                 found = self._exact.get(wanted) or self._matching(wanted)
                 if found is not None:
                     return found
+        if placement.endpoint is not None:
+            self._tell(placement.endpoint)
         return self._default
+
+    def _tell(self, endpoint: str) -> None:
+        """That nothing is registered for an endpoint."""
+        if not self._strict and (not self._order or endpoint in self._told):
+            return
+        registered = ", ".join(self._order[:_MOST_NAMED]) + (", …" if len(self._order) > _MOST_NAMED else "")
+        text = (
+            f"no backend is registered for the endpoint {text_of(endpoint, _LONGEST_ENDPOINT)}"
+            f"{did_you_mean(endpoint, self._order)}; there are: {registered or 'none'}"
+        )
+        if self._strict:
+            raise UnknownEndpointError(
+                f"{text}. Correct the placement, or register a backend for it", endpoint=endpoint
+            )
+        if len(self._told) < _MOST_TOLD:
+            self._told.add(endpoint)
+            _log.warning(
+                "%s. What is placed there runs on the backend %r, here; BackendRegistry(strict=True) refuses it",
+                text,
+                self._default.name,
+            )
 
     @property
     def names(self) -> list[str]:

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from stbass._values.nearest import did_you_mean
 from stbass.dataflow.model.components import Component
 from stbass.dataflow.model.connector import AsyncioConnector, Connector, ConnectorSpec
 from stbass.dataflow.model.function import ComponentFunction
 from stbass.dataflow.process import Process
 from stbass.dataflow.spec.lookup import NotThere, find
-from stbass.dataflow.spec.model import ConnectorEntry, Findings, Part, ProcessSpec, near, parse
+from stbass.dataflow.spec.model import ConnectorEntry, Findings, Part, ProcessSpec, parse
 from stbass.dataflow.spec.plain import alternatives, hints_of, restored
 from stbass.dataflow.spec.validation import check_names, findings
 from stbass.dataflow.state.base import StateBackend
@@ -218,4 +219,4 @@ def _unknown(cls: Callable[..., Any], args: Mapping[str, Any]) -> list[tuple[str
             if not any(one.kind is one.VAR_KEYWORD for one in parameters):
                 break
     takes.discard("self")
-    return [(name, near(name, takes)) for name in args if name not in takes]
+    return [(name, did_you_mean(name, takes)) for name in args if name not in takes]

@@ -95,13 +95,14 @@ def everybody(place: str) -> str:
     return f"placement: {{orders: {place}, sums: {place}, multiply: {place}, purse: a@{place}, tithe: a@{place}}}"
 
 
-def test_nobody_is_there(folder: Path, server: RedisServer) -> None:
+def test_nobody_is_there(folder: Path, deployed: dict[str, str]) -> None:
     (folder / "model.yaml").write_text(model(folder, kind="CeleryProcess", args=everybody("nowhere")))
-    done = stbass("process", "run", folder / "model.yaml", env=settings(server))
+    done = stbass("process", "run", folder / "model.yaml", env=deployed)
     assert done.returncode == 1
     assert done.stderr == (
         "stbass: process 'orders' needs a slot for each of its groups at the same time. 'nowhere': 2 needed, 0 free. "
-        "No worker consumes the queue 'nowhere'; start one: celery -A celery_app worker -Q nowhere\n"
+        "No worker consumes the queue 'nowhere'; there are workers for bank, desk, stbass; "
+        "start one: celery -A celery_app worker -Q nowhere\n"
     )
     assert done.stdout == ""
     assert not (folder / "sums.csv").exists()

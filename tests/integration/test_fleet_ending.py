@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
@@ -98,31 +99,60 @@ async def test_no_worker_on_the_queue_is_said_with_the_command_that_starts_one(
     assert isinstance(error, NotConsumedError)
     assert error.queue == "nowhere"
     assert "celery -A celery_app worker -Q nowhere" in str(error)
+    assert "there are workers for anthropic, local:8080" in str(error)
+    assert "did you mean" not in str(error)
+
+
+NEAR = pytest.mark.parametrize(("wrong", "right"), [("antropic", "anthropic"), ("local:808", "local:8080")])
+
+
+@NEAR
+async def test_a_mistyped_endpoint_is_told_when_its_time_is_over(fleet: Fleet, wrong: str, right: str) -> None:
+    async with aclosing(CeleryBackend(fleet.app(), grace=20)) as backend:
+        result = await PLACED_PAR(
+            (noop, Placement(endpoint=wrong)), on_failure=COLLECT, deadline=0.3, registry=registry_of(backend)
+        ).run()
+    error = result.failures[0].error
+    assert isinstance(error, NotConsumedError)
+    assert f"no worker consumes the queue {wrong!r} (did you mean {right!r}?)" in str(error)
+
+
+@NEAR
+async def test_a_mistyped_endpoint_is_told_while_it_waits(
+    fleet: Fleet, caplog: pytest.LogCaptureFixture, wrong: str, right: str
+) -> None:
+    await told_of_a_lonely_queue(
+        fleet, caplog, wrong, f"no worker consumes the queue {wrong!r} (did you mean {right!r}?)"
+    )
 
 
 async def test_without_a_deadline_a_queue_without_a_worker_is_warned_of(
     fleet: Fleet, caplog: pytest.LogCaptureFixture
 ) -> None:
+    await told_of_a_lonely_queue(fleet, caplog, "nowhere", "no worker consumes the queue 'nowhere'; there are workers")
+
+
+async def told_of_a_lonely_queue(fleet: Fleet, caplog: pytest.LogCaptureFixture, queue: str, text: str) -> None:
+    """Send a process there, and wait until a warning says this."""
     # A Celery worker that ran in this Python process before may have left the root logger at ERROR.
     caplog.set_level(logging.WARNING, logger="stbass")
-    backend = CeleryBackend(fleet.app(), queue="nowhere", grace=0.1)
     warned = asyncio.Event()
     loop = asyncio.get_running_loop()
 
     class Listener(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            if "no worker consumes the queue 'nowhere'" in record.getMessage():
+            if text in record.getMessage():
                 loop.call_soon_threadsafe(warned.set)
 
     listener = Listener()
     logging.getLogger("stbass").addHandler(listener)
-    running = asyncio.create_task(backend.execute(noop, ProcessContext("noop")))
-    async with asyncio.timeout(5):
-        await warned.wait()
-    logging.getLogger("stbass").removeHandler(listener)
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
-    await backend.aclose()
+    async with aclosing(CeleryBackend(fleet.app(), queue=queue, grace=0.1)) as backend:
+        running = asyncio.create_task(backend.execute(noop, ProcessContext("noop")))
+        async with asyncio.timeout(30):
+            await warned.wait()
+        logging.getLogger("stbass").removeHandler(listener)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
 
 
 async def test_halt_stops_the_rest_within_half_a_second(registry: BackendRegistry, tmp_path: Path) -> None:

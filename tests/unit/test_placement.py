@@ -15,6 +15,7 @@ import pytest
 
 from stbass import (
     PAR,
+    PAR_FOR,
     PLACED_PAR,
     SEQ,
     BackendRegistry,
@@ -24,11 +25,19 @@ from stbass import (
     Placement,
     Process,
     ProcessResult,
+    tasklist,
+    workflow,
 )
 from stbass._engine.backend import GroupPart
 from stbass._engine.limiter import Limiter
 from stbass._process.context import ProcessContext, frame_of
-from stbass.errors import BackendUnavailableError, ConfigurationError, DeadlineExceeded, NotTransportable
+from stbass.errors import (
+    BackendUnavailableError,
+    ConfigurationError,
+    DeadlineExceeded,
+    NotTransportable,
+    UnknownEndpointError,
+)
 from stbass.placement import backend_class, default_registry
 from stbass.wire import dumps, loads_process
 from tests.support.compose import Gate, boom, echo, forever, give, placed
@@ -132,6 +141,142 @@ def test_registering_again_replaces_and_unregistering_forgets() -> None:
     assert registry.get(Placement(endpoint="a")) is registry.default
     with pytest.raises(KeyError, match="'a'"):
         registry.unregister("a")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "registered", "nearest"),
+    [
+        ("antropic", ["openai", "anthropic"], "anthropic"),
+        ("Anthropic", ["anthropic"], "anthropic"),
+        ("anthropic ", ["anthropic"], "anthropic"),
+        ("lokal:8080", ["local:*"], "local:*"),
+        ("gpu-7", ["gpu?"], "gpu?"),
+        ("anthropic" * 100_000, ["anthropic"], None),
+        ("groq", ["anthropic", "local:*"], None),
+        ("", ["anthropic"], None),
+    ],
+)
+def test_an_endpoint_that_nothing_matches_is_told_once(
+    caplog: pytest.LogCaptureFixture, wanted: str, registered: list[str], nearest: str | None
+) -> None:
+    registry = registry_with(**dict.fromkeys(registered, LocalBackend()))
+    for _ in range(3):
+        assert registry.get(Placement(endpoint=wanted)) is registry.default
+    [text] = [record.getMessage() for record in caplog.records]
+    assert f"'{wanted[:20]}" in text
+    assert len(text) < 1000
+    assert (f"did you mean {nearest!r}?" in text) if nearest else ("did you mean" not in text)
+    assert f"there are: {', '.join(registered)}" in text
+    assert "'local', here; BackendRegistry(strict=True)" in text
+
+
+def test_what_has_a_backend_or_no_endpoint_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
+    BackendRegistry().get(Placement(endpoint="nothing is registered"))
+    registry = registry_with(anthropic=LocalBackend(), opus=LocalBackend(), **{"local:*": LocalBackend()})
+    for placement in (Placement("opus", "antropic"), Placement("haiku"), Placement(), Placement(endpoint="local:1")):
+        registry.get(placement)
+    assert not caplog.records
+
+
+def test_an_endpoint_shows_no_password(caplog: pytest.LogCaptureFixture) -> None:
+    registry = registry_with(anthropic=LocalBackend())
+    registry.get(Placement(endpoint="https://me:geheim@host/v1?api_key=geheim"))
+    assert "geheim" not in caplog.text
+    assert "host" in caplog.text
+
+
+def strict_registry(**backends: ExecutionBackend) -> BackendRegistry:
+    registry = BackendRegistry(strict=True)
+    for name, backend in backends.items():
+        registry.register(name, backend)
+    return registry
+
+
+def test_a_strict_registry_refuses_what_it_does_not_know() -> None:
+    registry = strict_registry(anthropic=LocalBackend(), opus=LocalBackend())
+    with pytest.raises(UnknownEndpointError, match=r"'antropic' \(did you mean 'anthropic'\?\)") as caught:
+        registry.get(Placement(endpoint="antropic"))
+    assert caught.value.endpoint == "antropic"
+    assert registry.get(Placement("opus", "antropic")).name == "local"
+    assert registry.get(Placement("haiku")) is registry.get(Placement()) is registry.default
+    with pytest.raises(UnknownEndpointError, match="there are: none"):
+        BackendRegistry(strict=True).get(Placement(endpoint="anthropic"))
+    with pytest.raises(TypeError, match="strict"):
+        BackendRegistry(strict="anthropic")  # type: ignore[arg-type]
+
+
+THERE, MISTYPED = Placement(endpoint="there"), Placement(endpoint="tehre")
+LOST = placed(boom, MISTYPED)
+
+
+class Node(workflow.BaseProcess):
+    def __init__(self, name: str) -> None:
+        super().__init__(workflow.ProcessConfig(process_id=name))
+
+    async def execute(self, input_data: Any) -> Any:
+        raise AssertionError("nothing may start")
+
+
+async def placed_workflow(registry: BackendRegistry, first: Any) -> Any:
+    flow = workflow.Workflow(registry=registry)
+    Node("second").register_to(flow, [Node("first").register_to(flow)], placement=MISTYPED)
+    return await flow.execute()
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        lambda registry, first: PLACED_PAR((first, THERE), (boom, MISTYPED), registry=registry).run(),
+        lambda registry, first: PLACED_PAR((first, THERE), LOST, registry=registry).run(),
+        lambda registry, first: PLACED_PAR((SEQ(first, PAR(LOST)), THERE), registry=registry).run(),
+        lambda registry, first: PAR(first, LOST, registry=registry).run(),
+        lambda registry, first: SEQ(first, LOST, registry=registry).run(),
+        lambda registry, first: SEQ(first, PLACED_PAR((boom, MISTYPED)), registry=registry).run(),
+        lambda registry, first: PAR(first, SEQ(give(1), PAR(LOST), registry=registry)).run(),
+        lambda registry, first: SEQ(first, PAR_FOR(2, LOST), registry=registry).run(),
+        lambda registry, first: PAR_FOR(2, lambda n, ctx: (first, LOST)[n], registry=registry).run(),
+        lambda registry, first: PLACED_PAR(
+            (first, THERE), (boom, MISTYPED), registry=registry, on_failure=FailurePolicy.retry(3), deadline=1
+        ).run(),
+        lambda registry, first: PLACED_PAR(
+            (first, THERE), (boom, MISTYPED), registry=registry, on_failure=COLLECT
+        ).run(),
+        placed_workflow,
+    ],
+)
+async def test_a_strict_registry_refuses_before_anything_starts(start: Any) -> None:
+    there = Noting()
+    registry = strict_registry(there=there)
+    ran: list[int] = []
+
+    @Process
+    async def first(ctx: ProcessContext) -> None:
+        ran.append(1)
+
+    with pytest.raises(UnknownEndpointError, match=r"'tehre' \(did you mean 'there'\?\)"):
+        await start(registry, first)
+    assert not ran
+    assert not there.ran
+
+
+def test_a_task_list_with_a_strict_registry_starts_nothing() -> None:
+    ran: list[int] = []
+    tasks = tasklist.Process("list", registry=strict_registry(there=Noting()))
+    tasks.add_task(ran.append, 1)
+    tasks.add_task(print, "x", placement=MISTYPED)
+    with pytest.raises(UnknownEndpointError, match="did you mean 'there'"):
+        tasks.execute()
+    assert not ran
+
+
+async def test_a_process_that_places_with_a_strict_registry_fails_alone() -> None:
+    @Process
+    async def outer(ctx: ProcessContext) -> Any:
+        return (await PLACED_PAR((give(1), MISTYPED)).run()).value
+
+    result = await PAR(outer, give(2), registry=strict_registry(there=Noting()), on_failure=COLLECT).run()
+    assert isinstance(result.failures[0].error, UnknownEndpointError)
+    assert result.results[1].value == 2
 
 
 @pytest.mark.parametrize(

@@ -62,9 +62,8 @@ def _error(
     reasons: Sequence[str],
 ) -> AdmissionError:
     counts = "; ".join(f"{endpoint!r}: {number} needed, {free[endpoint]} free" for endpoint, number in needed.items())
-    nobody = [
-        nobody_consumes(endpoint) for endpoint in needed if not any(endpoint in worker.queues for worker in workers)
-    ]
+    consumed = sorted({queue for worker in workers for queue in worker.queues})
+    nobody = [nobody_consumes(endpoint, consumed) for endpoint in needed if endpoint not in consumed]
     remedy = [] if nobody else ["Start more workers there, or let them run more at once (-c)"]
     text = ". ".join([counts, *reasons, *(one[0].upper() + one[1:] for one in nobody), *remedy])
     return AdmissionError(

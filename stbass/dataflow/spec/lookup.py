@@ -7,8 +7,8 @@ import sys
 from types import ModuleType
 from typing import Any
 
+from stbass._values.nearest import did_you_mean
 from stbass.dataflow.export import module_of
-from stbass.dataflow.spec.model import near
 from stbass.errors import DataflowError, MissingDependencyError
 
 __all__ = ["NotThere", "find"]
@@ -65,14 +65,14 @@ def find(path: str) -> Any:
         except AttributeError:
             names = [name for name in dir(found) if not name.startswith("_")]
             holder = ".".join([module.__name__, *rest[:index]])
-            raise NotThere(f"there is no {part!r} in {holder}{near(part, names)}") from None
+            raise NotThere(f"there is no {part!r} in {holder}{did_you_mean(part, names)}") from None
     return found
 
 
 def _counterpart(path: str, name: str) -> Any:
     if name in _OURS:
         return find(_OURS[name])
-    instead = _INSTEAD.get(name, f"there is nothing that corresponds to it{near(name, _OURS)}")
+    instead = _INSTEAD.get(name, f"there is nothing that corresponds to it{did_you_mean(name, _OURS)}")
     raise NotThere(f"{path} is the other tool's, and has no counterpart here: {instead}")
 
 

@@ -27,17 +27,17 @@ you would run as programs.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path as FilePath
 from typing import Any
 
+from stbass._values.nearest import did_you_mean
 from stbass.dataflow.model.connector import ConnectorMode
 from stbass.dataflow.spec.yamlfile import Path, path_text, read_yaml
 from stbass.errors import SpecError
 
-__all__ = ["ConnectorEntry", "Findings", "Part", "ProcessSpec", "load", "loads", "near", "parse"]
+__all__ = ["ConnectorEntry", "Findings", "Part", "ProcessSpec", "load", "loads", "parse"]
 
 TOP_KEYS = ("stbass", "plugboard")
 LOCAL = "stbass.dataflow.LocalProcess"
@@ -199,19 +199,13 @@ def parse(data: Any, lines: Mapping[Path, int] | None = None) -> ProcessSpec:
     present = [key for key in TOP_KEYS if key in data]
     for key in data:
         if key not in TOP_KEYS:
-            found.add((str(key),), f"unknown key{near(key, TOP_KEYS)}; a model stands below {_or(TOP_KEYS)}")
+            found.add((str(key),), f"unknown key{did_you_mean(key, TOP_KEYS)}; a model stands below {_or(TOP_KEYS)}")
     if len(present) > 1:
         found.add((present[1],), f"there is a model below {present[0]!r} already")
     if not present:
         found.add((), f"there is no model in it; a model stands below {_or(TOP_KEYS)}")
         return ProcessSpec(findings=found)
     return _Reader(lines or {}, (present[0],), found.all).process(data[present[0]])
-
-
-def near(name: Any, known: Iterable[str]) -> str:
-    """`` (did you mean …?)``, if one of the known names is near."""
-    close = difflib.get_close_matches(str(name), list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def _or(names: Iterable[str]) -> str:
@@ -265,7 +259,7 @@ class _Reader:
             modes = [mode.value for mode in ConnectorMode]
             if mode not in modes:
                 self.found.add(
-                    (*here, "mode"), f"there is no mode {mode!r}{near(mode, modes)}; the modes are {_or(modes)}"
+                    (*here, "mode"), f"there is no mode {mode!r}{did_you_mean(mode, modes)}; the modes are {_or(modes)}"
                 )
                 mode = "pipeline"
             kind = None
@@ -320,7 +314,7 @@ class _Reader:
             if not isinstance(key, str):
                 self.found.add((*path, str(key)), f"a key must be text, got {_kind(key)}")
             elif known is not None and key not in known:
-                self.found.add((*path, key), f"unknown key{near(key, known)}; there is {_or(known)}")
+                self.found.add((*path, key), f"unknown key{did_you_mean(key, known)}; there is {_or(known)}")
         for key in needed:
             if data.get(key) is None:
                 self.found.add((*path, key), "it is missing")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import keyword
 import re
 from collections import Counter, defaultdict
@@ -12,6 +11,7 @@ from typing import Any
 
 from stbass._channels.typespec import ChannelType
 from stbass._channels.typewire import describe
+from stbass._values.nearest import did_you_mean
 from stbass.dataflow.export import arguments_of
 from stbass.dataflow.model.components import Component, field_types, is_framework_name, wiring_of
 from stbass.dataflow.model.connector import Connector
@@ -239,7 +239,7 @@ class _Model:
             where = f"input {field!r}"
             if field not in component.io.inputs:
                 yield Finding(
-                    f"there are initial values for it, but no such input{_near(field, component.io.inputs)}",
+                    f"there are initial values for it, but no such input{did_you_mean(field, component.io.inputs)}",
                     component.name,
                     where,
                 )
@@ -289,7 +289,7 @@ class _Model:
             return None
         component = self.components.get(name)
         if component is None:
-            problem = f"there is no such component{_near(name, (*self.components, *self.unmade))}"
+            problem = f"there is no such component{did_you_mean(name, (*self.components, *self.unmade))}"
             return Finding(problem, name, f"{what} {field!r}", connector.id)
         io = component.io
         own, other = (io.outputs, io.inputs) if what == "output" else (io.inputs, io.outputs)
@@ -300,7 +300,7 @@ class _Model:
             problem = f"{field!r} is an {turned}; a connector leads from an output to an input"
         else:
             has = ", ".join(own) or "none"
-            problem = f"there is no such {what}{_near(field, own)}; its {what}s: {has}"
+            problem = f"there is no such {what}{did_you_mean(field, own)}; its {what}s: {has}"
         return Finding(problem, name, f"{what} {field!r}", connector.id)
 
     def events(self) -> Iterator[Finding]:
@@ -312,7 +312,7 @@ class _Model:
                 where = f"event {event.__name__}"
                 if not issubclass(event, StopEvent):
                     if not self.unmade and not any(issubclass(one, event) for one in sent):
-                        close = _near(event.__name__, {one.__name__ for one in sent})
+                        close = did_you_mean(event.__name__, {one.__name__ for one in sent})
                         yield Finding(f"no component has it in its output_events{close}", name, where)
                     alone = not component.io.inputs and type(component).step is not Component.step
                     if not alone and not any(issubclass(event, one) for one in handled):
@@ -323,10 +323,9 @@ class _Model:
                     yield Finding(f"{method} handles it, but it is not in the component's input_events", name, where)
                 for field in what.populates_fields:
                     if field not in component.io.inputs:
+                        close = did_you_mean(field, component.io.inputs)
                         yield Finding(
-                            f"{method} populates it, but there is no such input{_near(field, component.io.inputs)}",
-                            name,
-                            f"input {field!r}",
+                            f"{method} populates it, but there is no such input{close}", name, f"input {field!r}"
                         )
 
     def cycles(self) -> Iterator[Finding]:
@@ -367,11 +366,6 @@ def _field_problem(name: str) -> str | None:
     if is_framework_name(name):
         return "a component has an attribute of that name already; call the field something else"
     return None
-
-
-def _near(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def _repaired(name: str, further: str = "") -> str:

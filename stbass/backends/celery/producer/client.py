@@ -37,7 +37,7 @@ from stbass.backends.celery.producer.kombu_sender import KombuSender
 from stbass.backends.celery.producer.missing import find_missing
 from stbass.backends.celery.producer.overdue import KnownState, look_up, nobody_consumes, overdue_error
 from stbass.backends.celery.producer.publish import Publisher
-from stbass.backends.celery.producer.slots import consumers, worker_slots
+from stbass.backends.celery.producer.slots import consumed_queues, consumers, worker_slots
 from stbass.backends.celery.producer.ticket import Ticket
 from stbass.backends.celery.producer.time_slice import TimeSlice
 from stbass.backends.celery.settings import FleetState
@@ -384,7 +384,8 @@ class FleetClient:
             if warn:
                 for queue in {ticket.envelope.queue for ticket in tickets if not ticket.future.done()}:
                     if not await consumers(self.redis, self.settings.keys, queue):
-                        _log.warning("%s", nobody_consumes(queue))
+                        others = await consumed_queues(self.redis, self.settings.keys)
+                        _log.warning("%s", nobody_consumes(queue, others))
                     else:
                         await self._tell_who_is_in_the_way(queue, tickets)
         except _REDIS_ERRORS as error:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import redis.asyncio
 
+from stbass._values.nearest import did_you_mean
 from stbass.backends.celery.keys import FleetKeys
-from stbass.backends.celery.producer.slots import consumers
+from stbass.backends.celery.producer.slots import consumed_queues, consumers
 from stbass.backends.celery.producer.ticket import Ticket
 from stbass.errors import DeadlineExceeded, NotConsumedError, StbassError, WorkerLostError
 
 __all__ = ["KnownState", "look_up", "nobody_consumes", "overdue_error"]
+
+_MOST_NAMED = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +28,8 @@ class KnownState:
     attempt: int = 1
     checkpoint: bytes | None = None
     leased: bool = False
-    consumed: bool = True
+    consumed: Sequence[str] | None = None
+    """The queues that have workers, if its own has none."""
     unknown: str | None = None
     """Why Redis could not be asked, if it could not."""
 
@@ -44,7 +49,8 @@ async def look_up(
         pipe.zscore(names.leases, ticket.id)
     (seconds, micros), *rows = await pipe.execute()
     now = seconds * 1000 + micros // 1000
-    consumed = {queue: await consumers(client, names, queue) > 0 for queue in queues}
+    lonely = {queue for queue in queues if not await consumers(client, names, queue)}
+    consumed = await consumed_queues(client, names) if lonely else None
     states = []
     for index, ticket in enumerate(tickets):
         _, meta, (worker, attempt, checkpoint), lease = rows[index * 4 : index * 4 + 4]
@@ -55,16 +61,19 @@ async def look_up(
                 int(attempt) if attempt is not None and attempt.isdigit() and len(attempt) < 10 else 1,
                 checkpoint,
                 lease is not None and lease > now,
-                consumed[ticket.envelope.queue],
+                consumed if ticket.envelope.queue in lonely else None,
             )
         )
     return states
 
 
-def nobody_consumes(queue: str) -> str:
-    """That a queue has no worker, and how to start one."""
+def nobody_consumes(queue: str, consumed: Iterable[str]) -> str:
+    """That a queue has no worker, which ones have, and how to start one."""
+    consumed = list(consumed)
+    others = ", ".join(consumed[:_MOST_NAMED]) + (", …" if len(consumed) > _MOST_NAMED else "")
+    there = f"; there are workers for {others}" if consumed else ""
     command = f"celery -A celery_app worker -Q {shlex.quote(queue)}"
-    return f"no worker consumes the queue {queue!r}; start one: {command}"
+    return f"no worker consumes the queue {queue!r}{did_you_mean(queue, consumed)}{there}; start one: {command}"
 
 
 def overdue_error(ticket: Ticket, state: KnownState) -> StbassError:
@@ -80,9 +89,9 @@ def overdue_error(ticket: Ticket, state: KnownState) -> StbassError:
             worker=ticket.worker,
         )
     if ticket.worker is None:
-        if not state.consumed:
+        if state.consumed is not None:
             return NotConsumedError(
-                f"{passed} while it was queued: {nobody_consumes(ticket.envelope.queue)}",
+                f"{passed} while it was queued: {nobody_consumes(ticket.envelope.queue, state.consumed)}",
                 deadline=deadline,
                 phase="queued",
                 queue=ticket.envelope.queue,

@@ -20,7 +20,7 @@ from stbass.backends.celery import keys
 
 _log = logging.getLogger(__name__)
 
-__all__ = ["WorkerSlots", "answered", "consumers", "free_slots", "lacking", "worker_slots"]
+__all__ = ["WorkerSlots", "answered", "consumed_queues", "consumers", "free_slots", "lacking", "worker_slots"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +45,17 @@ class WorkerSlots:
         return max(0, self.slots - self.running)
 
 
-async def consumers(client: redis.asyncio.Redis, names: keys.FleetKeys, queue: str | None) -> int:
-    """How many live workers consume a queue; with None, how many queues have one."""
-    if queue is None:
-        return len(await client.pubsub_channels(names.pattern(names.queue_channel(""))))
+async def consumers(client: redis.asyncio.Redis, names: keys.FleetKeys, queue: str) -> int:
+    """How many live workers consume a queue."""
     [(_, count)] = await client.pubsub_numsub(names.queue_channel(queue))
     return int(count)
+
+
+async def consumed_queues(client: redis.asyncio.Redis, names: keys.FleetKeys) -> list[str]:
+    """The queues that live workers consume."""
+    prefix = names.queue_channel("")
+    found: list[Any] = await client.pubsub_channels(names.pattern(prefix))
+    return sorted(channel.decode("utf-8", "backslashreplace").removeprefix(prefix) for channel in found)
 
 
 async def answered(client: redis.asyncio.Redis, names: keys.FleetKeys, queue: str | None, seconds: float) -> bool:
