@@ -53,6 +53,8 @@ if prefix := os.environ.get("TEST_PREFIX"):
 if options := os.environ.get("TEST_OPTIONS"):
     _BROKER = {name: json.loads(options) for name in ("broker_transport_options", "result_backend_transport_options")}
 
+_ACCEPT = {"accept_content": accept.split(",")} if (accept := os.environ.get("TEST_ACCEPT")) else {}
+
 app = make_app(
     "tests",
     broker_url=os.environ["STBASS_BROKER_URL"],
@@ -65,6 +67,7 @@ app = make_app(
     **_SETTINGS,
     **_POOL,
     **_BROKER,
+    **_ACCEPT,
 )
 
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from kombu.transport import pyamqp
 
-from stbass.backends.celery.incoming import check_headers
+from stbass.backends.celery.incoming import CheckedBody, check_headers
 from stbass.backends.celery.refusals import Refusals
 from stbass.errors import WireError
 
@@ -17,9 +17,14 @@ __all__ = ["AmqpChannel", "AmqpSSLTransport", "AmqpTransport"]
 _log = logging.getLogger(__name__)
 
 
+class _Message(CheckedBody, pyamqp.Message):
+    pass
+
+
 class AmqpChannel(pyamqp.Channel):
     """A channel whose consumers get no message that is not what it must be."""
 
+    Message = _Message
     refusals: ClassVar[Refusals | None] = None
     """Where what is refused is set aside; a worker sets it."""
 
@@ -31,7 +36,7 @@ class AmqpChannel(pyamqp.Channel):
     def _deliver(self, callback: Any, raw: Any) -> None:
         headers = raw.properties.get("application_headers") or {}
         try:
-            check_headers(headers, raw.body)
+            check_headers(headers, raw.body, raw.properties.get("content_type"))
         except WireError as error:
             self._refuse(raw, headers, error)
         else:

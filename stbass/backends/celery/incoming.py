@@ -7,15 +7,17 @@ from binascii import a2b_base64
 from typing import Annotated, Any, Literal
 
 import msgspec
+from kombu.exceptions import DecodeError
+from kombu.serialization import TRUSTED_CONTENT
 
 from stbass.errors import WireError
 
-__all__ = ["EMPTY_BODY", "check_headers", "checked_message"]
+__all__ = ["EMPTY_BODY", "CheckedBody", "check_headers", "checked_message"]
 
-_KINDS = {list: b"[", dict: b"{", type(None): b"n"}
-"""What those JSON values begin with that a body consists of."""
 EMPTY_BODY = '[[],{},{"callbacks":null,"errbacks":null,"chain":null,"chord":null}]'
 """The body of a task without arguments and callbacks, as every process is sent."""
+_JSON = "application/json"
+_NOT_PARTS = "its body is not a list of a list of arguments, a mapping of arguments and a mapping"
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
 _Text = Annotated[str, msgspec.Meta(max_length=100_000)]
 _Moment = Annotated[str, msgspec.Meta(min_length=1, max_length=1000, pattern="^(?!000|999)")]
@@ -88,16 +90,17 @@ def checked_message(payload: Any) -> Any:
             body = a2b_base64(message.body)
     except ValueError as error:
         raise WireError(f"it is not a message of Celery's: {error}") from None
-    check_headers(message.headers or {}, body)
+    check_headers(message.headers or {}, body, message.content_type)
     return payload
 
 
-def check_headers(headers: dict[str, Any], body: str | bytes | None) -> None:
+def check_headers(headers: dict[str, Any], body: str | bytes | None, content_type: str | None) -> None:
     """Check what a message says of itself.
 
     Args:
         headers: of the message.
         body: of the message; in Celery's protocol 1 it says what others say in headers.
+        content_type: of the body.
 
     Raises:
         WireError: a part is missing, of another type, or longer than any such thing can be; the error says which.
@@ -105,31 +108,60 @@ def check_headers(headers: dict[str, Any], body: str | bytes | None) -> None:
     try:
         if "task" in headers:
             msgspec.convert(headers, _TaskHeaders)
-            _check_body(body)
+            _check_body(body, "compression" in headers, content_type)
         elif body is not None and b'"task"' in (body.encode("utf-8", "replace") if isinstance(body, str) else body):
             _check_first_protocol(body)
     except ValueError as error:
         raise WireError(f"it is not a message of Celery's: {error}") from None
 
 
-def _check_body(body: str | bytes | None) -> None:
+def _check_body(body: str | bytes | None, is_compressed: bool, content_type: str | None) -> None:
     """Celery takes the body of a task apart before it asks whether it is one."""
-    if body == EMPTY_BODY:
+    if body == EMPTY_BODY and content_type == _JSON:
         return
     if not (body or "").strip():
         raise ValueError("it has no body")
+    if content_type is None or content_type in TRUSTED_CONTENT:
+        raise ValueError(f"its body is of type {content_type}, which has no parts")
+    if is_compressed or content_type != _JSON:
+        return  # see CheckedBody
     try:
         # Large arguments are not built twice.
         parts = msgspec.json.decode(body or "", type=tuple[msgspec.Raw, msgspec.Raw, msgspec.Raw])
-        kinds = [bytes(part)[:1] for part in parts]
+        fits = [bytes(part)[:1] for part in parts] in ([b"[", b"{", b"{"], [b"[", b"{", b"n"])
     except (msgspec.MsgspecError, ValueError, RecursionError):
         try:
-            found = json.loads(body or "")
+            fits = _has_parts(json.loads(body or ""))
         except (ValueError, RecursionError):
-            return  # it is not JSON: Celery reads it as what it is, or says so
-        kinds = [_KINDS.get(type(part), b"") for part in found] if isinstance(found, list) else []
-    if len(kinds) != 3 or kinds[0] != b"[" or kinds[1] != b"{" or kinds[2] not in (b"{", b"n"):
-        raise ValueError("its body is not a list of a list of arguments, a mapping of arguments and a mapping")
+            return  # Celery cannot read it either, and says so
+    if not fits:
+        raise ValueError(_NOT_PARTS)
+
+
+def _has_parts(body: Any) -> bool:
+    if isinstance(body, dict) and "args" in body:
+        # Of programs that speak both of Celery's protocols at once.
+        arguments, named, embedded = body["args"], body.get("kwargs", {}), None
+    elif isinstance(body, (list, tuple)) and len(body) == 3:
+        arguments, named, embedded = body
+    else:
+        return False
+    return isinstance(arguments, (list, tuple)) and isinstance(named, dict) and isinstance(embedded, dict | None)
+
+
+class CheckedBody:
+    """A message of kombu's. One that asks for a task and whose body is none cannot be decoded, in any content type.
+
+    What runs no code when it is decoded, and is known to be allowed, is checked before: see :func:`check_headers`.
+    """
+
+    headers: dict[str, Any] | None
+
+    def _decode(self) -> Any:
+        found = super()._decode()  # type: ignore[misc]
+        if "task" in (self.headers or {}) and not _has_parts(found):
+            raise DecodeError(_NOT_PARTS)
+        return found
 
 
 def _check_first_protocol(body: str | bytes) -> None:

@@ -39,7 +39,7 @@ from redis.sentinel import SentinelManagedConnection
 from stbass._values.ids import new_id
 from stbass._values.texts import error_text
 from stbass.backends.celery.envelope import routing_in_message
-from stbass.backends.celery.incoming import checked_message
+from stbass.backends.celery.incoming import CheckedBody, checked_message
 from stbass.backends.celery.refusals import Refusals
 from stbass.backends.celery.watch import ListWatch
 from stbass.errors import ConfigurationError, StbassError
@@ -282,10 +282,15 @@ class QoS(stock.QoS):
         super().restore_unacked_once(stderr)
 
 
+class _Message(CheckedBody, virtual.Message):
+    pass
+
+
 class Channel(stock.Channel):
     """kombu's Redis channel, taking messages in batches."""
 
     QoS = QoS
+    Message = _Message
     connection_class: Any = _PatientConnection
     connection_class_ssl: Any = _PatientSSLConnection
     # kombu's transport options; it has no time-outs, and waits for ever on a connection that a firewall has forgotten.
