@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ from tests.support.waiting import until
 INCLUDE = ["tests.support.nested"]
 LONG = 60.0
 SLOW = pytest.mark.slow
+FOR_EVER = "they may wait for each other for ever"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -321,7 +322,7 @@ class Lines:
 
     def warnings(self) -> list[str]:
         """Those that say who is in whose way."""
-        return [line for line in self.seen if "they may wait for each other for ever" in line]
+        return [line for line in self.seen if FOR_EVER in line]
 
 
 @pytest.mark.parametrize("pool", ["prefork", *(pytest.param(pool, marks=SLOW) for pool in ("threads", "solo"))])
@@ -339,17 +340,55 @@ async def test_a_process_that_keeps_the_place_that_it_waits_for_is_named(server:
         assert named in warning
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("pool", ["prefork", "asyncio"])
-async def test_an_ordinary_task_that_keeps_the_place_is_named(server: RedisServer, pool: str) -> None:
+@pytest.mark.parametrize("hops", [2, pytest.param(4, marks=SLOW)])
+async def test_it_is_named_through_several_hops(server: RedisServer, hops: int) -> None:
+    # given workers of one place each, of which every second one keeps it, and processes that go from one to the next
+    # and back to the first
     log, fleet = Lines(), Fleet(server, {})
+    there = [Placement(endpoint=f"nest-hop-{number}") for number in range(hops)]
+    tree: Any = noop.with_name("last")
+    for number, place in reversed([*enumerate(there[1:], 1), (hops, there[0])]):
+        tree = SEQ(noop, PLACED_PAR((tree, place))).with_name(f"hop {number - 1}")
+    async with aclosing(CeleryBackend(fleet.app())) as backend:
+        with ExitStack() as stack:
+            workers = [
+                stack.enter_context(
+                    Worker(
+                        APP,
+                        str(place.endpoint),
+                        env=fleet.env,
+                        include=INCLUDE,
+                        pool="asyncio" if number % 2 else "solo",
+                        concurrency=1,
+                        on_line=log,
+                    )
+                )
+                for number, place in enumerate(there)
+            ]
+            running = asyncio.ensure_future(PLACED_PAR((tree, there[0]), registry=registry_of(backend)).run())
+            await until(log.warnings, timeout=30)
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+    # then the first and the last are named, which wait for each other, and nobody else
+    [warning] = log.warnings()
+    named = ("process 'hop 0' (", f"worker {workers[0].name} waits, through process 'hop {hops - 1}' (", "'last' (")
+    for words in named:
+        assert words in warning
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("pool", "through"), [("prefork", None), ("asyncio", None), ("prefork", "nest-a")])
+async def test_an_ordinary_task_that_keeps_the_place_is_named(
+    server: RedisServer, fleet: Fleet, pool: str, through: str | None
+) -> None:
     env = {**fleet.env, "TEST_ACKS_LATE": "1"}
     app = fleet.app()
-    with Worker(APP, "nest-stock", env=env, include=INCLUDE, pool=pool, concurrency=1, on_line=log):
-        sent = app.send_task("tests.waits", ("nest-stock", 6.0), queue="nest-stock")
-        assert await asyncio.to_thread(sent.get, timeout=60) == ["DeadlineExceeded"]
-        await until(log.warnings, timeout=30)
-    [warning] = log.warnings()
+    with Worker(APP, "nest-stock", env=env, include=INCLUDE, pool=pool, concurrency=1) as worker:
+        teller = worker if through is None else fleet.workers[through]
+        sent = app.send_task("tests.waits", ("nest-stock", 6.0, through), queue="nest-stock")
+        assert await asyncio.to_thread(sent.get, timeout=60) in (["DeadlineExceeded"], ["ExceptionGroup"])
+        await until(lambda: FOR_EVER in teller.log, timeout=30)
+    [warning] = [line for line in teller.log.splitlines() if FOR_EVER in line]
     assert f"task 'tests.waits' ({sent.id}) on the worker" in warning
     assert "process 'noop' (" in warning
 

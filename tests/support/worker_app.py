@@ -7,7 +7,7 @@ import os
 import threading
 from typing import Any
 
-from stbass import PLACED_PAR, BackendRegistry, Placement
+from stbass import PLACED_PAR, SEQ, BackendRegistry, Placement
 from stbass.backends.celery import CeleryBackend, make_app
 from tests.support.agents import noop
 
@@ -78,11 +78,14 @@ def add(left: int, right: int) -> int:
 
 
 @app.task(name="tests.waits")
-def waits(endpoint: str, seconds: float) -> list[str]:
-    """An ordinary task that waits for a process; the errors of that."""
+def waits(endpoint: str, seconds: float, through: str | None = None) -> list[str]:
+    """An ordinary task that waits for a process, perhaps through one that is elsewhere; the errors of that."""
     registry = BackendRegistry()
     registry.register("*", CeleryBackend(app, grace=1.0))
-    result = PLACED_PAR((noop, Placement(endpoint=endpoint)), registry=registry, deadline=seconds).run_sync()
+    waited = PLACED_PAR((noop, Placement(endpoint=endpoint)), registry=registry, deadline=seconds)
+    if through is not None:
+        waited = PLACED_PAR((SEQ(noop, waited), Placement(endpoint=through)), registry=registry, deadline=seconds)
+    result = waited.run_sync()
     return [type(failure.error).__name__ for failure in result.failures]
 
 

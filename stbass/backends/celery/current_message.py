@@ -21,6 +21,7 @@ class RunningMessage:
         worker: where it runs.
         lends: whether the worker takes another message while this one waits.
         watched: whether its producer observes what happens inside of it.
+        keepers: those that keep their places in workers until it has ended, the nearest first: they wait for it.
     """
 
     name: str
@@ -29,6 +30,11 @@ class RunningMessage:
     worker: str
     lends: bool
     watched: bool = False
+    keepers: tuple[RunningMessage, ...] = ()
+
+    def keeping(self) -> tuple[RunningMessage, ...]:
+        """Those that keep their places until what this one sends has ended, the nearest first."""
+        return self.keepers if self.lends else (self, *self.keepers)
 
     def __str__(self) -> str:
         return f"{'process' if self.attempt else 'task'} {self.name!r} ({self.id})"

@@ -37,6 +37,7 @@ from stbass._values.texts import (
 )
 from stbass._values.usage import Usage
 from stbass.backends.celery import keys
+from stbass.backends.celery.current_message import RunningMessage
 from stbass.backends.celery.refusals import Refusals
 from stbass.backends.celery.settings import FleetSettings
 from stbass.errors import (
@@ -57,6 +58,7 @@ __all__ = [
     "MOST_ATTEMPTS",
     "SIGNATURE_HEADER",
     "Envelope",
+    "Keeper",
     "KeptGroup",
     "Meta",
     "Ran",
@@ -94,6 +96,7 @@ LONGEST_SECONDS = 3e9
 _YEARS = (1970, 9000)
 MOST_ATTEMPTS = 2**31 - 1
 _LONGEST_MODEL = 1000
+_KEEPERS_MOST = 100
 
 _TOLD_MOST = 65536
 """Bytes of a part of what is told of a process inside of a process."""
@@ -107,6 +110,26 @@ _Name = Annotated[str, msgspec.Meta(max_length=5000)]
 _Path = Annotated[str, msgspec.Meta(max_length=100_000)]
 _Attempt = Annotated[int, msgspec.Meta(ge=1, le=1_000_000_000)]
 _Seconds = Annotated[float, msgspec.Meta(ge=0, le=LONGEST_SECONDS)]
+
+
+class Keeper(msgspec.Struct):
+    """A message that keeps its place in a worker while it waits."""
+
+    name: _Name
+    id: _Id
+    attempt: Annotated[int, msgspec.Meta(ge=0, le=1_000_000_000)]
+    """0: it is an ordinary task."""
+    worker: _Name
+
+    @classmethod
+    def all_of(cls, sender: RunningMessage) -> list[Keeper]:
+        """Those that keep their places until what ``sender`` sends has ended, the nearest first."""
+        kept = sender.keeping()[:_KEEPERS_MOST]
+        return [cls(shortened(one.name, 1000), one.id, one.attempt, one.worker) for one in kept]
+
+    def message(self) -> RunningMessage:
+        """The inverse."""
+        return RunningMessage(self.name, self.id, self.attempt, self.worker, lends=False)
 
 
 class Envelope(msgspec.Struct, omit_defaults=True):
@@ -135,6 +158,8 @@ class Envelope(msgspec.Struct, omit_defaults=True):
     inside: _Id | None = None
     """Id of the process on a worker that has sent it, and which attempt of that; None: a program has."""
     inside_attempt: _Attempt = 1
+    keepers: Annotated[list[Keeper], msgspec.Meta(max_length=_KEEPERS_MOST)] = []
+    """Those that keep their places in workers until it has ended, the nearest first."""
     path: _Path | None = None
     """The names of what is around it; None: nobody who sent it observes what happens inside."""
     run: Annotated[str, msgspec.Meta(max_length=1000)] = ""

@@ -19,8 +19,9 @@ from stbass._process.sync_threads import shared_threads
 from stbass._values.ids import new_id
 from stbass._values.outcome import ProcessResult
 from stbass.backends.celery import keys
-from stbass.backends.celery.current_message import current_message, ordinary_task
+from stbass.backends.celery.current_message import RunningMessage, current_message, ordinary_task
 from stbass.backends.celery.envelope import (
+    Keeper,
     Meta,
     Told,
     cancelled_mark,
@@ -194,9 +195,9 @@ class FleetClient:
         try:
             async with asyncio.timeout(_PATIENCE):
                 await self._replies.ready()
-            position = 0
+            position, task = 0, ordinary_task()
             while position < len(batch):
-                ready, position = self._prepared(batch, position)
+                ready, position = self._prepared(batch, position, task)
                 # One that is sent twice runs once. Only a server that was there before is waited for.
                 send = partial(self._publisher.send, ready)
                 await waited_out(send, self._sending, seconds=_PATIENCE, away=self._was_there)
@@ -215,8 +216,12 @@ class FleetClient:
         grace = max((ticket.grace for ticket in batch), default=0.0)
         self._loop.call_later(grace, self._attend, batch)
 
-    def _prepared(self, batch: list[Ticket], position: int) -> tuple[list[Ticket], int]:
-        """The next to send, as many as can be made ready before others on the event loop should have their turn."""
+    def _prepared(self, batch: list[Ticket], position: int, task: RunningMessage | None) -> tuple[list[Ticket], int]:
+        """The next to send, as many as can be made ready before others on the event loop should have their turn.
+
+        Args:
+            task: the ordinary task that sends them, if it is one.
+        """
         ready: list[Ticket] = []
         time_slice = TimeSlice()
         while position < len(batch) and len(ready) < _SEND_MOST and not time_slice.used_up:
@@ -227,6 +232,9 @@ class FleetClient:
                 continue
             try:
                 complete()
+                ticket.sender = ticket.sender or task
+                if ticket.sender is not None:
+                    ticket.envelope.keepers = Keeper.all_of(ticket.sender)
                 ticket.headers = seal_envelope(ticket.envelope, self.settings)
             except Exception as error:
                 ticket.future.set_exception(error)
@@ -369,9 +377,6 @@ class FleetClient:
         """A while after sending: are there some that no worker has started?"""
         waiting = [ticket for ticket in batch if not ticket.future.done() and ticket.started_at is None]
         if waiting:
-            task = ordinary_task()
-            for ticket in waiting:
-                ticket.sender = ticket.sender or task
             self._spawn(self._watch(waiting, warn=True))
 
     async def _watch(self, tickets: list[Ticket], warn: bool = False) -> None:
@@ -393,24 +398,27 @@ class FleetClient:
 
     async def _tell_who_is_in_the_way(self, queue: str, tickets: list[Ticket]) -> None:
         """Say whose code keeps the place, in the only worker of a queue, that what it waits for would need there."""
-        waiting = [ticket for ticket in tickets if ticket.envelope.queue == queue and not ticket.future.done()]
-        first = {ticket.sender: ticket for ticket in reversed(waiting) if ticket.sender and not ticket.sender.lends}
+        first: dict[RunningMessage, Ticket] = {}
+        for ticket in tickets:
+            if ticket.sender is not None and ticket.envelope.queue == queue and not ticket.future.done():
+                for keeper in ticket.sender.keeping():
+                    first.setdefault(keeper, ticket)
         if not first:
             return
         workers = [one for one in await worker_slots(self.redis, self.settings.keys) if queue in one.queues]
-        for sender, ticket in first.items():
-            assert sender is not None
-            own = [one for one in workers if one.worker == sender.worker]
+        for keeper, ticket in first.items():
+            own = [one for one in workers if one.worker == keeper.worker]
             # How many ordinary tasks a worker runs is not known here.
-            is_full = bool(own) and (not sender.attempt or not own[0].free)
-            if is_full and not any(one.free for one in workers if one.worker != sender.worker):
+            is_full = bool(own) and (not keeper.attempt or not own[0].free)
+            if is_full and not any(one.free for one in workers if one.worker != keeper.worker):
                 _log.warning(
-                    "%s on the worker %s waits for process %r (%s), which only that worker could run now (queue %r): it"
-                    " keeps its place there while it waits, and they may wait for each other for ever. Give the worker"
-                    " more places (-c), place the process elsewhere, or use the asyncio pool, on which a process lends"
-                    " its place while it waits",
-                    sender,
-                    sender.worker,
+                    "%s on the worker %s waits%s for process %r (%s), which only that worker could run now (queue %r):"
+                    " it keeps its place there while it waits, and they may wait for each other for ever. Give the"
+                    " worker more places (-c), place the process elsewhere, or use the asyncio pool, on which a process"
+                    " lends its place while it waits",
+                    keeper,
+                    keeper.worker,
+                    "" if keeper == ticket.sender else f", through {ticket.sender},",
                     ticket.envelope.name,
                     ticket.id,
                     queue,

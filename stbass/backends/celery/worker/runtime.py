@@ -864,8 +864,9 @@ class Runtime:
             if checkpoint:
                 ctx.resumed_from = wire.loads(checkpoint, limit=self.settings.max_message_bytes)
             watched = envelope.path is not None
+            keepers = tuple(one.message() for one in envelope.keepers)
             current_message.set(
-                RunningMessage(job.name, job.id, job.attempt, self.worker, job.slot is not None, watched)
+                RunningMessage(job.name, job.id, job.attempt, self.worker, job.slot is not None, watched, keepers)
             )
             if watched:
                 frame.path = envelope.path or ""
