@@ -45,6 +45,7 @@ class PARResult(CompositionResult[T_co]):
     group: Any = field(default=None, compare=False)
     _optional: frozenset[int] = field(default=frozenset(), repr=False)
     _run: ProcessResult | None = field(default=None, repr=False, compare=False)
+    _deadline: float | None = field(default=None, repr=False, compare=False)
 
     @property
     def successes(self) -> list[ProcessResult[T_co]]:
@@ -110,7 +111,9 @@ class Parallel(ProcessComposition[PARResult[T_co], list[T_co]]):
             results = [ended(child, too_late(child.ctx, "queued")) for child in children]
         else:
             results = await supervise(children, ctx, self._on_failure, limit=self._limit)
-        return PARResult(results, group, optional_among([child.process for child in children]), timed(ctx, started))
+        return PARResult(
+            results, group, optional_among([child.process for child in children]), timed(ctx, started), self._deadline
+        )
 
 
 class PAR(Parallel[T_co], kind="PAR"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from stbass._values.outcome import Failure, ProcessResult, RunInfo, utc_now
 from stbass._values.policy import FailurePolicy, OnFailure, RetryPolicy
 from stbass._values.report import FailureReport
+from stbass._values.timeline import Span, Timeline
 from stbass._values.usage import Budget, Usage
 
 __all__ = [
@@ -19,6 +20,8 @@ __all__ = [
     "ProcessResult",
     "RetryPolicy",
     "RunInfo",
+    "Span",
+    "Timeline",
     "Usage",
     "utc_now",
 ]

@@ -47,6 +47,8 @@ class SEQResult(CompositionResult):
     _passed: Any = field(default=None, repr=False)
     _optional: frozenset[int] = field(default=frozenset(), repr=False)
     _run: ProcessResult | None = field(default=None, repr=False, compare=False)
+    _deadline: float | None = field(default=None, repr=False, compare=False)
+    _at_once = False
 
     @property
     def value(self) -> Any:
@@ -139,7 +141,13 @@ class Sequential(ProcessComposition[SEQResult]):
                 given = (None,)
             else:
                 break
-        return SEQResult(results, given[-1], optional_among([child.process for child in children]), timed(ctx, started))
+        return SEQResult(
+            results,
+            given[-1],
+            optional_among([child.process for child in children]),
+            timed(ctx, started),
+            self._deadline,
+        )
 
 
 class SEQ(Sequential, kind="SEQ"):

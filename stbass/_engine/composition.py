@@ -30,6 +30,8 @@ from stbass._values.checks import checked_deadline
 from stbass._values.endpoint import Placement
 from stbass._values.outcome import Failure, ProcessResult, RunInfo, leaves_of, outcome_of_run, with_run
 from stbass._values.policy import FailurePolicy, OnFailure, RetryPolicy
+from stbass._values.report import FailureReport
+from stbass._values.timeline import Timeline
 from stbass._values.usage import NO_USAGE, Budget, Usage, checked_budget
 from stbass.errors import BudgetExceeded, NotTransportable, ProcessCancelled
 from stbass.observe import events
@@ -187,6 +189,8 @@ class CompositionResult(Generic[V_co]):
     results: list[ProcessResult[V_co]]
     _optional: frozenset[int]
     _run: ProcessResult | None
+    _deadline: float | None
+    _at_once: ClassVar[bool] = True
 
     @property
     def is_ok(self) -> bool:
@@ -214,6 +218,14 @@ class CompositionResult(Generic[V_co]):
     def run(self) -> RunInfo | None:
         """When the whole ran, and under which name."""
         return None if self._run is None else self._run.run
+
+    def timeline(self) -> Timeline:
+        """Who ran where and when, for a terminal, a page or a notebook."""
+        return Timeline.of(self.results, self.run, self._deadline, at_once=self._at_once)
+
+    def _repr_html_(self) -> str:
+        report = FailureReport.of(self.results)
+        return self.timeline()._repr_html_() + (report.table() if report.failed else "")
 
     @property
     @abstractmethod

@@ -10,7 +10,8 @@ from itertools import pairwise
 from typing import Any
 
 from stbass._values.outcome import Failure, ProcessResult, aware
-from stbass._values.texts import message_of, shortened
+from stbass._values.pages import html_page, safe_html
+from stbass._values.texts import error_text, message_of, shortened
 from stbass._values.usage import NO_USAGE, Usage
 
 __all__ = ["FailureReport"]
@@ -18,6 +19,7 @@ __all__ = ["FailureReport"]
 _CASCADE = timedelta(milliseconds=100)
 _LONGEST_NAME = 1000
 _MOST_SHOWN = 20
+_MOST_ROWS = 200
 
 
 @dataclass
@@ -142,6 +144,53 @@ class FailureReport:
             lines.append(f"and {self.failed - _MOST_SHOWN} more")
         return "\n".join(lines)
 
+    def to_markdown(self) -> str:
+        """A summary, a table of failures and what to do about them, for an issue or a chat."""
+        lines = [self._counts, ""]
+        if self.failures:
+            lines += ["| Process | Error | Where |", "| --- | --- | --- |"]
+            lines += [f"| {' | '.join(map(_markdown, row))} |" for row in self._rows]
+            lines += ["", self._rest] if self._rest else []
+        lines += [f"- {_markdown(line)}" for line in self.recommendations()]
+        return "\n".join(lines)
+
+    def table(self) -> str:
+        """Its failures as a table of HTML, to stand in a page."""
+        rows = "".join(f"<tr>{''.join(map(_cell, row))}</tr>\n" for row in self._rows)
+        rest = f"<p>{self._rest}</p>" if self._rest else ""
+        head = "<tr><th>Process</th><th>Error</th><th>Where</th></tr>"
+        return f'<table style="text-align:left">{head}\n{rows}</table>{rest}'
+
+    def to_html(self) -> str:
+        """The same as :meth:`to_markdown`, as a page in one piece, which needs nothing else."""
+        todo = "".join(f"<li>{safe_html(line)}</li>" for line in self.recommendations())
+        table = self.table() if self.failures else ""
+        return html_page("Failures", f"<p>{safe_html(self._counts)}</p>\n{table}\n<ul>{todo}</ul>")
+
+    def _repr_html_(self) -> str:
+        return f"<p>{safe_html(self._counts)}</p>" + (self.table() if self.failures else "")
+
+    @property
+    def _counts(self) -> str:
+        text = f"{self.total_processes} processes: {self.succeeded} succeeded, {self.failed} failed"
+        return f"{text}, {self.usage.summary}" if self.usage else text
+
+    @property
+    def _rows(self) -> list[tuple[str, str, str]]:
+        shown = self.failures[:_MOST_ROWS]
+        return [
+            (
+                _name(one),
+                "\n".join([error_text(one.error, 1000), *one.leaves]),
+                "" if one.placement is None else one.placement.summary,
+            )
+            for one in shown
+        ]
+
+    @property
+    def _rest(self) -> str:
+        return f"and {self.failed - _MOST_ROWS} more" if self.failed > _MOST_ROWS else ""
+
     def _timeouts(self) -> Counter[str]:
         return Counter(_name(failure) for failure in self.failures if _is_timeout(failure))
 
@@ -159,6 +208,17 @@ class FailureReport:
 
 def _name(failure: Failure) -> str:
     return shortened(failure.process_name, _LONGEST_NAME)
+
+
+def _markdown(text: str) -> str:
+    """Text in a cell of a table, or in a line."""
+    plain = "".join(sign if sign.isprintable() or sign == "\n" else " " for sign in text)
+    marked = "".join(f"\\{sign}" if sign in "\\`*_{}[]<>#|~!$@&" else sign for sign in plain)
+    return "<br>".join(marked.split("\n"))
+
+
+def _cell(text: str) -> str:
+    return f"<td>{'<br>'.join(map(safe_html, text.splitlines()))}</td>"
 
 
 def _is_timeout(failure: Failure) -> bool:

@@ -48,6 +48,19 @@ async def test_a_process_runs_on_the_worker_of_its_endpoint(fleet: Fleet, regist
     assert one["thread"] == "stbass-processes"
 
 
+async def test_a_timeline_says_which_worker_ran_what_and_how_long_it_waited(
+    fleet: Fleet, registry: BackendRegistry
+) -> None:
+    result = await PLACED_PAR((whoami, ANTHROPIC), (noop, LOCAL), registry=registry, deadline=30).run()
+    timeline = result.timeline()
+    assert [(span.name, span.where, span.state) for span in timeline.spans] == [
+        ("whoami", f"opus @ anthropic, worker {fleet.workers['anthropic'].name}", "done"),
+        ("noop", f"nomic @ local:8080, worker {fleet.workers['local:8080'].name}", "done"),
+    ]
+    assert all(span.waited.total_seconds() > 0 for span in timeline.spans)
+    assert timeline.deadline_at is not None
+
+
 async def test_values_arrive_exact(backend: CeleryBackend) -> None:
     from datetime import datetime, timedelta, timezone
     from decimal import Decimal

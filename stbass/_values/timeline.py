@@ -1,0 +1,345 @@
+"""A timeline: who ran where and when, drawn for a terminal, a page or a report.
+
+A bar has two parts: how long a process waited to be started, and how long it ran. All times come from the clock of the
+machine that ran the process, so bars of machines whose clocks differ are shifted by as much.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from heapq import nlargest
+from math import floor, log10
+from typing import Literal
+
+from stbass._values.endpoint import place_of
+from stbass._values.outcome import ProcessResult, RunInfo, aware
+from stbass._values.pages import html_page, safe_html
+from stbass._values.texts import error_text, plain_text
+from stbass.errors import DeadlineExceeded, ProcessCancelled
+
+__all__ = ["Span", "Timeline"]
+
+State = Literal["done", "failed", "too late", "cancelled"]
+
+_WAITING = "#d0d7de"
+_COLOURS: dict[State, str] = {"done": "#2da44e", "failed": "#cf222e", "too late": "#bf5f00", "cancelled": "#8c959f"}
+_MARKS: dict[State, str] = {"done": " ", "failed": "✗", "too late": "⧗", "cancelled": "-"}
+_LONGEST_NAME = 60
+_LONGEST_ERROR = 300
+_MOST_LINES = 50
+_MOST_BARS = 1000
+_HEIGHT = 16
+_LABELS = 260
+_WIDTH = 700
+_MARGIN = 110
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One process on a timeline.
+
+    Args:
+        name: of the process.
+        process_id: id of this run of it.
+        where: its placement, and the worker that ran it; empty if it ran here, with no placement.
+        attempt: 1, or more if it was run again.
+        queued_at: when it was there to be started.
+        started_at: when it started; None if it never did.
+        ended_at: when it ended.
+        state: how it ended. ``too late`` is a deadline.
+        error: what went wrong, for people; empty if nothing did.
+    """
+
+    name: str
+    process_id: str
+    where: str
+    attempt: int
+    queued_at: datetime
+    started_at: datetime | None
+    ended_at: datetime
+    state: State
+    error: str = ""
+
+    @property
+    def waited(self) -> timedelta:
+        """How long it waited to be started."""
+        return (self.started_at or self.ended_at) - self.queued_at
+
+    @property
+    def ran(self) -> timedelta:
+        """How long it ran; nothing if it never started."""
+        return timedelta() if self.started_at is None else self.ended_at - self.started_at
+
+    @property
+    def text(self) -> str:
+        """What is known of it, in one line."""
+        parts = [self.state, f"waited {_seconds(self.waited)}"]
+        parts.append("never started" if self.started_at is None else f"ran {_seconds(self.ran)}")
+        parts += [f"attempt {self.attempt}"] if self.attempt > 1 else []
+        parts += [text for text in (self.where, self.error) if text]
+        return f"{self.name}: {', '.join(parts)}"
+
+
+class Timeline:
+    """Who ran where and when. A notebook shows it as a picture; ``print`` shows :meth:`to_text`.
+
+    Args:
+        spans: one for each process, in the order in which they are shown.
+        title: what all of them are together.
+        deadline_at: when those that had not ended were cancelled, or would have been; None: never.
+    """
+
+    def __init__(self, spans: Sequence[Span], title: str = "", deadline_at: datetime | None = None) -> None:
+        self.spans = tuple(spans)
+        self.title = _cut(plain_text(title), _LONGEST_NAME)
+        self.deadline_at = deadline_at
+
+    @classmethod
+    def of(
+        cls,
+        results: Iterable[ProcessResult],
+        around: RunInfo | None = None,
+        deadline: float | None = None,
+        *,
+        at_once: bool = True,
+    ) -> Timeline:
+        """The timeline of processes that have ended. One of which nobody knows when it ran is left out.
+
+        Args:
+            results: theirs.
+            around: when what is around them ran, and under which name.
+            deadline: of that, in seconds.
+            at_once: whether all were there to be started when it began.
+        """
+        began = None if around is None or around.started_at is None else aware(around.started_at)
+        spans = [span for result in results if (span := _span(result, began, at_once)) is not None]
+        late = None
+        if deadline is not None and began is not None:
+            late = began + timedelta(seconds=min(deadline, timedelta.max.total_seconds() / 1e6))
+        return cls(spans, "" if around is None else around.process_name, late)
+
+    @property
+    def started_at(self) -> datetime | None:
+        """When the first was there to be started; None if there is none."""
+        return min((span.queued_at for span in self.spans), default=None)
+
+    @property
+    def ended_at(self) -> datetime | None:
+        """When the last ended; None if there is none."""
+        return max((span.ended_at for span in self.spans), default=None)
+
+    @property
+    def summary(self) -> str:
+        """How many there are, how they ended, and how long all of it took."""
+        if self.started_at is None or self.ended_at is None:
+            return "nothing ran"
+        counts = Counter(span.state for span in self.spans)
+        states = ", ".join(f"{counts[state]:,} {state}" for state in _COLOURS if counts[state])
+        return f"{_counted(len(self.spans))} in {_seconds(self.ended_at - self.started_at)}: {states}"
+
+    def to_text(self, width: int | None = None, most: int = _MOST_LINES) -> str:
+        """For a terminal: ``·`` is waiting, ``█`` running, ``|`` the deadline.
+
+        Args:
+            width: in characters; that of the terminal by default.
+            most: how many processes have a line; those that failed, then those that took longest.
+        """
+        # They take longer to load than most programs take to start.
+        import shutil
+
+        from rich.cells import cell_len, set_cell_size
+
+        if width is None:
+            width = shutil.get_terminal_size((100, 24)).columns
+        shown, left = self._chosen(most)
+        names = min(max((cell_len(span.name) for span in shown), default=0), max(8, width // 4))
+        room = max(10, width - names - 13)
+        scale = _Scale(self, room)
+        lines = [f"{self.title}: {self.summary}" if self.title else self.summary]
+        for span in shown:
+            taken = _seconds(span.ran if span.started_at is not None else span.waited)
+            name = set_cell_size(_cut(span.name, names), names)
+            line = f"{name} {scale.bar(span)} {_MARKS[span.state]} {taken:>8}"
+            lines.append(line.rstrip())
+            more = ", ".join(text for text in (span.where, span.error) if text and span.state != "done")
+            if more:
+                lines.append(f"{'':<{names}} {_cut(more, width - names - 1)}")
+        return "\n".join([*lines, *left])
+
+    def to_svg(self, most: int = _MOST_BARS) -> str:
+        """A picture, as text: what is known of a process shows where the pointer rests on it.
+
+        Args:
+            most: how many processes have a bar; those that failed, then those that took longest.
+        """
+        shown, left = self._chosen(most)
+        scale = _Scale(self, _WIDTH)
+        height = _HEIGHT * (len(shown) + len(left) + 2) + 8
+        bottom = height - _HEIGHT - 4
+        parts = [
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{_LABELS + _WIDTH + _MARGIN}" height="{height}"'
+            f' font-family="system-ui, sans-serif" font-size="11" fill="#57606a">',
+            f"<title>{safe_html(f'{self.title}: {self.summary}' if self.title else self.summary)}</title>",
+        ]
+        for seconds in scale.ticks:
+            x = _LABELS + scale.place(seconds)
+            parts.append(f'<path d="M{x:.1f} 4V{bottom}" stroke="{_WAITING}"/>')
+            parts.append(f'<text x="{x:.1f}" y="{height - 8}" text-anchor="middle">{_seconds(seconds)}</text>')
+        for number, span in enumerate(shown):
+            parts.append(_bar(span, scale, number * _HEIGHT + 6))
+        for number, line in enumerate(left, len(shown)):
+            parts.append(f'<text x="4" y="{number * _HEIGHT + 17}">{safe_html(line)}</text>')
+        if self.deadline_at is not None and (x := scale.place(scale.since(self.deadline_at))) <= _WIDTH:
+            parts.append(
+                f'<path d="M{_LABELS + x:.1f} 0V{bottom}" stroke="#cf222e" stroke-dasharray="4 3">'
+                "<title>the deadline</title></path>"
+            )
+        return "\n".join([*parts, "</svg>"])
+
+    def to_html(self, most: int = _MOST_BARS) -> str:
+        """A page in one piece, which needs nothing else; the arguments are those of :meth:`to_svg`."""
+        kinds = [("waiting", _WAITING), *_COLOURS.items()]
+        legend = " ".join(f'<span style="color:{colour}">■</span> {state}' for state, colour in kinds)
+        body = f"<p>{safe_html(self.summary)}</p>\n<p>{legend}</p>\n{self.to_svg(most)}"
+        return html_page(self.title or "Timeline", body)
+
+    def _repr_html_(self) -> str:
+        return f"<div>{safe_html(self.summary)}</div>{self.to_svg(_MOST_LINES)}"
+
+    def __str__(self) -> str:
+        return self.to_text()
+
+    def __repr__(self) -> str:
+        return f"<Timeline: {self.summary}>"
+
+    def _chosen(self, most: int) -> tuple[Sequence[Span], list[str]]:
+        """Those that are shown, in their order, and what is said of the rest."""
+        if len(self.spans) <= most:
+            return self.spans, []
+        ranked = nlargest(most, enumerate(self.spans), key=lambda one: (bool(one[1].error), one[1].waited + one[1].ran))
+        numbers = {number for number, _ in ranked}
+        rest = Counter(span.state for number, span in enumerate(self.spans) if number not in numbers)
+        counts = ", ".join(f"{rest[state]:,} {state}" for state in _COLOURS if rest[state])
+        return [self.spans[number] for number in sorted(numbers)], [f"and {len(self.spans) - most:,} more: {counts}"]
+
+
+class _Scale:
+    """Where a moment of a timeline stands among so many units."""
+
+    def __init__(self, timeline: Timeline, units: int) -> None:
+        self._units = units
+        self._origin = timeline.started_at
+        self._deadline_at = timeline.deadline_at
+        ended = timeline.ended_at
+        self._length = timedelta() if self._origin is None or ended is None else ended - self._origin
+
+    def since(self, moment: datetime) -> timedelta:
+        """From the beginning of the timeline."""
+        return timedelta() if self._origin is None else moment - self._origin
+
+    def place(self, after: timedelta) -> float:
+        """Of what is so long after the beginning."""
+        return self._units * (after / self._length) if self._length else 0.0
+
+    @property
+    def ticks(self) -> list[timedelta]:
+        """About five round times."""
+        seconds = self._length.total_seconds()
+        if not seconds:
+            return []
+        power = 10.0 ** floor(log10(seconds / 5))
+        step = next(power * factor for factor in (1, 2, 5, 10) if seconds <= 6 * power * factor)
+        return [timedelta(seconds=step * number) for number in range(int(seconds / step) + 1)]
+
+    def bar(self, span: Span) -> str:
+        """The bar of a process, in characters."""
+        begin, end = self._cell(span.queued_at), self._cell(span.ended_at)
+        start = end if span.started_at is None else self._cell(span.started_at)
+        cells = [" "] * self._units
+        if self._deadline_at is not None and self._origin is not None:
+            late = self.place(self.since(self._deadline_at))
+            if late <= self._units:
+                cells[min(int(late), self._units - 1)] = "|"
+        cells[begin:start] = "·" * (start - begin)
+        if span.started_at is not None:
+            cells[start : end + 1] = "█" * (end + 1 - start)
+        return "".join(cells)
+
+    def _cell(self, moment: datetime) -> int:
+        return max(0, min(int(self.place(self.since(moment))), self._units - 1))
+
+
+def _span(result: ProcessResult, began: datetime | None, at_once: bool) -> Span | None:
+    run = result.run or RunInfo()
+    name, process_id, started, ended = run.process_name, run.process_id, run.started_at, run.ended_at
+    placement, error = run.placement, ""
+    state: State = "done"
+    if result.is_fail:
+        failure = result.failure
+        name, process_id, placement = failure.process_name, failure.process_id, placement or failure.placement
+        started, ended = started or failure.started_at, ended or failure.failed_at
+        kind = type(failure.error)
+        state = "too late" if issubclass(kind, DeadlineExceeded) else "failed"
+        state = "cancelled" if issubclass(kind, ProcessCancelled) else state
+        error = error_text(failure.error, _LONGEST_ERROR)
+    if ended is None:
+        return None
+    ended, started = aware(ended), None if started is None else min(aware(started), aware(ended))
+    queued = began
+    if started is not None and (run.queued is not None or not at_once):
+        queued = started - (run.queued or timedelta())
+    where = [] if placement is None else [place_of(placement)]
+    where += [] if run.worker is None else [f"worker {run.worker}"]
+    return Span(
+        _cut(plain_text(name), _LONGEST_NAME),
+        process_id,
+        ", ".join(_cut(plain_text(one), _LONGEST_NAME) for one in where if one),
+        run.attempt,
+        min(queued or started or ended, started or ended),
+        started,
+        ended,
+        state,
+        error,
+    )
+
+
+def _bar(span: Span, scale: _Scale, top: int) -> str:
+    begin, end = scale.place(scale.since(span.queued_at)), scale.place(scale.since(span.ended_at))
+    start = end if span.started_at is None else scale.place(scale.since(span.started_at))
+    colour = _COLOURS[span.state]
+    parts = [f"<g><title>{safe_html(span.text)}</title>"]
+    label = f"{span.name} {span.where}".rstrip()
+    parts.append(f'<text x="4" y="{top + 11}">{safe_html(_cut(label, 44))}</text>')
+    if start - begin >= 0.1:
+        parts.append(
+            f'<rect x="{_LABELS + begin:.1f}" y="{top}" width="{start - begin:.1f}" height="12" fill="{_WAITING}"/>'
+        )
+    if span.started_at is not None:
+        width = max(1.0, end - start)
+        parts.append(f'<rect x="{_LABELS + start:.1f}" y="{top}" width="{width:.1f}" height="12" fill="{colour}"/>')
+    if span.state != "done":
+        sign = f"{span.state}" + (f", attempt {span.attempt}" if span.attempt > 1 else "")
+        parts.append(f'<text x="{_LABELS + end + 4:.1f}" y="{top + 11}" fill="{colour}">{sign}</text>')
+    return "".join([*parts, "</g>"])
+
+
+def _counted(number: int) -> str:
+    return "1 process" if number == 1 else f"{number:,} processes"
+
+
+def _seconds(time: timedelta) -> str:
+    seconds = time.total_seconds()
+    if seconds >= 120:
+        minutes, seconds = divmod(seconds, 60)
+        return f"{minutes:,.0f} min {seconds:.0f} s" if seconds >= 0.5 else f"{minutes:,.0f} min"
+    if not seconds or seconds >= 0.9995:
+        return f"{seconds:.3g} s"
+    return f"{seconds * 1000:.3g} ms"
+
+
+def _cut(text: str, longest: int) -> str:
+    line = " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
+    return line if len(line) <= longest else f"{line[: longest - 1]}…"

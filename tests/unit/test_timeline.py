@@ -1,0 +1,161 @@
+"""Timelines and reports of results: what they say, and that no name or error can break them."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from datetime import UTC, datetime, timedelta
+from xml.etree import ElementTree
+
+from stbass import PAR, SEQ, FailurePolicy, FailureReport, Placement, ProcessResult
+from stbass.process import Process, ProcessContext
+from stbass.result import Failure, RunInfo, Span, Timeline
+
+BEGAN = datetime(2026, 3, 1, 12, tzinfo=UTC)
+HOSTILE = "<b>&\x1b[31m|`\ud83d\n🎉 " + "x" * 10_000
+
+
+@Process
+async def nap(ctx: ProcessContext, seconds: float) -> float:
+    await asyncio.sleep(seconds)
+    return seconds
+
+
+@Process
+async def broken(ctx: ProcessContext) -> None:
+    raise ValueError("no such page")
+
+
+def _at(seconds: float) -> datetime:
+    return BEGAN + timedelta(seconds=seconds)
+
+
+def _ran(name: str, queued: float, started: float, ended: float, **fields: object) -> ProcessResult:
+    span = timedelta(seconds=started - queued)
+    run = RunInfo(name, "1", _at(started), _at(ended), span, **fields)  # type: ignore[arg-type]
+    return ProcessResult(True, 1, None, _at(ended) - _at(started), run)
+
+
+def _failed(name: str, error: BaseException, ended: float) -> ProcessResult:
+    return ProcessResult(False, None, Failure(error, name, "2", None, _at(ended)))
+
+
+AROUND = RunInfo("all", "0", BEGAN, _at(10))
+
+
+async def test_it_says_how_long_each_waited_and_ran_and_how_it_ended() -> None:
+    result = await PAR(
+        nap(0), broken, nap(30), nap(30).with_name("next"), on_failure=FailurePolicy.COLLECT, deadline=0.5, limit=3
+    ).run()
+    timeline = result.timeline()
+    # then every process has its span, in order, with its state
+    assert [(span.name, span.state) for span in timeline.spans] == [
+        ("nap", "done"),
+        ("broken", "failed"),
+        ("nap", "too late"),
+        ("next", "too late"),
+    ]
+    assert timeline.spans[1].error == "ValueError: no such page"
+    assert timeline.spans[2].ran >= timedelta(seconds=0.4)
+    assert timeline.deadline_at is not None
+    assert timeline.started_at is not None
+    assert timedelta(seconds=0.4) < timeline.deadline_at - timeline.started_at < timedelta(seconds=0.6)
+    assert re.fullmatch(r"4 processes in \d+(\.\d+)? m?s: 1 done, 1 failed, 2 too late", timeline.summary)
+
+
+async def test_the_stages_of_a_sequence_do_not_wait_for_each_other() -> None:
+    result = await SEQ(nap(0.05), nap(0.05).with_name("second")).run()
+    assert [span.waited for span in result.timeline().spans] == [timedelta(), timedelta()]
+    assert [span.name for span in result.timeline().spans] == ["nap", "second"]
+
+
+def test_text_has_a_bar_for_waiting_and_one_for_running() -> None:
+    place = Placement(endpoint="anthropic")
+    timeline = Timeline.of(
+        [
+            _ran("draft", 0, 5, 10, worker="w1@host", placement=place, attempt=2),
+            _ran("check", 0, 0, 2.5),
+            _failed("never", ValueError("gone"), 5),
+        ],
+        AROUND,
+        deadline=7.5,
+    )
+    assert timeline.to_text(43).splitlines() == [
+        "all: 3 processes in 10 s: 2 done, 1 failed",
+        "draft ············█████████████        5 s",
+        "check ███████           |            2.5 s",
+        "never ············      |       ✗      5 s",
+        "      ValueError: gone",
+    ]
+    assert timeline.spans[0].text == ("draft: done, waited 5 s, ran 5 s, attempt 2, @ anthropic, worker w1@host")
+    assert timeline.spans[2].text == "never: failed, waited 5 s, never started, ValueError: gone"
+
+
+def test_pictures_are_well_formed_whatever_the_names_and_errors_are() -> None:
+    results = [_ran(HOSTILE, 0, 1, 2, worker=HOSTILE), _failed(HOSTILE, ValueError(f"{HOSTILE} password=hunter2"), 3)]
+    timeline, report = Timeline.of(results, RunInfo(HOSTILE, "0", BEGAN, _at(3))), FailureReport.of(results)
+    ElementTree.fromstring(timeline.to_svg())
+    for page in (timeline.to_html(), report.to_html(), timeline._repr_html_(), report._repr_html_()):
+        page.encode()
+        assert "<b>" not in page
+        assert "hunter2" not in page
+        assert "\x1b" not in page
+    for text in (timeline.to_text(80), report.to_markdown()):
+        text.encode()
+        assert "hunter2" not in text
+        assert "\x1b" not in text
+        assert max(map(len, timeline.to_text(80).splitlines()[1:])) <= 80
+
+
+def test_a_picture_shows_on_a_bar_what_is_known_of_it() -> None:
+    picture = ElementTree.fromstring(Timeline.of([_ran("draft", 0, 5, 10, worker="w1")], AROUND, 8).to_svg())
+    spaces = {"svg": "http://www.w3.org/2000/svg"}
+    titles = [found.text for found in picture.iterfind(".//svg:title", spaces)]
+    assert titles == ["all: 1 process in 10 s: 1 done", "draft: done, waited 5 s, ran 5 s, worker w1", "the deadline"]
+    widths = [float(found.attrib["width"]) for found in picture.iterfind(".//svg:rect", spaces)]
+    assert widths == [350.0, 350.0]
+
+
+def test_of_very_many_those_that_failed_and_the_longest_are_shown() -> None:
+    results = [_ran(f"p{number}", 0, 0, 1 + number / 10_000) for number in range(9_999)]
+    results.insert(5_000, _failed("bad", ValueError("gone"), 0.5))
+    timeline = Timeline.of(results, AROUND)
+    lines = timeline.to_text(100, most=3).splitlines()
+    assert [line.split()[0] for line in lines if "█" in line or "·" in line] == ["bad", "p9997", "p9998"]
+    assert lines[-1] == "and 9,997 more: 9,997 done"
+    assert len(timeline.to_html()) < 3_000_000
+    assert "and 9,000 more: 9,000 done" in timeline.to_html()
+
+
+def test_nothing_and_no_time_at_all() -> None:
+    nothing = Timeline([])
+    assert (nothing.to_text(80), repr(nothing)) == ("nothing ran", "<Timeline: nothing ran>")
+    ElementTree.fromstring(nothing.to_svg())
+    # One of which nobody knows when it ran is left out.
+    assert Timeline.of([ProcessResult.ok(1)]).spans == ()
+    moment = Span("p", "1", "", 1, BEGAN, BEGAN, BEGAN, "done")
+    assert "1 process in 0 s: 1 done" in Timeline([moment]).to_text(80)
+    ElementTree.fromstring(Timeline([moment]).to_svg())
+
+
+async def test_a_notebook_shows_results_as_a_picture_and_a_table_of_failures() -> None:
+    result = await PAR(nap(0), broken, on_failure=FailurePolicy.COLLECT).run()
+    shown = result._repr_html_()
+    assert "<svg" in shown
+    assert "<td>ValueError: no such page</td>" in shown
+    assert "<table" not in (await PAR(nap(0)).run())._repr_html_()
+
+
+def test_a_report_as_markdown_says_who_failed_where_and_what_to_do() -> None:
+    place = Placement(endpoint="anthropic", model="opus")
+    failures = [
+        ProcessResult(False, None, Failure(ValueError("a|b"), "fetch", "1", BEGAN, BEGAN, place)) for _ in range(2)
+    ]
+    assert FailureReport.of([ProcessResult.ok(1), *failures]).to_markdown().splitlines()[:6] == [
+        "3 processes: 1 succeeded, 2 failed",
+        "",
+        "| Process | Error | Where |",
+        "| --- | --- | --- |",
+        "| fetch | ValueError: a\\|b | opus \\@ anthropic |",
+        "| fetch | ValueError: a\\|b | opus \\@ anthropic |",
+    ]
