@@ -153,9 +153,13 @@ class Soak:
         ]
         relays = PLACED_PAR(*[(stage, RELAYS) for stage in stages], registry=registry)
         async with asyncio.TaskGroup() as group:
-            group.create_task(relays.run())
+            group.create_task(self._relay(relays))
             group.create_task(self._feed(line, channels[0], enough))
             group.create_task(self._drain(line, channels[-1]))
+
+    async def _relay(self, relays: PLACED_PAR[Any]) -> None:
+        # A stage that failed raises: the rest of its pipeline would wait for it for ever.
+        _ = (await relays.run()).value
 
     async def _feed(self, line: Pipeline, out: Chan[int], enough: asyncio.Event) -> None:
         while not enough.is_set():

@@ -109,13 +109,15 @@ class Journal:
     together with what the program does next: with what it sends, in one step.
     """
 
-    __slots__ = ("broken_off", "in_hand")
+    __slots__ = ("broken_off", "in_hand", "runs")
 
     def __init__(self) -> None:
         self.in_hand: weakref.ref[Any] | None = None
         """The end (a :class:`Teller`) where the latest operation of all was a receive."""
         self.broken_off = False
         """Whether it is run again elsewhere: to give up an end does not say that the value in hand is dealt with."""
+        self.runs = b""
+        """Which attempts at which runs of processes it is a part of, as :mod:`.keys` says."""
 
 
 class Options(msgspec.Struct, frozen=True):

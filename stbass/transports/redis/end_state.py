@@ -255,6 +255,14 @@ class EndState:
             since=when,
         )
 
+    def superseded(self, place: Place) -> ChannelTopologyError:
+        """The error for a process that the fleet has given up, and that runs again elsewhere."""
+        return ChannelTopologyError(
+            f"channel {self.spec.name!r}: process {self.user!r} has been started again, and that later attempt is the"
+            f" {'writer' if place == 'w' else 'reader'} now: what this one does does not count any more",
+            channel_name=self.spec.name,
+        )
+
     def other_type(self, theirs: bytes) -> ChannelTopologyError:
         """The error for an end whose type is not that of the channel."""
         return ChannelTopologyError(

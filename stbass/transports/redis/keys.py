@@ -39,6 +39,10 @@ Keys (type; written by; read by):
     ``w w.owner w.who w.since``, ``r …``
         the party that holds the writer's (reader's) place, the process it was bound to (empty: whoever uses the end),
         where that runs, and since when. The lease is the party's.
+    ``w.runs r.runs``
+        which runs of processes of a fleet the party is a part of, if it is, with the number of the attempt of each:
+        ``<run>:<attempt> …``. It stays when the place is given back. A later attempt gets the place from an earlier one
+        at once; an earlier one, which the fleet has given up but which may still run, never gets it back.
     ``ask.w ask.r``
         the party that wants the place and waits to hear whether the holder lives.
     ``wait``

@@ -269,6 +269,8 @@ class RedisLink(Link):
                 # Does the holder live? It says so at once; if it is dead, its lease ends.
                 delay = reply[4] / 1000 + 0.01
                 self.state.retries[place] = self.here.loop.call_later(delay, self._hold, place)
+            case b"old", ("w" | "r"):
+                self._refuse(place, self.state.superseded(place))
             case b"type", ("w" | "r"):
                 self._refuse(place, self.state.other_type(reply[1]))
         return None
@@ -431,6 +433,8 @@ class RedisLink(Link):
         client.pipe.call(s.text(scripts.LEAVE, b"1" if final else b"0"), answered)
         if final:
             s.joined = False
+            # What was not told by now goes to the next reader.
+            s.told = s.confirmed = s.credited = s.received
             s.belong(b"")
             self._fail_reader(s.transport_closed())
             self._fail_writer(s.transport_closed())
@@ -687,6 +691,7 @@ class RedisLink(Link):
             s.type_name,
             s.lease,
             b"1" if anew else b"0",
+            s.journal.runs,
             answer=answered,
         )
 

@@ -811,6 +811,10 @@ class Runtime:
 
     def _start(self, job: Job, attempt: int, until: float | None, checkpoint: bytes, age: float) -> None:
         job.attempt = attempt
+        if job.scope is not None:
+            around = job.envelope.inside
+            outer = [] if around is None else [(around, job.envelope.inside_attempt)]
+            job.scope.belongs_to([(job.id, attempt), *outer])
         self.keeper.hold(job.id, job.envelope.lease, job, age=age)
         if job.cancelled is not None:
             # Cancelled after the worker took it and before it could start.

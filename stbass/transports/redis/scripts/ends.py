@@ -36,14 +36,21 @@ return {'ok', closed and 1 or 0, tonumber(offered or 0), tonumber(acked or 0), t
 HOLD = Script(
     "HOLD",
     r"""
--- side (w/r), owner, who, type, lease (ms), with new lists (1/0)
+-- side (w/r), owner, who, type, lease (ms), with new lists (1/0), runs (see keys.py)
 -- ok: epoch, offered, acked (for a reader: done, with a capacity), sent, got, closed, whether it was held by the
 -- party already.  type: theirs.  held: owner, who, since (ms), for how long (ms)
 local side, owner = ARGV[2], ARGV[3]
-local type, holder, its_owner, who, since, epoch, closed, left = unpack(call('HMGET', S, 'type', side,
-  side .. '.owner', side .. '.who', side .. '.since', 'epoch', 'closed', 'left'))
+local type, holder, its_owner, who, since, its_runs, epoch, closed, left = unpack(call('HMGET', S, 'type', side,
+  side .. '.owner', side .. '.who', side .. '.since', side .. '.runs', 'epoch', 'closed', 'left'))
 if not type then return {'gone'} end
 if type ~= ARGV[5] then return {'type', type} end
+-- Is one of the two a later attempt of what the other is a part of?
+local attempts, later = {}, 0
+for run, attempt in string.gmatch(its_runs or '', '(%S+):(%d+)') do attempts[run] = tonumber(attempt) end
+for run, attempt in string.gmatch(ARGV[8], '(%S+):(%d+)') do
+  if attempts[run] and later == 0 then later = tonumber(attempt) - attempts[run] end
+end
+if later < 0 then return {'old'} end
 if values(epoch) < tonumber(left or 0) then return lose() end
 local now = clock()
 epoch = tonumber(epoch)
@@ -66,7 +73,7 @@ if holder and holder ~= me then
       end
     end
   end
-  if left > 0 and busy then
+  if left > 0 and busy and later == 0 then
     call('HSET', S, 'ask.' .. side, me)
     tell(holder, 'ask', side, me)
     return {'held', its_owner, who, since, left}
@@ -89,7 +96,7 @@ if not holder then
 elseif side == 'r' and ARGV[7] == '1' then
   epoch = new_epoch()
 end
-call('HSET', S, side .. '.owner', owner, side .. '.who', ARGV[4])
+call('HSET', S, side .. '.owner', owner, side .. '.who', ARGV[4], side .. '.runs', ARGV[8])
 call('HSET', P, me, now + tonumber(ARGV[6]))
 call('PEXPIRE', P, call('PTTL', S))
 local offered, acked, done, sent, got, cap = unpack(call('HMGET', S, 'offered', 'acked', 'done', 'sent', 'got', 'cap'))
