@@ -46,6 +46,7 @@ __all__ = [
     "checked_policy",
     "composition_kinds",
     "kind_of",
+    "prepare_owner",
     "timed",
 ]
 
@@ -342,15 +343,22 @@ class ProcessComposition(Composition[V_co], Generic[R, V_co]):
         return result
 
     def _prepare(self, ctx: ProcessContext) -> None:
-        frame = frame_of(ctx)
-        if self._registry is not None:
-            frame.registry = self._registry
-        if self._deadline is not None:
-            frame.limit(monotonic() + self._deadline, self._deadline)
-        # A further attempt goes on counting. In the code of a process several compositions can have its context.
-        frame.meter = Meter(meter_of(ctx)) if running_context() is ctx else meter_of(ctx)
-        if self._budget is not None:
-            frame.meter.limit(self._budget)
+        prepare_owner(ctx, self._registry, self._deadline, self._budget)
+
+
+def prepare_owner(
+    ctx: ProcessContext, registry: BackendRegistry | None, deadline: float | None, budget: Budget | None
+) -> None:
+    """Let what runs inside ``ctx`` find these, and count there what it uses."""
+    frame = frame_of(ctx)
+    if registry is not None:
+        frame.registry = registry
+    if deadline is not None:
+        frame.limit(monotonic() + deadline, deadline)
+    # A further attempt goes on counting. In the code of a process several compositions can have its context.
+    frame.meter = Meter(meter_of(ctx)) if running_context() is ctx else meter_of(ctx)
+    if budget is not None:
+        frame.meter.limit(budget)
 
 
 def _too_deep(name: str) -> ValueError:

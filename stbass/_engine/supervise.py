@@ -48,6 +48,8 @@ __all__ = [
     "Unobserved",
     "cancelled_itself",
     "ended",
+    "ended_by",
+    "has_limits",
     "is_limited",
     "lend",
     "lent",
@@ -274,17 +276,21 @@ async def run_child(child: Child, retry: RetryPolicy | None = None) -> ProcessRe
         if spent_around(child.ctx) is not None:
             raise TimeoutError
         async with until(frame.deadline_at, child.backend) as scope:
-            with _ended_by(limits, scope):
+            with ended_by(limits, scope):
                 return await run_attempts(child, retry)
     except TimeoutError:
         spent = spent_around(child.ctx)
         return ended(child, too_late(child.ctx, "running" if child.began else "queued") if spent is None else spent)
 
 
+def has_limits(frame: Frame) -> bool:
+    """Whether something may end processes that run there before they have ended: a deadline or a budget."""
+    return frame.deadline_at is not None or (frame.meter is not None and bool(frame.meter.limits))
+
+
 def is_limited(frame: Frame) -> bool:
     """Whether processes that run there have a deadline, a slot or a budget to keep to."""
-    has_budget = frame.meter is not None and bool(frame.meter.limits)
-    return has_budget or frame.deadline_at is not None or frame.slot is not None
+    return frame.slot is not None or has_limits(frame)
 
 
 def spent_around(ctx: ProcessContext) -> BudgetExceeded | None:
@@ -295,7 +301,7 @@ def spent_around(ctx: ProcessContext) -> BudgetExceeded | None:
 
 
 @contextmanager
-def _ended_by(limits: Sequence[Meter], scope: asyncio.Timeout) -> Iterator[None]:
+def ended_by(limits: Sequence[Meter], scope: asyncio.Timeout) -> Iterator[None]:
     """End ``scope`` when one of the budgets is used up, whichever thread notices."""
     loop = asyncio.get_running_loop()
     inside = True

@@ -55,6 +55,7 @@ __all__ = [
     "optional_among",
     "own_channels",
     "peek_frame",
+    "running_as",
     "running_context",
     "sent_by",
     "top_context",
@@ -278,7 +279,7 @@ class ProcessContext:
         Records that others write in the process's own code, on whatever logger, say so too: each has an attribute
         ``stbass_process`` with ``process``, ``id``, ``attempt``, ``endpoint`` and ``run``.
         """
-        return ProcessLog(partial(_running_as, self))
+        return ProcessLog(partial(running_as, self))
 
     @property
     def last_checkpoint(self) -> Any:
@@ -444,7 +445,11 @@ def peek_frame(ctx: ProcessContext) -> Frame:
 
 
 def running_context() -> ProcessContext | None:
-    """The context of the process whose own code this is called by, if it is called by any."""
+    """The context of the process whose own code this is called by, if it is called by any.
+
+    So the tasks of a list, the nodes of a workflow and the components of a dataflow process find theirs, and functions
+    that processes call. It follows the code as context variables do: not into threads that the process starts itself.
+    """
     found = running.get()
     return found if isinstance(found, ProcessContext) else None
 
@@ -460,7 +465,8 @@ def top_context(name: str, channels: Mapping[str, Chan[Any]] | None = None) -> P
 
 
 @contextmanager
-def _running_as(ctx: ProcessContext) -> Iterator[None]:
+def running_as(ctx: ProcessContext) -> Iterator[None]:
+    """Let what is called meanwhile be a part of the code of this process."""
     token = running.set(ctx)
     try:
         yield

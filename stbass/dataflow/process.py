@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
 from logging import getLogger
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
+from stbass._engine.supervise import ended_by, until
+from stbass._process.context import ProcessContext, meter_of, running_as, top_context
 from stbass._values.checks import is_number
 from stbass._values.ids import new_id
+from stbass._values.usage import Budget, Usage, checked_budget
 from stbass.dataflow.engine.checkpoints import Checkpoints, members_of
 from stbass.dataflow.export import Exportable, class_path
 from stbass.dataflow.model.components import Component, make_again, record_of, wiring_of
@@ -22,7 +26,7 @@ from stbass.dataflow.spec.validation import check_model, check_names
 from stbass.dataflow.state.base import StateBackend
 from stbass.dataflow.state.memory import DictStateBackend
 from stbass.dataflow.status import Status
-from stbass.errors import DataflowError, NotInitialisedError, ProcessCancelled, StateUnavailable
+from stbass.errors import BudgetExceeded, DataflowError, NotInitialisedError, ProcessCancelled, StateUnavailable
 
 __all__ = ["Process"]
 
@@ -97,6 +101,7 @@ class Process(Exportable, ABC):
             self._state, checkpoint_every, self.name, self._request_snapshot, self._committed
         )
         self._is_initialised = self._was_run = self._has_components = self._is_unwanted = False
+        self._owner = ProcessContext(self.name)
         self._busy: str | None = None
         self._idle: asyncio.Future[None] | None = None
 
@@ -121,6 +126,15 @@ class Process(Exportable, ABC):
     def missed_checkpoints(self) -> list[StateUnavailable]:
         """Why checkpoints of this run were left out: the state could not be used. The next one counted."""
         return list(self._checkpoints.missed)
+
+    @property
+    def usage(self) -> Usage:
+        """What its components have used since :meth:`init`, as far as it is known here.
+
+        A component says it with ``stbass.context.running_context().usage(…)``. What one has used on a fleet is known
+        some milliseconds later, and whole when the process is destroyed.
+        """
+        return self._owner.used
 
     @property
     def is_initialised(self) -> bool:
@@ -193,7 +207,9 @@ class Process(Exportable, ABC):
             self._take_components()
             if self._is_unwanted:
                 raise ProcessCancelled(f"process {self.name!r} was cancelled")
-            await self._start(parts)
+            self._owner = top_context(self.name)
+            with running_as(self._owner):
+                await self._start(parts)
             await self._set_status(Status.INIT)
             self._is_initialised = self._was_run = True
         except BaseException as error:
@@ -261,17 +277,22 @@ class Process(Exportable, ABC):
         """
         await self._drive("step", self._step_all)
 
-    async def run(self) -> None:
+    async def run(self, *, budget: Budget | None = None) -> None:
         """Step every component until no more comes.
+
+        Args:
+            budget: how much it may use, from :meth:`init` on. When that is used up, all components are cancelled.
 
         Raises:
             NotInitialisedError: before :meth:`init`.
             JobFinishedError: it has run to its end.
             DataflowError: it has failed, or was stopped.
             ProcessCancelled: :meth:`cancel` was called.
-            ExceptionGroup: what components raised; the others were cancelled.
+            ExceptionGroup: what components raised; the others were cancelled. ``BudgetExceeded`` is in it if the
+                budget is used up.
+            TypeError: ``budget`` is no :class:`stbass.Budget`.
         """
-        await self._drive("run", self._run_all)
+        await self._drive("run", self._run_all, checked_budget(budget))
 
     def cancel(self) -> None:
         """End it at once, whatever it is doing: ``init``, ``step`` and ``run`` raise :class:`ProcessCancelled`."""
@@ -396,7 +417,7 @@ class Process(Exportable, ABC):
 
     # Running ------------------------------------------------------------------------------------
 
-    async def _drive(self, what: str, work: Callable[[], Awaitable[None]]) -> None:
+    async def _drive(self, what: str, work: Callable[[], Awaitable[None]], budget: Budget | None = None) -> None:
         if not self._is_initialised:
             raise NotInitialisedError(
                 f"process {self.name!r} is not initialised: `async with` it, or await its init(), before {what}()"
@@ -412,7 +433,8 @@ class Process(Exportable, ABC):
         self._begin(what)
         try:
             await self._set_status(Status.RUNNING)
-            await self._checkpoints.around(work, timed=what == "run")
+            async with self._held_to(budget):
+                await self._checkpoints.around(work, timed=what == "run")
             over = self._is_over()
             if over is Status.COMPLETED:
                 await self._checkpoints.take_last(self._ended_well)
@@ -432,6 +454,29 @@ class Process(Exportable, ABC):
             raise
         finally:
             self._done()
+
+    @asynccontextmanager
+    async def _held_to(self, budget: Budget | None) -> AsyncIterator[None]:
+        with running_as(self._owner):
+            if budget is None:
+                yield
+                return
+            meter = meter_of(self._owner)
+            meter.limit(budget)
+            scope = until(None)
+            try:
+                async with scope:
+                    with ended_by([meter], scope):
+                        if meter.spent is not None:
+                            raise TimeoutError
+                        yield
+            except Exception as error:
+                spent = meter.spent
+                if spent is None:
+                    raise
+                told = [] if isinstance(error, TimeoutError) else members_of(error)
+                errors = [one for one in told if not isinstance(one, BudgetExceeded | ProcessCancelled)]
+                raise ExceptionGroup("components failed", [spent, *errors]) from error
 
     def _must_be_idle(self) -> None:
         if self._busy is not None:

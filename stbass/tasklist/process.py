@@ -12,16 +12,17 @@ from enum import StrEnum
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from stbass._engine.composition import checked_policy
+from stbass._engine.composition import checked_policy, prepare_owner
 from stbass._engine.registry import BackendRegistry, checked_registry
 from stbass._process.call import name_of
-from stbass._process.context import Composable, checked_name, frame_of, top_context
+from stbass._process.context import Composable, checked_name, top_context
 from stbass._process.interrupts import called_here, interruptible
 from stbass._process.sync_threads import shared_threads
 from stbass._values.checks import checked_count, checked_deadline, refuse_generator
 from stbass._values.endpoint import Placement
 from stbass._values.outcome import ProcessResult
 from stbass._values.policy import FailurePolicy, OnFailure, RetryPolicy
+from stbass._values.usage import NO_USAGE, Budget, checked_budget
 from stbass.tasklist.running import Work
 from stbass.tasklist.task import Task, TaskCall
 
@@ -63,7 +64,8 @@ class Process:
 
     A task is a callable with its arguments. A coroutine function is one too: it runs on the event loop, any other in a
     thread, so parallel tasks must be thread-safe. Tasks that run in order run in the thread that calls :meth:`execute`,
-    unless there is a deadline, or an event loop in that thread: then they run in another one, which can be left behind.
+    unless there is a deadline or a budget, or an event loop in that thread: then they run in another one, which can be
+    left behind. A task says what it uses with ``stbass.context.running_context().usage(…)``.
 
     Args:
         name: human-readable identifier.
@@ -74,6 +76,7 @@ class Process:
             :class:`stbass.ProcessResult` for each; a :class:`RetryPolicy` tries the failing task again first.
         deadline: seconds after which tasks that have not ended fail with ``DeadlineExceeded``.
         registry: where placements are looked up; :func:`stbass.placement.default_registry` by default.
+        budget: how much each execution may use; then tasks that have not ended fail with ``BudgetExceeded``.
 
     Raises:
         TypeError: an argument is of the wrong type.
@@ -83,9 +86,11 @@ class Process:
         tasks: what was added, in order.
         status: ``"initialized"``, ``"running"``, ``"completed"`` or ``"failed"``.
         results: what became of each task in the last execution, in order, also after a failure; empty before.
+        usage: what the tasks of the last execution have used; nothing before it has ended.
     """
 
     __slots__ = (
+        "_budget",
         "_deadline",
         "_lock",
         "_on_failure",
@@ -96,6 +101,7 @@ class Process:
         "status",
         "strategy",
         "tasks",
+        "usage",
     )
 
     def __init__(
@@ -107,6 +113,7 @@ class Process:
         on_failure: OnFailure = FailurePolicy.HALT,
         deadline: float | None = None,
         registry: BackendRegistry | None = None,
+        budget: Budget | None = None,
     ) -> None:
         self.name = checked_name(name)
         try:
@@ -118,9 +125,11 @@ class Process:
         self._on_failure = checked_policy(on_failure)
         self._deadline = checked_deadline(deadline)
         self._registry = checked_registry(registry)
+        self._budget = checked_budget(budget)
         self.tasks: list[Task] = []
         self.status = Status.INITIALIZED
         self.results: list[ProcessResult] = []
+        self.usage = NO_USAGE
         self._lock = threading.Lock()
 
     def add_task(
@@ -155,16 +164,21 @@ class Process:
         self.add_task(function, *args, placement=placement, **kwargs)
 
     def execute(
-        self, *, on_failure: OnFailure | None = None, deadline: float | None = None, progress: bool = False
+        self,
+        *,
+        on_failure: OnFailure | None = None,
+        deadline: float | None = None,
+        progress: bool = False,
+        budget: Budget | None = None,
     ) -> list[Any]:
         """Run all tasks, and give back their results in the order added.
 
         It needs no event loop. Inside one, it blocks that loop: use :meth:`execute_async` there. Nothing holds up who
-        calls it beyond the end of the list: sync tasks that still run at a failure, at the deadline, or after Ctrl-C
-        are left to themselves, since a thread cannot be stopped.
+        calls it beyond the end of the list: sync tasks that still run at a failure, at the deadline, when the budget is
+        used up, or after Ctrl-C are left to themselves, since a thread cannot be stopped.
 
         Args:
-            on_failure, deadline: for this execution, instead of what the constructor was given.
+            on_failure, deadline, budget: for this execution, instead of what the constructor was given.
             progress: whether to show a progress bar on standard error.
 
         Returns:
@@ -177,9 +191,7 @@ class Process:
             NotTransportable: a placed task cannot go where it is placed; nothing has run.
             RuntimeError: it is running already.
         """
-        deadline = self._deadline if deadline is None else checked_deadline(deadline)
-        # A sync task in this thread would hold off its deadline.
-        with self._execution(on_failure, deadline, progress, here=deadline is None) as work:
+        with self._execution(on_failure, deadline, progress, budget, here=True) as work:
             try:
                 asyncio.get_running_loop()
             except RuntimeError:
@@ -192,15 +204,19 @@ class Process:
         return self._outcome(work)
 
     async def execute_async(
-        self, *, on_failure: OnFailure | None = None, deadline: float | None = None, progress: bool = False
+        self,
+        *,
+        on_failure: OnFailure | None = None,
+        deadline: float | None = None,
+        progress: bool = False,
+        budget: Budget | None = None,
     ) -> list[Any]:
         """:meth:`execute` on an event loop, which it does not block: sync tasks run in threads.
 
         Cancelling this cancels coroutines and placed tasks, and leaves sync ones that run to themselves: a thread
         cannot be stopped.
         """
-        deadline = self._deadline if deadline is None else checked_deadline(deadline)
-        with self._execution(on_failure, deadline, progress, here=False) as work:
+        with self._execution(on_failure, deadline, progress, budget, here=False) as work:
             await self._run(work)
         return self._outcome(work)
 
@@ -212,7 +228,7 @@ class Process:
         """
         self._check_idle("reset")
         self.status = Status.INITIALIZED
-        self.results = []
+        self.results, self.usage = [], NO_USAGE
 
     def __len__(self) -> int:
         return len(self.tasks)
@@ -236,22 +252,23 @@ class Process:
 
     @contextmanager
     def _execution(
-        self, on_failure: OnFailure | None, deadline: float | None, progress: bool, *, here: bool
+        self, on_failure: OnFailure | None, deadline: float | None, progress: bool, budget: Budget | None, *, here: bool
     ) -> Iterator[Work]:
         """One execution: the context in which its tasks run. However they end, status and results say how."""
         policy = self._on_failure if on_failure is None else checked_policy(on_failure)
-        owner = top_context(self.name)
-        if self._registry is not None:
-            frame_of(owner).registry = self._registry
+        deadline = self._deadline if deadline is None else checked_deadline(deadline)
+        budget = self._budget if budget is None else checked_budget(budget)
+        # A sync task in this thread would hold off its end.
+        here = here and deadline is None and budget is None
         with self._lock:
             self._check_idle("execute")
             self.status = Status.RUNNING
         begun = monotonic()
         self._note(Status.RUNNING, begun)
-        self.results = []
+        self.results, self.usage = [], NO_USAGE
+        owner = top_context(self.name)
         try:
-            if deadline is not None:
-                frame_of(owner).limit(monotonic() + deadline, deadline)
+            prepare_owner(owner, self._registry, deadline, budget)
             direct = here or not isinstance(policy, RetryPolicy)
             calls = [TaskCall(task, direct=direct) for task in self.tasks]
             with self._bar(progress) as bar:
@@ -269,6 +286,8 @@ class Process:
         except BaseException:
             self._note(Status.FAILED, begun)
             raise
+        finally:
+            self.usage = owner.used
         self._note(Status.COMPLETED if self._error(work) is None else Status.FAILED, begun)
 
     def _bar(self, wanted: bool) -> AbstractContextManager[Bar | None]:

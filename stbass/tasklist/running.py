@@ -22,13 +22,17 @@ from stbass._engine.supervise import (
     Unobserved,
     cancelled_itself,
     ended,
+    ended_by,
+    has_limits,
     lent,
     run_child,
+    spent_around,
     supervise,
     too_late,
     until,
 )
-from stbass._process.context import ProcessContext, emit_event, failure_of, frame_of
+from stbass._process.context import ProcessContext, emit_event, failure_of, peek_frame
+from stbass._process.frame import Frame
 from stbass._process.interrupts import interruptible
 from stbass._process.sync_threads import SyncThreads, shared_threads
 from stbass._values.outcome import ProcessResult
@@ -46,7 +50,7 @@ class Work:
 
     Args:
         calls: the tasks, in order.
-        owner: the context of the whole, with its deadline and its registry.
+        owner: the context of the whole, with its deadline, its budget and its registry.
         on_failure: what a failure does.
         workers: how many local tasks may run at once.
         here: whether sync tasks that run in order may run in this very thread, which blocks its event loop.
@@ -67,6 +71,8 @@ class Work:
         self.owner = owner
         self.here = here
         self.retry = on_failure if isinstance(on_failure, RetryPolicy) else None
+        self.limited = has_limits(peek_frame(owner))
+        """Whether a deadline or a budget may end it."""
         self.stopped = False
         """Whether no more tasks are to be started."""
         self.results: list[ProcessResult | None] = [None] * len(calls)
@@ -181,14 +187,15 @@ class Work:
         with self._recording:
             self._closed = self.stopped = True
         running = {lane.current for lane in self._lanes}
-        at = frame_of(self.owner).deadline_at
+        at = peek_frame(self.owner).deadline_at
         late = at is not None and monotonic() >= at
+        spent = spent_around(self.owner)
         made = []
         for index, result in enumerate(self.results):
             if result is None:
                 ctx, runs = self.context(index), index in running
                 what = f"task {ctx.process_name!r} was {'cancelled' if runs else 'not started'}: {why}"
-                error = too_late(ctx, "running" if runs else "queued") if late else ProcessCancelled(what)
+                error = too_late(ctx, "running" if runs else "queued") if late else spent or ProcessCancelled(what)
                 result = ended(Child(self.calls[index], ctx), error)
             made.append(result)
         return made
@@ -213,7 +220,7 @@ class Lane(Unobserved):
 
     def take(self) -> int | None:
         """The next task, if another one is to be started."""
-        if self.work.stopped:
+        if self.work.stopped or (self.work.limited and spent_around(self.work.owner) is not None):
             return None
         try:
             index = self.left.popleft()
@@ -228,7 +235,7 @@ class Lane(Unobserved):
         index = self.take()
         while index is not None:
             if self.threads is not None and work.retry is None and work.calls[index].is_plain:
-                index = await self._run_plain(index, self.threads, frame_of(ctx).deadline_at)
+                index = await self._run_plain(index, self.threads, peek_frame(ctx))
                 continue
             result = await self._run_one(index)
             work.record(index, result)
@@ -258,16 +265,18 @@ class Lane(Unobserved):
                 raise
             return cancelled_itself(child)
 
-    async def _run_plain(self, index: int, threads: SyncThreads, deadline_at: float | None) -> int | None:
+    async def _run_plain(self, index: int, threads: SyncThreads, frame: Frame) -> int | None:
         """This sync task and those after it, in a thread, up to one that is not sync, which is given back.
 
-        When this is cancelled, and at the deadline, the task that it is at is left to itself: a thread cannot be
-        stopped.
+        When this is cancelled, at the deadline, and when the budget is used up, the task that it is at is left to
+        itself: a thread cannot be stopped.
         """
+        limits = () if frame.meter is None else frame.meter.limits
         try:
-            async with nullcontext() if deadline_at is None else until(deadline_at):
-                following: int | None = await threads.call_plain(self.run_plain, index)
-                return following
+            async with until(frame.deadline_at) as scope:
+                with ended_by(limits, scope):
+                    following: int | None = await threads.call_plain(self.run_plain, index)
+                    return following
         except asyncio.CancelledError:
             self.work.stopped = True
             raise

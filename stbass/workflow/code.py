@@ -6,7 +6,6 @@ import inspect
 from contextvars import ContextVar
 from typing import Any, Final
 
-from stbass._process.context import ProcessContext
 from stbass._process.interrupts import called_here
 from stbass._process.sync_threads import SyncThreads, shared_threads
 from stbass.errors import ProcessFailed
@@ -15,7 +14,6 @@ from stbass.workflow.state import ProcessResult
 
 __all__ = [
     "OF_BASE_CLASS",
-    "current_context",
     "fraction",
     "is_coroutine",
     "overrides_execute",
@@ -27,26 +25,18 @@ __all__ = [
 OF_BASE_CLASS: Final = "__stbass_of_base_class__"
 """The mark on the base class's own ``execute``, by which this module knows it without knowing the base class."""
 
-_running: ContextVar[tuple[ProcessLike, ProcessContext] | None] = ContextVar("stbass_workflow_running", default=None)
-"""The process whose own code this is part of, and the core's context in which it runs."""
-
-
-def current_context() -> ProcessContext | None:
-    """The core's context of the process whose own code this is called by, if it is called by any."""
-    running = _running.get()
-    return None if running is None else running[1]
+_running: ContextVar[ProcessLike | None] = ContextVar("stbass_workflow_running", default=None)
+"""The process whose own code this is part of."""
 
 
 def runs_here(process: ProcessLike) -> bool:
     """Whether this is called by the own code of ``process``."""
-    running = _running.get()
-    return running is not None and running[0] is process
+    return _running.get() is process
 
 
 async def run_code(
     process: ProcessLike,
     input_data: Any,
-    ctx: ProcessContext,
     *,
     thread: bool = False,
     threads: SyncThreads | None = None,
@@ -60,7 +50,7 @@ async def run_code(
     Raises:
         Exception: whatever it raises, or the error in the failed result that it gave back.
     """
-    token = _running.set((process, ctx))
+    token = _running.set(process)
     try:
         if threads is not None:
             code = process.execute if overrides_execute(process) else process.process

@@ -10,6 +10,7 @@ from stbass import observe
 from stbass._engine.registry import BackendRegistry, checked_registry
 from stbass._values.checks import checked_deadline, checked_limit
 from stbass._values.ids import new_id
+from stbass._values.usage import NO_USAGE, Budget, checked_budget
 from stbass.workflow.code import overrides_execute
 from stbass.workflow.config import ProcessId, checked_id, id_of
 from stbass.workflow.diagram import workflow_mermaid
@@ -39,6 +40,7 @@ class Workflow:
         process_id: its name, as a text.
         nodes: its nodes, by the id of their process.
         results: what has ended so far in the current run, or all of the last one, by id.
+        usage: what the nodes of the last run have used; nothing before it has ended.
         pool_manager: where its pools come from.
     """
 
@@ -56,6 +58,7 @@ class Workflow:
         self.registry = checked_registry(registry)
         self.nodes: dict[str, WorkflowNode] = {}
         self.results: dict[str, ProcessResult] = {}
+        self.usage = NO_USAGE
         self.pool_manager = WorkflowPoolManager.get_instance()
         self._running = False
         self._resumed: dict[str, ProcessResult] = {}
@@ -100,7 +103,12 @@ class Workflow:
         return ended / len(self.nodes)
 
     async def execute(
-        self, initial_data: Mapping[Any, Any] | None = None, *, deadline: float | None = None, progress: bool = False
+        self,
+        initial_data: Mapping[Any, Any] | None = None,
+        *,
+        deadline: float | None = None,
+        progress: bool = False,
+        budget: Budget | None = None,
     ) -> dict[str, ProcessResult]:
         """Run it.
 
@@ -108,6 +116,7 @@ class Workflow:
             initial_data: the input of nodes without dependencies, by id (or by process); None for those not named.
             deadline: seconds after which what runs is cancelled, and what has not started never will.
             progress: whether to show, on standard error, how far each node is.
+            budget: how much all nodes together may use; then those that have not ended fail with ``BudgetExceeded``.
 
         Returns:
             The result of every node, by id, in the order in which they were added.
@@ -130,6 +139,7 @@ class Workflow:
             checked_deadline(deadline),
             self._resumed,
             self.registry,
+            checked_budget(budget),
         )
         self._running = True
         self.results = run.results
@@ -139,7 +149,7 @@ class Workflow:
                 lease = self.pool_manager.lease(self.process_id, self.max_threads, self.max_processes)
                 return await run.to_end(lease)
         finally:
-            self.results = run.ordered()
+            self.results, self.usage = run.ordered(), run.usage
             self._running = False
             self._resumed = {}
 

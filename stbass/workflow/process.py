@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
+from stbass._process.context import running_context
 from stbass._values.arguments import MADE_WITH, remember
 from stbass._values.checks import refuse_generator
 from stbass._values.endpoint import Placement
-from stbass.workflow.code import OF_BASE_CLASS, current_context, fraction, own_process, runs_here
+from stbass.workflow.code import OF_BASE_CLASS, fraction, own_process, runs_here
 from stbass.workflow.config import ProcessConfig, ProcessId, id_of
 from stbass.workflow.protocols import WorkflowLike
 from stbass.workflow.remote import define_remote
@@ -136,7 +137,7 @@ class BaseProcess(ABC):
         It is in ``metadata.progress`` from then on, wherever the process runs.
         """
         self.metadata.progress = fraction(done, total)
-        ctx = current_context()
+        ctx = running_context()
         if ctx is not None:
             ctx.progress(done, 1.0 if total is None else total, note)
 

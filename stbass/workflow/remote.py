@@ -45,7 +45,7 @@ class Remote(Process):
     async def run(self, ctx: ProcessContext) -> Any:
         """Run its code; elsewhere, that of one that is made anew from the same arguments."""
         process = self.target(*self.args, **self.kwargs) if self._local is None else self._local
-        return await run_code(process, self.input_data, ctx, thread=True)
+        return await run_code(process, self.input_data, thread=True)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Its class is found under the name of the class it is for, so pickle would take that one.

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
-from time import monotonic
 from typing import Any
 
 from stbass._engine.children import registry_of
+from stbass._engine.composition import prepare_owner
 from stbass._engine.registry import BackendRegistry
 from stbass._engine.supervise import Child, lent, supervise
-from stbass._process.context import ProcessContext, emit_event, failure_of, frame_of, top_context
+from stbass._process.context import ProcessContext, emit_event, failure_of, top_context
 from stbass._process.interrupts import interruptible
 from stbass._values.outcome import ProcessResult as CoreResult
 from stbass._values.policy import FailurePolicy
+from stbass._values.usage import Budget, Usage
 from stbass.errors import ProcessCancelled, ProcessSkipped, StbassError, ValidationFailed, WorkflowError
 from stbass.observe import events
 from stbass.workflow.code import fraction
@@ -39,6 +40,7 @@ class Run:
         deadline: seconds, or None.
         before: results of nodes that completed in an earlier run.
         registry: where placements are looked up, or None.
+        budget: how much it may use, or None.
 
     Raises:
         ValueError: there is data for what is no node, or has dependencies.
@@ -54,17 +56,16 @@ class Run:
         deadline: float | None,
         before: Mapping[str, ProcessResult],
         registry: BackendRegistry | None,
+        budget: Budget | None,
     ) -> None:
         self.results: dict[str, ProcessResult] = dict(before)
         """Of the nodes that have ended, in the order in which they did."""
         self._graph = graph
         self._data = data
-        self._deadline = deadline
         self._progression = Progression(graph, [graph.index[name] for name in before])
         self._watch: Watch | None = None
         self._owner = top_context(name)
-        if registry is not None:
-            frame_of(self._owner).registry = registry
+        prepare_owner(self._owner, registry, deadline, budget)
         self._verdicts: dict[int, Verdict] = {}
         # In the order of the graph; None for nodes that completed in an earlier run.
         self._runs: list[NodeRun | None] = []
@@ -107,8 +108,6 @@ class Run:
         for name, node in self._graph_nodes():
             reset(node.process, self.results.get(name))
         self._check_inputs()
-        if self._deadline is not None:
-            frame_of(self._owner).limit(monotonic() + self._deadline, self._deadline)
         emit_event(self._owner, "started")
         try:
             async with lease as pools:
@@ -229,6 +228,11 @@ class Run:
         for index, name in enumerate(self._graph.ids):
             if name not in self.results:
                 self._settle(index, result_of(index))
+
+    @property
+    def usage(self) -> Usage:
+        """What its nodes have used."""
+        return self._owner.used
 
     def ordered(self) -> dict[str, ProcessResult]:
         """The results that there are, in the order in which the nodes were added."""

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from stbass._engine.backend import ExecutionBackend
 from stbass._engine.children import registry_of
-from stbass._engine.supervise import Child, Unobserved, ended, lent, run_attempts, run_child, supervise
-from stbass._process.context import Composable, ProcessContext, failure_of, frame_of, top_context
+from stbass._engine.supervise import Child, Unobserved, ended, has_limits, lent, run_attempts, run_child, supervise
+from stbass._process.context import Composable, ProcessContext, failure_of, frame_of, peek_frame, top_context
 from stbass._process.interrupts import interruptible
 from stbass._process.sync_threads import SyncThreads
 from stbass._values.endpoint import Placement
@@ -62,7 +62,7 @@ class Code(Composable):
         self.threads = threads
 
     async def _perform(self, ctx: ProcessContext) -> Any:
-        return await run_code(self.process, self.input_data, ctx, thread=self.thread, threads=self.threads)
+        return await run_code(self.process, self.input_data, thread=self.thread, threads=self.threads)
 
 
 class NodeRun(Unobserved):
@@ -114,7 +114,7 @@ class NodeRun(Unobserved):
                 return ended(Child(self, ctx), verdict)
         strategy = config.retry_strategy
         plain = config.process_type is ProcessType.ASYNC and self.where is None
-        if plain and strategy is None and config.timeout is None and frame_of(ctx).deadline_at is None:
+        if plain and strategy is None and config.timeout is None and not has_limits(peek_frame(ctx)):
             return await Code(process, input_data).execute(ctx)
         policy = None if strategy is None else BackoffPolicy(strategy)
         attempt = _Attempt(self, input_data, 1 if policy is None else policy.max_attempts)
@@ -160,7 +160,7 @@ class _Attempt(Unobserved):
             frame_of(ctx).sink = Progress(process)
             # There, the event loop must stay free: it is told when to end.
             return Code(process, self.input_data, thread=True), run.pools[kind]
-        if kind is ProcessType.ASYNC and (frame_of(ctx).deadline_at is None or is_coroutine(process)):
+        if kind is ProcessType.ASYNC and (is_coroutine(process) or not has_limits(peek_frame(ctx))):
             return Code(process, self.input_data), None
         return Code(process, self.input_data, threads=run.pools.threads), run.pools[ProcessType.THREAD]
 

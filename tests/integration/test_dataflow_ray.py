@@ -16,11 +16,13 @@ from typing import Any
 import pytest
 import ray
 
+from stbass import Budget
 from stbass.dataflow import AsyncioConnector, Component, ConnectorSpec, LocalProcess, RayConnector, RayProcess, Status
 from stbass.dataflow.model.components import steps_of
 from stbass.dataflow.state import SqliteStateBackend
 from stbass.errors import (
     AdmissionError,
+    BudgetExceeded,
     JobFinishedError,
     NotTransportable,
     ProcessCancelled,
@@ -46,6 +48,7 @@ from tests.support.dataflow_remote import (
     is_satisfied,
     triple,
 )
+from tests.support.living import Spending
 
 ROOT = Path(__file__).parents[2]
 
@@ -78,6 +81,27 @@ def log(tmp_path: Path) -> Iterator[Log]:
     """A log for one test."""
     with Log(tmp_path / "log") as made:
         yield made
+
+
+# What is used ------------------------------------------------------------------------------------
+
+
+async def test_a_budget_ends_it() -> None:
+    connections = (("source.y", "spends.x"), ("spends.y", "sink.x"))
+    async with (
+        asyncio.timeout(60),
+        on_ray(
+            [Endless(name="source"), Spending(name="spends"), Keep(name="sink")], *connections, maxsize=2
+        ) as process,
+    ):
+        with pytest.raises(ExceptionGroup) as caught:
+            await process.run(budget=Budget(tokens=100))
+        assert [type(one) for one in caught.value.exceptions] == [BudgetExceeded]
+        assert process.usage.tokens >= 100
+    parts = [Count(9, name="source"), Spending(name="spends"), Keep(name="sink")]
+    async with asyncio.timeout(60), on_ray(parts, *connections) as process:
+        await process.run(budget=Budget(tokens=91))
+        assert process.usage.tokens == 90
 
 
 # What comes out ----------------------------------------------------------------------------------

@@ -14,26 +14,36 @@ import pytest
 from stbass import PAR, PLACED_PAR, SEQ, Budget, FailurePolicy, Placement, Usage
 from stbass.backends.celery import CeleryBackend
 from stbass.backends.pools import ProcessPoolBackend, ThreadBackend
+from stbass.dataflow import CeleryProcess, Status
 from stbass.errors import BudgetExceeded, RemoteError
 from stbass.placement import BackendRegistry, LocalBackend
+from stbass.tasklist import Process as TaskList
 from stbass.testing import Worker
+from stbass.workflow import ProcessType, Workflow, WorkflowError
 from tests.integration.conftest import Fleet
 from tests.support.agents import hidden_error
 from tests.support.backends import registry_of
+from tests.support.dataflow import Count, Endless, Keep, wire
 from tests.support.living import (
     GoesOn,
     RateLimited,
+    Spending,
     Unauthorised,
     Uses,
+    Using,
     for_ever,
+    keep_using,
     logs,
     logs_in_a_thread,
     spends,
     unauthorised,
+    use,
+    wait_for_ever,
 )
 from tests.support.waiting import until
 
-INCLUDE = ("tests.support.living",)
+INCLUDE = ("tests.support.living", "tests.support.dataflow")
+FUNCTIONS = ("tests.support.living",)
 
 THERE = Placement(endpoint="anthropic")
 KINDS = ("local", "threads", "processes", "celery")
@@ -123,6 +133,63 @@ async def test_a_budget_that_went_elsewhere_holds_there(everywhere: BackendRegis
     assert isinstance(failed.failure.error, BudgetExceeded)
     assert failed.failure.error.budget == Budget(tokens=50)
     assert result.usage.tokens == 50
+
+
+# The same in the front ends ------------------------------------------------------------------------
+
+
+async def test_a_task_list_ends_by_what_its_tasks_use_elsewhere(everywhere: BackendRegistry) -> None:
+    tasks = TaskList("spends", "parallel", registry=everywhere, on_failure=FailurePolicy.COLLECT)
+    tasks.add_task(keep_using, placement=THERE)
+    tasks.add_task(wait_for_ever)
+    tasks.add_task(use, 5, placement=THERE)
+    async with asyncio.timeout(60):
+        spends, waits, _ = await tasks.execute_async(budget=Budget(tokens=50))
+    assert [type(one.failure.error) for one in (spends, waits)] == [BudgetExceeded] * 2
+    assert tasks.usage.tokens >= 50
+
+
+async def test_a_workflow_ends_by_what_its_nodes_use_elsewhere(everywhere: BackendRegistry) -> None:
+    workflow = Workflow(registry=everywhere)
+    Using("early", 5).register_to(workflow, placement=THERE)
+    Using("spends", 0).register_to(workflow, ["early"], placement=THERE)
+    Using("waits", -1).register_to(workflow)
+    async with asyncio.timeout(60):
+        with pytest.raises(WorkflowError) as caught:
+            await workflow.execute(budget=Budget(tokens=50))
+    assert [type(caught.value.results[name].exception) for name in ("spends", "waits")] == [BudgetExceeded] * 2
+    assert caught.value.results["early"].data == 5
+    assert workflow.usage.tokens >= 50
+
+
+async def test_a_workflow_counts_what_its_python_processes_use() -> None:
+    workflow = Workflow(max_processes=1)
+    Using("spends", 0, process_type=ProcessType.PROCESS).register_to(workflow)
+    async with asyncio.timeout(60):
+        with pytest.raises(WorkflowError, match="is used up"):
+            await workflow.execute(budget=Budget(tokens=50))
+    assert workflow.usage.tokens >= 50
+
+
+async def test_a_dataflow_process_ends_by_what_its_components_use_on_a_fleet(backend: CeleryBackend) -> None:
+    parts = [Endless(name="source"), Spending(name="spends"), Keep(name="sink")]
+    connectors = [wire("source.y", "spends.x", maxsize=4), wire("spends.y", "sink.x", maxsize=4)]
+    places = {"source": "one@anthropic", "spends": "one@anthropic", "sink": "local:8080"}
+    process = CeleryProcess(parts, connectors, backend=backend, placement=places)
+    async with asyncio.timeout(60), process:
+        with pytest.raises(ExceptionGroup) as caught:
+            await process.run(budget=Budget(tokens=500))
+        [spent] = caught.value.exceptions
+        assert isinstance(spent, BudgetExceeded)
+        assert process.status is Status.FAILED
+    told = process.usage.tokens
+    assert told >= 500
+    # Made again, it runs to its end with what it needs; and then all is counted.
+    parts = [Count(30, name="source"), Spending(name="spends"), Keep(name="sink")]
+    process = CeleryProcess(parts, connectors, backend=backend, placement=places)
+    async with asyncio.timeout(60), process:
+        await process.run(budget=Budget(tokens=301))
+    assert process.usage.tokens == 300
 
 
 # Who logs ---------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Processes that fail as agents do, go on where they were, log, and count what they use."""
+"""Processes, tasks, nodes and components that fail as agents do, go on where they were, log, and use tokens."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import asyncio
 import logging
 from typing import Any
 
+from stbass.context import running_context
+from stbass.dataflow import Component, IOController
 from stbass.process import Process, ProcessContext
+from stbass.workflow import BaseProcess, ProcessConfig
 
 log = logging.getLogger("library.of.somebody")
 
@@ -114,3 +117,68 @@ def logs_in_a_thread(ctx: ProcessContext) -> str:
     """The same, in a thread."""
     log.warning("plain line of %s", ctx.process_id)
     return ctx.process_id
+
+
+# The same of those that are given no context -----------------------------------------------------
+
+
+def use(tokens: int) -> int:
+    """Use so many tokens."""
+    ctx = running_context()
+    assert ctx is not None
+    ctx.usage(tokens_out=tokens)
+    return tokens
+
+
+async def keep_using() -> None:
+    """Use ten tokens, again and again."""
+    while True:
+        use(10)
+        await asyncio.sleep(0.01)
+
+
+async def wait_for_ever() -> None:
+    """Wait until it is cancelled."""
+    await asyncio.Event().wait()
+
+
+class Using(BaseProcess):
+    """A node that uses so many tokens; with 0, ten again and again; with -1, it only waits.
+
+    Args:
+        name: its id.
+        tokens: that number.
+        config: what else its configuration says.
+    """
+
+    def __init__(self, name: str, tokens: int, **config: Any) -> None:
+        super().__init__(ProcessConfig(process_id=name, **config))
+        self.tokens = tokens
+
+    async def execute(self, input_data: Any) -> int:
+        """Use them."""
+        await (wait_for_ever() if self.tokens < 0 else keep_using() if not self.tokens else asyncio.sleep(0))
+        return use(self.tokens)
+
+
+class UsingInThread(BaseProcess):
+    """A node whose sync code uses so many tokens."""
+
+    def __init__(self, name: str, tokens: int, **config: Any) -> None:
+        super().__init__(ProcessConfig(process_id=name, **config))
+        self.tokens = tokens
+
+    def process(self, input_data: Any) -> int:
+        """Use them."""
+        return use(self.tokens)
+
+
+class Spending(Component):
+    """Passes values on, and uses ten tokens for each."""
+
+    io = IOController(inputs=["x"], outputs=["y"])
+    x: Any
+
+    async def step(self) -> None:
+        use(10)
+        self.y = self.x

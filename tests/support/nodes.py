@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from stbass.context import running_context
 from stbass.workflow import BaseProcess, ProcessConfig, ProcessMetadata, ProcessResult, ProcessType, RetryStrategy
-from stbass.workflow.code import current_context
 
 
 class Node(BaseProcess):
@@ -152,7 +152,7 @@ class Who(Node):
 
     async def execute(self, input_data: Any) -> Any:
         """Say."""
-        ctx = current_context()
+        ctx = running_context()
         assert ctx is not None
         return {
             "name": ctx.process_name,

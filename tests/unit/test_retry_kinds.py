@@ -15,11 +15,11 @@ import pytest
 from stbass import PAR, SEQ, FailurePolicy, Process, wire
 from stbass._process.context import ProcessContext
 from stbass._values.retry_after import retry_after
+from stbass.context import running_context
 from stbass.errors import ConfigurationError, RemoteError, WireError
 from stbass.failure import retry_process
 from stbass.result import RetryPolicy
 from stbass.workflow import BaseProcess, ProcessConfig, RetryStrategy, Workflow, WorkflowNode
-from stbass.workflow.code import current_context
 from tests.support.compose import give
 from tests.support.wire_samples import Thorny, WallError
 
@@ -137,7 +137,7 @@ async def test_a_node_that_is_tried_again_goes_on_from_its_checkpoint() -> None:
 
     class Saves(BaseProcess):
         async def process(self, input_data: Any) -> None:
-            ctx = current_context()
+            ctx = running_context()
             assert ctx is not None
             resumed.append(ctx.resumed_from)
             ctx.checkpoint(ctx.attempt)

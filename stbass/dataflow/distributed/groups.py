@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from stbass._values.usage import Usage
 from stbass.dataflow.engine.edge import Edge
 from stbass.dataflow.model.components import Component
 from stbass.dataflow.status import Status
@@ -86,6 +87,9 @@ class GroupListener(Protocol):
 
     def stop_requested(self, group: str) -> None:
         """A component has sent a ``StopEvent``."""
+
+    def used(self, group: str, total: Usage) -> None:
+        """The group has used so much up to now. What it said earlier may come later."""
 
     def quiet(self, group: str, state: Quiescence) -> None:
         """Nothing happens in the group until something comes from elsewhere."""

@@ -12,7 +12,9 @@ from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from stbass._process.context import meter_of
 from stbass._values.checks import is_number
+from stbass._values.usage import NO_USAGE, Usage
 from stbass.dataflow.distributed.group_handle import GroupHandle
 from stbass.dataflow.distributed.groups import Group, GroupView, Quiescence, groups_of
 from stbass.dataflow.engine.checkpoints import members_of
@@ -86,6 +88,7 @@ class DistributedProcess(Process):
         self._stepping = self._stopping = self._is_cancelled = self._ended = False
         self._quiet: dict[str, Quiescence] = {}
         self._lost: dict[str, Exception] = {}
+        self._used: dict[str, Usage] = {}
 
     # What a kind of process does ----------------------------------------------------------------
 
@@ -271,6 +274,13 @@ class DistributedProcess(Process):
         # Also where nobody waits for that group: what it held is lost.
         for one in self._groups.values():
             one.cancel()
+
+    def used(self, group: str, total: Usage) -> None:
+        """Count it."""
+        before = self._used.get(group, NO_USAGE)
+        if total.tokens >= before.tokens and total.cost >= before.cost:
+            self._used[group] = total
+            meter_of(self._owner).add(total - before)
 
     def quiet(self, group: str, state: Quiescence) -> None:
         """End the round, or report that the run is stuck, if all groups are quiet and nothing is on its way.

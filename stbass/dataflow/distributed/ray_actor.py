@@ -13,6 +13,9 @@ from typing import Any
 
 from ray.exceptions import RayActorError
 
+from stbass._process.context import ProcessContext, frame_of, running_as
+from stbass._process.meter import Meter
+from stbass._values.usage import Usage
 from stbass.dataflow.distributed.group_side import RemoteGroup
 from stbass.dataflow.engine.edge import Edge
 from stbass.wire import dump_error, dumps
@@ -54,6 +57,10 @@ class GroupActor:
         self._reports: list[bytes] = []
         self._has_news = asyncio.Event()
         self._group: RemoteGroup | None = None
+        self._loop: asyncio.AbstractEventLoop
+        self._meter = Meter(tell=self._used)
+        self._context = ProcessContext(type(self).__name__)
+        frame_of(self._context).meter = self._meter
 
     @property
     def group(self) -> RemoteGroup:
@@ -69,6 +76,7 @@ class GroupActor:
             actors: all actors, by group.
             homes: the group of each component.
         """
+        self._loop = asyncio.get_running_loop()
         try:
             self._group = RemoteGroup(plan, _Peers(actors, homes), self._tell)
         except Exception as error:
@@ -86,8 +94,15 @@ class GroupActor:
         found, self._reports = self._reports, []
         return found
 
-    async def call(self, name: str, argument: bytes) -> bytes:
-        return await self.group.call(name, argument)
+    def _used(self, total: Usage) -> None:
+        """Called in any thread."""
+        self._loop.call_soon_threadsafe(self._tell, _report_of(total))
+
+    async def call(self, name: str, argument: bytes) -> tuple[bytes, bytes]:
+        """The answer, and a report of what was used up to then."""
+        with running_as(self._context):
+            answer = await self.group.call(name, argument)
+        return answer, _report_of(self._meter.total)
 
     async def order(self, name: str, *arguments: Any) -> None:
         if self._group is not None:
@@ -98,3 +113,7 @@ class GroupActor:
 
     async def gone(self, edge: str) -> None:
         self.group.gone(edge)
+
+
+def _report_of(total: Usage) -> bytes:
+    return dumps(["used", total])

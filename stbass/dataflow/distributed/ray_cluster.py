@@ -8,7 +8,7 @@ import math
 import sys
 import threading
 from collections.abc import Awaitable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import RayActorError
@@ -24,6 +24,8 @@ from stbass.dataflow.model.resource import Resource
 from stbass.errors import AdmissionError, WireError, WorkerLostError
 
 __all__ = ["Cluster", "RayGroup", "needs_of"]
+
+T = TypeVar("T")
 
 _CALLS = 64
 """How many calls an actor takes at once beside one for each edge."""
@@ -188,7 +190,7 @@ class RayGroup(GroupHandle):
                 self._listener.lost(self.name, self._loss)
                 return
 
-    async def _answer(self, answer: Awaitable[bytes]) -> bytes:
+    async def _answer(self, answer: Awaitable[T]) -> T:
         try:
             return await answer
         except RayActorError as error:
@@ -206,7 +208,10 @@ class RayGroup(GroupHandle):
     # What is asked of it ------------------------------------------------------------------------
 
     async def _call(self, name: str, argument: bytes) -> bytes:
-        return await self._answer(self._actor.call.remote(name, argument))
+        called: Awaitable[tuple[bytes, bytes]] = self._actor.call.remote(name, argument)
+        answer, used = await self._answer(called)
+        self._heard(used)
+        return answer
 
     def _order(self, name: str, *arguments: Any) -> None:
         self._actor.order.remote(name, *arguments)

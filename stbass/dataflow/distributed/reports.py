@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from stbass._values.usage import Usage
 from stbass.dataflow.distributed.groups import GroupListener, GroupView, Quiescence
 from stbass.dataflow.engine.arriving import LIMIT, arrived
 from stbass.dataflow.engine.runner import Runner
@@ -30,6 +31,8 @@ def heard(group: str, report: bytes, listener: GroupListener) -> None:
             listener.status_changed(group, component, Status(status))
         case ["stop"]:
             listener.stop_requested(group)
+        case ["used", Usage() as total]:
+            listener.used(group, total)
         case ["quiet", dict(state)]:
             listener.quiet(group, Quiescence(**state))
         case other:
