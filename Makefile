@@ -40,14 +40,16 @@ $(BIN)/python:
 	echo "making $(VENV) with $$python"; "$$python" -m venv $(VENV)
 
 $(VENV)/.installed: $(SETUP) | $(BIN)/python
-	@echo "installing stbass[dev] into $(VENV)"
+	@echo "installing stbass-celery[dev] into $(VENV)"
 	@$(BIN)/python $(PIP_INSTALL) --upgrade pip
+	@# The name that this distribution had.
+	@$(BIN)/python -m pip uninstall --quiet --yes stbass
 	@$(BIN)/python $(PIP_INSTALL) -e ".[dev]"
 	@touch $@ $(VENV)/.installed-demo
 
 # What runs a fleet, without what it takes to work on stbass: there in a third of the time.
 $(VENV)/.installed-demo: $(SETUP) | $(BIN)/python
-	@echo "installing stbass[demo] into $(VENV)"
+	@echo "installing stbass-celery[demo] into $(VENV)"
 	@$(BIN)/python $(PIP_INSTALL) -e ".[demo]"
 	@touch $@
 
@@ -55,7 +57,7 @@ $(VENV)/.installed-demo: $(SETUP) | $(BIN)/python
 .venv-3.%/.installed: $(SETUP)
 	@python=$$(.ci/find-python 3.$*); \
 	[ -x .venv-3.$*/bin/python ] || { echo "making .venv-3.$* with $$python"; "$$python" -m venv .venv-3.$*; }
-	@echo "installing stbass[dev] into .venv-3.$*"
+	@echo "installing stbass-celery[dev] into .venv-3.$*"
 	@.venv-3.$*/bin/python $(PIP_INSTALL) --upgrade pip
 	@.venv-3.$*/bin/python $(PIP_INSTALL) -e ".[dev]"
 	@touch $@
@@ -64,7 +66,7 @@ $(VENV)/.installed-demo: $(SETUP) | $(BIN)/python
 .venv-lowest/.installed: $(SETUP) tests/lowest.txt
 	@python=$$(.ci/find-python 3.11); \
 	[ -x .venv-lowest/bin/python ] || { echo "making .venv-lowest with $$python"; "$$python" -m venv .venv-lowest; }
-	@echo "installing stbass[dev] at its lowest versions into .venv-lowest"
+	@echo "installing stbass-celery[dev] at its lowest versions into .venv-lowest"
 	@.venv-lowest/bin/python $(PIP_INSTALL) --upgrade pip
 	@.venv-lowest/bin/python $(PIP_INSTALL) -e ".[dev]" -c tests/lowest.txt
 	@touch $@
@@ -73,14 +75,14 @@ $(VENV)/.installed-demo: $(SETUP) | $(BIN)/python
 .venv-agents/.installed: $(SETUP)
 	@python="$(PYTHON)"; [ -n "$$python" ] || exit 1; \
 	[ -x .venv-agents/bin/python ] || { echo "making .venv-agents with $$python"; "$$python" -m venv .venv-agents; }
-	@echo "installing stbass[agents] into .venv-agents"
+	@echo "installing stbass-celery[agents] into .venv-agents"
 	@.venv-agents/bin/python $(PIP_INSTALL) --upgrade pip
 	@.venv-agents/bin/python $(PIP_INSTALL) -e ".[agents]"
 	@.venv-agents/bin/python $(PIP_INSTALL) --no-deps "instructor>=1.17.0"
 	@touch $@
 
 $(VENV)/.installed-bench: $(VENV)/.installed
-	@echo "installing stbass[bench] into $(VENV)"
+	@echo "installing stbass-celery[bench] into $(VENV)"
 	@$(BIN)/python $(PIP_INSTALL) -e ".[dev,bench]"
 	@touch $@
 
@@ -96,11 +98,11 @@ channels: $(VENV)/.installed-demo  ## a pipeline of four stages on four workers,
 
 .PHONY: worker
 worker: $(VENV)/.installed-demo  ## a worker for ENDPOINT (several: ENDPOINT='anthropic local:8080')
-	@$(BIN)/stbass worker $(foreach endpoint,$(ENDPOINT),-e $(endpoint))
+	@$(BIN)/stbass worker -A celery_app $(foreach endpoint,$(ENDPOINT),-e $(endpoint))
 
 .PHONY: dev
 dev: $(VENV)/.installed-demo  ## Redis and one worker per endpoint in ENDPOINTS, until Ctrl-C
-	@$(BIN)/stbass dev $(foreach endpoint,$(ENDPOINTS),-e $(endpoint))
+	@$(BIN)/stbass dev -A celery_app $(foreach endpoint,$(ENDPOINTS),-e $(endpoint))
 
 # Check -------------------------------------------------------------------------------------------
 

@@ -1,13 +1,13 @@
-"""The worker application that is deployed: ``celery -A celery_app worker -Q anthropic``.
+"""The application that is deployed: ``celery -A celery_app worker -Q anthropic``.
 
-What it is set to comes from the environment; see ``docs/settings.md``.
+It is the one of :mod:`stbass.app`, with the settings of ``docs/settings.md``, and knows the processes of
+:mod:`celery_app.agents` besides, unless ``STBASS_INCLUDE`` names others.
 """
 
 from __future__ import annotations
 
-from celery_app.settings import Settings
-from stbass.backends.celery import make_app
+from stbass.app import app
 
 __all__ = ["app"]
 
-app = make_app("celery_app", **Settings.from_environment().for_celery())
+app.conf.include = app.conf.include or ["celery_app.agents"]

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from celery_app.settings import Settings
 from stbass.errors import ConfigurationError
 from stbass.process import Process, ProcessContext
+from stbass.settings import Settings
 from stbass.testing import fake_llm as llm
 
 __all__ = ["classify", "embed", "reason", "summarize"]

@@ -1,6 +1,7 @@
 """Tools of an MCP server as processes: one after the other, at once, and with a failure that says what went wrong.
 
-Run it with ``python examples/mcp_tools.py``; it needs ``pip install "stbass[mcp]"``. The server is this same file, run
+Run it with ``python examples/mcp_tools.py``; it needs
+``pip install "stbass-celery[mcp]"``. The server is this same file, run
 as a command by each call; with a server of your own, give ``MCPServer`` its address instead.
 """
 

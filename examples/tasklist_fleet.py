@@ -1,6 +1,7 @@
 """The same list of plain functions, some of them called by real workers, which it starts itself.
 
-Run it with ``python -m examples.tasklist_fleet``; it needs ``pip install "stbass[celery]"`` and a ``redis-server``.
+Run it with ``python -m examples.tasklist_fleet``; it needs
+``pip install "stbass-celery[celery]"`` and a ``redis-server``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """A workflow whose nodes sit on three endpoints, with a real worker for each, which it starts itself.
 
-Run it with ``python -m examples.workflow_fleet``; it needs ``pip install "stbass[celery]"`` and a ``redis-server``.
+Run it with ``python -m examples.workflow_fleet``; it needs
+``pip install "stbass-celery[celery]"`` and a ``redis-server``.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ _HOME = {
 def _version() -> str:
     from importlib import metadata
 
-    return metadata.version("stbass")
+    return metadata.version("stbass-celery")
 
 
 # The modules of these names, and some others that programs use as `stbass.failure` or `stbass.mcp`.

@@ -1,6 +1,7 @@
 """Four research agents, one SDK each, on a fleet that this program starts: a Redis and a worker.
 
-Run it with ``python -m examples.agents.research``; it needs ``pip install "stbass[agents]"``. With OPENAI_API_KEY or
+Run it with ``python -m examples.agents.research``; it needs
+``pip install "stbass-celery[agents]"``. With OPENAI_API_KEY or
 ANTHROPIC_API_KEY in the environment it asks the real service (for money: the budget says how much it may use), else a
 fake one that refuses the first request of each agent.
 """

@@ -185,7 +185,7 @@ def backend_class(kind: str) -> type[ExecutionBackend]:
         found = known[kind].load()
     except ImportError as error:
         raise MissingDependencyError(
-            f"the {kind!r} backend needs a package that is not installed ({error}); pip install 'stbass[{kind}]'"
+            f"the {kind!r} backend needs a package that is not installed ({error}); pip install 'stbass-celery[{kind}]'"
         ) from error
     if not (isinstance(found, type) and issubclass(found, ExecutionBackend)):
         raise ConfigurationError(f"entry point {kind!r} of {_ENTRY_POINTS} is {found!r}, not an ExecutionBackend class")

@@ -10,7 +10,7 @@ from stbass.errors import ConfigurationError, MissingDependencyError, StbassErro
 
 __all__ = ["main"]
 
-_EXTRAS = {"billiard": "celery", "celery": "celery", "kombu": "celery", "redis": "celery", "vine": "celery"}
+_EXTRAS = dict.fromkeys(("billiard", "celery", "kombu", "pydantic_settings", "redis", "vine"), "celery")
 """Which extra brings a package that a command may find missing."""
 
 
@@ -26,7 +26,7 @@ def main() -> None:
         if package not in _EXTRAS:
             raise
         code = Exit.SETTINGS
-        sys.stderr.write(f"stbass: this needs {package}: pip install 'stbass[{_EXTRAS[package]}]'\n")
+        sys.stderr.write(f"stbass: this needs {package}: pip install 'stbass-celery[{_EXTRAS[package]}]'\n")
     except StbassError as error:
         code = Exit.FAILED
         sys.stderr.write(f"stbass: {error}\n")

@@ -24,7 +24,7 @@ cli = typer.Typer(
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"stbass {version('stbass')}")
+        typer.echo(f"stbass {version('stbass-celery')}")
         raise typer.Exit
 
 
@@ -66,7 +66,7 @@ def worker(
         float | None,
         typer.Option("--grace", min=0, metavar="S", help="Seconds that processes get to end after SIGTERM."),
     ] = None,
-    app: Application = "celery_app",
+    app: Application = "stbass.app",
     name: Annotated[str | None, typer.Option("--name", "-n", help="The worker's name; %h is the host.")] = None,
     log_level: Annotated[str, typer.Option("--log-level", "-l", metavar="LEVEL")] = "INFO",
     log_format: Annotated[
@@ -84,7 +84,7 @@ def dev(
     endpoint: Endpoints,
     include: Include = None,
     concurrency: Concurrency = None,
-    app: Application = "celery_app",
+    app: Application = "stbass.app",
     redis: Annotated[
         str | None, typer.Option("--redis", metavar="URL", help="A Redis to use instead of an embedded one.")
     ] = None,

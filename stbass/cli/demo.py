@@ -7,16 +7,14 @@ import signal
 import sys
 import time
 from contextlib import AsyncExitStack
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-import celery_app.settings
-from celery_app.agents import classify, embed, reason, summarize
 from stbass._values.endpoint import Placement
 from stbass.backends.celery import CeleryBackend, make_app
+from stbass.cli.demo_agents import judge, summarise, think, vectorise
 from stbass.cli.demo_view import show_failures, show_results
 from stbass.cli.exits import Exit
 from stbass.observe import events
@@ -25,6 +23,7 @@ from stbass.par import PARResult
 from stbass.placement import PLACED_PAR, BackendRegistry
 from stbass.process import Process
 from stbass.result import FailurePolicy
+from stbass.settings import variables
 from stbass.testing.fake_llm import FakeLLM
 from stbass.testing.redis_server import RedisServer
 from stbass.testing.worker import Worker
@@ -38,15 +37,15 @@ _REVIEWS = ["It came a day early, thanks!", "It never came.", "It is blue.", "Gr
 _WITH_A_GAP = [*_REVIEWS[:3], "", *_REVIEWS[3:]]
 
 AGENTS: list[tuple[Process[..., Any], Placement]] = [
-    (reason("Why is the sky blue?").with_name("reason about the sky"), Placement("opus", "anthropic")),
+    (think("Why is the sky blue?", steps=4).with_name("reason about the sky"), Placement("opus", "anthropic")),
     (
-        reason("What is the meaning of everything?", steps=40).with_name("reason about everything"),
+        think("What is the meaning of everything?", steps=40).with_name("reason about everything"),
         Placement("opus", "anthropic"),
     ),
-    (classify(_REVIEWS).with_name("classify reviews"), Placement("haiku", "anthropic")),
-    (classify(_WITH_A_GAP).with_name("classify with a gap"), Placement("haiku", "anthropic")),
-    (embed(_REVIEWS).with_name("embed reviews"), Placement("nomic", "local:8080")),
-    (summarize(_REVIEWS).with_name("summarize reviews"), Placement("llama", "local:8080")),
+    (judge(_REVIEWS).with_name("classify reviews"), Placement("haiku", "anthropic")),
+    (judge(_WITH_A_GAP).with_name("classify with a gap"), Placement("haiku", "anthropic")),
+    (vectorise(_REVIEWS).with_name("embed reviews"), Placement("nomic", "local:8080")),
+    (summarise(_REVIEWS).with_name("summarize reviews"), Placement("llama", "local:8080")),
 ]
 MISSES_THE_DEADLINE, FAILS = "reason about everything", "classify with a gap"
 
@@ -85,9 +84,10 @@ async def _demo(deadline: float, progress: Console) -> PARResult:
         redis = await stack.enter_async_context(RedisServer())
         progress.print(f"Redis runs at {redis.url}, a fake LLM at {llm.url}. Starting two workers …")
         environment = _environment(redis.url, llm.url)
-        # The application beside this very package, whatever lies in the working directory.
-        beside = Path(celery_app.__file__).parents[1]
-        workers = [Worker("celery_app", endpoint, env=environment, cwd=beside) for endpoint in ENDPOINTS]
+        # This very package, whatever lies in the working directory.
+        beside = Path(__file__).parents[2]
+        include = ["stbass.cli.demo_agents"]
+        workers = [Worker("stbass.app", each, env=environment, include=include, cwd=beside) for each in ENDPOINTS]
         for worker in workers:
             stack.push_async_callback(asyncio.to_thread, worker.kill)
         await asyncio.gather(*(asyncio.to_thread(worker.start) for worker in workers))
@@ -115,7 +115,7 @@ async def _demo(deadline: float, progress: Console) -> PARResult:
 
 def _environment(redis_url: str, llm_url: str) -> dict[str, str]:
     """What the workers are set to: nothing of what this terminal happens to be set to."""
-    unset = {each.metadata["variable"]: "" for each in fields(celery_app.settings.Settings)}
+    unset = dict.fromkeys(variables(), "")
     return {
         **unset,
         "STBASS_BROKER_URL": redis_url,

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
-
-from celery.app.utils import find_app
 
 from stbass.backends.celery.settings import fleet_of, included
 from stbass.backends.celery.worker.logs import FORMATS
+from stbass.cli.named import import_named, load_application
 from stbass.errors import ConfigurationError
 from stbass.process import known_processes
 
@@ -41,14 +39,12 @@ def run_worker(
         raise ConfigurationError(f"--log-level {log_level!r}: must be one of {', '.join(_LEVELS)}")
     if log_format not in (None, *FORMATS):
         raise ConfigurationError(f"--log-format {log_format!r}: must be one of {', '.join(FORMATS)}")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    # celery_app reads its settings when it is imported, so they must be set before.
+    # stbass.app reads its settings when it is imported, so they must be set before.
     if grace is not None:
         os.environ["STBASS_GRACE"] = str(grace)
     if log_format is not None:
         os.environ["STBASS_LOG_FORMAT"] = log_format
-    application = _load(app)
+    application = load_application(app)
     if functions:
         application.conf.stbass_functions = [*(application.conf.get("stbass_functions") or ()), *functions]
     settings = fleet_of(application).settings
@@ -70,7 +66,7 @@ def run_worker(
         arguments += ["-I", ",".join(include)]
     for option, named in (("--include", include), ("--functions", functions)):
         for module in named:
-            _import(application, option, module)
+            import_named(application, option, module)
     application.loader.import_default_modules()
     modules = (*included(application.conf), *include)
     known = [reference for reference in sorted(known_processes()) if _is_in(reference, modules)]
@@ -83,25 +79,6 @@ def run_worker(
         say(f"  calls     the functions of {', '.join(settings.functions)}\n")
     sys.stderr.flush()
     application.worker_main(arguments)
-
-
-def _load(app: str) -> Any:
-    try:
-        return find_app(app)
-    except (ImportError, AttributeError, ValueError) as error:
-        # kombu turns what a module raises into an error that says "Couldn't import".
-        if isinstance(error.__context__, ConfigurationError):
-            raise error.__context__ from None
-        raise ConfigurationError(
-            f"--app: there is no Celery application {app!r} to be found from {os.getcwd()} ({error})"
-        ) from error
-
-
-def _import(application: Any, option: str, module: str) -> None:
-    try:
-        application.loader.import_task_module(module)
-    except ImportError as error:
-        raise ConfigurationError(f"{option} {module!r}: cannot be imported from {os.getcwd()} ({error})") from error
 
 
 def _is_in(reference: str, modules: tuple[str, ...]) -> bool:

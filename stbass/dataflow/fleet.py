@@ -20,7 +20,9 @@ try:
     from celery import Celery
     from celery.app.utils import find_app
 except ImportError as error:
-    raise MissingDependencyError(f"CeleryProcess needs Celery ({error}): pip install 'stbass[celery]'") from error
+    raise MissingDependencyError(
+        f"CeleryProcess needs Celery ({error}): pip install 'stbass-celery[celery]'"
+    ) from error
 
 from stbass.backends.celery import CeleryBackend
 from stbass.dataflow.distributed.fleet_run import FleetRun
@@ -34,7 +36,7 @@ from stbass.dataflow.state.base import StateBackend
 
 __all__ = ["CeleryProcess"]
 
-DEFAULT_APP = "celery_app"
+DEFAULT_APP = "stbass.app"
 """The application that is used if none is given: the one that stbass brings, with its settings from the environment."""
 
 
@@ -66,7 +68,7 @@ class CeleryProcess(DistributedProcess):
             to that one, and the texts are but names of groups.
         backend: the fleet. A group whose worker dies fails, whatever the backend says of other processes.
         app: instead of ``backend``: the Celery application, or where it is, as ``celery -A`` takes it; by default
-            ``celery_app``, the one that stbass brings.
+            ``stbass.app``, the one that stbass brings.
 
     Raises:
         InvalidProcessError: as :class:`DistributedProcess`; or ``placement`` names no endpoint.

@@ -37,7 +37,7 @@ class RayProcess(DistributedProcess):
         try:
             from stbass.dataflow.distributed.ray_cluster import Cluster
         except ImportError as error:
-            raise MissingDependencyError(f"RayProcess needs Ray ({error}): pip install 'stbass[ray]'") from error
+            raise MissingDependencyError(f"RayProcess needs Ray ({error}): pip install 'stbass-celery[ray]'") from error
         self._cluster = Cluster(self.name)
         await self._cluster.open()
         await self._cluster.admit(groups, self.admission_timeout)

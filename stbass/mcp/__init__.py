@@ -9,7 +9,7 @@
     search = library.tool("search", timeout=10.0)
     result = await SEQ(search.with_arguments(query="occam"), summarise).run()
 
-``import stbass.mcp`` works without the ``mcp`` package; the first call needs it (``pip install "stbass[mcp]"``).
+``import stbass.mcp`` works without the ``mcp`` package; the first call needs it (``pip install "stbass-celery[mcp]"``).
 The forms of an address are in :mod:`stbass.mcp.address`.
 """
 

@@ -64,7 +64,7 @@ def _calls() -> ModuleType:
             raise
         raise MissingDependencyError(
             f"calling a tool of an MCP server needs the package {error.name!r}, which is not installed; "
-            'run: pip install "stbass[mcp]"'
+            'run: pip install "stbass-celery[mcp]"'
         ) from None
     return calls
 

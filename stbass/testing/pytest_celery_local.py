@@ -12,7 +12,7 @@ the worker is ``celery worker``, with the application, the tasks and the command
     class Worker(LocalWorkerContainer):
         @classmethod
         def command(cls, *args, **kwargs):
-            return ["celery", "-A", "celery_app", "worker", "-n", f"{cls.worker_name()}@%h", "-Q", cls.worker_queue()]
+            return ["celery", "-A", "stbass.app", "worker", "-n", f"{cls.worker_name()}@%h", "-Q", cls.worker_queue()]
 
         @classmethod
         def worker_queue(cls):

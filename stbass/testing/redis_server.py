@@ -186,7 +186,9 @@ class RedisServer(StartedInContext):
         try:
             import redis
         except ImportError as error:
-            raise MissingDependencyError("RedisServer.command needs redis-py: pip install 'stbass[celery]'") from error
+            raise MissingDependencyError(
+                "RedisServer.command needs redis-py: pip install 'stbass-celery[celery]'"
+            ) from error
         with redis.Redis.from_url(self.url, decode_responses=True, socket_timeout=10.0) as client:
             # What the answer is depends on the command; redis-py types the call only as a union.
             answer: Any = client.execute_command(*args)

@@ -46,7 +46,7 @@ class Worker(GuardedProgram, StartedInContext):
 
     def __init__(
         self,
-        app: str = "celery_app",
+        app: str = "stbass.app",
         *queues: str,
         pool: str | None = None,
         concurrency: int | None = None,
@@ -59,7 +59,7 @@ class Worker(GuardedProgram, StartedInContext):
         name: str | None = None,
     ) -> None:
         if not queues:
-            raise ValueError("name at least one queue, e.g. Worker('celery_app', 'anthropic')")
+            raise ValueError("name at least one queue, e.g. Worker('stbass.app', 'anthropic')")
         if loglevel.upper() not in _LEVELS_WITH_READY:
             raise ValueError(f"loglevel must be one of {', '.join(_LEVELS_WITH_READY)}, got {loglevel!r}")
         self.queues = queues

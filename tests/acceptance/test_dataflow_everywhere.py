@@ -102,7 +102,7 @@ def test_nobody_is_there(folder: Path, deployed: dict[str, str]) -> None:
     assert done.stderr == (
         "stbass: process 'orders' needs a slot for each of its groups at the same time. 'nowhere': 2 needed, 0 free. "
         "No worker consumes the queue 'nowhere'; there are workers for bank, desk, stbass; "
-        "start one: celery -A celery_app worker -Q nowhere\n"
+        "start one: stbass worker -e nowhere\n"
     )
     assert done.stdout == ""
     assert not (folder / "sums.csv").exists()

@@ -210,7 +210,8 @@ from stbass.cli import main
 main()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
-    assert (done.returncode, done.stderr) == (3, "stbass: models in YAML need PyYAML: pip install 'stbass[dataflow]'\n")
+    assert done.returncode == 3
+    assert done.stderr == "stbass: models in YAML need PyYAML: pip install 'stbass-celery[dataflow]'\n"
 
 
 # Drawing -----------------------------------------------------------------------------------------

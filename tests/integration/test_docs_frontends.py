@@ -83,7 +83,7 @@ def settings(folder: Path) -> Iterator[dict[str, str]]:
             "PYTHONPATH": os.pathsep.join((str(ROOT), str(folder))),
         }
         for endpoint in ("anthropic", "local:8080"):
-            stack.enter_context(Worker("celery_app", endpoint, env=environment, include=list(MODULES), cwd=ROOT))
+            stack.enter_context(Worker("stbass.app", endpoint, env=environment, include=list(MODULES), cwd=ROOT))
         yield environment
 
 
@@ -105,7 +105,7 @@ def run(command: list[str], environment: dict[str, str], cwd: Path) -> str:
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.place)
 def test_a_program_prints_what_the_page_says(program: Program, folder: Path, request: pytest.FixtureRequest) -> None:
     environment = {"PYTHONPATH": os.pathsep.join((str(ROOT), str(folder)))}
-    if "celery_app" in program.code:
+    if "stbass.app" in program.code:
         environment = request.getfixturevalue("settings")
     path = folder / f"program_{PROGRAMS.index(program)}.py"
     path.write_text(program.code)

@@ -98,7 +98,7 @@ async def test_no_worker_on_the_queue_is_said_with_the_command_that_starts_one(
     error = result.failures[0].error
     assert isinstance(error, NotConsumedError)
     assert error.queue == "nowhere"
-    assert "celery -A celery_app worker -Q nowhere" in str(error)
+    assert "stbass worker -e nowhere" in str(error)
     assert "there are workers for anthropic, local:8080" in str(error)
     assert "did you mean" not in str(error)
 

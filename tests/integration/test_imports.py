@@ -103,6 +103,11 @@ assert "pydantic" in sys.modules
 @pytest.mark.parametrize(
     ("package", "code", "extra"),
     [
+        ("celery", "import stbass.backends.celery", "celery"),
+        ("kombu", "import stbass.backends.celery.worker", "celery"),
+        ("redis", "from stbass.backends.celery import CeleryBackend", "celery"),
+        ("redis", "from stbass.transports.redis import RedisTransport", "celery"),
+        ("pydantic_settings", "import stbass.app", "celery"),
         ("psycopg", "import stbass.dataflow.state as state; state.PostgresStateBackend", "postgres"),
         ("redis", "import stbass.dataflow.state as state; state.RedisStateBackend", "celery"),
         ("yaml", "from stbass.dataflow.spec.model import loads; loads('a: 1')", "dataflow"),
@@ -118,9 +123,9 @@ try:
 except MissingDependencyError as error:
     print(error)
 """)
-    assert message.endswith(f"pip install 'stbass[{extra}]'")
+    assert message.endswith(f"pip install 'stbass-celery[{extra}]'")
     if package == "yaml":
-        assert message == "models in YAML need PyYAML: pip install 'stbass[dataflow]'"
+        assert message == "models in YAML need PyYAML: pip install 'stbass-celery[dataflow]'"
 
 
 # What arrives where nothing is imported -----------------------------------------------------------

@@ -479,5 +479,5 @@ def test_without_the_mcp_package_a_call_says_what_to_install() -> None:
     )
     first, second = says.splitlines()
     assert first.startswith("MissingDependencyError(")
-    assert 'pip install "stbass[mcp]"' in first
+    assert 'pip install "stbass-celery[mcp]"' in first
     assert second.startswith("health: ")

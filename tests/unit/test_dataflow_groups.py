@@ -245,7 +245,7 @@ async def test_ray_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.delitem(sys.modules, "stbass.dataflow.distributed.ray_cluster", raising=False)
     monkeypatch.delitem(sys.modules, "stbass.dataflow.distributed.ray_actor", raising=False)
     process = RayProcess([Count(1, name="a"), Keep(name="b")], [wire("a.y", "b.x")])
-    with pytest.raises(MissingDependencyError, match=r"pip install 'stbass\[ray\]'"):
+    with pytest.raises(MissingDependencyError, match=r"pip install 'stbass-celery\[ray\]'"):
         await process.init()
     await process.destroy()
 

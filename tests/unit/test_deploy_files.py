@@ -16,8 +16,8 @@ import typer.main
 import yaml
 from celery.bin.celery import celery as celery_command
 
-from celery_app.settings import Settings
 from stbass.cli.commands import cli
+from stbass.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -88,14 +88,15 @@ def test_flower_is_called_as_celery_calls_its_commands() -> None:
 @pytest.mark.parametrize("endpoint", ["anthropic", "local:8080"])
 def test_there_is_a_worker_service_per_endpoint(endpoint: str) -> None:
     command = SERVICES[f"worker-{endpoint.replace(':', '-')}"]["command"]
-    assert command == ["stbass", "worker", "-e", endpoint]
+    assert command == ["stbass", "worker", "-A", "celery_app", "-e", endpoint]
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_what_a_service_is_set_to_is_accepted(name: str) -> None:
+def test_what_a_service_is_set_to_is_accepted(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     environment = SERVICES[name].get("environment", {})
-    defaults = {key: re.sub(r"\$\{[^:}]+:-([^}]*)\}", r"\1", value) for key, value in environment.items()}
-    settings = Settings.from_environment(defaults)
+    for key, value in environment.items():
+        monkeypatch.setenv(key, re.sub(r"\$\{[^:}]+:-([^}]*)\}", r"\1", value))
+    settings = Settings.from_environment()
     if environment:
         assert settings.broker_url.split("/")[2].split(":")[0] in SERVICES
 

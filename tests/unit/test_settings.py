@@ -2,26 +2,43 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from celery_app.settings import Settings, page
 from stbass.errors import ConfigurationError
+from stbass.settings import Settings, page, variables
 
 ROOT = Path(__file__).parents[2]
 SECRET = "sesame-open-sesame-open"
 
+Read = Callable[[dict[str, str]], Settings]
 
-def test_with_nothing_set_everything_has_its_default() -> None:
-    settings = Settings.from_environment({})
-    assert settings == Settings()
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> Read:
+    """``read({…})``: the settings of an environment in which nothing of stbass is set but this."""
+
+    def settings(environment: dict[str, str]) -> Settings:
+        for name in [name for name in os.environ if name.upper().startswith("STBASS_")]:
+            monkeypatch.delenv(name)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        return Settings.from_environment()
+
+    return settings
+
+
+def test_with_nothing_set_everything_has_its_default(read: Read) -> None:
+    settings = read({})
+    assert settings == read({"STBASS_LEASE": ""})
     assert settings.for_celery() == {
         "broker_url": "redis://localhost:6379/0",
         "result_backend": "redis://localhost:6379/0",
-        "include": ("celery_app.agents",),
+        "include": (),
         "worker_pool": "stbass.backends.celery.pool:AsyncioPool",
         "worker_concurrency": 1000,
         "result_expires": 86400.0,
@@ -56,13 +73,13 @@ def test_with_nothing_set_everything_has_its_default() -> None:
         ("STBASS_CONCURRENCY", "  ", "concurrency", None),
     ],
 )
-def test_a_setting_is_read(variable: str, text: str, field: str, value: Any) -> None:
-    assert getattr(Settings.from_environment({variable: text}), field) == value
+def test_a_setting_is_read(read: Read, variable: str, text: str, field: str, value: Any) -> None:
+    assert getattr(read({variable: text}), field) == value
 
 
 def test_every_setting_is_among_those_tried_above() -> None:
     [parametrize] = [mark for mark in test_a_setting_is_read.pytestmark if mark.name == "parametrize"]
-    assert {case[0] for case in parametrize.args[1]} == {each.metadata["variable"] for each in fields(Settings)}
+    assert {case[0] for case in parametrize.args[1]} == set(variables())
 
 
 @pytest.mark.parametrize(
@@ -97,9 +114,11 @@ def test_every_setting_is_among_those_tried_above() -> None:
         ("STBASS_LLM_URL", "https://localhost", "must be a URL that starts with one of http://"),
     ],
 )
-def test_a_wrong_setting_is_refused_with_its_name_and_the_reason(variable: str, text: str, reason: str) -> None:
+def test_a_wrong_setting_is_refused_with_its_name_and_the_reason(
+    read: Read, variable: str, text: str, reason: str
+) -> None:
     with pytest.raises(ConfigurationError, match=reason) as caught:
-        Settings.from_environment({variable: text})
+        read({variable: text})
     assert variable in str(caught.value)
 
 
@@ -114,46 +133,44 @@ def test_a_wrong_setting_is_refused_with_its_name_and_the_reason(variable: str, 
         ("STBASS_SIGNING_KEY", SECRET[:15]),
     ],
 )
-def test_an_error_never_shows_a_secret(variable: str, text: str) -> None:
+def test_an_error_never_shows_a_secret(read: Read, variable: str, text: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        Settings.from_environment({variable: text})
+        read({variable: text})
     shown = f"{caught.value!r} {caught.value} {caught.value.__cause__!r}"
     assert SECRET[:15] not in shown
 
 
-def test_the_repr_shows_no_secret() -> None:
+def test_the_repr_shows_no_secret(read: Read) -> None:
     url = f"redis://user:{SECRET}@host"
-    settings = Settings.from_environment(
-        {"STBASS_BROKER_URL": url, "STBASS_RESULT_BACKEND": url, "STBASS_SIGNING_KEY": SECRET}
-    )
+    settings = read({"STBASS_BROKER_URL": url, "STBASS_RESULT_BACKEND": url, "STBASS_SIGNING_KEY": SECRET})
     assert SECRET not in repr(settings)
 
 
 @pytest.mark.parametrize("name", ["STBASS_SIGNIN_KEY", "STBASS_CONCURENCY", "stbass_signing_key"])
-def test_a_misspelt_setting_is_refused(name: str) -> None:
+def test_a_misspelt_setting_is_refused(read: Read, name: str) -> None:
     with pytest.raises(ConfigurationError, match=f"{name}: there is no such setting; do you mean STBASS_"):
-        Settings.from_environment({name: "anything"})
+        read({name: "anything"})
 
 
-def test_other_variables_are_left_alone() -> None:
-    assert Settings.from_environment({"STBASS_SOMETHING_OF_MINE": "1", "PATH": "/bin"}) == Settings()
+def test_other_variables_are_left_alone(read: Read) -> None:
+    assert read({"STBASS_SOMETHING_OF_MINE": "1", "PATH": "/bin"}) == read({})
 
 
-def test_without_the_asyncio_pool_celery_chooses_the_concurrency() -> None:
-    made = Settings.from_environment({"STBASS_POOL": "prefork"}).for_celery()
+def test_without_the_asyncio_pool_celery_chooses_the_concurrency(read: Read) -> None:
+    made = read({"STBASS_POOL": "prefork"}).for_celery()
     assert (made["worker_pool"], made["worker_concurrency"]) == ("prefork", None)
 
 
-def test_the_master_of_the_sentinels_goes_to_both_connections() -> None:
-    made = Settings.from_environment(
+def test_the_master_of_the_sentinels_goes_to_both_connections(read: Read) -> None:
+    made = read(
         {"STBASS_BROKER_URL": "sentinel://one:26379;sentinel://two:26379", "STBASS_SENTINEL_MASTER": "main"}
     ).for_celery()
     assert made["broker_transport_options"] == made["result_backend_transport_options"] == {"master_name": "main"}
 
 
 @pytest.mark.parametrize(("broker", "both"), [("redis://host/0", True), ("amqp://host", False)])
-def test_the_prefix_goes_to_every_connection_to_redis(broker: str, both: bool) -> None:
-    made = Settings.from_environment(
+def test_the_prefix_goes_to_every_connection_to_redis(read: Read, broker: str, both: bool) -> None:
+    made = read(
         {"STBASS_BROKER_URL": broker, "STBASS_RESULT_BACKEND": "redis://host/1", "STBASS_KEY_PREFIX": "mine:"}
     ).for_celery()
     assert made["result_backend_transport_options"] == {"global_keyprefix": "mine:"}
@@ -161,9 +178,9 @@ def test_the_prefix_goes_to_every_connection_to_redis(broker: str, both: bool) -
 
 
 def test_the_page_in_the_documentation_is_the_one_that_the_settings_make() -> None:
-    assert (ROOT / "docs" / "settings.md").read_text() == page(), "run: python -m celery_app > docs/settings.md"
+    assert (ROOT / "docs" / "settings.md").read_text() == page(), "run: python -m stbass.settings > docs/settings.md"
 
 
 def test_the_page_has_a_row_for_every_setting() -> None:
-    for each in fields(Settings):
-        assert f"| `{each.metadata['variable']}` | {each.metadata['meaning']} |" in page()
+    for field in Settings.model_fields.values():
+        assert f"| `{field.validation_alias}` | {field.description} |" in page()

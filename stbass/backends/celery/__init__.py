@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from stbass.backends.celery.app import POOL, TRANSPORT, install, make_app
-from stbass.backends.celery.producer.backend import CeleryBackend
+from stbass.errors import MissingDependencyError
+
+try:
+    import redis  # noqa: F401 - without it kombu raises an AttributeError
+
+    from stbass.backends.celery.app import POOL, TRANSPORT, install, make_app
+    from stbass.backends.celery.producer.backend import CeleryBackend
+except ModuleNotFoundError as _error:
+    if (_error.name or "").startswith("stbass"):
+        raise
+    raise MissingDependencyError(f"a fleet needs {_error.name}: pip install 'stbass-celery[celery]'") from _error
 
 __all__ = ["POOL", "TRANSPORT", "CeleryBackend", "install", "make_app"]

@@ -34,7 +34,7 @@ class Database:
             from sqlalchemy.exc import ArgumentError
         except ImportError as error:
             raise MissingDependencyError(
-                f"{kind.__name__} needs SQLAlchemy ({error}): pip install 'stbass[sql]'"
+                f"{kind.__name__} needs SQLAlchemy ({error}): pip install 'stbass-celery[sql]'"
             ) from error
         if not isinstance(address, str):
             raise TypeError(f"{kind.__name__}(connection_string=…) takes text, got a {type(address).__name__}")

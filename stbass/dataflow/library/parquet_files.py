@@ -37,7 +37,9 @@ def pyarrow() -> Any:
     try:
         import pyarrow.parquet
     except ImportError as error:
-        raise MissingDependencyError(f"Parquet files need pyarrow ({error}): pip install 'stbass[parquet]'") from error
+        raise MissingDependencyError(
+            f"Parquet files need pyarrow ({error}): pip install 'stbass-celery[parquet]'"
+        ) from error
     return pyarrow
 
 

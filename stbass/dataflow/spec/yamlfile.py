@@ -188,5 +188,5 @@ def _yaml() -> ModuleType:
     try:
         import yaml
     except ImportError as error:
-        raise MissingDependencyError("models in YAML need PyYAML: pip install 'stbass[dataflow]'") from error
+        raise MissingDependencyError("models in YAML need PyYAML: pip install 'stbass-celery[dataflow]'") from error
     return yaml

@@ -32,7 +32,7 @@ try:
     import psycopg.conninfo
     import psycopg.errors
 except ImportError as error:
-    raise MissingDependencyError("PostgresStateBackend needs psycopg: pip install 'stbass[postgres]'") from error
+    raise MissingDependencyError("PostgresStateBackend needs psycopg: pip install 'stbass-celery[postgres]'") from error
 
 __all__ = ["PostgresStateBackend"]
 

@@ -53,7 +53,7 @@ try:
     from stbass.transports.redis.leases import LeaseKeeper
     from stbass.transports.redis.trouble import Trouble, trouble_of
 except ImportError as error:
-    raise MissingDependencyError("RedisStateBackend needs redis-py: pip install 'stbass[celery]'") from error
+    raise MissingDependencyError("RedisStateBackend needs redis-py: pip install 'stbass-celery[celery]'") from error
 
 __all__ = ["RedisStateBackend"]
 

@@ -72,7 +72,7 @@ def nobody_consumes(queue: str, consumed: Iterable[str]) -> str:
     consumed = list(consumed)
     others = ", ".join(consumed[:_MOST_NAMED]) + (", …" if len(consumed) > _MOST_NAMED else "")
     there = f"; there are workers for {others}" if consumed else ""
-    command = f"celery -A celery_app worker -Q {shlex.quote(queue)}"
+    command = f"stbass worker -e {shlex.quote(queue)}"
     return f"no worker consumes the queue {queue!r}{did_you_mean(queue, consumed)}{there}; start one: {command}"
 
 

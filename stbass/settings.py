@@ -1,6 +1,6 @@
-"""Settings of the worker application, all of them from the environment, all of them checked at the start.
+"""Settings of a fleet's application, all of them from the environment, all of them checked at the start.
 
-``python -m celery_app`` prints the page that documents them (``docs/settings.md``).
+``python -m stbass.settings`` prints the page that documents them (``docs/settings.md``).
 """
 
 from __future__ import annotations
@@ -9,14 +9,23 @@ import difflib
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any, Self
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
-from stbass.errors import ConfigurationError
+from stbass.errors import ConfigurationError, MissingDependencyError
 
-__all__ = ["Settings", "page"]
+try:
+    from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
+    from pydantic_core import PydanticUseDefault
+    from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+except ImportError as _error:
+    raise MissingDependencyError(
+        f"settings need pydantic-settings ({_error}): pip install 'stbass-celery[celery]'"
+    ) from _error
+
+__all__ = ["Settings", "page", "variables"]
 
 _POOLS = {
     "asyncio": "stbass.backends.celery.pool:AsyncioPool",
@@ -32,17 +41,20 @@ _KEY_CHARACTERS = 16
 _LONGEST_PREFIX = 200
 _PREFIX = "STBASS_"
 _PAGE = """\
-# Settings of the worker application
+# Settings
 
-`celery -A celery_app worker` and `stbass worker` read these environment variables. An empty one counts as not set.
-A wrong one is refused at the start: the error names the variable and says what is wrong with it, and never shows a
-secret. A producer that uses `celery_app.app` reads the same ones.
+`stbass worker`, `stbass dev`, `celery -A stbass.app worker` and `celery -A celery_app worker` read these environment
+variables. An empty one counts as not set. A wrong one is refused at the start: the error names the variable and says
+what is wrong with it, and never shows a secret. A program that uses `stbass.app.app` reads the same ones.
 
 | variable | meaning | default |
 |---|---|---|
 {rows}
 
-This page is generated: `python -m celery_app > docs/settings.md`.
+An application of your own has settings of its own: those of Celery, and the `stbass_…` ones of
+`stbass.backends.celery.make_app`.
+
+This page is generated: `python -m stbass.settings > docs/settings.md`.
 """
 
 
@@ -147,13 +159,14 @@ def _setting(
 ) -> Any:
     """A field that is read from ``variable``; ``shown`` is what the documentation says the default is."""
     shown = f"`{default}`" if shown is None else shown
-    metadata = {"variable": variable, "parse": parse, "meaning": meaning, "shown": shown, "secret": secret}
-    return field(default=default, repr=not secret, metadata=metadata)
+    extra: dict[str, Any] = {"parse": parse, "shown": shown, "secret": secret}
+    return Field(default, validation_alias=variable, description=meaning, repr=not secret, json_schema_extra=extra)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class Settings(BaseSettings):
     """What the application is set to. Make one with :meth:`from_environment`."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", case_sensitive=True, hide_input_in_errors=True)
 
     broker_url: str = _setting(
         "STBASS_BROKER_URL",
@@ -183,14 +196,14 @@ class Settings:
         " `global_keyprefix`): for several fleets on one server. Producers and workers need the same one.",
         shown="none",
     )
-    include: tuple[str, ...] = _setting(
+    include: Annotated[tuple[str, ...], NoDecode] = _setting(
         "STBASS_INCLUDE",
         _modules,
         "Modules whose processes a worker may run, joined with commas. It imports no others.",
-        default=("celery_app.agents",),
-        shown="`celery_app.agents`",
+        default=(),
+        shown="none; of `celery_app`, its example agents: `celery_app.agents`",
     )
-    functions: tuple[str, ...] = _setting(
+    functions: Annotated[tuple[str, ...], NoDecode] = _setting(
         "STBASS_FUNCTIONS",
         _modules,
         "Modules whose public functions a worker may call for task lists, joined with commas. It imports them too.",
@@ -267,47 +280,47 @@ class Settings:
     )
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
+    def from_environment(cls) -> Self:
         """Read and check the settings; a variable that is empty counts as not set.
-
-        Args:
-            environment: the variables; None means this process's.
 
         Raises:
             ConfigurationError: one is wrong, or is misspelt; the message names it and says why, without its value if
                 that is a secret.
         """
-        environment = os.environ if environment is None else environment
-        _refuse_misspelt(environment)
-        given: dict[str, Any] = {}
-        for each in fields(cls):
-            variable = each.metadata["variable"]
-            text = environment.get(variable, "").strip()
-            if not text:
-                continue
-            try:
-                given[each.name] = each.metadata["parse"](text)
-            except ValueError as error:
-                what = variable if each.metadata["secret"] else f"{variable}={text!r}"
-                raise ConfigurationError(f"{what}: {error}", variable=variable) from None
-        made = cls(**given)
-        made._check_together()
-        return made
+        _refuse_misspelt()
+        try:
+            return cls()
+        except ValidationError as refused:
+            found = refused.errors()[0]
+            reason = found.get("ctx", {}).get("error", found["msg"])
+            variable = str(found["loc"][0]) if found["loc"] else str(reason).partition(":")[0]
+        what = f"{_what(cls, variable)}: {reason}" if found["loc"] else str(reason)
+        raise ConfigurationError(what, variable=variable)
 
-    def _check_together(self) -> None:
-        for each in fields(self):
-            url = getattr(self, each.name)
-            if self.sentinel_master is None and isinstance(url, str) and url.startswith("sentinel://"):
-                raise ConfigurationError(
-                    f"STBASS_SENTINEL_MASTER: must be set, to the name of the master, when {each.metadata['variable']}"
-                    " is a sentinel:// URL",
-                    variable="STBASS_SENTINEL_MASTER",
+    @field_validator("*", mode="before")
+    @classmethod
+    def _parse(cls, value: Any, info: ValidationInfo) -> Any:
+        """Read the text of a variable."""
+        if not isinstance(value, str):
+            return value
+        if not value.strip():
+            raise PydanticUseDefault
+        return _details(cls, str(info.field_name))["parse"](value.strip())
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        urls = {"STBASS_BROKER_URL": self.broker_url, "STBASS_RESULT_BACKEND": self.result_backend or ""}
+        for variable, url in urls.items():
+            if self.sentinel_master is None and url.startswith("sentinel://"):
+                raise ValueError(
+                    f"STBASS_SENTINEL_MASTER: must be set, to the name of the master, when {variable} is a sentinel://"
+                    " URL"
                 )
         if self.result_backend is None and self.broker_url.partition("://")[0] not in _REDIS:
-            raise ConfigurationError(
-                "STBASS_RESULT_BACKEND: must be set when STBASS_BROKER_URL is not Redis, e.g. redis://localhost:6379/0",
-                variable="STBASS_RESULT_BACKEND",
+            raise ValueError(
+                "STBASS_RESULT_BACKEND: must be set when STBASS_BROKER_URL is not Redis, e.g. redis://localhost:6379/0"
             )
+        return self
 
     def for_celery(self) -> dict[str, Any]:
         """The arguments for :func:`stbass.backends.celery.make_app`."""
@@ -337,20 +350,40 @@ class Settings:
         return made
 
 
-def _refuse_misspelt(environment: Mapping[str, str]) -> None:
+def _details(settings: type[Settings], name: str) -> dict[str, Any]:
+    extra: dict[str, Any] = settings.model_fields[name].json_schema_extra  # type: ignore[assignment]
+    return extra
+
+
+def _what(settings: type[Settings], variable: str) -> str:
+    """The variable, with its value if that is no secret."""
+    [name] = [name for name, field in settings.model_fields.items() if field.validation_alias == variable]
+    return variable if _details(settings, name)["secret"] else f"{variable}={os.environ[variable].strip()!r}"
+
+
+def _refuse_misspelt() -> None:
     """Refuse what is nearly a setting: otherwise a misspelt signing key would quietly mean no signing."""
-    known = [each.metadata["variable"] for each in fields(Settings)]
-    for name in sorted(environment):
+    known = variables()
+    for name in sorted(os.environ):
         if name.upper().startswith(_PREFIX) and name not in known:
             near = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.85)
             if near:
                 raise ConfigurationError(f"{name}: there is no such setting; do you mean {near[0]}?", variable=name)
 
 
+def variables() -> list[str]:
+    """The environment variables that are read."""
+    return [str(field.validation_alias) for field in Settings.model_fields.values()]
+
+
 def page() -> str:
     """The page that documents the settings, in Markdown."""
     rows = [
-        f"| `{each.metadata['variable']}` | {each.metadata['meaning']} | {each.metadata['shown']} |"
-        for each in fields(Settings)
+        f"| `{field.validation_alias}` | {field.description} | {_details(Settings, name)['shown']} |"
+        for name, field in Settings.model_fields.items()
     ]
     return _PAGE.format(rows="\n".join(rows))
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page())
