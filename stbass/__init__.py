@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from stbass.process import Process
     from stbass.replicator import PAR_FOR, SEQ_FOR
     from stbass.result import Budget, Failure, FailurePolicy, FailureReport, ProcessResult, Usage
+    from stbass.runs import Run, find, run, run_sync, start
     from stbass.seq import SEQ
     from stbass.timer import DEADLINE, TIMER
     from stbass.topology import ChanArray, Collector, Distributor
@@ -52,7 +53,12 @@ __all__ = [
     "Placement",
     "Process",
     "ProcessResult",
+    "Run",
     "Usage",
+    "find",
+    "run",
+    "run_sync",
+    "start",
 ]
 
 _HOME = {
@@ -75,6 +81,11 @@ _HOME = {
     "FailurePolicy": "result",
     "FailureReport": "result",
     "ProcessResult": "result",
+    "Run": "runs",
+    "find": "runs",
+    "run": "runs",
+    "run_sync": "runs",
+    "start": "runs",
     "SEQ": "seq",
     "DEADLINE": "timer",
     "TIMER": "timer",

@@ -45,6 +45,7 @@ __all__ = [
     "ProcessRefused",
     "ProcessSkipped",
     "RemoteError",
+    "RunConflictError",
     "SignatureError",
     "SpecError",
     "StateError",
@@ -214,6 +215,13 @@ class NotConsumedError(DeadlineExceeded):
     """No worker consumes the queue that the process was sent to."""
 
     queue: str | None = None
+
+
+class RunConflictError(StbassError):
+    """The id of a run is taken by other work; ``run_id`` is that id, and ``runs`` the name of what it stands for."""
+
+    run_id: str = ""
+    runs: str = ""
 
 
 class WorkerLostError(StbassError):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stbass._channels.transport import Transport
+    from stbass._engine.runs import Run, RunOrder
     from stbass._process.context import Composable, ProcessContext
     from stbass.result import ProcessResult
 
@@ -115,6 +116,32 @@ class ExecutionBackend(ABC):
             LookupError: there is no such group.
         """
         raise NotImplementedError(f"backend {self.name!r} knows no groups: it forgets its processes when they end")
+
+    async def start_run(self, process: Composable, order: RunOrder) -> Run[Any]:
+        """Start a process as a run of its own, which goes on when this program is gone; or find the one of that id.
+
+        Only called if :attr:`has_runs`; for others the program that starts it keeps the run.
+
+        Raises:
+            RunConflictError: other work has that id.
+            NotTransportable: it cannot be sent; nothing was.
+            BackendUnavailableError: what keeps runs cannot be reached.
+        """
+        raise NotImplementedError(f"backend {self.name!r} keeps no runs")
+
+    async def find_run(self, run_id: str) -> Run[Any]:
+        """The run of that id, whoever has started it.
+
+        Raises:
+            LookupError: there is none.
+            BackendUnavailableError: what keeps runs cannot be reached.
+        """
+        raise LookupError(f"backend {self.name!r} keeps no runs")
+
+    @property
+    def has_runs(self) -> bool:
+        """Whether it has an own :meth:`start_run`."""
+        return type(self).start_run is not ExecutionBackend.start_run
 
     @property
     def has_groups(self) -> bool:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from stbass._engine.backend import ExecutionBackend
     from stbass._engine.registry import BackendRegistry
 
-__all__ = ["Placed", "channels_in", "migrate", "migrate_all", "remote_processes"]
+__all__ = ["Placed", "channels_by_path", "channels_in", "migrate", "migrate_all", "remote_processes"]
 
 Placed = tuple["ExecutionBackend", Composable, Mapping[str, Chan[Any]]]
 """A process that a remote backend runs, with the channels that it has from the compositions around it."""
@@ -55,6 +55,21 @@ def channels_in(process: Composable) -> dict[int, Chan[Any]]:
             inside = {}  # whoever sends it away says so, and why
         for one in _composables(inside):
             found |= channels_in(one)
+    return found
+
+
+def channels_by_path(process: Composable, around: str = "") -> dict[str, Chan[Any]]:
+    """The channels that are bound to a process, and to those in it, by the names from the top and the channel's."""
+    path = f"{around}{process.name}/"
+    found = {f"{path}{name}": channel for name, channel in process.bound_channels.items()}
+    if isinstance(process, ProcessComposition):
+        for member, _ in process.members:
+            for name, channel in channels_by_path(member, path).items():
+                if found.setdefault(name, channel) is not channel:
+                    # Processes of one name side by side.
+                    number = 2
+                    while found.setdefault(f"{name}#{number}", channel) is not channel:
+                        number += 1
     return found
 
 

@@ -337,7 +337,7 @@ class ProcessComposition(Composition[V_co], Generic[R, V_co]):
         emit_event(ctx, "started")
         async with lent(ctx):
             result = await self._run_in(ctx)
-        if events.subscribers:
+        if events.subscribers or peek_frame(ctx).recorder is not None:
             outcome = with_run(_outcome(ctx, result, None), started, monotonic() - started, ctx)
             emit_event(ctx, "ended", result=outcome)
         return result

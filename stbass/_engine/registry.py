@@ -120,6 +120,11 @@ class BackendRegistry:
         return self._default
 
     @property
+    def anywhere(self) -> ExecutionBackend:
+        """The backend for what may run anywhere: that registered under ``*``, else the default."""
+        return self._patterns.get("*", self._default)
+
+    @property
     def backends(self) -> list[ExecutionBackend]:
         """Every registered backend once, in the order registered."""
         found = {id(backend): backend for backend in (self._table(name)[name] for name in self._order)}

@@ -163,7 +163,7 @@ class _Supervision:
         self._reason = ""
 
     async def run(self) -> list[ProcessResult]:
-        if events.subscribers:
+        if events.subscribers or peek_frame(self._owner).recorder is not None:
             for child in self._children:
                 if not child.process.unseen:
                     emit_event(child.ctx, "queued")
@@ -361,6 +361,8 @@ async def run_attempts(child: Child, retry: RetryPolicy | None = None) -> Proces
         await asyncio.sleep(delay)
         child.ctx = next_attempt(child.ctx)
         child.ctx.resumed_from = result.failure.checkpoint
+        if not child.process.unseen:
+            emit_event(child.ctx, "retried", result=result)
         result = await _run_once(child)
     return result
 

@@ -64,7 +64,6 @@ __all__ = [
 
 C = TypeVar("C", bound="Composable[Any]")
 V_co = TypeVar("V_co", covariant=True, default=Any)
-EventKind = Literal["queued", "started", "progress", "checkpoint", "ended"]
 T = TypeVar("T", bound="ProcessContext")
 
 _NO_CHANNELS: Mapping[str, Chan[Any]] = {}
@@ -106,6 +105,11 @@ class _WaitingThread:
 
 def _is_forgotten(operation: Any) -> bool:
     return inspect.getcoroutinestate(operation) == inspect.CORO_CREATED
+
+
+def _call_of(operation: Any) -> str:
+    channel = operation.cr_frame.f_locals.get("channel_name")
+    return f"ctx.{operation.cr_code.co_name.lstrip('_')}({'…' if channel is None else repr(channel)})"
 
 
 @dataclass(init=False, eq=False)
@@ -358,7 +362,7 @@ class ProcessContext:
         found = list(filter(_is_forgotten, begun))
         if not found:
             return None
-        calls = [f"ctx.{one.cr_code.co_name.lstrip('_')}({one.cr_frame.f_locals['channel_name']!r})" for one in found]
+        calls = [_call_of(one) for one in found]
         for one in found:
             one.close()
         what = f"{calls[0]} without await" + (f", and did so {len(calls)} times" if len(calls) > 1 else "")
@@ -398,6 +402,23 @@ class ProcessContext:
         if self._frame.sink is not None:
             self._frame.sink.progress(done, total, note)
         emit_event(self, "progress", done=done, total=total, note=note)
+
+    def emit(self, value: Any) -> Any:
+        """Say something to those who follow the run that this process belongs to (see :func:`stbass.start`).
+
+        A token, a row, a part of the answer. To be awaited, as :meth:`recv`; it waits only while far too much is yet to
+        be written. Nothing is kept of it if nobody has started the process as a run. What a process emits and the
+        checkpoint that it makes next, with nothing awaited in between that waits, are kept together or not at all.
+
+        Raises:
+            NotTransportable: it belongs to a run, and the value cannot travel or is too large.
+        """
+        return self._begin(self._emit(value))
+
+    async def _emit(self, value: Any) -> None:
+        if self._frame.recorder is not None:
+            await self._frame.recorder.room()
+        emit_event(self, "output", value=value)
 
     def usage(self, *, tokens_in: int = 0, tokens_out: int = 0, cost: float = 0.0, model: str | None = None) -> None:
         """Say what has been used since the last time: it is in the results, and counts for the budgets around.
@@ -564,14 +585,17 @@ def hold_end(ctx: ProcessContext, name: str, side: Literal["reader", "writer"]) 
     ctx._held[name, side] = channel.unbind_reader if side == "reader" else channel.unbind_writer
 
 
-def emit_event(ctx: ProcessContext, kind: EventKind, **details: Any) -> None:
-    """Tell those who observe, if anybody does, of something that happened to the process."""
-    if events.subscribers:
-        frame, name = ctx._frame, ctx.process_name
+def emit_event(ctx: ProcessContext, kind: events.EventKind, **details: Any) -> None:
+    """Tell those who observe or follow, if anybody does, of something that happened to the process."""
+    frame = ctx._frame
+    if events.subscribers or frame.recorder is not None:
+        name = ctx.process_name
         path = f"{frame.path}{name}"
         event = events.Event(
             kind, name, ctx.process_id, ctx.parent, ctx.placement, frame.worker, ctx.attempt, path=path, **details
         )
+        if frame.recorder is not None:
+            frame.recorder.record(event)
         events.emit(event)
 
 
@@ -673,7 +697,7 @@ class Composable(ABC, Generic[V_co]):
         if not self.runs_others:
             running.set(ctx)
         started = ctx._started = monotonic()
-        if events.subscribers:
+        if events.subscribers or ctx._frame.recorder is not None:
             emit_event(ctx, "started")
         try:
             value = await self._perform(ctx)
@@ -706,7 +730,7 @@ class Composable(ABC, Generic[V_co]):
             if running.get() is ctx:
                 running.set(around)
         result = outcome_of_run(failure is None, value, failure, started, monotonic() - started, ctx)
-        if events.subscribers:
+        if events.subscribers or ctx._frame.recorder is not None:
             emit_event(ctx, "ended", result=result)
         return result
 

@@ -8,10 +8,11 @@ from datetime import datetime
 from typing import Any, Protocol, Self
 
 from stbass._process.meter import Meter
+from stbass.observe.events import Event
 
-__all__ = ["ContextSink", "Frame"]
+__all__ = ["ContextSink", "Frame", "RunRecorder"]
 
-_INHERITED = ("deadline_at", "deadline_span", "meter", "registry", "slot", "worker")
+_INHERITED = ("deadline_at", "deadline_span", "meter", "recorder", "registry", "slot", "worker")
 
 
 class ContextSink(Protocol):
@@ -22,6 +23,27 @@ class ContextSink(Protocol):
 
     def progress(self, done: float, total: float | None, note: str) -> None:
         """Tell whoever waits for the process how far it is."""
+
+
+class RunRecorder(Protocol):
+    """Keeps what happens in a run for those who follow it. From any thread."""
+
+    run_id: str
+    fleet: str
+    """The address at which it keeps that, so that others who know the address may do it themselves; empty: here."""
+
+    def record(self, event: Event) -> None:
+        """Something has happened.
+
+        Raises:
+            NotTransportable: it is an output whose value cannot be kept.
+        """
+
+    async def room(self) -> None:
+        """Return when more outputs can be kept; at once, and without letting others run, if that is now."""
+
+    async def flush(self) -> None:
+        """Return when all that was recorded can be followed."""
 
 
 class Frame:
@@ -59,6 +81,8 @@ class Frame:
     """Where it stands in that group, and all of that (see ``GroupPart``); None: its backend has the whole group."""
     sink: ContextSink | None = None
     """Who is told of its checkpoints and progress."""
+    recorder: RunRecorder | None = None
+    """Of the run that it belongs to, if somebody has started that to be followed."""
 
     shared: bool = False
     """Whether several contexts may have this record. It is never changed then."""

@@ -13,6 +13,7 @@ A frame is its length (8 bytes, big-endian) and a pickled tuple, whose first ite
 | ``checkpoint``, value | as given to ``ctx.checkpoint``; pickled separately |
 | ``progress``, done, total, note | as given to ``ctx.progress`` |
 | ``usage``, :class:`Usage` | what it has used up to now |
+| ``event``, :class:`Event`, value | of its run: an output, or of a process inside; the value pickled separately |
 | ``ended``, (result, values sent on ``output`` or None) | it has ended; pickled separately |
 | ``cancelled`` | it has ended, by a cancellation |
 | ``unusable`` | like ``cancelled``, but a thread that cannot be stopped still runs |
@@ -51,6 +52,8 @@ class Assignment:
     resumed_from: Any
     given: tuple[Any, ...] | None
     run: str
+    path: str | None
+    """The names of what is around it; None: nobody follows the run that it belongs to."""
 
 
 def framed(body: bytes) -> bytes:

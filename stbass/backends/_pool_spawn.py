@@ -11,6 +11,7 @@ import signal
 import socket
 import weakref
 from concurrent.futures import Executor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from stbass._process.context import count_usage, emit_event, failure_of, frame_of, given_to, meter_of, note_sent
@@ -84,6 +85,10 @@ class PoolWorker:
             elif kind == "usage":
                 count_usage(ctx, rest[0] - used)
                 used = rest[0]
+            elif kind == "event":
+                recorder = frame_of(ctx).recorder
+                if recorder is not None:
+                    recorder.record(replace(rest[0], worker=self.name, value=_value(rest[1])))
             elif kind == "ended":
                 self.free = True
                 return _result(rest[0], ctx)
@@ -152,6 +157,7 @@ def _assignment(ctx: ProcessContext) -> Assignment:
         ctx.resumed_from,
         given_to(ctx),
         meter_of(ctx).run_id,
+        None if frame.recorder is None else frame.path,
     )
 
 
@@ -174,7 +180,7 @@ def _value(body: bytes) -> Any:
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        return f"a checkpoint that cannot be read here: {error_text(error)}"
+        return f"a value that cannot be read here: {error_text(error)}"
 
 
 # Registered after multiprocessing.util was imported, so it runs before that module's exit handler, which joins them.

@@ -8,6 +8,7 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -21,6 +22,7 @@ from stbass._values.outcome import ProcessResult, utc_now
 from stbass._values.texts import error_text, text_of, traceback_text, type_name_of
 from stbass.backends._pool_protocol import LENGTH, Assignment, framed, pickled, unpickled
 from stbass.errors import RemoteError
+from stbass.observe.events import Event
 
 __all__ = ["serve_pool"]
 
@@ -87,6 +89,8 @@ class _Worker:
         frame.sink = self
         frame.worker = f"process {os.getpid()}"
         frame.meter = Meter(run=assignment.run, tell=partial(self._send, "usage"))
+        if assignment.path is not None:
+            frame.path, frame.recorder = assignment.path, _Recorder(ctx.process_id, assignment.run, self._send)
         self._send("started", utc_now())
         try:
             process: Composable = unpickled(process_body)
@@ -120,6 +124,32 @@ class _Worker:
                 self._outgoing.sendall(body)
             except ConnectionError:
                 os._exit(0)  # the pool is gone: there is nobody to work for
+
+
+class _Recorder:
+    """Tells the pool what it would not hear otherwise."""
+
+    fleet = ""
+
+    def __init__(self, process_id: str, run_id: str, send: Callable[..., None]) -> None:
+        self.run_id = run_id
+        self._process_id = process_id
+        self._send = send
+
+    def record(self, event: Event) -> None:
+        if event.kind == "output":
+            self._send("event", replace(event, value=None), pickled(event.value, "an output"))
+        elif event.process_id != self._process_id:
+            result = event.result
+            if result is not None:
+                result = _as_text(result) if result.is_fail else ProcessResult.ok()
+            self._send("event", replace(event, value=None, result=result), pickled(_portable(event.value), "an event"))
+
+    async def room(self) -> None:
+        return None
+
+    async def flush(self) -> None:
+        return None
 
 
 def _context(assignment: Assignment) -> ProcessContext:

@@ -191,6 +191,10 @@ def _sentence(event: Event) -> str:
         return f"{event.done or 0:g}{of} {event.note}".rstrip()
     if event.kind == "checkpoint":
         return f"checkpoint {masked(_short.repr(event.value))}"
+    if event.kind == "output":
+        return f"says {masked(_short.repr(event.value))}"
+    if event.kind == "retried":
+        return f"is tried again, {_error_of(event) or 'because its worker was lost'}"
     error = _error_of(event)
     return f"failed: {error}" if error else "done"
 

@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from stbass._values.endpoint import Placement
     from stbass.result import ProcessResult
 
-__all__ = ["Event", "active", "emit", "subscribe"]
+__all__ = ["Event", "EventKind", "active", "emit", "subscribe"]
 
 _log = logging.getLogger(__name__)
+
+EventKind = Literal["queued", "started", "progress", "checkpoint", "output", "retried", "ended"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +27,8 @@ class Event:
     """Something that happened to a process.
 
     Args:
-        kind: ``queued`` (sent away, not yet started), ``started``, ``progress``, ``checkpoint``, ``ended``.
+        kind: ``queued`` (sent away, not yet started), ``started``, ``progress``, ``checkpoint``, ``output``,
+            ``retried`` (a further attempt is about to start), ``ended``.
         name: the process's name.
         process_id: id of this run of it.
         parent: name of the composition around it.
@@ -33,12 +36,13 @@ class Event:
         worker: the worker that runs it; None on this event loop or while it is queued.
         attempt: 1 for the first run, 2 after its worker was lost once, and so on.
         done, total, note: as given to ``ctx.progress``.
-        value: as given to ``ctx.checkpoint``.
-        result: of an ``ended`` process; without its value, if it ran inside of a process on a worker.
+        value: as given to ``ctx.checkpoint`` or ``ctx.emit``.
+        result: of an ``ended`` process, without its value if it ran inside of a process on a worker; of a ``retried``
+            one that of the attempt before, None if its worker was lost.
         path: the names of what is around it, from the top, and its own: ``report/draft``.
     """
 
-    kind: Literal["queued", "started", "progress", "checkpoint", "ended"]
+    kind: EventKind
     name: str
     process_id: str
     parent: str | None = None

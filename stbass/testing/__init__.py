@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from stbass.testing.backends import check_backend
     from stbass.testing.fake_llm import FakeLLM
     from stbass.testing.redis_server import RedisServer
+    from stbass.testing.runs import check_runs
     from stbass.testing.transports import check_transport
     from stbass.testing.worker import Worker
 
-__all__ = ["FakeLLM", "RedisServer", "SubprocessError", "Worker", "check_backend", "check_transport"]
+__all__ = ["FakeLLM", "RedisServer", "SubprocessError", "Worker", "check_backend", "check_runs", "check_transport"]
 
 _HOME = {
     "FakeLLM": "fake_llm",
@@ -26,6 +27,7 @@ _HOME = {
     "SubprocessError": "_guarded",
     "Worker": "worker",
     "check_backend": "backends",
+    "check_runs": "runs",
     "check_transport": "transports",
 }
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from stbass._process.context import ProcessContext
 from stbass._values.outcome import ProcessResult
+from stbass.errors import NotTransportable
 from stbass.placement import PLACED_PAR
 from stbass.process import Process
 from stbass.seq import SEQ
@@ -18,12 +19,20 @@ from stbass.seq import SEQ
 __all__ = [
     "Echo",
     "Held",
+    "await_approval",
     "context_of",
+    "count_up",
+    "emit_and_change",
+    "emit_wrongly",
     "failing",
     "give_up",
+    "hand_over",
     "increment",
     "refuse",
+    "say",
     "say_hello",
+    "say_in_thread",
+    "say_inside",
     "several",
     "sum_of_three",
     "sync_thread",
@@ -156,3 +165,81 @@ async def say_hello(ctx: ProcessContext) -> None:
 async def take_word(ctx: ProcessContext) -> str:
     """Receive a word from its channel ``words``."""
     return str(await ctx.recv("words"))
+
+
+# For the checks of runs --------------------------------------------------------------------------
+
+
+@Process
+async def say(ctx: ProcessContext, words: list[Any]) -> int:
+    """Emits the words; gives back how many."""
+    for word in words:
+        await ctx.emit(word)
+    return len(words)
+
+
+@Process
+async def count_up(ctx: ProcessContext, end: int, *, fails_at: int | None = None) -> int:
+    """Emits the numbers below ``end``, each with a checkpoint; a further attempt goes on after the last of those."""
+    first = 0 if ctx.resumed_from is None else ctx.resumed_from + 1
+    for number in range(first, end):
+        if number == fails_at and ctx.attempt == 1:
+            raise ValueError(f"not {number}")
+        await ctx.emit(number)
+        ctx.checkpoint(number)
+        ctx.progress(number + 1, end)
+    return end
+
+
+@Process
+async def emit_and_change(ctx: ProcessContext) -> None:
+    """Emits a list, and changes it."""
+    words = ["before"]
+    await ctx.emit(words)
+    words.append("after")
+
+
+@Process
+async def emit_wrongly(ctx: ProcessContext) -> str:
+    """Emits what cannot be kept, and goes on."""
+    try:
+        await ctx.emit(threading.Lock())
+    except NotTransportable as error:
+        await ctx.emit("unharmed")
+        return str(error)
+    return "it was taken"
+
+
+@Process
+def say_in_thread(ctx: ProcessContext, words: list[Any]) -> int:
+    """As :func:`say`, from a thread."""
+    for word in words:
+        ctx.emit(word)
+    return len(words)
+
+
+@Process
+async def say_inside(ctx: ProcessContext, words: list[Any]) -> list[int]:
+    """Runs :func:`say` in its own code."""
+    result = await SEQ(say(words), name_is_given).run()
+    return [one.value for one in result.results]
+
+
+@Process
+async def name_is_given(ctx: ProcessContext) -> int:
+    """Nothing but one of two."""
+    return 0
+
+
+@Process
+async def await_approval(ctx: ProcessContext) -> bool:
+    """What somebody sends on the channel ``approval``."""
+    await ctx.emit("please")
+    approved: bool = await ctx.recv("approval")
+    return approved
+
+
+@Process
+async def hand_over(ctx: ProcessContext, draft: str) -> None:
+    """Sends what it was given on the channel ``draft``."""
+    await ctx.send("draft", draft)

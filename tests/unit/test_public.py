@@ -33,6 +33,7 @@ MODULE_NAMES = {
     "stbass.par": ["PAR", "PARResult"],
     "stbass.replicator": ["PAR_FOR", "SEQ_FOR"],
     "stbass.topology": ["ChanArray", "Collector", "Distributor"],
+    "stbass.runs": ["Run", "RunConflictError", "RunEvent", "RunStatus", "find", "run", "run_sync", "start"],
     "stbass.placement": ["PLACED_PAR", "BackendRegistry", "ExecutionBackend", "LocalBackend", "Placement"],
 }
 ONLY_IN_MODULES = {
@@ -45,6 +46,9 @@ ONLY_IN_MODULES = {
     "PARResult",
     "ProcessContext",
     "RetryPolicy",
+    "RunConflictError",
+    "RunEvent",
+    "RunStatus",
     "SEQResult",
     "SKIP",
     "SequentialProtocol",

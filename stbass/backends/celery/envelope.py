@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from hashlib import blake2b
 from math import isfinite
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 
@@ -214,7 +214,7 @@ class KeptGroup(msgspec.Struct, omit_defaults=True):
 class Told(msgspec.Struct, omit_defaults=True):
     """Something that happened to a process inside of a process on a worker: an :class:`~stbass.observe.Event`."""
 
-    kind: Literal["queued", "started", "progress", "checkpoint", "ended"]
+    kind: events.EventKind
     name: _Name
     id: _Id
     path: _Path
@@ -226,7 +226,7 @@ class Told(msgspec.Struct, omit_defaults=True):
     total: float | None = None
     note: str = ""
     value: msgspec.Raw = ABSENT
-    """The checkpoint, or the result without its value."""
+    """The checkpoint or the output, or the result without its value."""
 
     @classmethod
     def of(cls, event: events.Event) -> Told:
@@ -234,7 +234,7 @@ class Told(msgspec.Struct, omit_defaults=True):
         value = ABSENT
         if event.result is not None:
             value = msgspec.Raw(wire.result_or_failure(replace(event.result, _value=None), limit=_TOLD_MOST))
-        elif event.kind == "checkpoint":
+        elif event.kind in ("checkpoint", "output"):
             try:
                 value = msgspec.Raw(wire.dumps(event.value, limit=_TOLD_MOST, what="checkpoint", processes=False))
             except NotTransportable:
@@ -273,8 +273,8 @@ class Told(msgspec.Struct, omit_defaults=True):
             self.done,
             self.total,
             self.note,
-            wire.loads(raw, limit=limit, what="checkpoint") if raw and self.kind == "checkpoint" else None,
-            wire.load_result(raw, limit=limit) if raw and self.kind == "ended" else None,
+            wire.loads(raw, limit=limit, what=self.kind) if raw and self.kind in ("checkpoint", "output") else None,
+            wire.load_result(raw, limit=limit) if raw and self.kind in ("ended", "retried") else None,
             self.path,
         )
 
