@@ -174,6 +174,12 @@ class _OfReplicas(ProcessComposition[R, V_co]):
 
     _replicated: _Replicated
 
+    @property
+    def replicas(self) -> tuple[str, int | None]:
+        """The name of one, and how many there are; None if that is asked for when it starts."""
+        count = self._replicated.count
+        return self._replicated.name, None if callable(count) else count
+
     def parts(self) -> dict[str, Any]:
         """Its replicas, and what the constructor was given beside them."""
         return {**super().parts(), "processes": self._replicated.expanded()}

@@ -295,8 +295,12 @@ class ProcessComposition(Composition[V_co], Generic[R, V_co]):
 
     def parts(self) -> dict[str, Any]:
         """Its processes, and what the constructor was given beside them."""
-        settings = {name: getattr(self, f"_{name}") for name in self._settings}
-        return {"processes": [process for process, _ in self._members], **settings}
+        return {"processes": [process for process, _ in self._members], **self.settings}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What its constructor was given beside its processes and its registry, or would have been given."""
+        return {name: getattr(self, f"_{name}") for name in self._settings}
 
     @classmethod
     def from_parts(cls, parts: Mapping[str, Any]) -> Self:

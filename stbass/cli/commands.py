@@ -18,7 +18,8 @@ cli = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 done, 1 failed, 2 wrong command line, 3 wrong setting or something missing, 130 interrupted.",
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong command line, 3 wrong setting or something missing,"
+    " 4 the deadline passed, 130 interrupted.",
 )
 
 
@@ -108,6 +109,49 @@ def demo(
     raise typer.Exit(run_demo(deadline))
 
 
+class _Format(StrEnum):
+    TEXT = "text"
+    MERMAID = "mermaid"
+    DOT = "dot"
+    SVG = "svg"
+
+
+Reference = Annotated[
+    str, typer.Argument(metavar="MODULE:NAME", help="A process or a composition, found from the working directory.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Write the outcome as one line of JSON.")]
+
+
+@cli.command(epilog="Example: stbass run pipelines:daily --registry pipelines:registry --deadline 600")
+def run(
+    composition: Reference,
+    given: Annotated[
+        str | None, typer.Option("--input", metavar="JSON", help="What it finds on its channel `input`.")
+    ] = None,
+    registry: Annotated[
+        str | None, typer.Option("--registry", metavar="MODULE:NAME", help="Where placements are looked up.")
+    ] = None,
+    deadline: Annotated[float | None, typer.Option("--deadline", min=0.0, metavar="S", help="Its deadline.")] = None,
+    as_json: AsJson = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing while it runs.")] = False,
+) -> None:
+    """Run a composition to its end. Progress goes to standard error, its value to standard output."""
+    from stbass.cli.compositions import run_here
+
+    raise typer.Exit(run_here(composition, given, registry, deadline, as_json, quiet))
+
+
+@cli.command(epilog="Example: stbass graph pipelines:daily --format svg > daily.svg")
+def graph(
+    composition: Reference,
+    form: Annotated[_Format, typer.Option("--format", "-f", help="What it is drawn as.")] = _Format.TEXT,
+) -> None:
+    """Draw a composition: what runs in order and what at once, where it is placed, and the channels between."""
+    from stbass.cli.compositions import draw
+
+    raise typer.Exit(draw(composition, form.value))
+
+
 models = typer.Typer(
     name="process",
     no_args_is_help=True,
@@ -134,7 +178,6 @@ Model = Annotated[Path, typer.Argument(metavar="FILE", exists=True, dir_okay=Fal
 ProcessType = Annotated[
     _ProcessType | None, typer.Option("--process-type", "-t", help="Where to run it, whatever the file says.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Write the outcome as one line of JSON.")]
 
 
 @models.command("run", epilog="Example: stbass process run model.yaml --state sqlite:jobs.db")

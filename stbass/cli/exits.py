@@ -7,6 +7,7 @@ code    meaning
 1       something failed
 2       the command line is wrong
 3       a setting is wrong, or something that is needed is missing
+4       the deadline passed
 130     interrupted (Ctrl-C)
 ======  ===========================================================
 """
@@ -25,4 +26,5 @@ class Exit(IntEnum):
     FAILED = 1
     USAGE = 2
     SETTINGS = 3
+    DEADLINE = 4
     INTERRUPTED = 130

@@ -1,27 +1,25 @@
-"""What a command line names, imported: the Celery application, and modules. What goes wrong is said in one sentence."""
+"""What a command line names, imported: the Celery application, modules, and what is in them.
+
+What goes wrong is said in one sentence.
+"""
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import sysconfig
 import traceback
 from collections.abc import Callable, Iterator
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
-import celery
-import kombu
-from celery.app.utils import find_app
-
-import stbass
-from stbass.backends.celery.settings import fleet_of
 from stbass.errors import ConfigurationError, MissingDependencyError
 
-__all__ = ["import_named", "load_application"]
+__all__ = ["import_named", "load_application", "load_object"]
 
 _INSTALL = "from stbass.backends.celery import install; install(app)"
-_LIBRARIES = tuple(str(Path(module.__file__).parent) + os.sep for module in (celery, kombu, stbass) if module.__file__)
 _STANDARD, _INSTALLED = (
     tuple({sysconfig.get_path(kind) + os.sep for kind in kinds})
     for kinds in (("stdlib", "platstdlib"), ("purelib", "platlib"))
@@ -34,8 +32,12 @@ def load_application(app: str) -> Any:
     Raises:
         ConfigurationError: there is none, its module raises, or it does not run processes.
     """
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    import celery
+    from celery.app.utils import find_app
+
+    from stbass.backends.celery.settings import fleet_of
+
+    _look_here()
     found = _imported(f"--app {app!r}", "there is no such Celery application", lambda: find_app(app))
     if not isinstance(found, celery.Celery):
         raise ConfigurationError(f"--app {app!r}: this is {found!r}, and not a Celery application")
@@ -44,6 +46,32 @@ def load_application(app: str) -> Any:
             f"--app {app!r}: this Celery application does not run processes; add this line where it is made: {_INSTALL}"
         )
     return found
+
+
+def load_object(what: str, reference: str) -> Any:
+    """What ``module:name`` stands for.
+
+    Args:
+        what: for messages: the option or argument that it was given for.
+
+    Raises:
+        ConfigurationError: it is no such reference, there is no such module or name, or the module raises.
+    """
+    module, _, name = reference.partition(":")
+    if not module or not name:
+        raise ConfigurationError(f"{what} {reference!r}: write module:name, such as pipelines.reports:daily")
+    _look_here()
+    shown = f"{what} {reference!r}"
+    found = _imported(shown, f"there is no module {module!r}", lambda: importlib.import_module(module))
+    try:
+        return reduce(getattr, name.split("."), found)
+    except AttributeError:
+        raise ConfigurationError(f"{shown}: the module {module!r} ({found.__file__}) has no {name!r}") from None
+
+
+def _look_here() -> None:
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
 
 
 def import_named(application: Any, option: str, module: str) -> None:
@@ -87,5 +115,7 @@ def _place(error: BaseException) -> str | None:
 
 def _is_machinery(file: str) -> bool:
     """Whether it is a file of Python itself, of stbass or of Celery."""
+    loaded = [sys.modules.get(name) for name in ("celery", "kombu", "stbass")]
+    libraries = [str(Path(module.__file__).parent) + os.sep for module in loaded if module and module.__file__]
     standard = file.startswith(_STANDARD) and not file.startswith(_INSTALLED)
-    return standard or file.startswith(("<", *_LIBRARIES))
+    return standard or file.startswith(("<", *libraries))
