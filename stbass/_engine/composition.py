@@ -18,6 +18,7 @@ from stbass._process.arguments import Lacking
 from stbass._process.context import (
     Composable,
     ProcessContext,
+    begin_span,
     emit_event,
     frame_of,
     given_to,
@@ -34,7 +35,7 @@ from stbass._values.report import FailureReport
 from stbass._values.timeline import Timeline
 from stbass._values.usage import NO_USAGE, Budget, Usage, checked_budget
 from stbass.errors import BudgetExceeded, NotTransportable, ProcessCancelled
-from stbass.observe import events
+from stbass.observe import events, spans
 
 __all__ = [
     "Composition",
@@ -338,13 +339,18 @@ class ProcessComposition(Composition[V_co], Generic[R, V_co]):
                 raise lack.error()
         self._prepare(ctx)
         started = monotonic()
-        emit_event(ctx, "started")
-        async with lent(ctx):
-            result = await self._run_in(ctx)
-        if events.subscribers or peek_frame(ctx).recorder is not None:
-            outcome = with_run(_outcome(ctx, result, None), started, monotonic() - started, ctx)
-            emit_event(ctx, "ended", result=outcome)
-        return result
+        span = None if spans.current is None else begin_span(self, ctx)
+        outcome: ProcessResult | None = None
+        try:
+            emit_event(ctx, "started")
+            async with lent(ctx):
+                result = await self._run_in(ctx)
+            if events.subscribers or span is not None or peek_frame(ctx).recorder is not None:
+                outcome = with_run(_outcome(ctx, result, None), started, monotonic() - started, ctx)
+                emit_event(ctx, "ended", result=outcome)
+            return result
+        finally:
+            spans.end(span, outcome)
 
     def _prepare(self, ctx: ProcessContext) -> None:
         prepare_owner(ctx, self._registry, self._deadline, self._budget)

@@ -31,12 +31,13 @@ from stbass._values.texts import plain_text, shortened, traceback_text
 from stbass._values.usage import NO_USAGE, Usage, checked_usage
 from stbass.channel import Chan
 from stbass.errors import ProcessCancelled, ProcessFailed
-from stbass.observe import events
+from stbass.observe import events, spans
 from stbass.timer import running
 
 __all__ = [
     "Composable",
     "ProcessContext",
+    "begin_span",
     "call_in_thread",
     "changed",
     "changes_since",
@@ -697,14 +698,17 @@ class Composable(ABC, Generic[V_co]):
         if not self.runs_others:
             running.set(ctx)
         started = ctx._started = monotonic()
+        span = None if spans.current is None else begin_span(self, ctx)
         if events.subscribers or ctx._frame.recorder is not None:
             emit_event(ctx, "started")
         try:
             value = await self._perform(ctx)
         except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
+            spans.end(span, None)
             raise
         except BaseException as error:
             if issubclass(type(error), GeneratorExit) and asyncio._get_running_loop() is None:
+                spans.end(span, None)
                 raise  # not of the process: its coroutine is closed, long after its event loop
             failure = _failure(error, ctx, traceback_text(error))
         else:
@@ -730,6 +734,8 @@ class Composable(ABC, Generic[V_co]):
             if running.get() is ctx:
                 running.set(around)
         result = outcome_of_run(failure is None, value, failure, started, monotonic() - started, ctx)
+        if span is not None:
+            spans.end(span, result)
         if events.subscribers or ctx._frame.recorder is not None:
             emit_event(ctx, "ended", result=result)
         return result
@@ -737,6 +743,13 @@ class Composable(ABC, Generic[V_co]):
     @abstractmethod
     def _perform(self, ctx: ProcessContext) -> Awaitable[Any]:
         """The work itself, to be awaited; may raise."""
+
+
+def begin_span(process: Composable, ctx: ProcessContext) -> spans.OpenSpan | None:
+    """Tell whoever traces that ``process`` begins in ``ctx``; whoever calls this also says that it has ended."""
+    frame = ctx._frame
+    run = ctx.process_id if frame.meter is None else frame.meter.run_id
+    return spans.begin(type(process).__name__ if process.runs_others else "process", ctx, frame.worker, run)
 
 
 def _failure(error: BaseException, ctx: ProcessContext, traceback_str: str = "") -> Failure:

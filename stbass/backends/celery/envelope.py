@@ -109,6 +109,8 @@ _Id = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
 _Name = Annotated[str, msgspec.Meta(max_length=5000)]
 _Path = Annotated[str, msgspec.Meta(max_length=100_000)]
 _Attempt = Annotated[int, msgspec.Meta(ge=1, le=1_000_000_000)]
+_TraceKey = Annotated[str, msgspec.Meta(max_length=100)]
+_TraceValue = Annotated[str, msgspec.Meta(max_length=8192)]
 _Seconds = Annotated[float, msgspec.Meta(ge=0, le=LONGEST_SECONDS)]
 
 
@@ -164,6 +166,8 @@ class Envelope(msgspec.Struct, omit_defaults=True):
     """The names of what is around it; None: nobody who sent it observes what happens inside."""
     run: Annotated[str, msgspec.Meta(max_length=1000)] = ""
     """Id of the run that it belongs to, for logs."""
+    trace: Annotated[dict[_TraceKey, _TraceValue], msgspec.Meta(max_length=20)] = {}
+    """What a tracer says of the span around it."""
 
     def read_placement(self) -> Placement | None:
         """Where it was placed.

@@ -51,7 +51,7 @@ from stbass.backends.celery.producer.ticket import Ticket
 from stbass.backends.celery.producer.time_slice import TimeSlice
 from stbass.backends.celery.settings import FleetSettings, fleet_of
 from stbass.errors import ConfigurationError, SignatureError, StbassError, WireError, WorkerLostError
-from stbass.observe import events
+from stbass.observe import events, spans
 from stbass.result import ProcessResult
 from stbass.transports.redis import RedisTransport
 from stbass.transports.redis.address import unavailable
@@ -178,6 +178,8 @@ class CeleryBackend(ExecutionBackend):
             envelope.deadline = min(LONGEST_SECONDS, round(frame.deadline_span, 3))
         envelope.reply, envelope.attempt = client.reply, ctx.attempt
         message = current_message.get()
+        if spans.current is not None:
+            envelope.trace = spans.current.carried()
         if events.subscribers and (message is None or message.watched):
             envelope.path = frame.path
         if message is not None:

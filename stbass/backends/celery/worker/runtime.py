@@ -80,7 +80,7 @@ from stbass.errors import (
     WireError,
     WorkerLostError,
 )
-from stbass.observe import events
+from stbass.observe import events, spans
 from stbass.transports.redis.leases import LeaseKeeper
 from stbass.transports.redis.subscription import Subscription
 from stbass.transports.redis.transport import Scope
@@ -878,7 +878,9 @@ class Runtime:
             if envelope.inside is not None and await self._is_orphan(envelope):
                 self._cancel([job.id], _ORPHANED)
                 await asyncio.sleep(0)
-            job.result = await run_child(child)
+            tracing = spans.current
+            with contextlib.nullcontext() if tracing is None else tracing.arrived(envelope.trace, job.attempt):
+                job.result = await run_child(child)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if job.cancelled is None and task is not None and not task.cancelling():

@@ -1,0 +1,87 @@
+"""Where whoever traces is told: around each process and composition, and where one goes to a worker and arrives there.
+
+Nobody traces unless :func:`stbass.observe.instrument` was called: a process then costs one look at a variable.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stbass.result import ProcessResult
+
+__all__ = ["OpenSpan", "Tracing", "begin", "current", "end", "trace_with"]
+
+_log = logging.getLogger(__name__)
+
+
+class OpenSpan(ABC):
+    """The span of a process that runs."""
+
+    @abstractmethod
+    def end(self, result: ProcessResult | None) -> None:
+        """It has ended; None: it was cancelled, and its code did not say otherwise."""
+
+
+class Tracing(ABC):
+    """Whoever traces."""
+
+    @abstractmethod
+    def begin(self, kind: str, ctx: Any, worker: str | None, run: str) -> OpenSpan:
+        """See :func:`begin`."""
+
+    @abstractmethod
+    def carried(self) -> dict[str, str]:
+        """What a message says of the span around it."""
+
+    @abstractmethod
+    def arrived(self, carried: Mapping[str, str], attempt: int) -> AbstractContextManager[None]:
+        """What runs in it belongs to the span that a message was sent in.
+
+        Args:
+            carried: as the message says it.
+            attempt: above 1 if an earlier worker was lost: the span is linked to that of the message, too.
+        """
+
+
+current: Tracing | None = None
+"""Only :func:`trace_with` changes it."""
+
+
+def trace_with(tracing: Tracing | None) -> None:
+    """Let ``tracing`` be told from now on; None: nobody."""
+    global current
+    current = tracing
+
+
+def begin(kind: str, ctx: Any, worker: str | None, run: str) -> OpenSpan | None:
+    """A process or composition begins, in this context of the event loop.
+
+    Nothing that whoever traces raises is in its way.
+
+    Args:
+        kind: the name of its class.
+        ctx: its :class:`~stbass.context.ProcessContext`.
+        worker: that runs it; None: none does.
+        run: id of the run that it is part of.
+    """
+    if current is None:
+        return None
+    try:
+        return current.begin(kind, ctx, worker, run)
+    except Exception:
+        _log.exception("no span was begun for %s", kind)
+        return None
+
+
+def end(span: OpenSpan | None, result: ProcessResult | None) -> None:
+    """What :func:`begin` was told of has ended; None: it was cancelled."""
+    if span is not None:
+        try:
+            span.end(result)
+        except Exception:
+            _log.exception("a span could not be ended")

@@ -1,0 +1,120 @@
+"""Spans and metrics of processes that run here."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from stbass import PAR, SEQ, FailurePolicy, Placement, observe, run
+from stbass.observe import spans
+from stbass.process import Process, ProcessContext
+from tests.support import traced_agents
+from tests.support.traced_agents import as_data, failing, forever, leaf, points, sync_leaf
+
+
+@pytest.fixture(autouse=True)
+def traced() -> Iterator[None]:
+    traced_agents.EXPORTER.clear()
+    traced_agents.instrument()
+    yield
+    observe.uninstrument()
+
+
+def _found() -> dict[str, dict[str, Any]]:
+    return {span.name: as_data(span) for span in traced_agents.EXPORTER.get_finished_spans()}
+
+
+async def test_each_process_and_composition_has_a_span_inside_of_the_one_around_it() -> None:
+    result = await PAR(leaf, SEQ(sync_leaf).with_name("stages")).with_name("all").run()
+    found = _found()
+    assert set(found) == {"all", "leaf", "stages", "sync_leaf"}
+    assert (found["all"]["parent"], found["all"]["stbass.kind"]) == (None, "PAR")
+    assert found["leaf"]["parent"] == found["stages"]["parent"] == found["all"]["id"]
+    assert found["sync_leaf"]["parent"] == found["stages"]["id"]
+    # and the code of a process is in its span, in a thread too
+    assert result.value == [found["leaf"]["id"], found["sync_leaf"]["id"]]
+    assert {span["stbass.state"] for span in found.values()} == {"done"}
+    assert len({span["trace"] for span in found.values()}) == 1
+
+
+async def test_a_span_says_what_it_is_of() -> None:
+    where = Placement(model="opus", endpoint="anthropic", config={"key": "secret"})
+    placed = Process(name="placed", placement=where)(leaf.function)
+    await PAR(placed).run()
+    span = _found()["placed"]
+    told = {name.removeprefix("stbass."): value for name, value in span.items() if name.startswith("stbass.")}
+    assert told["kind"] == "process"
+    assert (told["process"], told["endpoint"], told["model"], told["attempt"]) == ("placed", "anthropic", "opus", 1)
+    assert told["run"]
+    assert "secret" not in str(span)
+
+
+async def test_a_failure_is_told_without_its_secrets() -> None:
+    await PAR(failing, on_failure=FailurePolicy.COLLECT).run()
+    found = _found()
+    assert (found["failing"]["status"], found["failing"]["stbass.state"]) == ("ERROR", "failed")
+    assert found["failing"]["error.type"] == "builtins.ValueError"
+    [event] = found["failing"]["events"]
+    assert event["exception.message"] == "ValueError: no such page; password=***"
+    assert "in failing" in event["exception.stacktrace"]
+    assert "hunter2" not in event["exception.stacktrace"]
+    assert found["PAR"]["status"] == "ERROR"
+
+
+async def test_deadlines_and_cancellations_end_spans_too() -> None:
+    await PAR(forever, deadline=0.2, on_failure=FailurePolicy.COLLECT).run()
+    assert _found()["forever"]["stbass.state"] == "too late"
+    traced_agents.EXPORTER.clear()
+    begun = asyncio.Event()
+
+    @Process
+    async def waits(ctx: ProcessContext) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(PAR(waits).run())
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert {span["stbass.state"] for span in _found().values()} == {"cancelled"}
+
+
+async def test_metrics_count_what_runs_and_how_it_ended() -> None:
+    before = {str(about): value for about, value in points().get("stbass.process.duration", [])}
+    await PAR(leaf, leaf, failing, on_failure=FailurePolicy.COLLECT).run()
+    found = points()
+    counts = {
+        (about["stbass.process"], about["stbass.state"], about.get("error.type")): value - before.get(str(about), 0)
+        for about, value in found["stbass.process.duration"]
+    }
+    assert counts["leaf", "done", None] == 2
+    assert counts["failing", "failed", "builtins.ValueError"] == 1
+    assert all(value == 0 for _, value in found["stbass.process.running"])
+
+
+async def test_whoever_traces_may_raise(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> Any:
+        raise RuntimeError("the exporter is broken")
+
+    assert spans.current is not None
+    monkeypatch.setattr(spans.current, "begin", broken)
+    with caplog.at_level(logging.ERROR):
+        assert (await run(leaf)).is_ok
+    assert "no span was begun" in caplog.text
+
+
+async def test_nothing_is_traced_unless_asked_for() -> None:
+    observe.uninstrument()
+    await PAR(leaf).run()
+    assert _found() == {}
+
+
+async def test_retries_have_a_span_each() -> None:
+    await PAR(failing, on_failure=FailurePolicy.retry(3, base_delay=0)).run()
+    attempts = [span for span in traced_agents.EXPORTER.get_finished_spans() if span.name == "failing"]
+    assert [as_data(span)["stbass.attempt"] for span in attempts] == [1, 2, 3]
