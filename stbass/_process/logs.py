@@ -7,12 +7,35 @@ from collections.abc import Callable, MutableMapping
 from contextlib import AbstractContextManager
 from typing import Any
 
+from stbass._values.masking import masked
+
 __all__ = ["NO_FIELDS", "RECORD_FIELDS", "LogFields", "ProcessLog", "carry"]
 
 RECORD_FIELDS = "stbass_process"
 """Attribute of each log record: the :class:`LogFields` of the process that it comes from, empty outside of any."""
 
 _logger = logging.getLogger("stbass.process")
+_formatter = logging.Formatter()
+
+
+def _mask(record: logging.LogRecord) -> bool:
+    """Take the secrets out of a record, if there are any."""
+    try:
+        text = record.getMessage()
+    except Exception:  # the handlers say so, in their way
+        return True
+    shown = masked(text)
+    if shown != text:
+        record.msg, record.args = shown, None
+    if record.exc_info and not record.exc_text:
+        trace = _formatter.formatException(record.exc_info)
+        shown = masked(trace)
+        if shown != trace:
+            record.exc_text = shown  # which formatters take
+    return True
+
+
+_logger.addFilter(_mask)
 
 
 class LogFields(dict[str, Any]):
@@ -38,7 +61,8 @@ def carry(find: Callable[[], LogFields]) -> None:
 
 
 class ProcessLog(logging.LoggerAdapter[logging.Logger]):
-    """The logger of one process. Its records carry that process's fields, whatever thread they are written in.
+    """The logger of one process. Its records carry that process's fields, whatever thread they are written in; in their
+    messages and tracebacks secrets are masked.
 
     Args:
         within: a scope in which what is logged comes from that process.

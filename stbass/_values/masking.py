@@ -1,7 +1,8 @@
 """Passwords, keys and tokens in texts for people: found by the name in front of them, and masked.
 
 ``api_key=…``, ``"x-api-key": "…"``, ``Authorization: Bearer …``, ``?access_token=…``, ``('cookie', '…')``,
-``redis://user:…@host``: in errors, logs and the texts of events, also inside the ``repr`` of a request there.
+``redis://user:…@host``, ``<password>…</password>``, what pydantic found in a field of such a name: in errors, logs
+and the texts of events, also inside the ``repr`` of a request there.
 What is only counted or described by such a name (``max_tokens=100``, ``token_type``) stays.
 """
 
@@ -29,10 +30,23 @@ _QUOTED = (
     r"(?P<open>b?(?P<quote>['\"]))(?:\\.|(?!(?P=quote)).)*(?P<close>(?P=quote)?)"
     r"|(?P<escaped_open>(?P<escaped>\\+['\"]))(?:(?!(?P=escaped)).)*(?P<escaped_close>(?P=escaped)?)"
 )
+# A list, a dict, a tuple, and what is in it, up to its end; of one too long or too deep, up to the end of the line.
+_NESTED_MOST = 5
+_INSIDE = r"(?:'(?:\\.|[^'\\\n])*+'|\"(?:\\.|[^\"\\\n])*+\"|[^\[\](){}'\"]{1,500}+|['\"])"
+_NESTED = rf"[\[({{]{_INSIDE}{{0,500}}+[\])}}]"
+for _ in range(_NESTED_MOST):
+    _NESTED = rf"[\[({{](?:{_INSIDE}|{_NESTED}){{0,500}}+[\])}}]"
 _NAMED = re.compile(
     rf"(?P<name>{_NAME}\\*+['\"]?\]?)(?P<between>\s*+(?:=>|:(?!=)|=(?!=))\s*+){_NOTHING}"
-    rf"(?:{_QUOTED}|\[(?:[^\]]{{0,2000}}\]|.*)|\{{(?:[^}}]{{0,2000}}\}}|.*)|\((?:[^)]{{0,2000}}\)|.*)|(?:(?:bearer|basic|digest|token)\s+)?[^\s,;&'\"()\[\]{{}}<>]+)",
+    rf"(?:{_QUOTED}|{_NESTED}|[\[({{].*|(?:-\s+)?(?:(?:bearer|basic|digest|token)\s+)?[^\s,;&'\"()\[\]{{}}<>]+)",
     re.IGNORECASE,
+)
+_ELEMENT = re.compile(rf"(<[\w:.-]*{_NAME}(?:\s[^<>]*+)?>)(?!\*\*\*)[^<]+(?=</)", re.IGNORECASE)
+# As pydantic says it: the place in one line, what was found there in the next.
+_INVALID = re.compile(
+    rf"(?P<name>^[\w.\[\]-]{{0,200}}{_NAME}(?:\.[^\n]{{0,200}}+)?)(?P<between>\n .*?\binput_value=)(?!\*\*\*).+"
+    r"(?=, input_type=)",
+    re.IGNORECASE | re.MULTILINE,
 )
 # Of a header without quotes all belongs to the value, up to the end of the line: written as \r\n in a repr.
 _HEADER = re.compile(
@@ -45,12 +59,14 @@ _PAIR = re.compile(
     re.IGNORECASE,
 )
 _QUERY = re.compile(r"(?<=[?&])((?:[\w-]*[_-])?(?:key|sig|signature)=)(?!\*\*\*)[^&\s'\"#]+", re.IGNORECASE)
-_OPTION = re.compile(rf"(--?[\w-]*{_NAME}\s+)(?!-|\*\*\*)[^\s'\"]+", re.IGNORECASE)
+_OPTION = re.compile(rf"((?<![\w-])--?[\w-]{{0,100}}{_NAME}\s+)(?!-|\*\*\*)[^\s'\"]+", re.IGNORECASE)
 _SCHEME = re.compile(r"\b([Bb]earer|BEARER|[Bb]asic)(\s+)(?=[^\s'\"]*[0-9A-Z=])[\w.~+/=-]{8,}")
-_LOGIN = re.compile(r"(://[^/\s:@'\"]*:)(?!\*+@)[^/\s@'\"]+(?=@)")
+# A password may have a slash in it, an address with a port has an @ somewhere behind it at times.
+_LOGIN = re.compile(r"(://[^/\s:@'\"]*:)(?!\*+@)(?!\d+[/?#])[^\s@'\"]{1,300}(?=@)")
+_LONE_LOGIN = re.compile(r"(://)(?=[^/\s:@'\"]*\d)(?=[^/\s:@'\"]*[A-Za-z])[^/\s:@'\"]{12,300}(?=@)")
 # Keys that services give out look like keys without a name beside them.
 _KEY = re.compile(
-    r"\b(?:sk-|[sr]k_live_|gh[pousr]_|github_pat_|xox[abprs]-|hf_|glpat-|AIza|AKIA)(?=[\w-]*\d)[\w-]{12,}"
+    r"\b(?:sk-|[sr]k_live_|gh[pousr]_|github_pat_|xox[abprs]-|hf_|glpat-|AIza|AKIA)(?=[\w-]{0,200}\d)[\w-]{12,}"
 )
 _NOT_A_SECRET = re.compile(r"(?:unexpected|invalid|unknown|illegal|expected|next|bad|last|this)\s+$", re.IGNORECASE)
 
@@ -68,11 +84,14 @@ def masked(text: str) -> str:
         text = _HEADER.sub(rf"\g<name>\g<between>{MASK}", text)
         text = _NAMED.sub(_without_value, text)
         text = _PAIR.sub(_without_value, text)
+        text = _ELEMENT.sub(rf"\1{MASK}", text)
+        text = _INVALID.sub(rf"\g<name>\g<between>{MASK}", text)
         text = _OPTION.sub(rf"\1{MASK}", text)
         text = _QUERY.sub(rf"\1{MASK}", text)
     if any(hint in text for hint in _OTHER_HINTS):
         text = _SCHEME.sub(rf"\1\2{MASK}", text)
         text = _LOGIN.sub(rf"\1{MASK}", text)
+        text = _LONE_LOGIN.sub(rf"\1{MASK}", text)
         text = _KEY.sub(MASK, text)
     return text
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 from types import GetSetDescriptorType, MemberDescriptorType
 from typing import Any
 
+from stbass._values.masking import MASK, is_secret_name
 from stbass._values.retry_after import own_retry_after
 from stbass._values.texts import attribute_of, message_of, plain_text, text_of, traceback_text, type_name_of
 from stbass.errors import RemoteError, WireError
@@ -235,7 +236,7 @@ def _inner_parts(error: BaseException) -> dict[str, Any]:
         made_of = _asked(lambda: kind.__reduce__(error)[1])
         if isinstance(made_of, tuple):
             parts = dict(zip(_MADE_OF[_VALIDATION_ERROR], made_of, strict=True))
-            parts["errors"] = [{key: item for key, item in line.items() if key != "url"} for line in parts["errors"]]
+            parts["errors"] = [_line(line) for line in parts["errors"]]
             return parts
     for base in kind.__mro__:
         if base.__module__ != "builtins":
@@ -245,6 +246,12 @@ def _inner_parts(error: BaseException) -> dict[str, Any]:
     if callable(ask := attribute_of(error, "errors")):
         parts["errors"] = _asked(ask)
     return parts
+
+
+def _line(line: dict[str, Any]) -> dict[str, Any]:
+    """What pydantic says of one place, where a secret was perhaps of the wrong type."""
+    is_secret = any(isinstance(name, str) and is_secret_name(name) for name in line["loc"])
+    return {key: MASK if is_secret and key == "input" else item for key, item in line.items() if key != "url"}
 
 
 def _asked(ask: Any) -> Any:

@@ -59,6 +59,17 @@ SECRET = "hunter2-0123"
         ('"cookies": [\n  "hunter2-0123"\n], "a": 1', '"cookies": ***, "a": 1'),
         ("Request(headers={'api-key': b'hunter2-0123'})", "Request(headers={'api-key': b'***'})"),
         ("passwd => hunter2-0123", "passwd => ***"),
+        ("{'token': {'a': {'b': ['hunter2-0123']}, 'c': ('hunter2-0123',)}, 'd': 'e'}", "{'token': ***, 'd': 'e'}"),
+        ('{"password": [[1], ["]hunter2-0123"]], "d": "e"}', '{"password": ***, "d": "e"}'),
+        ("token=" + "[" * 9 + "'hunter2-0123'" + "]" * 9 + ", x\nd", "token=***\nd"),
+        ("api_key:\n  - hunter2-0123\nz: 1", "api_key:\n  ***\nz: 1"),
+        ("<login><password>hunter2-0123</password></login>", "<login><password>***</password></login>"),
+        ("redis://user:hunter2/0123@host/0", "redis://user:***@host/0"),
+        ("https://hunter2-0123@host/p", "https://***@host/p"),
+        (
+            "1 validation error for M\ndb.password.0\n  Bad [type=int_type, input_value='hunter2', input_type=str]",
+            "1 validation error for M\ndb.password.0\n  Bad [type=int_type, input_value=***, input_type=str]",
+        ),
     ],
 )
 def test_the_value_of_a_secret_name_is_masked_and_nothing_else(text: str, shown: str) -> None:
@@ -80,6 +91,9 @@ def test_the_value_of_a_secret_name_is_masked_and_nothing_else(text: str, shown:
         "Basic authentication required; the password is wrong",
         "the secretary of cookie makers: nobody",
         "https://example.org/tokens/5?limit=3",
+        "https://example.org:443/@somebody/and-more",
+        "ssh://git@example.org/a.git and postgres://reader@host/db",
+        "1 validation error for M\nname\n  Bad [type=int_type, input_value='x', input_type=str]",
         "",
     ],
 )
@@ -118,7 +132,23 @@ def test_names_that_are_not(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["token " * 5000, "'token': '" * 5000, "token" + "\\" * 50_000, "(" * 50_000 + "token="]
+    "text",
+    [
+        "token " * 5000,
+        "'token': '" * 5000,
+        "token" + "\\" * 50_000,
+        "(" * 50_000 + "token=",
+        "token: " + "[{(" * 30_000,
+        "token: [" * 10_000,
+        "token: {" + "'" * 50_000,
+        "-" * 50_000 + "token",
+        "a-" * 50_000 + "token",
+        "sk-" * 20_000,
+        "://a:" * 20_000,
+        "a.token." * 20_000,
+        "<token " * 20_000,
+    ],
+    ids=range(13),
 )
 def test_masking_takes_no_time_to_speak_of(text: str) -> None:
     # (It is the test's time-out that would tell.)
@@ -230,6 +260,24 @@ def test_an_error_of_a_class_that_is_not_here_has_the_same_attributes() -> None:
     assert json.loads(data)["d"]["status_code"] == 429
 
 
+def test_what_pydantic_found_under_a_secret_name_is_masked_in_its_error() -> None:
+    class Login(pydantic.BaseModel):
+        user: int
+        password: int
+        more: dict[str, dict[str, int]] = {}
+
+    with pytest.raises(pydantic.ValidationError) as caught:
+        Login.model_validate({"user": "me", "password": SECRET, "more": {"a": {"token": SECRET}}})
+    result = ProcessResult.fail(caught.value)
+    arrived = load_error(dump_error(caught.value))
+
+    assert isinstance(arrived, pydantic.ValidationError)
+    for text in (result.failure.summary, result.failure.detailed, str(arrived), repr(arrived.errors())):
+        assert SECRET not in text
+        assert "'me'" in text
+    assert [line["loc"] for line in arrived.errors()] == [("user",), ("password",), ("more", "a", "token")]
+
+
 # Events, logs ------------------------------------------------------------------------------------
 
 
@@ -272,3 +320,19 @@ def test_a_workers_log_is_masked_also_in_tracebacks(log_format: str) -> None:
     assert SECRET not in said
     assert "ValueError: API_KEY=***" in said
     assert "'Authorization': '***'" in said
+
+
+def test_the_log_of_a_process_is_masked_wherever_it_is_written(caplog: pytest.LogCaptureFixture) -> None:
+    ctx = ProcessContext("p")
+    try:
+        raise ValueError("API_KEY=" + SECRET)
+    except ValueError:
+        ctx.log.exception("asked %s with %s", "it", {"deep": [{"x-api-key": SECRET}]})
+    ctx.log.warning("plain %s", 5)
+
+    first, second = caplog.records
+    said = logging.Formatter().format(first)
+    assert SECRET not in said
+    assert "asked it with {'deep': [{'x-api-key': '***'}]}" in said
+    assert "ValueError: API_KEY=***" in said
+    assert (second.msg, second.args) == ("plain %s", (5,))
