@@ -22,6 +22,7 @@ from stbass._channels.cancellation import defer, owed, raise_owed, to_the_end
 from stbass._channels.choice import CLAIMED, DECIDING, IDLE, WAITING, Choice
 from stbass._channels.ready_list import FairList, ListedChoice, PriorityList, ReadyList, attempt, pick
 from stbass._channels.transport import NOTHING, Arm
+from stbass._values.texts import value_text
 from stbass.channel import Chan
 from stbass.errors import AllGuardsDisabledError, ChannelClosedError
 from stbass.timer import DEADLINE, TIMER, Countdown
@@ -71,9 +72,9 @@ class Guard:
     ) -> None:
         if not isinstance(channel, Chan):
             if not isinstance(channel, (TIMER, DEADLINE, _Skip)):
-                raise TypeError(f"a guard waits for a Chan, a TIMER, a DEADLINE or SKIP, not {channel!r}")
+                raise TypeError(f"a guard waits for a Chan, a TIMER, a DEADLINE or SKIP, not {value_text(channel)}")
             if send is not NOTHING:
-                raise TypeError(f"only a channel can be sent to, not {channel!r}")
+                raise TypeError(f"only a channel can be sent to, not {value_text(channel)}")
         self.channel = channel
         self.precondition = precondition
         self.handler = handler
@@ -188,7 +189,7 @@ class _Alternation(Coroutine[Any, Any, Any]):
         enabled = False
         for index, guard in enumerate(self._guards):
             if not isinstance(guard, Guard):
-                raise TypeError(f"{type(self).__name__} takes guards, not {guard!r}")
+                raise TypeError(f"{type(self).__name__} takes guards, not {value_text(guard)}")
             if callable(guard.precondition):
                 self._dynamic.append(index)
             elif not guard.precondition:

@@ -19,6 +19,7 @@ from stbass._channels.typespec import ChannelType
 from stbass._channels.typewire import SequentialProtocol, VariantProtocol, describe, from_wire, to_wire, type_name
 from stbass._channels.waiting import abandon, interrupted, until_ready
 from stbass._values.ids import new_id
+from stbass._values.texts import value_text
 from stbass.errors import (
     ChannelClosedError,
     ChannelProtocolError,
@@ -118,7 +119,7 @@ class Chan(Generic[T]):
         if type_spec is NOTHING:
             raise TypeError("a channel needs a type: Chan(int), or Chan[int](name)")
         if type(capacity) is not int or capacity < 0:
-            raise ValueError(f"a channel's capacity is 0 or a positive integer, not {capacity!r}")
+            raise ValueError(f"a channel's capacity is 0 or a positive integer, not {value_text(capacity)}")
         self._name = name or f"chan_{new_id()[:8]}"
         self._type = ChannelType(type_spec, self._name)
         self._exact = self._type.exact

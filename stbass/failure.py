@@ -9,6 +9,7 @@ from stbass._process.context import Composable, ProcessContext
 from stbass._values.outcome import ProcessResult
 from stbass._values.policy import FailurePolicy, RetryPolicy
 from stbass._values.report import FailureReport
+from stbass._values.texts import value_text
 
 __all__ = ["FailureAggregator", "FailurePolicy", "FailureReport", "retry_process"]
 
@@ -30,7 +31,7 @@ async def retry_process(process: Composable, ctx: ProcessContext, policy: RetryP
         TypeError: the policy is not a RetryPolicy.
     """
     if not isinstance(policy, RetryPolicy):
-        raise TypeError(f"retry_process takes a RetryPolicy, such as FailurePolicy.retry(3), got {policy!r}")
+        raise TypeError(f"retry_process takes a RetryPolicy, such as FailurePolicy.retry(3), got {value_text(policy)}")
     return await run_attempts(Child(process, ctx), policy)
 
 
@@ -52,7 +53,7 @@ class FailureAggregator:
             TypeError: it is not a FailureReport.
         """
         if not isinstance(report, FailureReport):
-            raise TypeError(f"add_report takes a FailureReport, got {report!r}")
+            raise TypeError(f"add_report takes a FailureReport, got {value_text(report)}")
         self._reports.append(report)
 
     def overall_summary(self) -> str:

@@ -17,7 +17,7 @@ from stbass._values.checks import checked_deadline
 from stbass._values.endpoint import Placement
 from stbass._values.outcome import ProcessResult
 from stbass._values.policy import FailurePolicy, OnFailure
-from stbass._values.texts import text_of
+from stbass._values.texts import value_text
 from stbass._values.usage import Budget
 from stbass.errors import BackendUnavailableError
 from stbass.par import Parallel, PARResult
@@ -138,10 +138,9 @@ def _checked_pair(pair: object, index: int) -> PlacedProcess:
             raise TypeError(f"{where} is a pair the wrong way round: write (process, placement)")
         if not isinstance(placement, Placement):
             hint = f'; write Placement(endpoint="{placement}")' if isinstance(placement, str) else ""
-            got = placement if isinstance(placement, str) else type(placement).__name__
-            raise TypeError(f"{where}: the second of the pair must be a Placement, got {got!r}{hint}")
+            raise TypeError(f"{where}: the second of the pair must be a Placement, got {value_text(placement)}{hint}")
         return checked_composable(process, f"{where}: the first of the pair"), placement
-    raise TypeError(f"{where} must be a pair (process, placement) or a process, got {text_of(pair, 200)}")
+    raise TypeError(f"{where} must be a pair (process, placement) or a process, got {value_text(pair)}")
 
 
 def _with_groups(registry: BackendRegistry) -> list[ExecutionBackend]:

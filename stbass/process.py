@@ -27,6 +27,7 @@ from stbass._values.arguments import Arguments, made_with, remember
 from stbass._values.checks import refuse_generator
 from stbass._values.endpoint import Placement
 from stbass._values.outcome import ProcessResult
+from stbass._values.texts import value_text
 from stbass.errors import NotTransportable
 
 __all__ = [
@@ -272,7 +273,7 @@ class FunctionProcess(Process[P, T_co]):
 def _rebuilt(module: str, qualname: str, changes: dict[str, Any], arguments: Arguments) -> FunctionProcess:
     found = functools.reduce(getattr, qualname.split("."), importlib.import_module(module))
     if not isinstance(found, FunctionProcess):
-        raise TypeError(f"{module}:{qualname} is {found!r}, not a process")
+        raise TypeError(f"{module}:{qualname} is {value_text(found)}, not a process")
     return changed(found.with_only(*arguments), **changes)
 
 
@@ -305,12 +306,12 @@ if TYPE_CHECKING:
 def _decorate(*args: Any, **kwargs: Any) -> Any:
     unknown = set(kwargs) - {"name", "placement"}
     if unknown or len(args) > 1 or (args and not callable(args[0])):
-        given = ", ".join([*map(repr, args), *(f"{key}=…" for key in kwargs)])
+        given = ", ".join([*map(value_text, args), *(f"{key}=…" for key in kwargs)])
         raise TypeError(
             f"Process({given}): use @Process or @Process(name=..., placement=...) on a function, or subclass Process"
         )
     if isinstance(args[0] if args else None, (Composable, type)):
-        raise TypeError(f"@Process goes on a function, not on {args[0]!r}")
+        raise TypeError(f"@Process goes on a function, not on {value_text(args[0])}")
     if "name" in kwargs and kwargs["name"] is not None:
         checked_name(kwargs["name"])
     if not isinstance(kwargs.get("placement"), (Placement, type(None))):
@@ -318,7 +319,7 @@ def _decorate(*args: Any, **kwargs: Any) -> Any:
 
     def decorate(function: Any) -> FunctionProcess:
         if not callable(function) or isinstance(function, (Composable, type)):
-            raise TypeError(f"@Process goes on a function, not on {function!r}")
+            raise TypeError(f"@Process goes on a function, not on {value_text(function)}")
         made = FunctionProcess(function, **kwargs)
         if isinstance(function, FunctionType):
             _known[reference_of(made)] = made

@@ -16,6 +16,7 @@ from stbass._engine.supervise import Child
 from stbass._process.context import Composable, ProcessContext, given_to
 from stbass._values.checks import checked_count
 from stbass._values.policy import FailurePolicy, OnFailure
+from stbass._values.texts import value_text
 from stbass._values.usage import Budget
 from stbass.errors import NotTransportable
 from stbass.par import Parallel, PARResult
@@ -109,7 +110,7 @@ class _Replicated:
         if not isinstance(factory, Composable):
             if isinstance(factory, type) or not callable(factory):
                 raise TypeError(
-                    f"the factory of {what} must be a function (index, ctx) or a process, got {factory!r};"
+                    f"the factory of {what} must be a function (index, ctx) or a process, got {value_text(factory)};"
                     " for a class write lambda index, ctx: TheClass(...)"
                 )
         self.what = what

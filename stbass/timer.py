@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 from stbass._values.ids import new_id
+from stbass._values.texts import value_text
 
 __all__ = ["DEADLINE", "TIMER", "Countdown", "TimerExpired", "running"]
 
@@ -100,7 +101,7 @@ class TIMER:
 
     def __init__(self, seconds: float, name: str | None = None) -> None:
         if not seconds >= 0:
-            raise ValueError(f"a timer's seconds are 0 or more, not {seconds!r}")
+            raise ValueError(f"a timer's seconds are 0 or more, not {value_text(seconds)}")
         self.seconds = seconds
         self.name = name or f"timer_{new_id()[:8]}"
         self._fired = False
@@ -157,7 +158,7 @@ class DEADLINE:
 
     def __init__(self, target: datetime, name: str | None = None) -> None:
         if not isinstance(target, datetime):
-            raise TypeError(f"a deadline is a datetime, not {target!r}; for seconds from now use TIMER")
+            raise TypeError(f"a deadline is a datetime, not {value_text(target)}; for seconds from now use TIMER")
         self.target = target
         self.name = name or f"deadline_{new_id()[:8]}"
         self._fired = False

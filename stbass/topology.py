@@ -12,6 +12,7 @@ from stbass._process.context import ProcessContext, hold_end, top_context
 from stbass._values.checks import checked_count
 from stbass._values.ids import new_id
 from stbass._values.outcome import ProcessResult
+from stbass._values.texts import value_text
 from stbass.alt import ALT, Guard
 from stbass.channel import Chan
 from stbass.errors import ChannelClosedError
@@ -114,7 +115,7 @@ class Distributor(_Shape, kind="Distributor"):
         self, source: Chan[Any], targets: ChanArray | Sequence[Chan[Any]], *, strategy: Strategy = "round_robin"
     ) -> None:
         if strategy not in get_args(Strategy):
-            raise ValueError(f"unknown strategy {strategy!r}; use one of {', '.join(get_args(Strategy))}")
+            raise ValueError(f"unknown strategy {value_text(strategy)}; use one of {', '.join(get_args(Strategy))}")
         self._strategy = strategy
         self._channels = {
             "source": _checked(source, "the source of a Distributor"),
@@ -279,7 +280,7 @@ async def _close(channels: list[Chan[Any]]) -> None:
 
 def _checked(value: object, what: str) -> Chan[Any]:
     if not isinstance(value, Chan):
-        raise TypeError(f"{what} must be a Chan, got {value!r}")
+        raise TypeError(f"{what} must be a Chan, got {value_text(value)}")
     return value
 
 

@@ -32,6 +32,7 @@ from stbass._values.endpoint import Placement
 from stbass._values.outcome import Failure, ProcessResult, RunInfo, leaves_of, outcome_of_run, with_run
 from stbass._values.policy import FailurePolicy, OnFailure, RetryPolicy
 from stbass._values.report import FailureReport
+from stbass._values.texts import value_text
 from stbass._values.timeline import Timeline
 from stbass._values.usage import NO_USAGE, Budget, Usage, checked_budget
 from stbass.errors import BudgetExceeded, NotTransportable, ProcessCancelled
@@ -154,7 +155,7 @@ def checked_composable(value: object, where: str) -> Composable:
         hint = ": decorate the function with @Process"
     else:
         hint = ""
-    raise TypeError(f"{where} must be a process or a composition, got {value!r}{hint}")
+    raise TypeError(f"{where} must be a process or a composition, got {value_text(value)}{hint}")
 
 
 def checked_members(values: Iterable[object], what: str) -> tuple[PlacedProcess, ...]:
@@ -179,7 +180,9 @@ def checked_policy(value: object) -> OnFailure:
     """
     if isinstance(value, (FailurePolicy, RetryPolicy)):
         return value
-    raise TypeError(f"on_failure must be FailurePolicy.HALT, FailurePolicy.COLLECT or a RetryPolicy, got {value!r}")
+    raise TypeError(
+        f"on_failure must be FailurePolicy.HALT, FailurePolicy.COLLECT or a RetryPolicy, got {value_text(value)}"
+    )
 
 
 class CompositionResult(Generic[V_co]):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from stbass._channels.waiting import resolve
 from stbass._values.checks import is_whole
+from stbass._values.texts import value_text
 from stbass.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -115,7 +116,8 @@ def _limit_of(backend: ExecutionBackend) -> int | None:
         return None
     if not is_whole(limit) or limit < 1:
         raise ConfigurationError(
-            f"backend {backend.name!r}: concurrency_limit is None or a whole number of at least 1, not {limit!r}"
+            f"backend {backend.name!r}: concurrency_limit is None or a whole number of at least 1,"
+            f" not {value_text(limit)}"
         )
     return int(limit)
 

@@ -10,7 +10,7 @@ from stbass._engine.backend import ExecutionBackend
 from stbass._engine.local import LocalBackend
 from stbass._values.endpoint import Placement
 from stbass._values.nearest import did_you_mean
-from stbass._values.texts import text_of
+from stbass._values.texts import text_of, value_text
 from stbass.errors import ConfigurationError, MissingDependencyError, UnknownEndpointError
 
 __all__ = ["BackendRegistry", "backend_class", "checked_registry", "default_registry"]
@@ -38,7 +38,7 @@ class BackendRegistry:
 
     def __init__(self, *, strict: bool = False) -> None:
         if not isinstance(strict, bool):
-            raise TypeError(f"BackendRegistry(strict=…) takes True or False, got a {type(strict).__name__}")
+            raise TypeError(f"BackendRegistry(strict=…) takes True or False, got {value_text(strict)}")
         self._strict = strict
         self._told: set[str] = set()
         self._exact: dict[str, ExecutionBackend] = {}
@@ -144,12 +144,12 @@ class BackendRegistry:
 
 def _check(name: object, backend: object) -> None:
     if not isinstance(name, str):
-        raise TypeError(f"a backend is registered under a str, got {name!r}")
+        raise TypeError(f"a backend is registered under a str, got {value_text(name)}")
     if not name:
         raise ValueError("a backend cannot be registered under an empty name")
     if not isinstance(backend, ExecutionBackend):
         hint = "; make an instance of it" if isinstance(backend, type) else ""
-        raise TypeError(f"register({name!r}, …) takes an ExecutionBackend, got {backend!r}{hint}")
+        raise TypeError(f"register({name!r}, …) takes an ExecutionBackend, got {value_text(backend)}{hint}")
 
 
 def checked_registry(value: object) -> BackendRegistry | None:
@@ -160,7 +160,7 @@ def checked_registry(value: object) -> BackendRegistry | None:
     """
     if value is None or isinstance(value, BackendRegistry):
         return value
-    raise TypeError(f"registry must be a BackendRegistry or None, got {value!r}")
+    raise TypeError(f"registry must be a BackendRegistry or None, got {value_text(value)}")
 
 
 _default_registry = BackendRegistry()
@@ -193,5 +193,7 @@ def backend_class(kind: str) -> type[ExecutionBackend]:
             f"the {kind!r} backend needs a package that is not installed ({error}); pip install 'stbass-celery[{kind}]'"
         ) from error
     if not (isinstance(found, type) and issubclass(found, ExecutionBackend)):
-        raise ConfigurationError(f"entry point {kind!r} of {_ENTRY_POINTS} is {found!r}, not an ExecutionBackend class")
+        raise ConfigurationError(
+            f"entry point {kind!r} of {_ENTRY_POINTS} is {value_text(found)}, not an ExecutionBackend class"
+        )
     return found

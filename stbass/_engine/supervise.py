@@ -38,7 +38,7 @@ from stbass._process.frame import Frame
 from stbass._process.meter import Meter
 from stbass._values.outcome import ProcessResult
 from stbass._values.policy import FailurePolicy, OnFailure, RetryPolicy
-from stbass._values.texts import error_text, traceback_text
+from stbass._values.texts import error_text, traceback_text, value_text
 from stbass.errors import BudgetExceeded, ConfigurationError, DeadlineExceeded, ProcessCancelled
 from stbass.observe import events
 from stbass.timer import running
@@ -410,7 +410,9 @@ async def _run_on(backend: ExecutionBackend, child: Child) -> ProcessResult:
         running.set(None)
         result: object = await backend.execute(process, ctx)
         if not isinstance(result, ProcessResult):
-            raise TypeError(f"execute of backend {backend.name!r} gave back {result!r}, which is not a ProcessResult")
+            raise TypeError(
+                f"execute of backend {backend.name!r} gave back {value_text(result)}, which is not a ProcessResult"
+            )
         return with_all_attempts(result, ctx)
     except Exception as error:
         return ended(child, error, traceback_text(error))

@@ -12,7 +12,7 @@ from stbass._channels.typespec import Checker, Misfit, checker_for
 from stbass._values.arguments import Arguments
 from stbass._values.masking import MASK, is_secret_name
 from stbass._values.opaque import Opaque
-from stbass._values.texts import outline_of, shortened
+from stbass._values.texts import outline_of, shortened, value_text
 
 __all__ = ["NO_ARGUMENTS", "Lacking", "Parameters", "call_text"]
 
@@ -97,7 +97,7 @@ class Parameters:
         try:
             return checker.convert(value)
         except Misfit as misfit:
-            actual = f"Opaque of {value.type_name}" if type(value) is Opaque else _shown(parameter, value)
+            actual = f"Opaque of {value.type_name}" if type(value) is Opaque else _told(parameter, value)
             why = f" ({misfit})" if str(misfit) else ""
             raise TypeError(
                 f"process {name!r}: the argument `{parameter}` must be {checker.name}, got {actual}{why}"
@@ -184,6 +184,10 @@ def call_text(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], names: 
 
 def _shown(name: str, value: Any) -> str:
     return MASK if is_secret_name(name) else shortened(outline_of(value), _LONGEST_VALUE)
+
+
+def _told(parameter: str, value: Any) -> str:
+    return MASK if is_secret_name(parameter) else value_text(value)
 
 
 class _Shortened:

@@ -27,7 +27,7 @@ from stbass._values.endpoint import Placement
 from stbass._values.ids import new_id
 from stbass._values.masking import masked
 from stbass._values.outcome import Failure, ProcessResult, RunInfo, moment_of, outcome_of_run, utc_now
-from stbass._values.texts import plain_text, shortened, traceback_text
+from stbass._values.texts import plain_text, shortened, traceback_text, value_text
 from stbass._values.usage import NO_USAGE, Usage, checked_usage
 from stbass.channel import Chan
 from stbass.errors import ProcessCancelled, ProcessFailed
@@ -657,7 +657,7 @@ class Composable(ABC, Generic[V_co]):
         """
         for name, channel in channels.items():
             if not (hasattr(channel, "send") and hasattr(channel, "recv")):
-                raise TypeError(f"with_channels({name}=…) takes a Chan, got {channel!r}")
+                raise TypeError(f"with_channels({name}=…) takes a Chan, got {value_text(channel)}")
         made = self._copy()
         made._channels = {**self._channels, **channels}
         return made
@@ -831,7 +831,7 @@ def checked_name(name: object) -> str:
         ValueError: it is empty.
     """
     if not isinstance(name, str):
-        raise TypeError(f"a process's name is a str, got {name!r}")
+        raise TypeError(f"a process's name is a str, got {value_text(name)}")
     if not name:
         raise ValueError("a process's name cannot be empty")
     return name

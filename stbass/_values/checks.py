@@ -5,8 +5,11 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+from enum import Enum
 from numbers import Real
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, TypeVar
+
+from stbass._values.texts import value_text
 
 __all__ = [
     "bare",
@@ -18,6 +21,7 @@ __all__ = [
     "checked_wait",
     "is_number",
     "is_whole",
+    "member_of",
     "refuse_generator",
 ]
 
@@ -63,6 +67,15 @@ def is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
+E = TypeVar("E", bound=Enum)
+
+
+def member_of(kind: type[E], value: object) -> E | None:
+    """The member of an enum of texts that ``value`` is, or whose text it is."""
+    # The enum's own error would ask the value for its text.
+    return next((one for one in kind if value is one or (isinstance(value, str) and value == one.value)), None)
+
+
 def checked_count(value: object, what: str, least: int) -> int:
     """``value``, if it is a whole number of at least ``least``.
 
@@ -71,9 +84,9 @@ def checked_count(value: object, what: str, least: int) -> int:
         ValueError: it is less.
     """
     if not is_whole(value):
-        raise TypeError(f"{what} must be a whole number, got {value!r}")
+        raise TypeError(f"{what} must be a whole number, got {value_text(value)}")
     if value < least:
-        raise ValueError(f"{what} must be at least {least}, got {value!r}")
+        raise ValueError(f"{what} must be at least {least}, got {value_text(value)}")
     return value
 
 
@@ -95,10 +108,10 @@ def checked_number(value: object, what: str, *, zero: bool = False) -> float:
         ValueError: it is out of range.
     """
     if not is_number(value):
-        raise TypeError(f"{what} must be a number, got {value!r}")
+        raise TypeError(f"{what} must be a number, got {value_text(value)}")
     number = float(value)
     if not math.isfinite(number) or number < 0 or (number == 0 and not zero):
-        raise ValueError(f"{what} must be finite and {'at least' if zero else 'above'} 0, got {value!r}")
+        raise ValueError(f"{what} must be finite and {'at least' if zero else 'above'} 0, got {value_text(value)}")
     return number
 
 
@@ -109,7 +122,7 @@ def checked_wait(value: float, what: str) -> float:
         ValueError: it is less than 0, or NaN.
     """
     if not value >= 0:
-        raise ValueError(f"{what} must be at least 0 seconds, got {value!r}")
+        raise ValueError(f"{what} must be at least 0 seconds, got {value_text(value)}")
     return value
 
 
@@ -123,11 +136,13 @@ def checked_deadline(value: object) -> float | None:
     if value is None:
         return None
     if not is_number(value):
-        raise TypeError(f"deadline must be a number of seconds or None, got {value!r}")
+        raise TypeError(f"deadline must be a number of seconds or None, got {value_text(value)}")
     try:
         seconds = float(value)
     except OverflowError:
         seconds = math.inf
     if not math.isfinite(seconds) or seconds <= 0:
-        raise ValueError(f"deadline must be a finite number of seconds above 0, or None for no deadline, got {value!r}")
+        raise ValueError(
+            f"deadline must be a finite number of seconds above 0, or None for no deadline, got {value_text(value)}"
+        )
     return seconds

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from stbass._values.texts import value_text
+
 __all__ = ["Placement", "place_of"]
 
 
@@ -29,7 +31,7 @@ class Placement:
         for field in ("model", "endpoint"):
             value = getattr(self, field)
             if value is not None and not isinstance(value, str):
-                raise TypeError(f"Placement.{field} must be a str or None, got {value!r}")
+                raise TypeError(f"Placement.{field} must be a str or None, got {value_text(value)}")
         if self.config is not None and not isinstance(self.config, Mapping):
             raise TypeError(f"Placement.config must be a mapping or None, got a {type(self.config).__name__}")
 

@@ -12,7 +12,7 @@ from typing_extensions import TypeVar
 
 from stbass._values.endpoint import Placement, place_of
 from stbass._values.ids import new_id
-from stbass._values.texts import error_text, notes_of, plain_text, shortened, text_of
+from stbass._values.texts import error_text, notes_of, plain_text, shortened, text_of, value_text
 from stbass._values.usage import NO_USAGE, Usage
 
 _LONGEST_VALUE = 10_000
@@ -243,7 +243,7 @@ class ProcessResult(_Draft, Generic[T_co]):
         """
         if not isinstance(error, BaseException):
             raise TypeError(
-                f"ProcessResult.fail takes an exception, got {error!r}; wrap it, e.g. RuntimeError({error!r})"
+                f"ProcessResult.fail takes an exception, got {value_text(error)}; wrap it, e.g. in RuntimeError(…)"
             )
         return cls(False, None, Failure(error, **failure_fields))
 

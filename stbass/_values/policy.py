@@ -11,7 +11,7 @@ from typing import Literal, cast
 
 from stbass._values.checks import checked_wait, is_number, is_whole
 from stbass._values.retry_after import retry_after
-from stbass._values.texts import error_text, text_of, type_name_of
+from stbass._values.texts import error_text, text_of, type_name_of, value_text
 from stbass.errors import BudgetExceeded, ConfigurationError, RemoteError
 
 __all__ = ["ErrorKind", "FailurePolicy", "OnFailure", "RetryPolicy", "Wait", "leaf_errors"]
@@ -63,14 +63,14 @@ class RetryPolicy:
 
     def __post_init__(self) -> None:
         if self.backoff not in _BACKOFFS:
-            raise ValueError(f"unknown backoff {self.backoff!r}; use one of {', '.join(_BACKOFFS)}")
+            raise ValueError(f"unknown backoff {value_text(self.backoff)}; use one of {', '.join(_BACKOFFS)}")
         if not is_whole(self.max_attempts) or self.max_attempts < 1:
-            raise ValueError(f"max_attempts must be a whole number of at least 1, got {self.max_attempts!r}")
+            raise ValueError(f"max_attempts must be a whole number of at least 1, got {value_text(self.max_attempts)}")
         checked_wait(self.base_delay, "base_delay")
         if self.max_delay is not None:
             checked_wait(self.max_delay, "max_delay")
         if not 0 <= self.jitter <= 1:
-            raise ValueError(f"jitter must be from 0 to 1, got {self.jitter!r}")
+            raise ValueError(f"jitter must be from 0 to 1, got {value_text(self.jitter)}")
         object.__setattr__(self, "on", _checked_kinds(self.on, "on"))
         object.__setattr__(self, "unless", _checked_kinds(self.unless, "unless"))
         if self.wait is not None:
@@ -104,7 +104,7 @@ class RetryPolicy:
             ValueError: ``attempt`` is negative.
         """
         if attempt < 0:
-            raise ValueError(f"attempt must be at least 0, got {attempt!r}")
+            raise ValueError(f"attempt must be at least 0, got {value_text(attempt)}")
         if self.backoff == "exponential":
             # Beyond this many doublings the wait is longer than any clock counts; float overflow is an error.
             delay = self.base_delay * 2.0 ** min(attempt, 1000)
@@ -170,11 +170,11 @@ def _checked_kinds(value: object, what: str) -> tuple[ErrorKind, ...]:
 def _check_wait_function(wait: object) -> None:
     wanted = "wait must be a function that takes the number of the attempt that failed and its error"
     if not callable(wait) or inspect.iscoroutinefunction(wait):
-        raise TypeError(f"{wanted}, and gives back seconds; got {wait!r}")
+        raise TypeError(f"{wanted}, and gives back seconds; got {value_text(wait)}")
     try:
         inspect.signature(wait).bind(0, RuntimeError())
     except TypeError as error:
-        raise TypeError(f"{wanted}: wait(attempt, error); {wait!r} takes others: {error}") from None
+        raise TypeError(f"{wanted}: wait(attempt, error); {value_text(wait)} takes others: {error}") from None
     except ValueError:
         return  # of a function in C that does not say what it takes
 

@@ -7,10 +7,13 @@ What looks like a password or key is masked in all of them (see :mod:`stbass._va
 
 from __future__ import annotations
 
+import inspect
 import reprlib
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from enum import Enum
+from numbers import Number
 from typing import Any
 
 from stbass._values.masking import masked
@@ -27,6 +30,7 @@ __all__ = [
     "text_of",
     "traceback_text",
     "type_name_of",
+    "value_text",
 ]
 
 _LONGEST_TEXT = 2_000
@@ -87,6 +91,31 @@ def _text(value: Any, make: Callable[[Any], str], longest: int) -> str:
     except BaseException as error:
         text = f"<{type_name_of(type(value))}, whose repr raised {type(error).__name__}>"
     return shortened(text, longest)
+
+
+_SHOWN = (str, bytes, bool, int, float, complex, Number, Enum, type(None))
+_MOST_SHOWN = 100
+
+
+def value_text(value: Any) -> str:
+    """What somebody gave where something else is wanted, for an error that neither grows nor gives away secrets.
+
+    Of a text, a number or a member of an enum the beginning, masked; of a class or function its name; of anything else
+    its type alone.
+    """
+    kind = type(value)
+    if issubclass(kind, _SHOWN):
+        if kind in (str, bytes) and len(value) > _MOST_SHOWN:
+            return f"{text_of(value[:_MOST_SHOWN])}… (a {kind.__name__} of {len(value)})"
+        return text_of(value, _MOST_SHOWN)
+    if issubclass(kind, type) or inspect.isroutine(value):
+        return f"the {'class' if issubclass(kind, type) else 'function'} {_dotted(value)}"
+    name = _dotted(kind)
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
+
+
+def _dotted(named: Any) -> str:
+    return type_name_of(named).replace(":", ".").removeprefix("builtins.")
 
 
 class _Outline(reprlib.Repr):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 from stbass._values.checks import checked_count, checked_number, is_number
+from stbass._values.texts import value_text
 
 __all__ = ["NO_USAGE", "Budget", "Usage", "checked_budget", "checked_usage"]
 
@@ -83,7 +84,7 @@ def checked_usage(tokens_in: object, tokens_out: object, cost: object, model: ob
         ValueError: a number is negative, not finite, or beyond all reason.
     """
     if not isinstance(model, (str, type(None))):
-        raise TypeError(f"model must be the name of a model, got {model!r}")
+        raise TypeError(f"model must be the name of a model, got {value_text(model)}")
     tokens = [checked_count(tokens_in, "tokens_in", 0), checked_count(tokens_out, "tokens_out", 0)]
     money = _checked_money(cost, "cost", zero=True)
     if max(tokens) > _TOKENS_MOST or money > _COST_MOST:
@@ -97,7 +98,7 @@ def _checked_money(value: object, what: str, *, zero: bool = False) -> float:
     if isinstance(value, Decimal) and math.isfinite(value):
         value = float(value)
     if not is_number(value):
-        raise TypeError(f"{what} must be a number, got {value!r}")
+        raise TypeError(f"{what} must be a number, got {value_text(value)}")
     return checked_number(value, what, zero=zero)
 
 
@@ -149,4 +150,4 @@ def checked_budget(value: object) -> Budget | None:
         return Budget(value.tokens, value.cost)
     if value is None:
         return None
-    raise TypeError(f"budget must be a Budget(tokens=…, cost=…) or None, got {value!r}")
+    raise TypeError(f"budget must be a Budget(tokens=…, cost=…) or None, got {value_text(value)}")

@@ -16,9 +16,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from stbass._values.texts import text_of
 from stbass.dataflow.model.components import steps_of
 from stbass.dataflow.process import Process
-from stbass.dataflow.spec.plain import short_repr
 
 __all__ = ["ModelView", "Summary", "summary_of"]
 
@@ -127,7 +127,7 @@ class Summary:
         widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
         for name, status, steps, exports in rows:
             unit = "step " if steps == "1" else "steps"
-            values = "  ".join(f"{key}={short_repr(value)}" for key, value in exports.items())
+            values = "  ".join(f"{key}={text_of(value, 60)}" for key, value in exports.items())
             line = f"  {name:<{widths[0]}}  {status:<{widths[1]}}  {steps:>{widths[2]}} {unit}  {values}"
             lines.append(line.rstrip())
         if self.missed:

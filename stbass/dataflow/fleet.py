@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
+from stbass._values.texts import value_text
 from stbass.errors import (
     BackendUnavailableError,
     ConfigurationError,
@@ -97,9 +98,11 @@ class CeleryProcess(DistributedProcess):
             admission_timeout=admission_timeout, checkpoint_every=checkpoint_every,
         )  # fmt: skip
         if backend is not None and not isinstance(backend, CeleryBackend):
-            raise TypeError(f"CeleryProcess(backend=…) takes a CeleryBackend, got {backend!r}")
+            raise TypeError(f"CeleryProcess(backend=…) takes a CeleryBackend, got {value_text(backend)}")
         if app is not None and not isinstance(app, Celery | str):
-            raise TypeError(f"CeleryProcess(app=…) takes a Celery application or where to find it, got {app!r}")
+            raise TypeError(
+                f"CeleryProcess(app=…) takes a Celery application or where to find it, got {value_text(app)}"
+            )
         if app is not None and backend is not None:
             raise TypeError("CeleryProcess takes a backend or an app, not both: the backend has an app already")
         if not admission_timeout < 86400:
@@ -182,5 +185,5 @@ def _loaded(app: Celery | str | None) -> Celery:
             f"app='module:name' as `celery -A` takes it, or backend=CeleryBackend(…)"
         ) from error
     if not isinstance(found, Celery):
-        raise ConfigurationError(f"CeleryProcess: {where!r} is {found!r}, not a Celery application")
+        raise ConfigurationError(f"CeleryProcess: {where!r} is {value_text(found)}, not a Celery application")
     return found

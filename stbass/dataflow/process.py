@@ -16,6 +16,7 @@ from stbass._engine.supervise import ended_by, until
 from stbass._process.context import ProcessContext, meter_of, running_as, top_context
 from stbass._values.checks import is_number
 from stbass._values.ids import new_id
+from stbass._values.texts import value_text
 from stbass._values.usage import Budget, Usage, checked_budget
 from stbass.dataflow.engine.checkpoints import Checkpoints, members_of
 from stbass.dataflow.export import Exportable, class_path
@@ -76,12 +77,12 @@ class Process(Exportable, ABC):
         check_names(name, components, connectors)
         what = type(self).__name__
         if parameters is not None and not isinstance(parameters, Mapping):
-            raise TypeError(f"{what}(parameters=…) takes a mapping, got {parameters!r}")
+            raise TypeError(f"{what}(parameters=…) takes a mapping, got {value_text(parameters)}")
         if state is not None and not isinstance(state, StateBackend):
-            raise TypeError(f"{what}(state=…) takes a StateBackend, got {state!r}")
+            raise TypeError(f"{what}(state=…) takes a StateBackend, got {value_text(state)}")
         if checkpoint_every is not None:
             if not is_number(checkpoint_every):
-                raise TypeError(f"{what}(checkpoint_every=…) takes seconds or None, got {checkpoint_every!r}")
+                raise TypeError(f"{what}(checkpoint_every=…) takes seconds or None, got {value_text(checkpoint_every)}")
             if not checkpoint_every > 0:
                 raise ValueError(f"{what}(checkpoint_every={checkpoint_every}): more than 0 seconds, or None")
         self.name: str = f"{what}_{new_id()[:8]}" if name is None else name

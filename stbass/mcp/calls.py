@@ -16,6 +16,7 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
+from stbass._values.texts import value_text
 from stbass.errors import MCPArgumentError, MCPError, MCPToolError, MCPUnknownToolError
 from stbass.mcp.conversation import Conversation
 
@@ -133,7 +134,7 @@ def plain_arguments(conversation: Conversation, arguments: Mapping[Any, Any]) ->
     try:
         strange = next((name for name in arguments if not isinstance(name, str)), None)
         if strange is not None:
-            raise ValueError(f"a name of an argument is a str, got {strange!r}")
+            raise ValueError(f"a name of an argument is a str, got {value_text(strange)}")
         plain: dict[str, Any] = to_jsonable_python(dict(arguments), inf_nan_mode="constants")
         json.dumps(plain, allow_nan=False)
     except (PydanticSerializationError, ValueError, RecursionError) as error:

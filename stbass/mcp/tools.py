@@ -16,6 +16,7 @@ from typing import Any, Self
 from stbass._process.context import ProcessContext, checked_name, frame_of
 from stbass._values.arguments import made_with, remember
 from stbass._values.checks import is_number
+from stbass._values.texts import value_text
 from stbass.errors import (
     MCPArgumentError,
     MCPConnectionError,
@@ -73,17 +74,17 @@ def _checked_timeout(timeout: object) -> float | None:
     if timeout is None:
         return None
     if not is_number(timeout):
-        raise TypeError(f"timeout is a number of seconds or None, got {timeout!r}")
+        raise TypeError(f"timeout is a number of seconds or None, got {value_text(timeout)}")
     if not timeout > 0:
-        raise ValueError(f"timeout must be more than 0 seconds, got {timeout!r}")
+        raise ValueError(f"timeout must be more than 0 seconds, got {value_text(timeout)}")
     return float(timeout)
 
 
 def _checked_keep(keep: object) -> float:
     if not is_number(keep):
-        raise TypeError(f"keep is a number of seconds, got {keep!r}")
+        raise TypeError(f"keep is a number of seconds, got {value_text(keep)}")
     if not keep >= 0:
-        raise ValueError(f"keep must be 0 seconds or more, got {keep!r}")
+        raise ValueError(f"keep must be 0 seconds or more, got {value_text(keep)}")
     return float(keep)
 
 

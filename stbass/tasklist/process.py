@@ -18,10 +18,11 @@ from stbass._process.call import name_of
 from stbass._process.context import Composable, checked_name, top_context
 from stbass._process.interrupts import called_here, interruptible
 from stbass._process.sync_threads import shared_threads
-from stbass._values.checks import checked_count, checked_deadline, refuse_generator
+from stbass._values.checks import checked_count, checked_deadline, member_of, refuse_generator
 from stbass._values.endpoint import Placement
 from stbass._values.outcome import ProcessResult
 from stbass._values.policy import FailurePolicy, OnFailure, RetryPolicy
+from stbass._values.texts import value_text
 from stbass._values.usage import NO_USAGE, Budget, checked_budget
 from stbass.tasklist.running import Work
 from stbass.tasklist.task import Task, TaskCall
@@ -116,11 +117,11 @@ class Process:
         budget: Budget | None = None,
     ) -> None:
         self.name = checked_name(name)
-        try:
-            self.strategy = Strategy(strategy)
-        except ValueError:
+        found = member_of(Strategy, strategy)
+        if found is None:
             known = ", ".join(repr(member.value) for member in Strategy)
-            raise ValueError(f"unknown strategy {strategy!r}; use one of {known}") from None
+            raise ValueError(f"unknown strategy {value_text(strategy)}; use one of {known}")
+        self.strategy = found
         self.max_workers = default_workers() if max_workers is None else checked_count(max_workers, "max_workers", 1)
         self._on_failure = checked_policy(on_failure)
         self._deadline = checked_deadline(deadline)
@@ -148,12 +149,14 @@ class Process:
             RuntimeError: the list is running.
         """
         if not callable(function):
-            raise TypeError(f"a task must be callable, got {function!r}")
+            raise TypeError(f"a task must be callable, got {value_text(function)}")
         refuse_generator(function, f"task {name_of(function)!r}")
         if isinstance(function, Composable):
-            raise TypeError(f"a task must be a plain callable: {function!r} is a process, which PAR and SEQ run")
+            raise TypeError(
+                f"a task must be a plain callable: {value_text(function)} is a process, which PAR and SEQ run"
+            )
         if not isinstance(placement, (Placement, type(None))):
-            raise TypeError(f"placement must be a Placement or None, got {placement!r}")
+            raise TypeError(f"placement must be a Placement or None, got {value_text(placement)}")
         self._check_idle("add a task to")
         self.tasks.append(Task(function, args, kwargs, placement))
 

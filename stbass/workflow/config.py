@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple
 
-from stbass._values.checks import checked_count, checked_number, refuse_generator
+from stbass._values.checks import checked_count, checked_number, member_of, refuse_generator
 from stbass._values.ids import new_id
 from stbass._values.policy import ErrorKind, RetryPolicy, Wait
+from stbass._values.texts import value_text
 
 __all__ = ["ProcessConfig", "ProcessId", "ProcessType", "RetryStrategy", "ValidationRule", "checked_id", "id_of"]
 
@@ -48,7 +49,7 @@ def checked_id(value: object, what: str = "process_id") -> str:
         ValueError: it is empty.
     """
     if not isinstance(value, (str, ProcessId)):
-        raise TypeError(f"{what} must be a str or a ProcessId, got {value!r}")
+        raise TypeError(f"{what} must be a str or a ProcessId, got {value_text(value)}")
     text = str(value)
     if not text:
         raise ValueError(f"{what} cannot be empty")
@@ -151,30 +152,30 @@ class ProcessConfig:
         if self.timeout is not None:
             checked_number(self.timeout, "timeout")
         if not isinstance(self.retry_strategy, (RetryStrategy, type(None))):
-            raise TypeError(f"retry_strategy must be a RetryStrategy or None, got {self.retry_strategy!r}")
+            raise TypeError(f"retry_strategy must be a RetryStrategy or None, got {value_text(self.retry_strategy)}")
         if not isinstance(self.fail_fast, bool):
-            raise TypeError(f"fail_fast must be True or False, got {self.fail_fast!r}")
+            raise TypeError(f"fail_fast must be True or False, got {value_text(self.fail_fast)}")
         if self.validation_rules is not None:
             object.__setattr__(self, "validation_rules", _checked_rules(self.validation_rules))
 
 
 def _checked_type(value: object) -> ProcessType:
-    try:
-        return ProcessType(value)
-    except ValueError:
+    found = member_of(ProcessType, value)
+    if found is None:
         known = ", ".join(f"ProcessType.{member.name}" for member in ProcessType)
-        raise ValueError(f"unknown process_type {value!r}; use one of {known}") from None
+        raise ValueError(f"unknown process_type {value_text(value)}; use one of {known}")
+    return found
 
 
 def _checked_rules(rules: object) -> tuple[ValidationRule, ...]:
     if callable(rules) or isinstance(rules, (str, bytes)) or not isinstance(rules, Iterable):
-        raise TypeError(f"validation_rules must be a list of callables or None, got {rules!r}")
+        raise TypeError(f"validation_rules must be a list of callables or None, got {value_text(rules)}")
     found = tuple(rules)
     for index, rule in enumerate(found):
         if not callable(rule):
-            raise TypeError(f"validation_rules[{index}] must be callable, got {rule!r}")
+            raise TypeError(f"validation_rules[{index}] must be callable, got {value_text(rule)}")
         if inspect.iscoroutinefunction(rule):
-            raise TypeError(f"validation_rules[{index}] must not be a coroutine function: {rule!r}")
+            raise TypeError(f"validation_rules[{index}] must not be a coroutine function: {value_text(rule)}")
         refuse_generator(rule, f"validation_rules[{index}]")
     return found
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from stbass._values.mermaid import mermaid_text
+from stbass._values.texts import value_text
 from stbass.workflow.config import ProcessType
 from stbass.workflow.process import WorkflowNode
 from stbass.workflow.state import ProcessState
@@ -28,7 +29,7 @@ def workflow_mermaid(nodes: Mapping[str, WorkflowNode], direction: str) -> str:
         ValueError: the direction is none of Mermaid's.
     """
     if direction not in _DIRECTIONS:
-        raise ValueError(f"direction must be one of {', '.join(_DIRECTIONS)}, got {direction!r}")
+        raise ValueError(f"direction must be one of {', '.join(_DIRECTIONS)}, got {value_text(direction)}")
     # Ids of our own: a process's id may be a word of Mermaid's, such as "end", or have characters that it has not.
     keys = {name: f"n{index}" for index, name in enumerate(nodes)}
     lines = [f"flowchart {direction}"]

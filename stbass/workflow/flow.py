@@ -10,6 +10,7 @@ from stbass import observe
 from stbass._engine.registry import BackendRegistry, checked_registry
 from stbass._values.checks import checked_deadline, checked_limit
 from stbass._values.ids import new_id
+from stbass._values.texts import value_text
 from stbass._values.usage import NO_USAGE, Budget, checked_budget
 from stbass.workflow.code import overrides_execute
 from stbass.workflow.config import ProcessId, checked_id, id_of
@@ -74,10 +75,10 @@ class Workflow:
         given: Any = node
         if not isinstance(given, WorkflowNode):
             hint = "; wrap it: WorkflowNode(process)" if isinstance(given, BaseProcess) else ""
-            raise TypeError(f"add_node takes a WorkflowNode, got {given!r}{hint}")
+            raise TypeError(f"add_node takes a WorkflowNode, got {value_text(given)}{hint}")
         process, name = node.process, node.process_id
         if not isinstance(process, BaseProcess):
-            raise TypeError(f"the process of a node must be a BaseProcess, got {process!r}")
+            raise TypeError(f"the process of a node must be a BaseProcess, got {value_text(process)}")
         if not overrides_execute(process) and type(process).process is BaseProcess.process:
             raise TypeError(f"node {name!r}: {type(process).__name__} overrides neither process() nor execute()")
         if name in self.nodes:
@@ -203,7 +204,7 @@ def _checked_data(value: Any) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, Mapping):
-        raise TypeError(f"initial_data must map ids of processes to their input, got {value!r}")
+        raise TypeError(f"initial_data must map ids of processes to their input, got {value_text(value)}")
     return {id_of(key, "a key of initial_data"): data for key, data in value.items()}
 
 

@@ -11,6 +11,7 @@ from stbass._process.context import running_context
 from stbass._values.arguments import MADE_WITH, remember
 from stbass._values.checks import refuse_generator
 from stbass._values.endpoint import Placement
+from stbass._values.texts import value_text
 from stbass.workflow.code import OF_BASE_CLASS, fraction, own_process, runs_here
 from stbass.workflow.config import ProcessConfig, ProcessId, id_of
 from stbass.workflow.protocols import WorkflowLike
@@ -62,7 +63,7 @@ class BaseProcess(ABC):
 
     def __init__(self, config: ProcessConfig) -> None:
         if not isinstance(config, ProcessConfig):
-            raise TypeError(f"{type(self).__name__}: config must be a ProcessConfig, got {config!r}")
+            raise TypeError(f"{type(self).__name__}: config must be a ProcessConfig, got {value_text(config)}")
         self.config = config
         self.metadata = ProcessMetadata(config.process_id)
         self._workflow = None
@@ -206,13 +207,17 @@ class WorkflowNode:
         if not isinstance(getattr(self.process, "config", None), ProcessConfig):
             given: Any = self.process
             hint = "; its __init__ must call super().__init__(ProcessConfig(...))" if hasattr(given, "process") else ""
-            raise TypeError(f"WorkflowNode takes a BaseProcess that has a config, got {given!r}{hint}")
+            raise TypeError(f"WorkflowNode takes a BaseProcess that has a config, got {value_text(given)}{hint}")
         if isinstance(self.dependencies, (str, ProcessId)) or not isinstance(self.dependencies, Iterable):
-            raise TypeError(f"the dependencies of {self.process_id!r} must be a list, got {self.dependencies!r}")
+            raise TypeError(
+                f"the dependencies of {self.process_id!r} must be a list, got {value_text(self.dependencies)}"
+            )
         if not isinstance(self.required, bool):
-            raise TypeError(f"{self.process_id!r}: required must be True or False, got {self.required!r}")
+            raise TypeError(f"{self.process_id!r}: required must be True or False, got {value_text(self.required)}")
         if not isinstance(self.placement, (Placement, type(None))):
-            raise TypeError(f"{self.process_id!r}: placement must be a Placement or None, got {self.placement!r}")
+            raise TypeError(
+                f"{self.process_id!r}: placement must be a Placement or None, got {value_text(self.placement)}"
+            )
         found: dict[str, None] = {}
         for dependency in self.dependencies:
             name = id_of(dependency, f"a dependency of {self.process_id!r}")

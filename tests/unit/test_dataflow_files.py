@@ -21,6 +21,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from stbass._values.texts import value_text
 from stbass.dataflow import LocalProcess
 from stbass.dataflow.library import Chunk, DataReader, DataWriter, FileReader, FileWriter
 from stbass.errors import DataflowError, StbassError
@@ -361,7 +362,7 @@ async def test_every_float_that_was_written_is_a_float(tmp_path: Path, value: fl
 )
 async def test_what_is_none_of_the_kind_that_was_asked_for(tmp_path: Path, kind: str, cell: str) -> None:
     error, _ = await failure_of_reading(reader_of(tmp_path / "in.csv", f"a\n{cell}\n", ["a"], types=kind))
-    assert f"line 2, column 'a': {cell!r} is no {kind}" in str(error)
+    assert f"line 2, column 'a': {value_text(cell)} is no {kind}" in str(error)
 
 
 async def test_a_long_field_that_was_written_is_read(tmp_path: Path) -> None:

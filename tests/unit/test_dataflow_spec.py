@@ -525,13 +525,15 @@ def test_what_yaml_cannot_hold_is_refused_all_at_once_and_no_file_is_written(tmp
     assert len(found) == 8
     assert found[0].startswith("process.args.components[0].type: ")
     assert "is defined inside a function" in found[0]
-    assert found[1] == f"{args.format(1)}: YAML has no type: <class 'object'>"
-    assert found[2] == f"{args.format(2)}['x'][1]: YAML has no tuple: (2, 3)"
-    assert found[3].startswith(f"{args.format(3)}: YAML has no tuple, and (1,) would come back as another: give a list")
+    assert found[1] == f"{args.format(1)}: YAML cannot hold the class object"
+    assert found[2] == f"{args.format(2)}['x'][1]: YAML cannot hold a tuple"
+    assert found[3].startswith(
+        f"{args.format(3)}: YAML cannot hold a tuple, which would come back as another: give a list"
+    )
     assert found[4] == f"{args.format(4)}[0]: it contains itself"
-    assert found[5] == f"{args.format(5)}: in YAML a key, or a member of a set, is no tuple: (1, 2)"
+    assert found[5] == f"{args.format(5)}: in YAML a key, or a member of a set, cannot be a tuple"
     assert found[6].endswith("annotate the parameter as Colour")
-    assert found[7] == f"{args.format(7)}: YAML has no complex: 1j"
+    assert found[7] == f"{args.format(7)}: YAML cannot hold 1j"
 
 
 def test_arguments_are_those_that_were_given_then() -> None:

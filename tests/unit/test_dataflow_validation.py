@@ -201,7 +201,7 @@ def test_parts_that_are_none() -> None:
     found = caught.value.findings
     assert found[0].endswith("make one of it: Source(name=…)")
     assert found[1] == "components[1] is no component: 7"
-    assert found[2].startswith("connectors[0] is no connector: ConnectorSpec(")
+    assert found[2].startswith("connectors[0] is no connector: a stbass.dataflow.model.connector.ConnectorSpec")
 
 
 def test_two_connectors_that_are_the_same() -> None:

@@ -89,7 +89,7 @@ async def _rule(value: Any) -> bool:
         (lambda: Workflow(max_threads=True), TypeError, "max_threads must be a whole number"),
         (lambda: Workflow(process_id=""), ValueError, "cannot be empty"),
         (lambda: Workflow(registry={}), TypeError, "registry must be a BackendRegistry"),  # type: ignore[arg-type]
-        (node(len), TypeError, "takes a BaseProcess that has a config, got <built-in function len>"),
+        (node(len), TypeError, "takes a BaseProcess that has a config, got the function len"),
         (node(Notes(), "other"), TypeError, "the dependencies of 'notes' must be a list, got 'other'"),
         (node(Notes(), [3]), TypeError, "a dependency of 'notes' must be a str or a ProcessId, got 3"),
         (node(Notes(), ["notes"]), ValueError, "node 'notes' depends on itself"),
@@ -119,7 +119,7 @@ def test_a_process_needs_a_configuration() -> None:
 
     with pytest.raises(TypeError, match=r"must call super\(\).__init__\(ProcessConfig"):
         Careless().register_to(Workflow())
-    with pytest.raises(TypeError, match=r"Wrong: config must be a ProcessConfig, got \{'timeout': 1\}"):
+    with pytest.raises(TypeError, match=r"Wrong: config must be a ProcessConfig, got a dict"):
         Wrong()
 
 
@@ -164,7 +164,7 @@ async def test_a_cycle_is_named_before_anything_runs() -> None:
         ({"nobody": 1}, ValueError, "'nobody', which is no node; there are: one, two"),
         ({"two": 1}, ValueError, "'two', whose input is what it depends on: one"),
         ({3: 1}, TypeError, "a key of initial_data must be a str or a ProcessId, got 3"),
-        ([1], TypeError, r"initial_data must map ids of processes to their input, got \[1\]"),
+        ([1], TypeError, r"initial_data must map ids of processes to their input, got a list"),
     ],
 )
 async def test_initial_data_must_be_for_nodes_without_dependencies(

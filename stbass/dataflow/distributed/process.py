@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from stbass._process.context import meter_of
 from stbass._values.checks import is_number
+from stbass._values.texts import value_text
 from stbass._values.usage import NO_USAGE, Usage
 from stbass.dataflow.distributed.group_handle import GroupHandle
 from stbass.dataflow.distributed.groups import Group, GroupView, Quiescence, groups_of
@@ -69,9 +70,11 @@ class DistributedProcess(Process):
     ) -> None:
         super().__init__(components, connectors, name, parameters, state, checkpoint_every=checkpoint_every)
         if placement is not None and not isinstance(placement, Mapping):
-            raise TypeError(f"{type(self).__name__}(placement=…) takes a mapping, got {placement!r}")
+            raise TypeError(f"{type(self).__name__}(placement=…) takes a mapping, got {value_text(placement)}")
         if not is_number(admission_timeout):
-            raise TypeError(f"{type(self).__name__}(admission_timeout=…) takes seconds, got {admission_timeout!r}")
+            raise TypeError(
+                f"{type(self).__name__}(admission_timeout=…) takes seconds, got {value_text(admission_timeout)}"
+            )
         if not admission_timeout > 0:
             raise ValueError(f"{type(self).__name__}(admission_timeout={admission_timeout}): more than 0 seconds")
         self.placement: dict[str, str] = dict(placement or {})

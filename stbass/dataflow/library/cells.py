@@ -29,6 +29,7 @@ from types import NoneType
 from typing import Any
 from uuid import UUID
 
+from stbass._values.texts import value_text
 from stbass.dataflow.library.plain import plain_value
 from stbass.errors import DataflowError
 
@@ -127,7 +128,7 @@ def cell_kind(given: object) -> str:
         return given
     if isinstance(given, type) and given in _BY_CLASS:
         return _BY_CLASS[given]
-    raise ValueError(f"no kind of value {given!r}; there are {', '.join(map(repr, _PARSE))}")
+    raise ValueError(f"no kind of value {value_text(given)}; there are {', '.join(map(repr, _PARSE))}")
 
 
 def check_types(types: Types, fields: Iterable[str]) -> dict[str, str]:

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, cast
 
+from stbass._values.texts import value_text
 from stbass.dataflow.library.cells import guess, parser, takes, writable
 from stbass.dataflow.library.disk import back_to, beside, check_replaceable, place, sync
 from stbass.dataflow.library.formats import Chunk, Row
@@ -156,7 +157,7 @@ class CsvSource:
         place = next(place for place, cell in enumerate(cells) if not takes(self._parsers[place], cell))
         name = self._columns[place]
         kind = self._kinds[name]
-        text = f"{self._path}, line {line}, column {name!r}: {cells[place]!r} is no {kind}"
+        text = f"{self._path}, line {line}, column {name!r}: {value_text(cells[place])} is no {kind}"
         if name not in self._given:
             text += (
                 f" for sure, which the rows before it are; types= can say what the column holds, such as "

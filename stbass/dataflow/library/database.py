@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from stbass._values.texts import value_text
 from stbass.errors import DataflowError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class Database:
         if not isinstance(address, str):
             raise TypeError(f"{kind.__name__}(connection_string=…) takes text, got a {type(address).__name__}")
         if options is not None and not isinstance(options, Mapping):
-            raise TypeError(f"{kind.__name__}(connect_args=…) takes a mapping, got {options!r}")
+            raise TypeError(f"{kind.__name__}(connect_args=…) takes a mapping, got {value_text(options)}")
         try:
             self._url = make_url(address)
         except (ArgumentError, ValueError):

@@ -6,6 +6,7 @@ import keyword
 from collections.abc import Iterable, Mapping
 
 from stbass._values.checks import is_whole
+from stbass._values.texts import value_text
 from stbass.dataflow.model.components import OutputField, is_framework_name
 
 __all__ = ["FieldNames", "check_chunk_size", "columns_of"]
@@ -27,11 +28,13 @@ def columns_of(kind: type, given: FieldNames) -> dict[str, str]:
     """
     what = f"{kind.__name__}(field_names=…)"
     if isinstance(given, str) or not isinstance(given, Iterable):
-        raise TypeError(f"{what} takes a list of names or a mapping of fields to columns, got {given!r}")
+        raise TypeError(f"{what} takes a list of names or a mapping of fields to columns, got {value_text(given)}")
     pairs = list(given.items()) if isinstance(given, Mapping) else [(name, name) for name in given]
     for field, column in pairs:
         if not (isinstance(field, str) and isinstance(column, str)):
-            raise TypeError(f"{what}: names are text, got {field if not isinstance(field, str) else column!r}")
+            raise TypeError(
+                f"{what}: names are text, got {value_text(field if not isinstance(field, str) else column)}"
+            )
         taken = getattr(kind, field, None)
         mine = taken is not None and not isinstance(taken, OutputField)
         if not field.isidentifier() or keyword.iskeyword(field) or is_framework_name(field) or mine:
@@ -58,7 +61,7 @@ def check_chunk_size(kind: type, given: int | None, default: int) -> int:
     if given is None:
         return default
     if not is_whole(given):
-        raise TypeError(f"{kind.__name__}(chunk_size=…) takes a whole number or None, got {given!r}")
+        raise TypeError(f"{kind.__name__}(chunk_size=…) takes a whole number or None, got {value_text(given)}")
     if given < 1:
         raise ValueError(f"{kind.__name__}(chunk_size={given}): at least 1")
     return given

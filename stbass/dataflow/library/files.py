@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from stbass._values.texts import value_text
 from stbass.dataflow.library.cells import Types, check_types
 from stbass.dataflow.library.csv_files import CsvSink, CsvSource
 from stbass.dataflow.library.data import DataReader, DataWriter
@@ -164,7 +165,7 @@ class FileWriter(DataWriter):
 
 def _path_and_format(kind: type, given: object) -> tuple[Path, str]:
     if not isinstance(given, str | os.PathLike):
-        raise TypeError(f"{kind.__name__}(path=…) takes text or a Path, got {given!r}")
+        raise TypeError(f"{kind.__name__}(path=…) takes text or a Path, got {value_text(given)}")
     path = Path(given)
     # The end of the name counts: `run.2031.csv` is a CSV file.
     form = next((form for form in _FORMATS if path.name.lower().endswith(form)), None)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from stbass._values.texts import value_text
 from stbass.dataflow.library.data import DataReader
 from stbass.dataflow.library.database import Database
 from stbass.dataflow.library.fields import FieldNames
@@ -68,7 +69,7 @@ class SQLReader(DataReader):
     ) -> None:
         super().__init__(field_names, chunk_size, **kwargs)
         if not isinstance(query, str):
-            raise TypeError(f"{type(self).__name__}(query=…) takes text, got {query!r}")
+            raise TypeError(f"{type(self).__name__}(query=…) takes text, got {value_text(query)}")
         if key is not None and not isinstance(key, str):
             raise TypeError(f"{type(self).__name__}(key=…) takes the name of a column, got {key!r}")
         self._database = Database(type(self), connection_string, connect_args)
@@ -205,8 +206,8 @@ class SQLReader(DataReader):
         more = len(rows) > self.chunk_size
         if more and rows[-1][-1] == rows[-2][-1]:
             raise DataflowError(
-                f"component {self.name!r}: key={self._key!r} is {rows[-1][-1]!r} in more than one row; take a column "
-                "that has another value in each"
+                f"component {self.name!r}: key={self._key!r} is {value_text(rows[-1][-1])} in more than one row;"
+                " take a column that has another value in each"
             )
         rows = rows[: self.chunk_size]
         if rows:

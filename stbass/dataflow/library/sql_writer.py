@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
+from stbass._values.texts import value_text
 from stbass.dataflow.library.data import DataWriter
 from stbass.dataflow.library.database import Database
 from stbass.dataflow.library.fields import FieldNames
@@ -68,10 +69,10 @@ class SQLWriter(DataWriter):
     ) -> None:
         super().__init__(field_names, chunk_size, **kwargs)
         if not isinstance(table, str):
-            raise TypeError(f"{type(self).__name__}(table=…) takes the name of a table, got {table!r}")
+            raise TypeError(f"{type(self).__name__}(table=…) takes the name of a table, got {value_text(table)}")
         schema, _, self._table_name = table.rpartition(".")
         if not self._table_name:
-            raise ValueError(f"{type(self).__name__}(table={table!r}): the name of a table is missing")
+            raise ValueError(f"{type(self).__name__}(table={value_text(table)}): the name of a table is missing")
         self._schema = schema or None
         self._database = Database(type(self), connection_string, connect_args)
         self._table: Table | None = None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from stbass._values.arguments import MADE_WITH
 from stbass._values.checks import refuse_generator
+from stbass._values.texts import value_text
 from stbass.dataflow.export import Exportable, arguments_of, class_path
 from stbass.dataflow.model.events import HANDLES, Event, Handled, StopEvent
 from stbass.dataflow.model.resource import Resource
@@ -185,13 +186,15 @@ class IOController:
         if given is None:
             return []
         if isinstance(given, str) or not isinstance(given, Iterable):
-            raise TypeError(f"IOController({what}=…) takes a list of names or a mapping of names to types: {given!r}")
+            raise TypeError(
+                f"IOController({what}=…) takes a list of names or a mapping of names to types: {value_text(given)}"
+            )
         if isinstance(given, Mapping):
             self.types.update(given)
         names = list(given)
         for name in names:
             if not isinstance(name, str):
-                raise TypeError(f"IOController({what}=…): a name is text, got {name!r}")
+                raise TypeError(f"IOController({what}=…): a name is text, got {value_text(name)}")
         return names
 
     # On a class: a declaration ------------------------------------------------------------------
@@ -218,7 +221,7 @@ class IOController:
 
     def __set__(self, instance: Component, value: IOController) -> None:
         if not isinstance(value, IOController):
-            raise TypeError(f"{type(instance).__name__}.io takes an IOController, got {value!r}")
+            raise TypeError(f"{type(instance).__name__}.io takes an IOController, got {value_text(value)}")
         _take_io(instance, value)
 
     # On an instance: in use ---------------------------------------------------------------------
@@ -245,7 +248,7 @@ class IOController:
         """
         wiring = self._own_wiring("queue_event")
         if not isinstance(event, Event):
-            raise TypeError(f"component {wiring.name!r}: queue_event takes an event, got {event!r}")
+            raise TypeError(f"component {wiring.name!r}: queue_event takes an event, got {value_text(event)}")
         if wiring.closing:
             raise IOClosedError(
                 f"component {wiring.name!r} has closed; it cannot send {type(event).__name__}. "
@@ -287,11 +290,11 @@ def checked_initial_values(what: str, given: Any) -> dict[str, list[Any]]:
     if given is None:
         return {}
     if not isinstance(given, Mapping):
-        raise TypeError(f"{what} takes a mapping of inputs to lists of values, got {given!r}")
+        raise TypeError(f"{what} takes a mapping of inputs to lists of values, got {value_text(given)}")
     made: dict[str, list[Any]] = {}
     for name, values in given.items():
         if isinstance(values, str) or not isinstance(values, Iterable):
-            raise TypeError(f"{what}: the values for {name!r} have to be a list, such as [{values!r}]")
+            raise TypeError(f"{what}: the values for {name!r} have to be a list, not {value_text(values)}")
         made[name] = list(values)
     return made
 
@@ -301,7 +304,7 @@ def _events(what: str, given: Iterable[type[Event]] | None) -> list[type[Event]]
     for event in found:
         known: object = event
         if not (isinstance(known, type) and issubclass(known, Event)):
-            raise TypeError(f"IOController({what}=…) takes classes of events, got {event!r}")
+            raise TypeError(f"IOController({what}=…) takes classes of events, got {value_text(event)}")
     return found
 
 
@@ -426,15 +429,15 @@ class Component(Exportable):
     ) -> None:
         what = type(self).__name__
         if not isinstance(name, str):
-            raise TypeError(f"{what}(name=…) takes text, got {name!r}")
+            raise TypeError(f"{what}(name=…) takes text, got {value_text(name)}")
         for option, value in (("parameters", parameters), ("constraints", constraints)):
             if value is not None and not isinstance(value, Mapping):
-                raise TypeError(f"{what}({option}=…) takes a mapping, got {value!r}")
+                raise TypeError(f"{what}({option}=…) takes a mapping, got {value_text(value)}")
         if resources is not None:
             if isinstance(resources, Mapping):
                 resources = Resource(**resources)
             if not isinstance(resources, Resource):
-                raise TypeError(f"{what}(resources=…) takes a Resource, got {resources!r}")
+                raise TypeError(f"{what}(resources=…) takes a Resource, got {value_text(resources)}")
             self.resources = resources
         wiring = self._wiring
         wiring.name, wiring.is_made = name, True

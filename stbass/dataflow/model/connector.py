@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
-from stbass._values.checks import is_whole
+from stbass._values.checks import is_whole, member_of
+from stbass._values.texts import value_text
 from stbass.dataflow.export import Exportable
 
 __all__ = [
@@ -54,15 +55,15 @@ class ConnectorSpec:
     def __post_init__(self) -> None:
         for end, text in (("source", self.source), ("target", self.target)):
             if not isinstance(text, str):
-                raise TypeError(f"ConnectorSpec({end}=…) takes text such as 'component.field', got {text!r}")
+                raise TypeError(f"ConnectorSpec({end}=…) takes text such as 'component.field', got {value_text(text)}")
             component, dot, name = text.rpartition(".")
             if not (component and dot and name):
                 raise ValueError(f"ConnectorSpec({end}={text!r}): it has to be of the form 'component.field'")
-        try:
-            object.__setattr__(self, "mode", ConnectorMode(self.mode))
-        except ValueError:
+        mode = member_of(ConnectorMode, self.mode)
+        if mode is None:
             known = ", ".join(repr(mode.value) for mode in ConnectorMode)
-            raise ValueError(f"ConnectorSpec(mode={self.mode!r}): the modes are {known}") from None
+            raise ValueError(f"ConnectorSpec(mode={value_text(self.mode)}): the modes are {known}")
+        object.__setattr__(self, "mode", mode)
 
     @property
     def id(self) -> str:
@@ -113,9 +114,9 @@ class Connector(Exportable):
         if type(self) is Connector:
             raise TypeError("Connector is what its kinds have in common; use one of them, such as AsyncioConnector")
         if not isinstance(spec, ConnectorSpec):
-            raise TypeError(f"{type(self).__name__}(spec=…) takes a ConnectorSpec, got {spec!r}")
+            raise TypeError(f"{type(self).__name__}(spec=…) takes a ConnectorSpec, got {value_text(spec)}")
         if not is_whole(maxsize):
-            raise TypeError(f"{type(self).__name__}(maxsize=…) takes a whole number, got {maxsize!r}")
+            raise TypeError(f"{type(self).__name__}(maxsize=…) takes a whole number, got {value_text(maxsize)}")
         if maxsize < 1:
             raise ValueError(
                 f"{type(self).__name__}(maxsize={maxsize}): at least 1; a connector without bounds does not exist"
@@ -200,7 +201,7 @@ class AsyncioConnector(Connector):
     def __init__(self, spec: ConnectorSpec, *, maxsize: int = DEFAULT_MAXSIZE, copy: bool = True) -> None:
         super().__init__(spec, maxsize=maxsize)
         if not isinstance(copy, bool):
-            raise TypeError(f"AsyncioConnector(copy=…) takes True or False, got {copy!r}")
+            raise TypeError(f"AsyncioConnector(copy=…) takes True or False, got {value_text(copy)}")
         self._copy = copy
 
     @property

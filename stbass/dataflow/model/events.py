@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Final, TypeVar, get_type_hints, overload
 
 from stbass._channels.typespec import ChannelType
 from stbass._values.ids import new_id
+from stbass._values.texts import value_text
 
 __all__ = ["HANDLES", "Event", "Handled", "StopEvent"]
 
@@ -76,7 +77,9 @@ class Event:
 
     def __post_init__(self) -> None:
         if not isinstance(self.source, str):
-            raise TypeError(f"{type(self).__name__}(source=…) takes the name of a component, got {self.source!r}")
+            raise TypeError(
+                f"{type(self).__name__}(source=…) takes the name of a component, got {value_text(self.source)}"
+            )
         cls: Any = type(self)
         checker = _data_type(cls)
         if checker is not None:
@@ -104,12 +107,12 @@ class Event:
             TypeError: it is used on something that is not a function, or fields are not given as names.
         """
         if isinstance(populates_fields, str):
-            raise TypeError(f"populates_fields takes a list of names, got {populates_fields!r}")
+            raise TypeError(f"populates_fields takes a list of names, got {value_text(populates_fields)}")
         handled = Handled(cls, tuple(populates_fields or ()))
 
         def mark(function: Any) -> Any:
             if not inspect.isfunction(function):
-                raise TypeError(f"@{cls.__name__}.handler goes on a method, not on {function!r}")
+                raise TypeError(f"@{cls.__name__}.handler goes on a method, not on {value_text(function)}")
             setattr(function, HANDLES, (*getattr(function, HANDLES, ()), handled))
             return function
 

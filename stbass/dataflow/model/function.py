@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 from stbass._values.checks import refuse_generator
+from stbass._values.texts import value_text
 from stbass.dataflow.model.components import Component, IOController
 
 __all__ = ["ComponentFunction", "FunctionComponent", "component"]
@@ -118,7 +119,7 @@ def component(
 
     def decorate(function: Function) -> ComponentFunction:
         if not inspect.isfunction(function):
-            raise TypeError(f"@component(…) goes on a function, not on {function!r}")
+            raise TypeError(f"@component(…) goes on a function, not on {value_text(function)}")
         refuse_generator(function, f"component {function.__name__!r}")
         return ComponentFunction(function, io)
 

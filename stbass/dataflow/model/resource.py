@@ -11,6 +11,7 @@ from fractions import Fraction
 from typing import Any
 
 from stbass._values.checks import is_number
+from stbass._values.texts import value_text
 
 __all__ = ["Resource"]
 
@@ -51,12 +52,12 @@ class Resource:
     def __post_init__(self) -> None:
         if not isinstance(self.resources, Mapping):
             raise TypeError(
-                f"Resource.resources must be a mapping of names to quantities, got {_shown(self.resources)}"
+                f"Resource.resources must be a mapping of names to quantities, got {value_text(self.resources)}"
             )
         names: Iterable[object] = self.resources
         for name in names:
             if not isinstance(name, str) or not name:
-                raise TypeError(f"Resource.resources: a name must be text, got {_shown(name)}")
+                raise TypeError(f"Resource.resources: a name must be text, got {value_text(name)}")
         keep = object.__setattr__
         keep(self, "cpu", _number(self.cpu, "cpu"))
         keep(self, "gpu", _number(self.gpu, "gpu"))
@@ -98,17 +99,13 @@ def _number(given: Any, name: str) -> float:
         if match is None or match[2] not in _SUFFIXES:
             known = ", ".join(suffix for suffix in _SUFFIXES if suffix)
             raise ValueError(
-                f'Resource.{name}: {given!r} is no quantity; give a number, or text such as "250m" or "10Mi" '
+                f'Resource.{name}: {value_text(given)} is no quantity; give a number, or text such as "250m" or "10Mi" '
                 f"(suffixes: {known})"
             )
         exact = Fraction(Decimal(match[1])) * _SUFFIXES[match[2]]
         return int(exact) if exact.denominator == 1 else float(exact)
     if not is_number(given):
-        raise TypeError(f'Resource.{name} must be a number, or text such as "250m", got {_shown(given)}')
+        raise TypeError(f'Resource.{name} must be a number, or text such as "250m", got {value_text(given)}')
     if not math.isfinite(given) or given < 0:
-        raise ValueError(f"Resource.{name} must be 0 or more, got {given!r}")
+        raise ValueError(f"Resource.{name} must be 0 or more, got {value_text(given)}")
     return int(given) if given == int(given) else given
-
-
-def _shown(given: object) -> str:
-    return f"{type(given).__name__} {given!r}"

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 from stbass._values.mermaid import mermaid_text
+from stbass._values.texts import value_text
 from stbass.dataflow.model.components import Component
 from stbass.dataflow.model.connector import AsyncioConnector, Connector
 
@@ -40,7 +41,7 @@ def mermaid(
         ValueError: there is no such direction.
     """
     if direction not in _DIRECTIONS:
-        raise ValueError(f"direction must be one of {', '.join(_DIRECTIONS)}, got {direction!r}")
+        raise ValueError(f"direction must be one of {', '.join(_DIRECTIONS)}, got {value_text(direction)}")
     parts = list(components)
     # Ids of our own: a component's name may be a word of Mermaid's, such as "end".
     keys: dict[str, str] = {}

@@ -17,9 +17,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any, Union, get_args, get_origin
 
+from stbass._values.texts import value_text
 from stbass.dataflow.model.resource import Resource
 
-__all__ = ["NotPlain", "alternatives", "hints_of", "plain", "restored", "short_repr"]
+__all__ = ["NotPlain", "alternatives", "hints_of", "plain", "restored"]
 
 _SCALARS = (str, int, float, bool, type(None), bytes, datetime.datetime, datetime.date)
 _ANY_LIST = (list, Sequence, Collection, Iterable)
@@ -136,24 +137,16 @@ def _data(value: Any, path: str, above: tuple[int, ...]) -> Any:
         return {key: _data(one, f"{path}[{key!r}]", inside) for key, one in value.items() if _is_key(key, path)}
     if kind is set:
         return {_data(one, path, inside) for one in value if _is_key(one, path)}
-    raise NotPlain(path, f"YAML has no {kind.__name__}: {short_repr(value)}")
+    raise NotPlain(path, f"YAML cannot hold {value_text(value)}")
 
 
 def _is_key(value: Any, path: str) -> bool:
     if type(value) not in _SCALARS:
-        raise NotPlain(path, f"in YAML a key, or a member of a set, is no {type(value).__name__}: {short_repr(value)}")
+        raise NotPlain(path, f"in YAML a key, or a member of a set, cannot be {value_text(value)}")
     return True
 
 
 def _if_restored(value: Any, data: Any, fits: bool, remedy: str) -> Any:
     if not fits:
-        raise NotPlain(
-            "", f"YAML has no {type(value).__name__}, and {short_repr(value)} would come back as another: {remedy}"
-        )
+        raise NotPlain("", f"YAML cannot hold {value_text(value)}, which would come back as another: {remedy}")
     return data
-
-
-def short_repr(value: Any) -> str:
-    """The ``repr`` of a value, cut to 60 characters."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:59]}…"

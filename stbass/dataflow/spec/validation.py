@@ -12,13 +12,13 @@ from typing import Any
 from stbass._channels.typespec import ChannelType
 from stbass._channels.typewire import describe
 from stbass._values.nearest import did_you_mean
+from stbass._values.texts import value_text
 from stbass.dataflow.export import arguments_of
 from stbass.dataflow.model.components import Component, field_types, is_framework_name, wiring_of
 from stbass.dataflow.model.connector import Connector
 from stbass.dataflow.model.events import Event, StopEvent
 from stbass.dataflow.model.fitting import may_fit
 from stbass.dataflow.spec.cycles import deadlocked_cycles
-from stbass.dataflow.spec.plain import short_repr
 from stbass.errors import ChannelTypeError, InvalidProcessError
 
 __all__ = ["Finding", "check_model", "check_names", "findings"]
@@ -120,7 +120,7 @@ def _process_name(name: Any) -> Iterator[Finding]:
     if name is None:
         return
     if not isinstance(name, str):
-        yield Finding(f"the name of a process is text, got {name!r}")
+        yield Finding(f"the name of a process is text, got {value_text(name)}")
     elif _PROCESS_NAME.fullmatch(name) is None:
         yield Finding(
             f"{name!r} is no name for a process: a letter or _, then letters, digits, '_', '.' and '-', as in "
@@ -138,7 +138,7 @@ def _parts(components: list[Any], connectors: list[Any]) -> list[Finding]:
                 hint = f"; make one of it: {one.__name__}(name=…)"
             elif callable(getattr(one, "component", None)):
                 hint = "; make a component of it: .component(name=…)"
-            found.append(Finding(f"components[{index}] is no component: {short_repr(one)}{hint}"))
+            found.append(Finding(f"components[{index}] is no component: {value_text(one)}{hint}"))
             continue
         names[one.name] += 1
         if not wiring_of(one).is_made:
@@ -162,7 +162,7 @@ def _parts(components: list[Any], connectors: list[Any]) -> list[Finding]:
         if isinstance(one, Connector):
             ids[one.id] += 1
         else:
-            found.append(Finding(f"connectors[{index}] is no connector: {short_repr(one)}"))
+            found.append(Finding(f"connectors[{index}] is no connector: {value_text(one)}"))
     found += [
         Finding(f"it is there {count} times; once is enough", connector=name)
         for name, count in ids.items()

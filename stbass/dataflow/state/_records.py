@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from stbass._values.checks import is_whole
+from stbass._values.texts import value_text
 from stbass.errors import CheckpointError, ConfigurationError, StateError
 
 __all__ = [
@@ -82,7 +83,9 @@ def check_job_id(value: Any) -> str:
         ConfigurationError: it is none.
     """
     if not isinstance(value, str) or _JOB_ID.fullmatch(value) is None:
-        raise ConfigurationError(f"job_id must be 'Job_' and 8 or more letters (A-Z, a-z) or digits, not {value!r}")
+        raise ConfigurationError(
+            f"job_id must be 'Job_' and 8 or more letters (A-Z, a-z) or digits, not {value_text(value)}"
+        )
     return value
 
 
@@ -94,10 +97,12 @@ def check_id(data: Mapping[str, Any], what: str) -> str:
     """
     found = data.get("id")
     if not isinstance(found, str) or not found:
-        raise StateError(f"a {what} can be stored only with an 'id', a text that is not empty; this one's is {found!r}")
+        raise StateError(
+            f"a {what} can be stored only with an 'id', a text that is not empty; this one's is {value_text(found)}"
+        )
     _check_text(found, f"the id of a {what}")
     if "\0" in found:
-        raise StateError(f"the id of a {what} is {found!r}: the character NUL cannot be stored")
+        raise StateError(f"the id of a {what} is {value_text(found)}: the character NUL cannot be stored")
     return found
 
 
@@ -143,7 +148,9 @@ def _check(value: Any, where: str, depth: int) -> None:
         _check_text(value, where)
     elif isinstance(value, float):
         if not math.isfinite(value):
-            raise StateError(f"{where} is {value!r}, which JSON does not have: leave it out, or store it as text")
+            raise StateError(
+                f"{where} is {value_text(value)}, which JSON does not have: leave it out, or store it as text"
+            )
     elif isinstance(value, Mapping):
         if not isinstance(value, dict):
             raise _not_json(value, where)
@@ -185,7 +192,7 @@ def check_parts(n: Any, parts: Any) -> dict[str, bytes]:
         ValueError: ``n`` is negative.
     """
     if not is_whole(n):
-        raise TypeError(f"the number of a checkpoint must be an int, not {n!r}")
+        raise TypeError(f"the number of a checkpoint must be an int, not {value_text(n)}")
     if not 0 <= n < 2**63:
         raise ValueError(f"the number of a checkpoint must be from 0 to 2**63 - 1, not {n}")
     found = dict(parts)
@@ -221,7 +228,7 @@ def checked_checkpoint(
         CheckpointError: it is not.
     """
     if type(n) is not int or type(count) is not int or n < 0:
-        raise damaged(job_id, where, f"its number is {n!r} and it has {count!r} parts")
+        raise damaged(job_id, where, f"its number is {value_text(n)} and it has {value_text(count)} parts")
     parts: dict[str, bytes] = {}
     for part in read:
         if not isinstance(part.name, str) or not isinstance(part.data, bytes):

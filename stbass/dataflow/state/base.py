@@ -24,6 +24,7 @@ from time import monotonic
 from types import TracebackType
 from typing import Any, ClassVar, Self, TypeAlias
 
+from stbass._values.texts import value_text
 from stbass.dataflow.export import Exportable
 from stbass.dataflow.state._records import (
     ProcessRecord,
@@ -549,14 +550,16 @@ class StateBackend(Exportable, ABC):
 def _described(item: Describable) -> dict[str, Any]:
     found: Any = item.dict() if isinstance(item, Exportable) else item
     if not isinstance(found, Mapping):
-        raise StateError(f"a dict is needed to store, or an object with dict(), not {found!r}")
+        raise StateError(f"a dict is needed to store, or an object with dict(), not {value_text(found)}")
     return dict(found)
 
 
 def _by_id(data: Mapping[str, Any], process_id: str, kind: str) -> dict[str, Any]:
     found = data.get(f"{kind}s") or {}
     if not isinstance(found, Mapping):
-        raise StateError(f"process {process_id!r} cannot be stored: its {kind}s must be a dict by id, not {found!r}")
+        raise StateError(
+            f"process {process_id!r} cannot be stored: its {kind}s must be a dict by id, not {value_text(found)}"
+        )
     for key in found:
         check_id({"id": key}, kind)
     return dict(found)

@@ -21,6 +21,7 @@ import socket
 from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
+from stbass._values.texts import value_text
 from stbass.dataflow.state import _sql
 from stbass.dataflow.state._database import DatabaseStateBackend
 from stbass.dataflow.state._held import forget_in_children, keep_in_children
@@ -102,7 +103,7 @@ class PostgresStateBackend(DatabaseStateBackend):
     ) -> None:
         super().__init__(job_id, metadata)
         if not timeout > 0:
-            raise ConfigurationError(f"timeout must be a number of seconds above 0, not {timeout!r}")
+            raise ConfigurationError(f"timeout must be a number of seconds above 0, not {value_text(timeout)}")
         self._timeout = self._patience = timeout
         self._parameters = _parsed(db_url)
         self._connection: psycopg.AsyncConnection[Any] | None = None

@@ -32,6 +32,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from stbass._process.sync_threads import shared_threads
+from stbass._values.texts import value_text
 from stbass.dataflow.state._records import (
     SCHEMA_VERSION,
     ProcessRecord,
@@ -154,7 +155,7 @@ class RedisStateBackend(StateBackend):
         super().__init__(job_id, metadata)
         for name, seconds in (("lease", lease), ("timeout", timeout)):
             if not seconds > 0.01:
-                raise ConfigurationError(f"{name} must be a number of seconds above 0.01, not {seconds!r}")
+                raise ConfigurationError(f"{name} must be a number of seconds above 0.01, not {value_text(seconds)}")
         self._address = RedisAddress.parse(url, "url")
         try:
             self._address.client().close()

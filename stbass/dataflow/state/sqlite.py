@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from stbass._process.sync_threads import OneThread
+from stbass._values.texts import value_text
 from stbass.dataflow.state import _sql
 from stbass.dataflow.state._database import DatabaseStateBackend
 from stbass.dataflow.state._held import FileLock
@@ -83,7 +84,7 @@ class SqliteStateBackend(DatabaseStateBackend):
                 f"db_path={str(db_path)!r} is no file, and would not last: name one, or use DictStateBackend"
             )
         if not timeout >= 0:
-            raise ConfigurationError(f"timeout must be a number of seconds, 0 or more, not {timeout!r}")
+            raise ConfigurationError(f"timeout must be a number of seconds, 0 or more, not {value_text(timeout)}")
         # Now, because the working directory may be another by the time it is opened.
         self._path = Path(db_path).absolute()
         self._timeout = timeout
