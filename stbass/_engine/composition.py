@@ -29,9 +29,16 @@ from stbass._process.context import (
 from stbass._process.meter import Meter
 from stbass._values.checks import checked_deadline
 from stbass._values.endpoint import Placement
-from stbass._values.outcome import Failure, ProcessResult, RunInfo, leaves_of, outcome_of_run, with_run
+from stbass._values.outcome import (
+    Failure,
+    ProcessResult,
+    RunInfo,
+    html_table,
+    leaves_of,
+    outcome_of_run,
+    with_run,
+)
 from stbass._values.policy import FailurePolicy, OnFailure, RetryPolicy
-from stbass._values.report import FailureReport
 from stbass._values.texts import value_text
 from stbass._values.timeline import Timeline
 from stbass._values.usage import NO_USAGE, Budget, Usage, checked_budget
@@ -229,8 +236,7 @@ class CompositionResult(Generic[V_co]):
         return Timeline.of(self.results, self.run, self._deadline, at_once=self._at_once)
 
     def _repr_html_(self) -> str:
-        report = FailureReport.of(self.results)
-        return self.timeline()._repr_html_() + (report.table() if report.failed else "")
+        return self.timeline()._repr_html_() + html_table(self.results)
 
     @property
     @abstractmethod

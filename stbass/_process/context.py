@@ -27,7 +27,7 @@ from stbass._values.endpoint import Placement
 from stbass._values.ids import new_id
 from stbass._values.masking import masked
 from stbass._values.outcome import Failure, ProcessResult, RunInfo, moment_of, outcome_of_run, utc_now
-from stbass._values.texts import plain_text, shortened, traceback_text, value_text
+from stbass._values.texts import plain_text, progress_text, shortened, traceback_text, value_text
 from stbass._values.usage import NO_USAGE, Usage, checked_usage
 from stbass.channel import Chan
 from stbass.errors import ProcessCancelled, ProcessFailed
@@ -143,6 +143,7 @@ class ProcessContext:
     _frame: Frame = field(default=_NO_FRAME, repr=False)
     _process_id: str | None = field(default=None, repr=False)
     _checkpoint: Any = field(default=None, repr=False)
+    _progress: tuple[Any, Any, str] | None = field(default=None, repr=False)
     # When it started, on time.monotonic.
     _started: float | None = field(default=None, repr=False)
     # Of a stage: the values on its `input`, what it has sent on its `output`, and that channel, if it was asked for
@@ -210,6 +211,7 @@ class ProcessContext:
         made = copy.copy(self)
         made.attempt += 1
         made._process_id = made._checkpoint = made._started = made._held = made._sent = made._output = None
+        made._progress = None
         frame = made._frame
         frame.started_elsewhere = frame.group = None
         return made
@@ -400,6 +402,7 @@ class ProcessContext:
         """Say how far the process is: ``done`` of ``total`` (any unit; None: unknown), with a note for people."""
         if note:
             note = masked(plain_text(note))
+        self._progress = (done, total, note)
         if self._frame.sink is not None:
             self._frame.sink.progress(done, total, note)
         emit_event(self, "progress", done=done, total=total, note=note)
@@ -764,6 +767,8 @@ def _failure(error: BaseException, ctx: ProcessContext, traceback_str: str = "")
         checkpoint=ctx.last_checkpoint,
         traceback_str=traceback_str,
         usage=ctx.used or None,
+        worker=ctx._frame.worker,
+        last_progress="" if ctx._progress is None else progress_text(*ctx._progress),
     )
 
 

@@ -12,6 +12,7 @@ from typing_extensions import TypeVar
 
 from stbass._values.endpoint import Placement, place_of
 from stbass._values.ids import new_id
+from stbass._values.pages import safe_html
 from stbass._values.texts import error_text, notes_of, plain_text, shortened, text_of, value_text
 from stbass._values.usage import NO_USAGE, Usage
 
@@ -19,7 +20,17 @@ _LONGEST_VALUE = 10_000
 _MOST_LEAVES = 100
 """Characters of a value in a text for people."""
 
-__all__ = ["Failure", "ProcessResult", "RunInfo", "aware", "leaves_of", "moment_of", "outcome_of_run", "utc_now"]
+__all__ = [
+    "Failure",
+    "ProcessResult",
+    "RunInfo",
+    "aware",
+    "html_table",
+    "leaves_of",
+    "moment_of",
+    "outcome_of_run",
+    "utc_now",
+]
 
 
 T_co = TypeVar("T_co", covariant=True, default=Any)
@@ -80,6 +91,8 @@ class Failure:
             processes from the outside in, the error, and where it ran, such as
             ``"research/fetch: ValueError: no such page (opus @ anthropic, worker w1@host)"``.
         usage: what it had used, if it said so.
+        worker: the worker that ran it; None if it ran in this Python process, or nobody ran it.
+        last_progress: what it last gave to ``ctx.progress``, such as ``"3 of 10 reading"``; empty if it never did.
     """
 
     error: BaseException
@@ -94,6 +107,8 @@ class Failure:
     traceback_str: str = ""
     leaves: tuple[str, ...] = ()
     usage: Usage | None = None
+    worker: str | None = None
+    last_progress: str = ""
 
     @property
     def elapsed(self) -> timedelta | None:
@@ -126,6 +141,10 @@ class Failure:
             lines.append(f"Parent: {self.parent_process}")
         if self.placement is not None:
             lines.append(f"Placement: {self.placement.summary}")
+        if self.worker is not None:
+            lines.append(f"Worker: {self.worker}")
+        if self.last_progress:
+            lines.append(f"Last progress: {self.last_progress}")
         lines += [f"Failed in it: {leaf}" for leaf in self.leaves]
         if self.checkpoint is not None:
             lines.append(f"Checkpoint: {text_of(self.checkpoint, _LONGEST_VALUE)}")
@@ -315,6 +334,43 @@ class ProcessResult(_Draft, Generic[T_co]):
         if self._failure is None:
             return f"ProcessResult.ok({text_of(self._value, _LONGEST_VALUE)})"
         return f"ProcessResult.fail({self._failure!r})"
+
+    def _repr_html_(self) -> str:
+        return html_table([self])
+
+
+def html_table(results: Iterable[ProcessResult]) -> str:
+    """A row for each result: what ran, where, for how long, and what came of it. Notebooks show results so.
+
+    Failures come first, and of many results the rest is only counted.
+    """
+    ordered = sorted(results, key=lambda result: result.is_ok)
+    rest = len(ordered) - _MOST_ROWS
+    more = f"<p>… and {rest} more</p>" if rest > 0 else ""
+    return _HTML.format(rows="\n".join(map(_html_row, ordered[:_MOST_ROWS]))) + more
+
+
+def _html_row(result: ProcessResult) -> str:
+    run = result.run or RunInfo()
+    if result.is_ok:
+        outcome, what = "done", text_of(result.value, _LONGEST_CELL)
+    else:
+        outcome, what = "failed", error_text(result.failure.error)
+        run = run if result.run is not None else RunInfo(result.failure.process_name, worker=result.failure.worker)
+    where = " · ".join(one for one in (run.placement and run.placement.summary, run.worker) if one)
+    took = "" if result.elapsed is None else f"{result.elapsed.total_seconds():.2f} s"
+    cells = (run.process_name, where, outcome, took, what)
+    return "<tr>" + "".join(f"<td>{safe_html(shortened(cell, _LONGEST_CELL))}</td>" for cell in cells) + "</tr>"
+
+
+_LONGEST_CELL = 300
+_MOST_ROWS = 50
+_HTML = """<table style="text-align:left">
+<thead><tr><th>process</th><th>where</th><th>outcome</th><th>took</th><th>value or error</th></tr></thead>
+<tbody>
+{rows}
+</tbody>
+</table>"""
 
 
 def outcome_of_run(

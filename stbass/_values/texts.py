@@ -78,6 +78,13 @@ def attribute_of(source: Any, name: str) -> Any:
         return None
 
 
+def progress_text(done: Any, total: Any, note: str) -> str:
+    """What a process has said of how far it is, for people: ``3 of 10 reading``."""
+    said = [one for one in (done, total) if one is not None]
+    numbers = [float.__format__(one, "g") if issubclass(type(one), float) else text_of(one) for one in said]
+    return shortened(f"{' of '.join(numbers)} {note}".strip(), _LONGEST_TEXT)
+
+
 def text_of(value: Any, longest: int = _LONGEST_TEXT) -> str:
     """The ``repr`` of anything, cut to ``longest`` characters; says so if the value's ``repr`` itself fails."""
     return _text(value, repr, longest)

@@ -23,7 +23,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from stbass._values.masking import masked
-from stbass._values.texts import error_text, shortened
+from stbass._values.texts import error_text, progress_text, shortened
 from stbass.observe import events
 from stbass.observe.events import Event
 
@@ -33,8 +33,9 @@ _STYLES = {"waits": "dim", "runs": "cyan", "done": "green", "failed": "red"}
 # Lines of a terminal that are not for processes: the header, the count of the rest, and the prompt.
 _RESERVED = 4
 
+_LONGEST_VALUE = 80
 _short = reprlib.Repr()
-_short.maxstring = _short.maxother = 60
+_short.maxstring = _short.maxother = _LONGEST_VALUE
 
 _shown = threading.Lock()
 
@@ -67,10 +68,8 @@ def progress(console: Console | None = None) -> Iterator[None]:
 
 
 def view_for(console: Console) -> View:
-    """The view that suits where it is shown."""
-    if console.is_terminal or console.is_jupyter:
-        return LiveView(console)
-    return LinesView(console)
+    """The view that suits where it is shown: a notebook shows what is drawn again only with further packages."""
+    return LiveView(console) if console.is_terminal and not console.is_jupyter else LinesView(console)
 
 
 @dataclass(slots=True)
@@ -89,7 +88,7 @@ class _Row:
         if event.kind == "progress":
             self.done, self.total, self.note = event.done or 0.0, event.total, event.note
         elif event.kind == "checkpoint":
-            self.note = f"checkpoint {masked(_short.repr(event.value))}"
+            self.note = f"checkpoint {_value(event)}"
         elif event.kind == "started":
             self.state, self.began = "runs", time.monotonic()
             self.where = event.worker or self.where
@@ -130,6 +129,10 @@ class LiveView(View):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._live.stop()
+        # What had no room is not on the screen, and failures are to be.
+        for row in self._arranged()[self._room :]:
+            if row.state == "failed":
+                self._console.print(f"{row.name}: failed: {row.note}", markup=False, highlight=False, soft_wrap=True)
 
     def on_event(self, event: Event) -> None:
         with self._lock:
@@ -147,17 +150,24 @@ class LiveView(View):
         now = time.monotonic()
         with self._lock:
             rows = list(self._rows.values())
-        room = max(1, self._console.size.height - _RESERVED)
-        # If there is no room for all, those that run or failed are shown before those that wait or are done.
-        chosen = sorted(rows, key=lambda row: ("runs", "failed", "waits", "done").index(row.state))[:room]
-        kept = {id(row) for row in chosen}
+        arranged = self._arranged()
+        kept = {id(row) for row in arranged[: self._room]}
         for row in rows:
             if id(row) in kept:
                 table.add_row(*row.cells(now))
-        if len(rows) > room:
-            counts = Counter(row.state for row in rows if id(row) not in kept)
+        if len(rows) > self._room:
+            counts = Counter(row.state for row in arranged[self._room :])
             table.add_row(f"[dim]and {', '.join(f'{count} {state}' for state, count in counts.items())}[/]")
         return table
+
+    @property
+    def _room(self) -> int:
+        return max(1, self._console.size.height - _RESERVED)
+
+    def _arranged(self) -> list[_Row]:
+        """Those first that are shown if there is no room for all."""
+        with self._lock:
+            return sorted(self._rows.values(), key=lambda row: ("failed", "runs", "waits", "done").index(row.state))
 
 
 class LinesView(View):
@@ -166,6 +176,8 @@ class LinesView(View):
     def __init__(self, console: Console) -> None:
         self._console = console
         self._began = time.monotonic()
+        self._waiting: set[str] = set()
+        """Ids of those whose waiting was told: for their turn, and then where they were sent, is one wait."""
 
     def __enter__(self) -> Self:
         return self
@@ -176,6 +188,12 @@ class LinesView(View):
         return None
 
     def on_event(self, event: Event) -> None:
+        if event.kind == "queued":
+            if event.process_id in self._waiting:
+                return
+            self._waiting.add(event.process_id)
+        elif event.kind in ("started", "ended"):
+            self._waiting.discard(event.process_id)
         line = f"{time.monotonic() - self._began:6.2f} s  {event.name}: {_sentence(event)}"
         self._console.print(shortened(line, len(line)), markup=False, highlight=False, soft_wrap=True)
 
@@ -187,16 +205,20 @@ def _sentence(event: Event) -> str:
         again = f", attempt {event.attempt}" if event.attempt > 1 else ""
         return f"runs{f' on {event.worker}' if event.worker else ''}{again}"
     if event.kind == "progress":
-        of = "" if event.total is None else f" of {event.total:g}"
-        return f"{event.done or 0:g}{of} {event.note}".rstrip()
+        return progress_text(event.done, event.total, event.note)
     if event.kind == "checkpoint":
-        return f"checkpoint {masked(_short.repr(event.value))}"
+        return f"checkpoint {_value(event)}"
     if event.kind == "output":
-        return f"says {masked(_short.repr(event.value))}"
+        return f"says {_value(event)}"
     if event.kind == "retried":
         return f"is tried again, {_error_of(event) or 'because its worker was lost'}"
     error = _error_of(event)
     return f"failed: {error}" if error else "done"
+
+
+def _value(event: Event) -> str:
+    text = masked(_short.repr(event.value))
+    return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 1] + "…"
 
 
 def _error_of(event: Event) -> str:

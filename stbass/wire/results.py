@@ -113,6 +113,10 @@ def write_failure(writer: WireWriter, failure: Failure) -> Form:
         form["checkpoint"] = writer.soft(failure.checkpoint)
     if type(failure.usage) is Usage:
         form["usage"] = writer.write(failure.usage)
+    if failure.worker is not None:
+        form["worker"] = _write_name(writer, failure.worker)
+    if failure.last_progress:
+        form["progress"] = _write_name(writer, failure.last_progress)
     if failure.traceback_str:
         form["traceback"] = _write_name(writer, failure.traceback_str)
     if failure.leaves:
@@ -144,6 +148,8 @@ def _read_failure(reader: WireReader, form: Form) -> Failure:
         traceback_str=traceback,
         leaves=_read_leaves(form),
         usage=_optional(reader, form, "usage", Usage),
+        worker=_optional(reader, form, "worker", str),
+        last_progress=_optional(reader, form, "progress", str) or "",
     )
 
 

@@ -360,7 +360,9 @@ async def test_nobody_consumes_the_endpoint(backend: CeleryBackend, tmp_path: Pa
         ("a.y", "b.x"), ("b.y", "sink.x"), placement={"a": "left", "b": "right", "sink": "nowhere"},
     )  # fmt: skip
     began = time.monotonic()
-    with pytest.raises(AdmissionError, match=r"No worker consumes the queue 'nowhere'.*celery -A") as caught:
+    with pytest.raises(
+        AdmissionError, match=r"No worker consumes the queue 'nowhere'.*stbass worker -e nowhere"
+    ) as caught:
         async with process:
             raise AssertionError("not reached")
     assert time.monotonic() - began < 10

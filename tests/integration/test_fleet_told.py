@@ -6,14 +6,16 @@ import asyncio
 
 import pytest
 
+from stbass import PLACED_PAR, FailurePolicy, Placement
 from stbass._process.context import ProcessContext
 from stbass.backends.celery import CeleryBackend
 from stbass.backends.celery.envelope import Envelope, failed_result, seal_result
-from stbass.errors import ProcessCancelled
+from stbass.errors import DeadlineExceeded, ProcessCancelled
 from stbass.observe import events
 from stbass.testing import RedisServer
 from tests.integration.conftest import Fleet
-from tests.support.agents import Steps
+from tests.support.agents import Steps, fails_on_the_way
+from tests.support.backends import registry_of
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.timeout(120)
@@ -57,3 +59,16 @@ async def test_a_result_that_somebody_else_stored_is_told_of(server: RedisServer
             assert "by somebody else" in str((await running).failure.error)
     finally:
         await backend.aclose()
+
+
+async def test_a_failure_names_its_worker_and_its_last_progress(fleet: Fleet, backend: CeleryBackend) -> None:
+    registry = registry_of(backend, "anthropic")
+    placed = (fails_on_the_way, Placement(endpoint="anthropic"))
+    late = (Steps(10_000, 0.05), Placement(endpoint="anthropic"))
+    result = await PLACED_PAR(placed, late, on_failure=FailurePolicy.COLLECT, deadline=3.0, registry=registry).run()
+    failed, overdue = result.failures
+    worker = fleet.workers["anthropic"].name
+    assert (failed.worker, failed.last_progress) == (worker, "3 of 4 nearly")
+    assert f"Worker: {worker}\nLast progress: 3 of 4 nearly\n" in failed.detailed
+    assert isinstance(overdue.error, DeadlineExceeded)
+    assert overdue.worker == worker

@@ -39,6 +39,13 @@ async def noop(ctx: ProcessContext) -> None:
 
 
 @Process
+async def fails_on_the_way(ctx: ProcessContext) -> None:
+    """Says how far it is, and fails."""
+    ctx.progress(3, 4, "nearly")
+    raise ValueError("no further")
+
+
+@Process
 async def whoami(ctx: ProcessContext) -> dict[str, Any]:
     """What the context says, and where it runs."""
     return {

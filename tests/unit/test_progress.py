@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import io
+from typing import Any
 
 import pytest
 from rich.console import Console
 
-from stbass import PAR, FailurePolicy, Process
+from stbass import PAR, FailurePolicy, Process, ProcessResult
 from stbass._process.context import ProcessContext
+from stbass._values.outcome import html_table
 from stbass.observe.display import LinesView, LiveView, progress, view_for
+from stbass.observe.events import Event, emit
 from tests.support.compose import boom, give
 
 
@@ -93,3 +96,126 @@ async def test_run_shows_it_on_standard_error(capsys: pytest.CaptureFixture[str]
 def test_run_sync_shows_it_too(capsys: pytest.CaptureFixture[str]) -> None:
     PAR(give(1)).run_sync(progress=True)
     assert "give: done" in capsys.readouterr().err
+
+
+@Process
+async def saves(ctx: ProcessContext, value: Any) -> None:
+    ctx.checkpoint(value)
+
+
+@pytest.mark.parametrize("value", ["x" * 5000, ["one"] * 5000, {f"key {n}": "v" * 90 for n in range(99)}])
+async def test_a_checkpoint_is_shortened(value: Any) -> None:
+    console = lines()
+    with progress(console):
+        await PAR(saves(value)).run()
+    [line] = [line for line in shown(console).splitlines() if "checkpoint " in line]
+    assert len(line.split("checkpoint ", 1)[1]) <= 80
+
+
+async def test_a_process_that_waits_twice_over_has_one_line() -> None:
+    # given a process that waits for its turn, and then where it was sent
+    console = lines()
+    with progress(console):
+        for kind in ("queued", "queued", "started", "queued", "started", "ended"):
+            emit(Event(kind, "p", "id"))
+    words = [line.split("p: ", 1)[1] for line in shown(console).splitlines()]
+    assert words == ["waits", "runs", "waits", "runs", "done"]
+
+
+async def test_failures_stay_where_there_is_no_room_for_all() -> None:
+    # given 5 failures among 60 processes that succeed, and a terminal of 10 lines,
+    console = terminal(height=10)
+    members = [give(1)] * 30 + [boom.with_name(f"boom {number}") for number in range(5)] + [give(1)] * 30
+    with progress(console):
+        await PAR(*members, on_failure=FailurePolicy.COLLECT).run()
+    # then all of them are in the last drawing.
+    last = shown(console)[shown(console).rindex("process ") :]
+    assert [f"boom {number}" in last for number in range(5)] == [True] * 5
+
+
+async def test_failures_that_have_no_room_at_all_are_listed_below() -> None:
+    console = terminal(height=8)
+    members = [boom.with_name(f"boom {number}.") for number in range(40)]
+    with progress(console):
+        await PAR(*members, on_failure=FailurePolicy.COLLECT).run()
+    last = shown(console)[shown(console).rindex("process ") :]
+    assert [f"boom {number}." in last for number in range(40)] == [True] * 40
+    assert last.count("ValueError: boom") >= 40
+
+
+def test_a_notebook_gets_lines() -> None:
+    assert isinstance(view_for(Console(file=io.StringIO(), force_jupyter=True)), LinesView)
+
+
+# Results in notebooks -----------------------------------------------------------------------------
+
+
+async def test_a_result_is_a_table_in_a_notebook() -> None:
+    result = await PAR(give("<b>bold</b>"), boom, on_failure=FailurePolicy.COLLECT).run()
+    html = result._repr_html_()
+    assert html.count("<td>done</td>") == html.count("<td>failed</td>") == 1
+    assert "&lt;b&gt;bold&lt;/b&gt;" in html
+    assert "<td>boom</td>" in html
+    assert "<td>failed</td>" in html
+    assert "ValueError: boom" in html
+    assert "ValueError: boom" in result.results[1]._repr_html_()
+    assert "<td>done</td>" in ProcessResult.ok(3)._repr_html_()
+    assert "ValueError: x" in ProcessResult.fail(ValueError("x"))._repr_html_()
+
+
+async def test_a_table_in_a_notebook_is_no_larger_than_people_read_and_shows_no_secret() -> None:
+    result = await PAR(give("x" * 10**6), give({"api_key": "sk-abcdefghijklmnopqrstuvwxyz0123456789"})).run()
+    html = result._repr_html_()
+    assert len(html) < 20_000
+    assert "sk-abcdefghijkl" not in html
+
+
+async def test_of_many_results_a_notebook_shows_the_failures_and_counts_the_rest() -> None:
+    result = await PAR(*[give(1)] * 100, boom, on_failure=FailurePolicy.COLLECT).run()
+    html = html_table(result.results)
+    assert "ValueError: boom" in html
+    assert html.count("<td>done</td>") == 49
+    assert "51 more" in html
+
+
+# Failures ----------------------------------------------------------------------------------------
+
+
+@Process
+async def fails_half_way(ctx: ProcessContext) -> None:
+    ctx.progress(1, 2, "half way")
+    raise ValueError("no further")
+
+
+async def test_a_failure_has_the_last_progress() -> None:
+    result = await PAR(fails_half_way, boom, on_failure=FailurePolicy.COLLECT).run()
+    first, second = result.failures
+    assert first.last_progress == "1 of 2 half way"
+    assert "Last progress: 1 of 2 half way" in first.detailed
+    assert second.last_progress == ""
+
+
+@pytest.mark.parametrize("done", [None, "a word", [1], float("nan"), 10**5000], ids=range(5))
+async def test_whatever_a_process_says_of_its_progress_it_is_shown(done: Any) -> None:
+    @Process
+    async def says(ctx: ProcessContext) -> None:
+        ctx.progress(done, done, "odd")
+        raise ValueError("x")
+
+    console = lines()
+    with progress(console):
+        result = await PAR(says, on_failure=FailurePolicy.COLLECT).run()
+    assert result.failures[0].last_progress.endswith("odd")
+    assert "says: " in shown(console)
+    assert "failed: ValueError: x" in shown(console)
+
+
+async def test_an_attempt_has_no_progress_of_the_one_before() -> None:
+    @Process
+    async def second_time(ctx: ProcessContext) -> None:
+        if ctx.attempt == 1:
+            ctx.progress(1, note="first")
+        raise ValueError("x")
+
+    result = await PAR(second_time, on_failure=FailurePolicy.retry(2, base_delay=0.001)).run()
+    assert result.failures[0].last_progress == ""

@@ -111,8 +111,21 @@ def test_detailed_says_all_that_is_known() -> None:
         channel_state={"c": {"sent": 1}},
         checkpoint={"at": 3},
         traceback_str="Traceback: there\n",
+        worker="w1@host",
+        last_progress="3 of 10 reading",
     )
-    for part in ("p (id)", "ValueError: x", "0:00:02", "parent", "m @ e", "c: {'sent': 1}", "{'at': 3}", "there"):
+    for part in (
+        "Worker: w1@host",
+        "Last progress: 3 of 10 reading",
+        "p (id)",
+        "ValueError: x",
+        "0:00:02",
+        "parent",
+        "m @ e",
+        "c: {'sent': 1}",
+        "{'at': 3}",
+        "there",
+    ):
         assert part in failure.detailed
 
 
