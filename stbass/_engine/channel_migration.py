@@ -7,7 +7,7 @@ process beside may use the channel as soon as it runs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from stbass._engine.composition import ProcessComposition
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from stbass._engine.backend import ExecutionBackend
     from stbass._engine.registry import BackendRegistry
 
-__all__ = ["Placed", "channels_by_path", "channels_in", "migrate", "migrate_all", "remote_processes"]
+__all__ = ["Placed", "channels_by_path", "channels_in", "migrate", "migrate_all", "promoted", "remote_processes"]
 
 Placed = tuple["ExecutionBackend", Composable, Mapping[str, Chan[Any]]]
 """A process that a remote backend runs, with the channels that it has from the compositions around it."""
@@ -91,9 +91,22 @@ async def migrate(backend: ExecutionBackend, process: Composable, channels: Mapp
         ChannelTopologyError: a channel is in use already, or runs where the backend's workers do not reach it.
         BackendUnavailableError: the transport's server cannot be reached.
     """
+    for channel in promoted(backend, process, channels):
+        # From here on whoever opens it knows a channel that is closed from one that does not exist yet.
+        await channel.bound()
+
+
+def promoted(
+    backend: ExecutionBackend, process: Composable, channels: Mapping[str, Chan[Any]]
+) -> Collection[Chan[Any]]:
+    """The channels of a process, moved to the transport of a backend that has one, where nobody need know them yet.
+
+    Raises:
+        ChannelTopologyError: a channel is in use already, or runs where the backend's workers do not reach it.
+    """
     transport = backend.transport()
     if transport is None:
-        return
+        return ()
     found = channels_in(process) | {id(channel): channel for channel in channels.values()}
     for channel in found.values():
         if channel.link.local:
@@ -104,9 +117,7 @@ async def migrate(backend: ExecutionBackend, process: Composable, channels: Mapp
                 f" {backend.name!r} reaches {transport!r}; make the channel there, or in memory",
                 channel_name=channel.name,
             )
-    for channel in found.values():
-        # From here on whoever opens it knows a channel that is closed from one that does not exist yet.
-        await channel.bound()
+    return found.values()
 
 
 async def migrate_all(placed: Iterable[Placed]) -> None:

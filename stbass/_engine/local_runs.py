@@ -54,7 +54,7 @@ KEPT_SECONDS = 86400.0
 class _Record:
     """What is known of a run. It is also told of what happens in it."""
 
-    fleet = ""
+    fleet: object = None
 
     def __init__(self, process: Composable, order: RunOrder) -> None:
         self.run_id = order.id

@@ -29,8 +29,8 @@ class RunRecorder(Protocol):
     """Keeps what happens in a run for those who follow it. From any thread."""
 
     run_id: str
-    fleet: str
-    """The address at which it keeps that, so that others who know the address may do it themselves; empty: here."""
+    fleet: object
+    """Where it keeps that, so that others who know the place may do it themselves; None: here."""
 
     def record(self, event: Event) -> None:
         """Something has happened.

@@ -129,7 +129,7 @@ class _Worker:
 class _Recorder:
     """Tells the pool what it would not hear otherwise."""
 
-    fleet = ""
+    fleet: object = None
 
     def __init__(self, process_id: str, run_id: str, send: Callable[..., None]) -> None:
         self.run_id = run_id

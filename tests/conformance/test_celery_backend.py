@@ -10,6 +10,7 @@ import pytest
 from stbass.backends.celery import CeleryBackend, make_app
 from stbass.testing import RedisServer, Worker
 from stbass.testing.backends import BACKEND_CHECKS, check_backend
+from stbass.testing.runs import RUN_CHECKS, check_runs
 
 
 @pytest.fixture(scope="module", params=["asyncio", "threads"])
@@ -34,3 +35,14 @@ async def test_the_celery_backend(url: str, name: str) -> None:
         await backend.aclose()
 
     await check_backend(make, only=[name])
+
+
+@pytest.mark.parametrize("name", RUN_CHECKS)
+async def test_runs_of_the_celery_backend(url: str, name: str) -> None:
+    @asynccontextmanager
+    async def make() -> AsyncIterator[CeleryBackend]:
+        backend = CeleryBackend(make_app("check", broker_url=url), queue="check")
+        yield backend
+        await backend.aclose()
+
+    await check_runs(make, only=[name])

@@ -163,11 +163,13 @@ class Envelope(msgspec.Struct, omit_defaults=True):
     keepers: Annotated[list[Keeper], msgspec.Meta(max_length=_KEEPERS_MOST)] = []
     """Those that keep their places in workers until it has ended, the nearest first."""
     path: _Path | None = None
-    """The names of what is around it; None: nobody who sent it observes what happens inside."""
+    """The names of what is around it; None: nobody observes or follows what happens inside."""
     run: Annotated[str, msgspec.Meta(max_length=1000)] = ""
     """Id of the run that it belongs to, for logs."""
     trace: Annotated[dict[_TraceKey, _TraceValue], msgspec.Meta(max_length=20)] = {}
     """What a tracer says of the span around it."""
+    follow: Annotated[str, msgspec.Meta(max_length=1000)] = ""
+    """Id of the run whose events are kept, that of ``stbass.start``; empty: nobody has started it to be followed."""
 
     def read_placement(self) -> Placement | None:
         """Where it was placed.
@@ -233,11 +235,20 @@ class Told(msgspec.Struct, omit_defaults=True):
     """The checkpoint or the output, or the result without its value."""
 
     @classmethod
-    def of(cls, event: events.Event) -> Told:
-        """What is told of an event. What cannot travel of it is text."""
+    def of(cls, event: events.Event, output_limit: int | None = None) -> Told:
+        """What is told of an event. What cannot travel of it is text.
+
+        Args:
+            output_limit: bytes of an output at most; None: an output is text too if need be.
+
+        Raises:
+            NotTransportable: an output cannot travel, or is larger.
+        """
         value = ABSENT
         if event.result is not None:
             value = msgspec.Raw(wire.result_or_failure(replace(event.result, _value=None), limit=_TOLD_MOST))
+        elif event.kind == "output" and output_limit is not None:
+            value = msgspec.Raw(wire.dumps(event.value, limit=output_limit, what="output", processes=False))
         elif event.kind in ("checkpoint", "output"):
             try:
                 value = msgspec.Raw(wire.dumps(event.value, limit=_TOLD_MOST, what="checkpoint", processes=False))

@@ -138,9 +138,9 @@ class FleetKeys:
     """
 
     def __init__(self, address: RedisAddress) -> None:
-        self._prefix, self._database = address.prefix, address.database
+        self._prefix, self.database = address.prefix, address.database
         self.leases = self.key("leases")
-        self.cancel_channel = f"{self.key('cancel')}:{self._database}"
+        self.cancel_channel = f"{self.key('cancel')}:{self.database}"
         """On which producers say what is cancelled."""
 
     def key(self, name: str) -> str:
@@ -148,7 +148,7 @@ class FleetKeys:
         return f"{self._prefix}stbass:{name}"
 
     def _channel(self, kind: str, name: str) -> str:
-        return f"{self._prefix}stbass:{kind}:{self._database}:{name}"
+        return f"{self._prefix}stbass:{kind}:{self.database}:{name}"
 
     def pattern(self, name: str) -> str:
         """What matches all names that begin with this one."""
@@ -182,6 +182,18 @@ class FleetKeys:
     def here(self, number: str) -> str:
         """Key of the list at which a health check waits for answers."""
         return self.key(f"here:{number}")
+
+    def started(self, run_id: str) -> str:
+        """Key of the record of a run."""
+        return self.key(f"started:{run_id}")
+
+    def events(self, run_id: str) -> str:
+        """Key of the events of a run."""
+        return self.key(f"events:{run_id}")
+
+    def event_channel(self, run_id: str) -> str:
+        """Channel on which who follows a run hears of its events."""
+        return self._channel("event", run_id)
 
     def alive_channel(self, instance: str) -> str:
         """Channel that a worker subscribes to for as long as it lives."""
@@ -531,8 +543,8 @@ FINISH = (
     + """
 -- Store results, many at once (at most 1000), tell those who wait, and acknowledge the messages.
 -- ARGV: result key prefix, result ttl (s; 0: none), packed (msgpack) a list with, per process: id, attempt (0: it never
---       started), result, reply, delivery tag, the worker's life ('': whoever's it was); then kombu's unacked hash and
---       index ('': they are on another server)
+--       started), result, reply, delivery tag, the worker's life ('': whoever's it was), and of the whole of a run (see
+--       run_keys) the id of that; then kombu's unacked hash and index ('': they are on another server)
 -- Gives per process 1, or 0 if it is no longer this worker's (then nothing is stored: the other one's result counts).
 local prefix, ttl, jobs = ARGV[1], tonumber(ARGV[2]), cmsgpack.unpack(ARGV[3])
 local channels = {}
@@ -541,7 +553,7 @@ for index, job in ipairs(jobs) do channels[index] = prefix .. job[1] end
 local listeners = redis.call('PUBSUB', 'NUMSUB', unpack(channels))
 local out, replies, gone, ended, tags = {}, {}, {}, {}, {}
 for index, job in ipairs(jobs) do
-  local id, attempt, result, reply, tag, life = unpack(job, 1, 6)
+  local id, attempt, result, reply, tag, life, followed = unpack(job, 1, 7)
   local run, key = 'stbass:run:' .. id, channels[index]
   local known, whose = unpack(redis.call('HMGET', run, 'attempt', 'life'))
   local mine
@@ -556,6 +568,12 @@ for index, job in ipairs(jobs) do
     table.insert(gone, run)
     table.insert(gone, 'stbass:deadline:' .. id)
     table.insert(ended, id)
+    if followed and redis.call('HGET', 'stbass:started:' .. followed, 'process') == id then
+      redis.call('HSET', 'stbass:started:' .. followed, 'ended', now)
+      for _, kept in ipairs({'stbass:started:' .. followed, 'stbass:events:' .. followed}) do
+        if ttl > 0 then redis.call('EXPIRE', kept, ttl) else redis.call('PERSIST', kept) end
+      end
+    end
     if listeners[index * 2] > 0 then redis.call('PUBLISH', key, result) end
     if reply ~= '' then
       if not replies[reply] then replies[reply] = {{}, {}} end

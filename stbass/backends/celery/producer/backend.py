@@ -15,7 +15,8 @@ from celery.result import GroupResult
 
 from stbass import wire
 from stbass._engine.backend import ExecutionBackend, GroupPart
-from stbass._engine.channel_migration import migrate
+from stbass._engine.channel_migration import channels_by_path, migrate, promoted
+from stbass._engine.runs import RunOrder
 from stbass._engine.supervise import lent
 from stbass._process.context import (
     Composable,
@@ -46,12 +47,14 @@ from stbass.backends.celery.envelope import (
 from stbass.backends.celery.producer.client import FleetClient
 from stbass.backends.celery.producer.group import IdleGroupResult
 from stbass.backends.celery.producer.kombu_sender import KombuSender
+from stbass.backends.celery.producer.runs import FleetRun, KeptRun, find_on_fleet, start_on_fleet
 from stbass.backends.celery.producer.slots import WorkerSlots, answered, worker_slots
 from stbass.backends.celery.producer.ticket import Ticket
 from stbass.backends.celery.producer.time_slice import TimeSlice
 from stbass.backends.celery.settings import FleetSettings, fleet_of
 from stbass.errors import ConfigurationError, SignatureError, StbassError, WireError, WorkerLostError
 from stbass.observe import events, spans
+from stbass.par import PAR
 from stbass.result import ProcessResult
 from stbass.transports.redis import RedisTransport
 from stbass.transports.redis.address import unavailable
@@ -180,13 +183,20 @@ class CeleryBackend(ExecutionBackend):
         message = current_message.get()
         if spans.current is not None:
             envelope.trace = spans.current.carried()
-        if events.subscribers and (message is None or message.watched):
+        recorder = frame.recorder
+        follows = recorder is not None and recorder.fleet == self.settings.backend
+        if recorder is not None or (events.subscribers and (message is None or message.watched)):
             envelope.path = frame.path
+        if recorder is not None and follows:
+            envelope.follow = recorder.run_id
+            # What was before this comes before what happens there.
+            await recorder.flush()
         if message is not None:
             envelope.inside, envelope.inside_attempt = message.id, message.attempt
         complete = partial(self._complete, envelope, process, ctx)
         ticket = Ticket(envelope, self._grace, ctx.remaining, ctx.placement, frame.group, complete, sender=message)
         ticket.count = partial(count_usage, ctx)
+        ticket.recorder = None if follows else recorder
         if running_context() is None:
             result = await client.run(ticket)
         else:
@@ -197,14 +207,16 @@ class CeleryBackend(ExecutionBackend):
             ticket.note_usage(result.run.attempt - ctx.attempt + 1, result.usage)
         if ticket.output:
             note_sent(ctx, ticket.output)
+        if recorder is not None and follows:
+            recorder.record(ticket.event("ended", result=result))
         return result
 
-    def _envelope(self, process: Composable, ctx: ProcessContext) -> Envelope:
+    def _envelope(self, process: Composable, ctx: ProcessContext, default_queue: str | None = None) -> Envelope:
         """What is known before the process is encoded."""
         meter = peek_frame(ctx).meter
         return Envelope(
             ctx.process_id,
-            self._queue_of(process, ctx),
+            self._queue_of(process, ctx, default_queue),
             shortened(ctx.process_name, _LONGEST_NAME),
             self._lease,
             placement=wired_placement(ctx.placement),
@@ -223,6 +235,39 @@ class CeleryBackend(ExecutionBackend):
             envelope.given = self._wired(list(given), "input")
         if ctx.resumed_from is not None:
             envelope.resumed = self._wired(ctx.resumed_from, "checkpoint")
+
+    async def start_run(self, process: Composable, order: RunOrder) -> FleetRun:
+        """Send a process as one message, which belongs to nobody; or find the run that has its id.
+
+        Raises:
+            RunConflictError: other work has that id.
+            NotTransportable: it cannot travel; nothing was sent.
+            BackendUnavailableError: Redis cannot be reached.
+        """
+        client = self.client()
+        ctx = ProcessContext(process.name, None, None, None, order.placement)
+        envelope = self._envelope(process, ctx, self.default_queue)
+        promoted(self, process, {})
+        envelope.process = self._encode(process, ctx)
+        envelope.deadline = None if order.deadline is None else min(LONGEST_SECONDS, order.deadline)
+        envelope.run = envelope.follow = order.id
+        envelope.path = ""
+        channels = channels_by_path(process)
+        carrier = self._wired(PAR().with_channels(**channels), "process") if channels else ABSENT
+        kept = KeptRun(order.work, envelope.emptied(), carrier)
+        ticket = Ticket(envelope, self._grace, order.deadline, order.placement)
+        return await start_on_fleet(self, client, ticket, kept)
+
+    async def find_run(self, run_id: str) -> FleetRun:
+        """The run of that id, whoever has started it.
+
+        Raises:
+            LookupError: there is none, or its result has expired.
+            WireError: what Redis says of it was not written by a producer.
+            SignatureError: the fleet signs, and what Redis says of it was not signed with its key.
+            BackendUnavailableError: Redis cannot be reached.
+        """
+        return await find_on_fleet(self, self.client(), run_id)
 
     def check(self, process: Composable, ctx: ProcessContext) -> None:
         """Check that it can travel.
@@ -248,8 +293,8 @@ class CeleryBackend(ExecutionBackend):
             process = process.with_channels(**around)
         return self._wired(process, "process")
 
-    def _queue_of(self, process: Composable, ctx: ProcessContext) -> str:
-        queue = self._queue or (ctx.placement.endpoint if ctx.placement is not None else None)
+    def _queue_of(self, process: Composable, ctx: ProcessContext, default: str | None = None) -> str:
+        queue = self._queue or (ctx.placement.endpoint if ctx.placement is not None else None) or default
         if not queue:
             raise ConfigurationError(
                 f"process {process.name!r} has no endpoint, and {self.name} no queue: place it with"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import Any, TypeVar
@@ -83,9 +83,9 @@ class FleetClient:
             self.broker = KombuSender(fleet.app)
         elif not settings.one_server:
             self.broker = settings.broker.async_client()
-        self._publisher = Publisher(settings, self.redis, self.broker)
+        self.publisher = Publisher(settings, self.redis, self.broker)
         self.prefix = fleet.result_prefix.decode()
-        self._refusals = fleet.refusals
+        self.refusals = fleet.refusals
         self._replies = Subscription(settings.backend, self.reply, self._on_message, self._on_gap)
         self._was_there = False
         """Whether the server has ever done what it was asked."""
@@ -102,6 +102,9 @@ class FleetClient:
         self._watched: set[str] = set()
         self._unwatched: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._listeners: dict[str, list[Callable[[bytes], None]]] = {}
+        self._shared: dict[str, tuple[asyncio.Future[ProcessResult], list[object]]] = {}
+        """Processes that many here wait for, all by one ticket: the result, and who waits."""
         self._sweeper: Sweeper | None = None
         self._look_timer: asyncio.TimerHandle | None = None
         self._looking: asyncio.Task[None] | None = None
@@ -152,6 +155,70 @@ class FleetClient:
             for ticket in tickets:
                 self._forget(ticket)
 
+    async def shared(self, process_id: str, waiting: Callable[[], Awaitable[ProcessResult]]) -> ProcessResult:
+        """What ``waiting`` gives, which waits for a process that others here may wait for too: once for all of them.
+
+        Cancelling this cancels the wait of this caller; with the last of them ``waiting`` is cancelled.
+        """
+        found, who = self._shared.get(process_id) or (None, [])
+        if found is None:
+            found = self._loop.create_future()
+            self._shared[process_id] = found, who
+            self._spawn(self._share(process_id, found, waiting))
+        me = object()
+        who.append(me)
+        try:
+            return await asyncio.shield(found)
+        finally:
+            who.remove(me)
+            if not who and self._is_shared(process_id, found):
+                del self._shared[process_id]
+                found.cancel()
+
+    async def _share(
+        self, process_id: str, found: asyncio.Future[ProcessResult], waiting: Callable[[], Awaitable[ProcessResult]]
+    ) -> None:
+        work = asyncio.ensure_future(waiting())
+        found.add_done_callback(lambda _found: work.cancel())
+        try:
+            await asyncio.wait((work,))
+            if not found.done():
+                if work.cancelled():
+                    found.cancel()
+                elif error := work.exception():
+                    found.set_exception(error)
+                else:
+                    found.set_result(work.result())
+        finally:
+            work.cancel()
+            found.cancel()
+            if self._is_shared(process_id, found):
+                del self._shared[process_id]
+
+    def _is_shared(self, process_id: str, found: asyncio.Future[ProcessResult]) -> bool:
+        return process_id in self._shared and self._shared[process_id][0] is found
+
+    async def listen(self, channel: str, hear: Callable[[bytes], None]) -> None:
+        """Have ``hear`` called with each message on a channel, and with nothing when some may have been missed.
+
+        Raises:
+            redis.RedisError: the server cannot be reached.
+            OSError: the server cannot be reached.
+        """
+        self._listeners.setdefault(channel, []).append(hear)
+        await self._replies.ready()
+        await self._replies.also({channel})
+
+    def listen_no_more(self, channel: str, hear: Callable[[bytes], None]) -> None:
+        """Undo :meth:`listen`."""
+        listeners = self._listeners.get(channel, [])
+        if hear in listeners:
+            listeners.remove(hear)
+        if not listeners and self._listeners.pop(channel, None) is not None:
+            if not self._unwatched:
+                self._spawn(self._stop_watching())
+            self._unwatched.add(channel)
+
     def _follow(self, ticket: Ticket) -> None:
         """Wait for a process that somebody else may wait for on this very event loop."""
         first = self._tickets.setdefault(ticket.id, ticket)
@@ -181,7 +248,8 @@ class FleetClient:
 
     async def _stop_watching(self) -> None:
         await asyncio.sleep(0)
-        channels, self._unwatched = self._unwatched, set()
+        wanted = {*self._listeners, *(self.prefix + process_id for process_id in self._watched)}
+        channels, self._unwatched = self._unwatched - wanted, set()
         try:
             await self._replies.no_longer(channels)
         except _REDIS_ERRORS as error:
@@ -199,7 +267,7 @@ class FleetClient:
             while position < len(batch):
                 ready, position = self._prepared(batch, position, task)
                 # One that is sent twice runs once. Only a server that was there before is waited for.
-                send = partial(self._publisher.send, ready)
+                send = partial(self.publisher.send, ready)
                 await waited_out(send, self._sending, seconds=_PATIENCE, away=self._was_there)
                 self._was_there = True
                 for ticket in ready:
@@ -248,13 +316,17 @@ class FleetClient:
     # What comes back -----------------------------------------------------------------------------
 
     async def _on_message(self, channel: str, data: bytes) -> None:
+        if channel in self._listeners:
+            for hear in list(self._listeners[channel]):
+                hear(data)
+            return
         if channel != self.reply:
             self._on_raw(data)
             return
         try:
             reply = read_reply(data)
         except WireError as error:
-            self._refusals.note("reply", error, data)
+            self.refusals.note("reply", error, data)
             return
         time_slice = TimeSlice()
         for raw in reply.results:
@@ -270,23 +342,23 @@ class FleetClient:
         if reply.checkpoint is not None:
             ticket = self._tickets.get(reply.checkpoint)
             value = bytes(reply.value)
-            if ticket is not None and (text := trusted_checkpoint(value, ticket.id, self.settings, self._refusals)):
+            if ticket is not None and (text := trusted_checkpoint(value, ticket.id, self.settings, self.refusals)):
                 ticket.checkpoint = msgspec.Raw(text)
-                if events.active():
+                if ticket.is_observed:
                     self._tell_of_checkpoint(ticket, text)
         if reply.usage is not None and reply.used is not None:
             ticket = self._tickets.get(reply.usage)
             if ticket is not None:
                 ticket.note_usage(reply.attempt, reply.used.usage())
-        if reply.progress is not None and events.active():
+        if reply.progress is not None:
             ticket = self._tickets.get(reply.progress)
-            if ticket is not None:
+            if ticket is not None and ticket.is_observed:
                 progress = {"done": reply.done, "total": reply.total, "note": reply.note}
                 self._emit(ticket, ticket.event("progress", **progress))
 
-        if reply.inside is not None and events.active():
+        if reply.inside is not None:
             ticket = self._tickets.get(reply.inside)
-            if ticket is not None:
+            if ticket is not None and ticket.is_observed:
                 self._tell_of_inside(ticket, reply.told)
 
     def _tell_of_inside(self, ticket: Ticket, told: Iterable[Told]) -> None:
@@ -294,12 +366,14 @@ class FleetClient:
             try:
                 event = one.event(self.settings.max_message_bytes)
             except WireError as error:
-                self._refusals.note("event", error, b"", queue=ticket.envelope.queue, task_id=ticket.id)
+                self.refusals.note("event", error, b"", queue=ticket.envelope.queue, task_id=ticket.id)
             else:
                 self._emit(ticket, event)
 
     def _emit(self, ticket: Ticket, event: events.Event) -> None:
-        """Tell those who observe, as part of the message that the process was sent by, if any."""
+        """Tell those who observe or follow, as part of the message that the process was sent by, if any."""
+        if ticket.recorder is not None and event.kind != "queued":
+            ticket.recorder.record(event)
         token = current_message.set(ticket.sender)
         try:
             events.emit(event)
@@ -310,19 +384,22 @@ class FleetClient:
         try:
             value = wire.loads(raw, what="checkpoint", limit=self.settings.max_message_bytes)
         except WireError as error:
-            self._refusals.note("checkpoint", error, raw, queue=ticket.envelope.queue, task_id=ticket.id)
+            self.refusals.note("checkpoint", error, raw, queue=ticket.envelope.queue, task_id=ticket.id)
         else:
             self._emit(ticket, ticket.event("checkpoint", value=value))
 
     async def _on_gap(self, first: bool) -> None:
         if not first:
+            for listeners in list(self._listeners.values()):
+                for hear in listeners:
+                    hear(b"")
             await self._look_up(list(self._tickets))
             # It may have been restarted without its data.
             self._look_in(0.0)
 
     def _started(self, ticket: Ticket, worker: str | None, attempt: int) -> None:
         ticket.started_at, ticket.worker, ticket.attempt = time.monotonic(), worker, attempt
-        if events.active():
+        if ticket.is_observed:
             self._emit(ticket, ticket.event("started"))
 
     def _on_raw(self, raw: bytes | msgspec.Raw, wanted: str | None = None) -> None:
@@ -332,7 +409,7 @@ class FleetClient:
             if wanted is not None and meta.task_id != wanted:
                 raise WireError(f"what is kept as the result of {wanted} is that of {meta.task_id}")
         except WireError as error:
-            self._refusals.note("result", error, bytes(raw), task_id=wanted or "")
+            self.refusals.note("result", error, bytes(raw), task_id=wanted or "")
             if wanted is not None and (ticket := self._tickets.get(wanted)) is not None:
                 self._end_with(ticket, failed_result(error, ticket.envelope, ticket.placement))
             return
@@ -358,7 +435,7 @@ class FleetClient:
     def _end_with(self, ticket: Ticket, result: ProcessResult) -> None:
         if not ticket.future.done():
             ticket.future.set_result(result)
-            if events.active():
+            if ticket.is_observed:
                 self._emit(ticket, ticket.event("ended", result=result))
 
     async def _look_up(self, ids: Iterable[str]) -> None:
@@ -450,7 +527,7 @@ class FleetClient:
     async def _sweep(self) -> None:
         """If no worker is left, it falls to us to notice that theirs have died."""
         if self._sweeper is None:
-            self._sweeper = Sweeper(self.settings, self.prefix.encode(), self._refusals)
+            self._sweeper = Sweeper(self.settings, self.prefix.encode(), self.refusals)
         try:
             await shared_threads().call_plain(self._sweeper.sweep)
             self._sweeping.over()
@@ -543,7 +620,7 @@ class FleetClient:
             await self._flush_cancels()
 
     def _give_up(self, ticket: Ticket, error: StbassError, state: KnownState) -> None:
-        raw = trusted_checkpoint(state.checkpoint, ticket.id, self.settings, self._refusals)
+        raw = trusted_checkpoint(state.checkpoint, ticket.id, self.settings, self.refusals)
         if raw is None and ticket.checkpoint is not None:
             raw = bytes(ticket.checkpoint)
         result = failed_result(
@@ -583,6 +660,19 @@ class FleetClient:
         if not ids:
             return
 
+        try:
+            await self.tell_cancelled(ids)
+        except _REDIS_ERRORS as error:
+            _log.warning("cannot cancel %d processes: Redis at %s: %s", len(ids), self.settings.backend, error)
+
+    async def tell_cancelled(self, ids: Sequence[str]) -> None:
+        """Tell the fleet that these are to end, or not to start.
+
+        Raises:
+            redis.RedisError: the server cannot be reached, or refuses.
+            OSError: the server cannot be reached.
+        """
+
         async def tell() -> None:
             pipe = self.redis.pipeline(transaction=False)
             for task_id in ids:
@@ -591,10 +681,7 @@ class FleetClient:
             pipe.publish(self.settings.keys.cancel_channel, seal_cancellation(ids, self.settings))
             await pipe.execute()
 
-        try:
-            await waited_out(tell, self._withdrawing, seconds=_PATIENCE_CANCEL)
-        except _REDIS_ERRORS as error:
-            _log.warning("cannot cancel %d processes: Redis at %s: %s", len(ids), self.settings.backend, error)
+        await waited_out(tell, self._withdrawing, seconds=_PATIENCE_CANCEL)
 
     async def patiently(self, step: Callable[[], Awaitable[T]]) -> T:
         """Do ``step``, again and again while the server refuses for now, or is away and was there before.

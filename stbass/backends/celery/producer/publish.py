@@ -53,7 +53,7 @@ class Publisher:
             return
         queues: dict[str, list[bytes]] = {}
         for ticket in tickets:
-            queues.setdefault(ticket.envelope.queue, []).append(self._raw(ticket))
+            queues.setdefault(ticket.envelope.queue, []).append(self.message(ticket))
         if self._broker is not self._backend:
             await self._note_deadlines(timed)
             timed = []
@@ -95,7 +95,7 @@ class Publisher:
             **ticket.headers,
         }
 
-    def _raw(self, ticket: Ticket) -> bytes:
+    def message(self, ticket: Ticket) -> bytes:
         """The message as kombu's Redis transport keeps it in the list."""
         return _encode(
             {

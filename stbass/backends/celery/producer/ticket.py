@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from stbass._process.frame import RunRecorder
 from stbass._values.endpoint import Placement
 from stbass._values.outcome import ProcessResult
 from stbass._values.usage import NO_USAGE, Usage
@@ -33,6 +34,7 @@ class Ticket:
         complete: fills in what the envelope lacks; called right before it is sent.
         sender: the message in a worker whose code has sent it.
         count: is told what it has used since the last time.
+        recorder: of the run that it is part of, if what happens on the fleet is told to this program alone.
     """
 
     envelope: Envelope
@@ -43,6 +45,7 @@ class Ticket:
     complete: Callable[[], None] | None = None
     sender: RunningMessage | None = None
     count: Callable[[Usage], None] | None = None
+    recorder: RunRecorder | None = None
     future: asyncio.Future[ProcessResult] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     headers: dict[str, str] = field(default_factory=dict)
     """The envelope in its message's headers, until that is sent."""
@@ -64,6 +67,11 @@ class Ticket:
     def id(self) -> str:
         """Id of the process, and of Celery's task."""
         return self.envelope.id
+
+    @property
+    def is_observed(self) -> bool:
+        """Whether anybody wants to know what happens to it."""
+        return self.recorder is not None or events.active()
 
     @property
     def left(self) -> float | None:

@@ -35,7 +35,7 @@ from stbass._engine.registry import BackendRegistry
 from stbass._engine.stage_context import StageContext
 from stbass._engine.supervise import Child, cancelled_itself, run_child
 from stbass._process.contained import exit_refused, run_on
-from stbass._process.context import Composable, ProcessContext, failure_of, frame_of
+from stbass._process.context import Composable, ProcessContext, emit_event, failure_of, frame_of
 from stbass._process.meter import Meter
 from stbass._process.sync_threads import SyncThreads, shared_threads
 from stbass._values.endpoint import Placement
@@ -70,6 +70,7 @@ from stbass.backends.celery.settings import FleetSettings, fleet_of, included
 from stbass.backends.celery.sweep import data_lost, worker_lost
 from stbass.backends.celery.worker.logs import DETAILS
 from stbass.backends.celery.worker.loop_watch import LoopWatch
+from stbass.backends.celery.worker.recorder import EventWriter, ProcessRecorder
 from stbass.errors import (
     BackendUnavailableError,
     DeadlineExceeded,
@@ -171,6 +172,8 @@ class Job:
     slot: Slot | None = None
     """Its place among those that run at once; None where there is no limit."""
     ctx: ProcessContext | None = None
+    recorder: ProcessRecorder | None = None
+    """Keeps what happens in it, if it is part of a run that is followed."""
     cancelled: StbassError | None = None
     result: ProcessResult | None = None
     twins: list[Job] = field(default_factory=list)
@@ -247,7 +250,10 @@ class _Sink:
             return  # a later one did not have to wait
         self._saved = number
         self._job.checkpoint = sealed = seal_text("checkpoint", self._job.id, text, self._runtime.settings)
-        self._runtime.keep(self._job.id, (self._job.attempt, sealed))
+        if self._job.recorder is None:
+            self._runtime.keep(self._job.id, (self._job.attempt, sealed))
+        else:
+            self._job.recorder.checkpoint(text, sealed)
         self._tell(Reply(checkpoint=self._job.id, value=msgspec.Raw(sealed)))
 
     def progress(self, done: float, total: float | None, note: str) -> None:
@@ -355,6 +361,7 @@ class Runtime:
         """For the keeper's thread, if the queues are on another server than the leases."""
         if settings.broker is not None and not settings.one_server:
             self._broker = settings.broker.client()
+        self._writer = EventWriter(settings, self._life, result_prefix)
         self._claiming = Vigil("claim processes", settings.backend, _log)
         self._storing = Vigil("store results", settings.backend, _log)
         self._telling = Vigil("tell of progress", settings.backend, _log)
@@ -511,11 +518,13 @@ class Runtime:
         self._redis = self.settings.backend.async_client()
         self._claim_script = self._redis.register_script(self._keys.script(keys.CLAIM))
         self._finish_script = self._redis.register_script(self._keys.script(keys.FINISH))
+        self._writer.open(self._redis)
         self._ready.set()
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._forever("claims processes", self._claim_some), name="stbass-claim")
                 group.create_task(self._forever("stores results", self._store_some), name="stbass-store")
+                group.create_task(self._forever("writes events of runs", self._writer.write_some), name="stbass-events")
                 group.create_task(self._cancellations.run(), name="stbass-cancel")
         finally:
             await self._wind_up()
@@ -544,6 +553,8 @@ class Runtime:
         left = [job for job in held if job.result is None and job.task is not None and job.task.done()]
         try:
             async with asyncio.timeout(_LAST_SECONDS):
+                if self._writer.is_behind:
+                    await self._writer.flush()
                 while self._finished:
                     await self._store_next()
                 await self._hand_back(left)
@@ -867,14 +878,18 @@ class Runtime:
             envelope.given = envelope.resumed = ABSENT
             if checkpoint:
                 ctx.resumed_from = wire.loads(checkpoint, limit=self.settings.max_message_bytes)
-            watched = envelope.path is not None
+            watched = envelope.path is not None and not envelope.follow
             keepers = tuple(one.message() for one in envelope.keepers)
             current_message.set(
                 RunningMessage(job.name, job.id, job.attempt, self.worker, job.slot is not None, watched, keepers)
             )
+            frame.path = envelope.path or ""
             if watched:
-                frame.path = envelope.path or ""
                 self._watch_inside(job)
+            if envelope.follow:
+                frame.recorder = job.recorder = ProcessRecorder(self._writer, envelope.follow, job.id, job.attempt)
+                if job.attempt > 1:
+                    emit_event(ctx, "retried")
             if envelope.inside is not None and await self._is_orphan(envelope):
                 self._cancel([job.id], _ORPHANED)
                 await asyncio.sleep(0)
@@ -920,7 +935,7 @@ class Runtime:
         message = current_message.get()
         job = None if message is None or not message.watched else self._running.get(message.id)
         # What happens to the process itself is told of anyhow.
-        if job is not None and job.envelope.reply and event.process_id != job.id:
+        if job is not None and job.envelope.reply and (event.process_id != job.id or event.kind == "output"):
             told = Reply(inside=job.id, told=[Told.of(event)])
             self.tell(job.envelope.reply, msgspec.json.encode(told))
 
@@ -992,6 +1007,8 @@ class Runtime:
             except redis.RedisError as error:
                 _log.warning("%d messages of progress could not be sent: %s", len(messages), error)
         if ended:
+            if self._writer.is_behind:
+                await self._writer.flush()
             await self._store_next(min(ended, _AT_ONCE))
         if self._finished:
             self._has_finished.set()
@@ -1021,6 +1038,7 @@ class Runtime:
                     job.envelope.reply,
                     job.tag,
                     "" if job.is_lost else self._life,
+                    *((job.envelope.follow,) if job.envelope.follow and job.envelope.inside is None else ()),
                 )
                 for job, meta in batch
             ]
