@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from stbass import PLACED_PAR, SEQ, Placement, observe
+from stbass import PLACED_PAR, SEQ, Placement, observe, start
 from stbass.backends.celery import CeleryBackend
 from stbass.placement import BackendRegistry
 from stbass.testing import RedisServer
@@ -91,6 +91,15 @@ async def test_one_trace_goes_through_the_producer_and_both_workers(fleet: Fleet
     assert {*result.value[0], result.value[1]} == own
     assert {span.get("stbass.worker") for span in by_name["leaf"]} == {worker.name for worker in fleet.workers.values()}
     assert {span["kind"] for span in by_name["stages"]} == {"CONSUMER"}
+
+
+async def test_a_run_belongs_to_the_trace_in_which_it_was_started(registry: BackendRegistry) -> None:
+    with traced_agents.TRACER_PROVIDER.get_tracer("tests").start_as_current_span("request") as request:
+        started = await start(leaf, placement=ONE, registry=registry)
+        result = await started.result(deadline=30)
+    [span] = [one for one in await _found(registry, request.get_span_context().trace_id) if one["name"] == "leaf"]
+    assert (span["id"], span["parent"]) == (result.value, request.get_span_context().span_id)
+    assert span["stbass.run"] == started.id
 
 
 async def test_failures_and_figures_of_a_worker(registry: BackendRegistry) -> None:

@@ -181,8 +181,6 @@ class CeleryBackend(ExecutionBackend):
             envelope.deadline = min(LONGEST_SECONDS, round(frame.deadline_span, 3))
         envelope.reply, envelope.attempt = client.reply, ctx.attempt
         message = current_message.get()
-        if spans.current is not None:
-            envelope.trace = spans.current.carried()
         recorder = frame.recorder
         follows = recorder is not None and recorder.fleet == self.settings.backend
         if recorder is not None or (events.subscribers and (message is None or message.watched)):
@@ -224,6 +222,7 @@ class CeleryBackend(ExecutionBackend):
             max_attempts=self._max_attempts,
             is_optional=process.is_optional,
             run="" if meter is None else meter.run_id,
+            trace={} if spans.current is None else spans.current.carried(),
         )
 
     def _complete(self, envelope: Envelope, process: Composable, ctx: ProcessContext) -> None:
