@@ -73,11 +73,17 @@ def worker(
     log_format: Annotated[
         str | None, typer.Option("--log-format", metavar="FORMAT", help="text, or json: one object per line.")
     ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option("--metrics-port", min=1, max=65535, metavar="N", help="Serve metrics for Prometheus here."),
+    ] = None,
 ) -> None:
     """Run a Celery worker for these endpoints, in the foreground. SIGTERM ends it in good order."""
     from stbass.cli.worker import run_worker
 
-    run_worker(endpoint, include or [], functions or [], concurrency, grace, app, name, log_level, log_format)
+    run_worker(
+        endpoint, include or [], functions or [], concurrency, grace, app, name, log_level, log_format, metrics_port
+    )
 
 
 @cli.command(epilog="Example: stbass dev -e anthropic -e local:8080 --include my_agents")

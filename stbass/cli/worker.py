@@ -26,6 +26,7 @@ def run_worker(
     name: str | None,
     log_level: str,
     log_format: str | None = None,
+    metrics_port: int | None = None,
 ) -> None:
     """Run a worker until it is told to stop.
 
@@ -44,6 +45,11 @@ def run_worker(
         os.environ["STBASS_GRACE"] = str(grace)
     if log_format is not None:
         os.environ["STBASS_LOG_FORMAT"] = log_format
+    if metrics_port is not None:
+        from stbass.cli.metrics import serve_metrics, tell_queues
+
+        # Before the application is loaded, so that what it counts is among them.
+        serve_metrics(metrics_port)
     application = load_application(app)
     if functions:
         application.conf.stbass_functions = [*(application.conf.get("stbass_functions") or ()), *functions]
@@ -71,6 +77,8 @@ def run_worker(
     modules = (*included(application.conf), *include)
     known = [reference for reference in sorted(known_processes()) if _is_in(reference, modules)]
     limit = concurrency or application.conf.worker_concurrency or os.cpu_count()
+    if metrics_port is not None:
+        tell_queues(settings, endpoints)
     say = sys.stderr.write
     say(f"worker of {app} at {settings.broker or application.connection().as_uri()}\n")
     say(f"  consumes  {', '.join(endpoints)}; at most {limit} at once\n")

@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from stbass.result import ProcessResult
 
-__all__ = ["OpenSpan", "Tracing", "begin", "current", "end", "trace_with"]
+__all__ = ["COUNTED", "OpenSpan", "Tracing", "begin", "count", "current", "end", "trace_with"]
+
+COUNTED = {
+    "stbass.workers.lost": "Processes whose worker was lost, by queue",
+    "stbass.messages.refused": "Messages and other things that were refused, by kind",
+}
+"""What is counted beside processes, with what it is."""
 
 _log = logging.getLogger(__name__)
 
@@ -33,6 +39,10 @@ class Tracing(ABC):
     @abstractmethod
     def begin(self, kind: str, ctx: Any, worker: str | None, run: str) -> OpenSpan:
         """See :func:`begin`."""
+
+    @abstractmethod
+    def count(self, name: str, about: Mapping[str, str]) -> None:
+        """See :func:`count`."""
 
     @abstractmethod
     def carried(self) -> dict[str, str]:
@@ -85,3 +95,17 @@ def end(span: OpenSpan | None, result: ProcessResult | None) -> None:
             span.end(result)
         except Exception:
             _log.exception("a span could not be ended")
+
+
+def count(name: str, **about: str) -> None:
+    """One more of something happened, such as the loss of a worker.
+
+    Args:
+        name: of what is counted, one of :data:`COUNTED`.
+        about: what it is told apart by.
+    """
+    if current is not None:
+        try:
+            current.count(name, about)
+        except Exception:
+            _log.exception("%s was not counted", name)

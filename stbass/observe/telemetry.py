@@ -9,7 +9,8 @@ Spans
 
 Metrics
     ``stbass.process.duration`` (seconds) and ``stbass.process.running``, by ``stbass.process`` and ``stbass.endpoint``;
-    the first also by ``stbass.state`` and ``error.type``.
+    the first also by ``stbass.state`` and ``error.type``. On workers, ``stbass.workers.lost`` (processes whose worker
+    was lost, by ``stbass.queue``) and ``stbass.messages.refused`` (by ``stbass.kind``).
 """
 
 from __future__ import annotations
@@ -69,6 +70,11 @@ class _Telemetry(spans.Tracing):
         self.running = meter.create_up_down_counter(
             "stbass.process.running", unit="{process}", description="Processes that run"
         )
+
+        self.counters = {name: meter.create_counter(name, description=what) for name, what in spans.COUNTED.items()}
+
+    def count(self, name: str, about: Mapping[str, str]) -> None:
+        self.counters[name].add(1, {f"stbass.{key}": shortened(value, _LONGEST) for key, value in about.items()})
 
     def begin(self, kind: str, ctx: Any, worker: str | None, run: str) -> spans.OpenSpan:
         return _Span(self, kind, ctx, {"stbass.worker": worker, "stbass.run": run})

@@ -21,6 +21,7 @@ import msgspec
 
 from stbass._values.outcome import utc_now
 from stbass._values.texts import plain_text, shortened
+from stbass.observe import spans
 from stbass.transports.redis.address import RedisAddress
 from stbass.transports.redis.trouble import Vigil
 
@@ -75,6 +76,7 @@ class Refusals:
             if self._writer is None:
                 self._writer = threading.Thread(target=self._write, name="stbass-refusals", daemon=True)
                 self._writer.start()
+        spans.count("stbass.messages.refused", kind=kind)
         if self.counts[kind] == 1:
             where = f" in queue {record['queue']!r}" if queue else ""
             _log.error(

@@ -26,6 +26,7 @@ from stbass.backends.celery.incoming import checked_message
 from stbass.backends.celery.refusals import Refusals
 from stbass.backends.celery.settings import EXECUTE, FleetSettings
 from stbass.errors import StateLostError, WireError, WorkerLostError
+from stbass.observe import spans
 from stbass.transports.redis.address import RedisAddress
 from stbass.transports.redis.trouble import Trouble, trouble_of
 
@@ -199,6 +200,7 @@ class Sweeper:
                 self._put_back(run.tag, message, run.queue, _WHENEVER, last=is_suspect)
         # With another broker, or if kombu was quicker, the message is on its way already.
         self._release(args=[run.id])
+        spans.count("stbass.workers.lost", queue=run.queue)
         _log.warning("worker %s (queue %r) is lost; its process %s goes to another one", run.worker, run.queue, run.id)
 
     def _put_back(
