@@ -360,6 +360,9 @@ async def run_attempts(child: Child, retry: RetryPolicy | None = None) -> Proces
             _uncover(child)
         await asyncio.sleep(delay)
         child.ctx = next_attempt(child.ctx)
+        if result.run is not None:
+            # Elsewhere it may have been begun more often: by workers that were lost.
+            child.ctx.attempt = max(child.ctx.attempt, result.run.attempt + 1)
         child.ctx.resumed_from = result.failure.checkpoint
         if not child.process.unseen:
             emit_event(child.ctx, "retried", result=result)

@@ -7,20 +7,22 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from stbass import PAR, PLACED_PAR, SEQ, Budget, FailurePolicy, Placement, Usage
-from stbass.backends.celery import CeleryBackend
+from stbass._process.context import ProcessContext
+from stbass.backends.celery import CeleryBackend, make_app
 from stbass.backends.pools import ProcessPoolBackend, ThreadBackend
 from stbass.dataflow import CeleryProcess, Status
 from stbass.errors import BudgetExceeded, RemoteError
 from stbass.placement import BackendRegistry, LocalBackend
 from stbass.tasklist import Process as TaskList
-from stbass.testing import Worker
+from stbass.testing import RedisServer, Worker
 from stbass.workflow import ProcessType, Workflow, WorkflowError
-from tests.integration.conftest import Fleet
+from tests.integration.conftest import APP, Fleet
 from tests.support.agents import hidden_error
 from tests.support.backends import registry_of
 from tests.support.dataflow import Count, Endless, Keep, wire
@@ -30,6 +32,7 @@ from tests.support.living import (
     Spending,
     Unauthorised,
     Uses,
+    UsesUntilItIsLost,
     Using,
     for_ever,
     keep_using,
@@ -117,6 +120,31 @@ async def test_what_is_used_elsewhere_is_counted_here(everywhere: BackendRegistr
     assert result.usage == Usage(60, 40, 1.0, {"opus": Usage(60, 40, 1.0)})
     failing = await PLACED_PAR((Uses(1, 9), THERE), registry=everywhere).run()
     assert failing.failures[0].usage == failing.usage == Usage(6, 4, 0.1, {"opus": Usage(6, 4, 0.1)})
+
+
+@pytest.mark.parametrize("inside", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["placed", "composition"])
+async def test_what_a_lost_worker_had_used_counts_once(server: RedisServer, tmp_path: Path, inside: bool) -> None:
+    policy = FailurePolicy.retry(3, "constant", 0.01, on=RateLimited)
+    log = tmp_path / "attempts"
+    process = UsesUntilItIsLost(str(log))
+    # Around what is placed, or in it: then it is the worker that tries again.
+    placed = PAR(process, on_failure=policy) if inside else process
+    env = {"STBASS_BROKER_URL": server.url, "STBASS_RESULT_BACKEND": server.url, "TEST_LEASE": "1"}
+    queue = f"lost-{inside}"
+    ctx = ProcessContext("top")
+    app = make_app("tests", broker_url=server.url, stbass_lease=1.0)
+    async with aclosing(CeleryBackend(app, queue=queue, lease=1.0)) as backend, asyncio.timeout(120):
+        there = PLACED_PAR((placed, THERE), on_failure=policy, registry=registry_of(backend))
+        with Worker(APP, queue, env=env, include=INCLUDE) as first:
+            running = asyncio.create_task(there.execute(ctx))
+            await until(lambda: ctx.used.tokens == 50, timeout=60)
+            first.kill()
+        with Worker(APP, queue, env=env, include=INCLUDE):
+            result = await running
+    assert result.is_ok, result.failure.detailed
+    assert ctx.used == result.usage == Usage(64, 96, 0.0, {"opus": Usage(64, 96)})
+    # Inside of a composition that was sent anew, the count is that composition's own.
+    assert log.read_text().split() == (["1", "1", "2"] if inside else ["1", "2", "3"])
 
 
 async def test_a_budget_here_ends_what_runs_elsewhere(everywhere: BackendRegistry) -> None:

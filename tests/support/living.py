@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from pathlib import Path
 from typing import Any
 
 from stbass.context import running_context
@@ -182,3 +183,26 @@ class Spending(Component):
     async def step(self) -> None:
         use(10)
         self.y = self.x
+
+
+class UsesUntilItIsLost(Process):
+    """Uses 50 tokens, and waits for the end of its worker; then 100, and fails; then 10.
+
+    Args:
+        path: a file in which each attempt writes a line with its number.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
+
+    async def run(self, ctx: ProcessContext) -> None:
+        """Use them."""
+        with self.path.open("a") as file:
+            file.write(f"{ctx.attempt}\n")
+        attempt = len(self.path.read_text().split())
+        for _ in range({1: 5, 2: 10}.get(attempt, 1)):
+            ctx.usage(tokens_in=4, tokens_out=6, model="opus")
+        if attempt == 1:
+            await asyncio.Event().wait()
+        if attempt == 2:
+            raise RateLimited(429)
