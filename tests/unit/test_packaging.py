@@ -20,7 +20,8 @@ PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["
 
 
 def lower_bounds(requirements: list[str]) -> dict[str, str]:
-    found = (re.match(r"([A-Za-z0-9_-]+)(?:\[[^]]*\])?>=([0-9.]+(?:b[0-9]+)?)", requirement) for requirement in requirements)
+    bound = re.compile(r"([A-Za-z0-9_-]+)(?:\[[^]]*\])?>=([0-9.]+(?:b[0-9]+)?)")
+    found = (bound.match(requirement) for requirement in requirements)
     return {match[1]: match[2] for match in found if match is not None}
 
 
