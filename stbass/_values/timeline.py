@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from heapq import nlargest
 from math import floor, log10
-from typing import Literal
+from typing import Literal, Protocol
 
 from stbass._values.endpoint import place_of
 from stbass._values.outcome import ProcessResult, RunInfo, aware
@@ -22,11 +22,17 @@ from stbass.errors import DeadlineExceeded, ProcessCancelled
 
 __all__ = ["Span", "Timeline"]
 
-State = Literal["done", "failed", "too late", "cancelled"]
+State = Literal["done", "failed", "too late", "cancelled", "running"]
 
 _WAITING = "#d0d7de"
-_COLOURS: dict[State, str] = {"done": "#2da44e", "failed": "#cf222e", "too late": "#bf5f00", "cancelled": "#8c959f"}
-_MARKS: dict[State, str] = {"done": " ", "failed": "✗", "too late": "⧗", "cancelled": "-"}
+_COLOURS: dict[State, str] = {
+    "done": "#2da44e",
+    "failed": "#cf222e",
+    "too late": "#bf5f00",
+    "cancelled": "#8c959f",
+    "running": "#0969da",
+}
+_MARKS: dict[State, str] = {"done": " ", "failed": "✗", "too late": "⧗", "cancelled": "-", "running": ">"}
 _LONGEST_NAME = 60
 _LONGEST_ERROR = 300
 _MOST_LINES = 50
@@ -35,6 +41,31 @@ _HEIGHT = 16
 _LABELS = 260
 _WIDTH = 700
 _MARGIN = 110
+
+
+class _Happened(Protocol):
+    """An event of a run, as far as a timeline needs it."""
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def path(self) -> str: ...
+
+    @property
+    def process_id(self) -> str: ...
+
+    @property
+    def worker(self) -> str | None: ...
+
+    @property
+    def attempt(self) -> int: ...
+
+    @property
+    def at(self) -> datetime: ...
+
+    @property
+    def error(self) -> str | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +80,7 @@ class Span:
         queued_at: when it was there to be started.
         started_at: when it started; None if it never did.
         ended_at: when it ended.
-        state: how it ended. ``too late`` is a deadline.
+        state: how it ended; ``too late`` is a deadline, and ``running`` one that has not ended.
         error: what went wrong, for people; empty if nothing did.
     """
 
@@ -120,6 +151,56 @@ class Timeline:
         if deadline is not None and began is not None:
             late = began + timedelta(seconds=min(deadline, timedelta.max.total_seconds() / 1e6))
         return cls(spans, "" if around is None else around.process_name, late)
+
+    @classmethod
+    def of_events(cls, events: Iterable[_Happened], title: str = "") -> Timeline:
+        """The timeline of what is told of in events of a run: of each process in it its latest attempt.
+
+        One that has not ended by the last event ends there.
+        """
+        queued: dict[str, datetime] = {}
+        started: dict[str, _Happened] = {}
+        ended: dict[str, _Happened] = {}
+        names: dict[str, str] = {}
+        last: datetime | None = None
+        for event in events:
+            last = event.at
+            if event.kind != "missed":
+                names.setdefault(event.process_id, event.path)
+            if event.kind in ("queued", "retried"):
+                queued[event.process_id] = event.at
+            elif event.kind == "started":
+                started[event.process_id] = event
+            elif event.kind == "ended":
+                ended[event.process_id] = event
+        if last is None:
+            return cls([], title)
+        spans = []
+        for process_id, path in names.items():
+            begun, end = started.get(process_id), ended.get(process_id)
+            began_at = None if begun is None else begun.at
+            since = min(queued.get(process_id, began_at or last), began_at or last)
+            worker = next((one.worker for one in (end, begun) if one is not None and one.worker is not None), None)
+            state: State = "running" if end is None else "done"
+            error = "" if end is None or end.error is None else end.error
+            if error:
+                kind = error.partition("] ")[2] or error
+                state = "too late" if kind.startswith("DeadlineExceeded") else "failed"
+                state = "cancelled" if kind.startswith("ProcessCancelled") else state
+            spans.append(
+                Span(
+                    _cut(path, _LONGEST_NAME),
+                    process_id,
+                    "" if worker is None else _cut(f"worker {worker}", _LONGEST_NAME),
+                    1 if begun is None else begun.attempt,
+                    since,
+                    began_at,
+                    max(last if end is None else end.at, began_at or since),
+                    state,
+                    _cut(error, _LONGEST_ERROR),
+                )
+            )
+        return cls(spans, title)
 
     @property
     def started_at(self) -> datetime | None:

@@ -158,6 +158,60 @@ def graph(
     raise typer.Exit(draw(composition, form.value))
 
 
+RunId = Annotated[str, typer.Argument(metavar="ID", help="The id of the run.")]
+
+
+@cli.command(epilog="Example: stbass runs --most 50")
+def runs(
+    most: Annotated[int, typer.Option("--most", min=1, max=10_000, metavar="N", help="How many are listed.")] = 20,
+    app: Application = "stbass.app",
+    as_json: Annotated[bool, typer.Option("--json", help="Write a line of JSON for each.")] = False,
+) -> None:
+    """List the runs that were started last: under way, and ended."""
+    from stbass.cli.runs import list_runs
+
+    raise typer.Exit(list_runs(app, most, as_json))
+
+
+@cli.command(epilog="Example: stbass follow order-42")
+def follow(
+    run_id: RunId,
+    after: Annotated[
+        str | None, typer.Option("--after", metavar="EVENT", help="Only what came after the event of this id.")
+    ] = None,
+    timeline: Annotated[bool, typer.Option("--timeline", help="Draw who ran when, once it has ended.")] = False,
+    app: Application = "stbass.app",
+    as_json: Annotated[bool, typer.Option("--json", help="Write a line of JSON for each event.")] = False,
+) -> None:
+    """Show what happens in a run, from its beginning, until it has ended. The exit code says how it ended."""
+    from stbass.cli.runs import follow as follow_run
+
+    raise typer.Exit(follow_run(app, run_id, after, as_json, timeline))
+
+
+@cli.command(epilog="Example: stbass cancel order-42")
+def cancel(run_id: RunId, app: Application = "stbass.app") -> None:
+    """Cancel a run, with all that it has placed elsewhere, and wait until it has ended."""
+    from stbass.cli.runs import cancel as cancel_run
+
+    raise typer.Exit(cancel_run(app, run_id))
+
+
+@cli.command(epilog="Example: stbass attach 4f1c… --deadline 600")
+def attach(
+    group_id: Annotated[
+        str, typer.Argument(metavar="GROUP_ID", help="The id of PARResult.group, where it was started.")
+    ],
+    deadline: Annotated[float | None, typer.Option("--deadline", min=0.0, metavar="S", help="Seconds to wait.")] = None,
+    app: Application = "stbass.app",
+    as_json: Annotated[bool, typer.Option("--json", help="Write a line of JSON for each process.")] = False,
+) -> None:
+    """Wait for a PLACED_PAR that was started elsewhere, and show its timeline."""
+    from stbass.cli.runs import attach as attach_group
+
+    raise typer.Exit(attach_group(app, group_id, deadline, as_json))
+
+
 models = typer.Typer(
     name="process",
     no_args_is_help=True,

@@ -22,7 +22,7 @@ from stbass.result import ProcessResult
 from stbass.runs import run
 from stbass.seq import SEQ
 
-__all__ = ["draw", "run_here"]
+__all__ = ["draw", "outcome_data", "run_here"]
 
 
 def draw(reference: str, form: str) -> int:
@@ -53,7 +53,7 @@ def run_here(
     with observe.progress() if not quiet else nullcontext():
         result = asyncio.run(_run(process, given, found, deadline))
     if as_json:
-        sys.stdout.write(json.dumps(_data(result)) + "\n")
+        sys.stdout.write(json.dumps(outcome_data(result)) + "\n")
     elif result.is_ok:
         value = result.value
         sys.stdout.write(f"{value if isinstance(value, str) else text_of(value, 100_000)}\n")
@@ -89,7 +89,8 @@ def _composable(reference: str) -> Composable:
     raise ConfigurationError(f"{reference!r} is {text_of(found, 100)}, and neither a process nor a composition{hint}")
 
 
-def _data(result: ProcessResult) -> dict[str, Any]:
+def outcome_data(result: ProcessResult) -> dict[str, Any]:
+    """An outcome, fit for JSON."""
     taken = None if result.elapsed is None else result.elapsed.total_seconds()
     if result.is_ok:
         value = to_jsonable_python(result.value, fallback=text_of, serialize_unknown=True)

@@ -44,7 +44,7 @@ class Fleet:
         """Every key in Redis but results, kombu's own, and the few that a fleet keeps for itself."""
         answer = self.server.command("KEYS", "*")
         names = answer if isinstance(answer, list) else str(answer).split("\n")
-        kept = ("celery-", "_kombu", "stbass:took:", "stbass:ended:", "stbass:since", "stbass:swept")
+        kept = ("celery-", "_kombu", "stbass:took:", "stbass:ended:", "stbass:since", "stbass:swept", "stbass:runs")
         return {name for name in map(str, names) if name and not name.startswith(kept)}
 
 

@@ -191,6 +191,11 @@ class FleetKeys:
         """Key of the events of a run."""
         return self.key(f"events:{run_id}")
 
+    @property
+    def runs(self) -> str:
+        """Key of the list of runs."""
+        return self.key("runs")
+
     def event_channel(self, run_id: str) -> str:
         """Channel on which who follows a run hears of its events."""
         return self._channel("event", run_id)

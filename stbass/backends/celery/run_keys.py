@@ -21,6 +21,10 @@ Keys (type; written by; read by; time to live):
     happened, and a :class:`~stbass.backends.celery.envelope.Told`; with a signature, if the fleet signs).
     The end of a run is not there: who follows it takes that from the result. Nothing is written after the result.
 
+``stbass:runs``
+    sorted set; who starts a run; who lists runs; as ``stbass:started:<run>``. The ids of the latest ``MOST_LISTED``
+    runs, each with the time when it was started (ms, the server's clock).
+
 Channels of publish/subscribe:
 
 ``stbass:event:<db>:<run>``
@@ -34,10 +38,12 @@ import msgspec
 
 from stbass.backends.celery.envelope import ABSENT
 
-__all__ = ["FOLLOW_TTL", "RECORD", "START", "Latest"]
+__all__ = ["FOLLOW_TTL", "MOST_LISTED", "RECORD", "START", "Latest"]
 
 FOLLOW_TTL = 30 * 86400
 """Seconds after which a run of which nothing more is heard is forgotten."""
+MOST_LISTED = 10_000
+"""How many runs can be listed."""
 
 
 class Latest(msgspec.Struct, omit_defaults=True):
@@ -63,6 +69,9 @@ redis.call('DEL', events)
 redis.call('XADD', events, '1-0', 'at', now, 'n', 1, 'by', ARGV[2], 'e', ARGV[4])
 redis.call('EXPIRE', record, ARGV[3])
 redis.call('EXPIRE', events, ARGV[3])
+redis.call('ZADD', 'stbass:runs', now, ARGV[1])
+redis.call('ZREMRANGEBYRANK', 'stbass:runs', 0, -10001)
+redis.call('EXPIRE', 'stbass:runs', ARGV[3])
 if ARGV[5] ~= '' then redis.call('SET', 'stbass:deadline:' .. ARGV[2], ARGV[1], 'PX', ARGV[5]) end
 if ARGV[6] ~= '' then redis.call('LPUSH', ARGV[6], ARGV[7]) end
 return 0

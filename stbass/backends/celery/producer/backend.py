@@ -47,7 +47,7 @@ from stbass.backends.celery.envelope import (
 from stbass.backends.celery.producer.client import FleetClient
 from stbass.backends.celery.producer.group import IdleGroupResult
 from stbass.backends.celery.producer.kombu_sender import KombuSender
-from stbass.backends.celery.producer.runs import FleetRun, KeptRun, find_on_fleet, start_on_fleet
+from stbass.backends.celery.producer.runs import FleetRun, KeptRun, find_on_fleet, list_on_fleet, start_on_fleet
 from stbass.backends.celery.producer.slots import WorkerSlots, answered, worker_slots
 from stbass.backends.celery.producer.ticket import Ticket
 from stbass.backends.celery.producer.time_slice import TimeSlice
@@ -267,6 +267,14 @@ class CeleryBackend(ExecutionBackend):
             BackendUnavailableError: Redis cannot be reached.
         """
         return await find_on_fleet(self, self.client(), run_id)
+
+    async def list_runs(self, most: int = 100) -> list[FleetRun]:
+        """The runs that were started last and are still known, the latest first.
+
+        Raises:
+            BackendUnavailableError: Redis cannot be reached.
+        """
+        return await list_on_fleet(self, self.client(), most)
 
     def check(self, process: Composable, ctx: ProcessContext) -> None:
         """Check that it can travel.

@@ -50,7 +50,7 @@ from stbass.observe.events import Event
 from stbass.transports.redis import RedisTransport
 from stbass.transports.redis.address import unavailable
 
-__all__ = ["FleetRun", "KeptRun", "find_on_fleet", "start_on_fleet"]
+__all__ = ["FleetRun", "KeptRun", "find_on_fleet", "list_on_fleet", "start_on_fleet"]
 
 _AT_ONCE = 50
 """Entries that are read in one command; each may hold many events."""
@@ -167,6 +167,31 @@ async def find_on_fleet(fleet: _Fleet, client: FleetClient, run_id: str) -> Flee
     if not known:
         raise LookupError(f"no run {run_id!r} is known at {client.settings.backend}, or its result has expired")
     return FleetRun(fleet, run_id, _read(known, run_id, client))
+
+
+async def list_on_fleet(fleet: _Fleet, client: FleetClient, most: int) -> list[FleetRun]:
+    """The runs that were started last and are still known, the latest first.
+
+    Raises:
+        BackendUnavailableError: Redis cannot be reached.
+    """
+    names = client.settings.keys
+    try:
+        asking: Any = client.redis.zrange(names.runs, 0, most - 1, desc=True)
+        ids = [run_id.decode("utf-8", "replace") for run_id in await asking]
+        pipe = client.redis.pipeline(transaction=False)
+        for run_id in ids:
+            pipe.hgetall(names.started(run_id))
+        records = await pipe.execute(raise_on_error=False)
+    except _ERRORS as error:
+        raise unavailable(client.settings.backend, "list runs", error) from error
+    found = []
+    for run_id, known in zip(ids, records, strict=True):
+        if isinstance(known, dict) and known:
+            # One that nobody of ours has written is told of when it is asked for, and keeps no other from being listed.
+            with contextlib.suppress(WireError, SignatureError):
+                found.append(FleetRun(fleet, run_id, _read(known, run_id, client)))
+    return found
 
 
 def _read(fields: Mapping[bytes, bytes], run_id: str, client: FleetClient) -> KeptRun:

@@ -1,0 +1,158 @@
+"""``stbass runs``, ``follow``, ``cancel`` and ``attach``, on a real fleet."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stbass import PLACED_PAR, SEQ, FailurePolicy, Placement, start
+from stbass.backends.celery import CeleryBackend
+from stbass.placement import BackendRegistry
+from stbass.testing import RedisServer
+from tests.integration.conftest import Fleet, workers_on
+from tests.support.backends import registry_of
+from tests.support.told_agents import broken, forever, telling
+
+ROOT = Path(__file__).parents[2]
+HERE = Placement(endpoint="told")
+
+
+@pytest.fixture(scope="module")
+def fleet(server: RedisServer) -> Iterator[Fleet]:
+    with workers_on(server, "told", include=["tests.support.told_agents"]) as made:
+        yield made
+
+
+@pytest.fixture
+def registry(backend: CeleryBackend) -> BackendRegistry:
+    return registry_of(backend)
+
+
+def stbass(fleet: Fleet, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "stbass.cli", *arguments],
+        env={**os.environ, **fleet.env},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+
+
+async def test_a_run_is_followed_from_its_beginning_after_it_has_ended(fleet: Fleet, registry: BackendRegistry) -> None:
+    run = await start(SEQ(telling, telling.with_name("second")), placement=HERE, registry=registry, id="one [b] run")
+    await run.result()
+    done = stbass(fleet, "follow", run.id)
+    assert done.returncode == 0
+    lines = [line.partition("  ")[2] for line in done.stdout.splitlines()]
+    worker = fleet.workers["told"].name
+    assert lines == [
+        "SEQ: waits",
+        f"SEQ: runs on {worker}",
+        f"SEQ/telling: runs on {worker}",
+        "SEQ/telling: a first word",
+        "SEQ/telling: 1 of 2 pages",
+        "SEQ/telling: checkpoint {'page': 1}",
+        "SEQ/telling: done",
+        f"SEQ/second: runs on {worker}",
+        "SEQ/second: a first word",
+        "SEQ/second: 1 of 2 pages",
+        "SEQ/second: checkpoint {'page': 1}",
+        "SEQ/second: done",
+        "SEQ: done",
+    ]
+    # and after one of its events, as JSON
+    events = [json.loads(line) for line in stbass(fleet, "follow", run.id, "--json").stdout.splitlines()]
+    assert [event["kind"] for event in events][:4] == ["queued", "started", "started", "output"]
+    rest = stbass(fleet, "follow", run.id, "--json", "--after", events[3]["id"]).stdout.splitlines()
+    assert [json.loads(line) for line in rest] == events[4:]
+
+
+async def test_the_timeline_of_a_run_has_all_that_is_in_it(fleet: Fleet, registry: BackendRegistry) -> None:
+    run = await start(SEQ(telling, broken), placement=HERE, registry=registry)
+    await run.result()
+    done = stbass(fleet, "follow", run.id, "--timeline")
+    assert done.returncode == 1
+    assert "SEQ: 3 processes in" in done.stdout
+    assert "1 done, 2 failed" in done.stdout
+    assert [line.split()[0] for line in done.stdout.splitlines() if "█" in line] == ["SEQ", "SEQ/telling", "SEQ/broken"]
+    assert "ValueError: no such page" in done.stderr
+
+
+async def test_runs_are_listed_the_newest_first(fleet: Fleet, registry: BackendRegistry) -> None:
+    ended = await start(telling, placement=HERE, registry=registry, id="listed [red]")
+    await ended.result()
+    running = await start(forever, placement=HERE, registry=registry)
+    try:
+        async for event in running.events():
+            if event.kind == "progress":
+                break
+        found = [json.loads(line) for line in stbass(fleet, "runs", "--json").stdout.splitlines()]
+        assert [(one["id"], one["name"], one["state"]) for one in found[:2]] == [
+            (running.id, "forever", "running"),
+            ("listed [red]", "telling", "ended"),
+        ]
+        shown = stbass(fleet, "runs", "--most", "2").stdout.splitlines()
+        assert len(shown) == 3
+        assert shown[0].split() == ["id", "process", "state", "worker", "since", "progress"]
+        assert shown[1].split()[:4] == [running.id, "forever", "running", fleet.workers["told"].name]
+        assert shown[2].startswith("listed [red] ")
+        # when it is cancelled, it has ended
+        done = stbass(fleet, "cancel", running.id)
+        assert (done.returncode, "was cancelled" in done.stdout) == (0, True)
+    finally:
+        await running.cancel()
+    assert "had ended already" in stbass(fleet, "cancel", running.id).stdout
+    assert stbass(fleet, "follow", running.id).returncode == 1
+
+
+async def test_a_group_is_attached_to(fleet: Fleet, registry: BackendRegistry, backend: CeleryBackend) -> None:
+    pairs = [(telling, HERE), (broken, HERE)]
+    result = await PLACED_PAR(*pairs, registry=registry, on_failure=FailurePolicy.COLLECT).run()
+    done = stbass(fleet, "attach", result.group.id)
+    assert done.returncode == 1
+    assert "2 processes in" in done.stdout
+    assert "ValueError: no such page" in done.stderr
+    lines = stbass(fleet, "attach", result.group.id, "--json").stdout.splitlines()
+    assert [json.loads(line)["ok"] for line in lines] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["follow", "nothing"], "no run 'nothing' is known"),
+        (["cancel", "nothing"], "no run 'nothing' is known"),
+        (["follow", "x" * 201], "1 to 200 characters"),
+        (["attach", "nothing"], "nothing"),
+        (["runs", "--app", "nowhere"], "there is no such Celery application"),
+    ],
+)
+def test_what_is_not_there_is_told_in_a_sentence(fleet: Fleet, arguments: list[str], said: str) -> None:
+    done = stbass(fleet, *arguments)
+    assert done.returncode == 3
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_server_that_is_not_there_is_told_in_a_sentence() -> None:
+    nowhere = {"STBASS_BROKER_URL": "redis://127.0.0.1:1/0", "STBASS_RESULT_BACKEND": "redis://127.0.0.1:1/0"}
+    for arguments in (["runs"], ["follow", "x"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "stbass.cli", *arguments],
+            env={**os.environ, **nowhere},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=90,
+            check=False,
+        )
+        assert done.returncode == 1
+        assert "127.0.0.1:1" in done.stderr
+        assert "Traceback" not in done.stderr
