@@ -80,7 +80,7 @@ def masked(text: str) -> str:
     """The text with the values of secret names, keys of known services, and passwords in addresses masked."""
     lowered = text.lower()
     # Most texts hold nothing of the kind, and searching them for single words takes hardly any time.
-    if any(hint in lowered for hint in _HINTS):
+    if _has_any(lowered, _HINTS):
         text = _HEADER.sub(rf"\g<name>\g<between>{MASK}", text)
         text = _NAMED.sub(_without_value, text)
         text = _PAIR.sub(_without_value, text)
@@ -88,12 +88,19 @@ def masked(text: str) -> str:
         text = _INVALID.sub(rf"\g<name>\g<between>{MASK}", text)
         text = _OPTION.sub(rf"\1{MASK}", text)
         text = _QUERY.sub(rf"\1{MASK}", text)
-    if any(hint in text for hint in _OTHER_HINTS):
+    if _has_any(text, _OTHER_HINTS):
         text = _SCHEME.sub(rf"\1\2{MASK}", text)
         text = _LOGIN.sub(rf"\1{MASK}", text)
         text = _LONE_LOGIN.sub(rf"\1{MASK}", text)
         text = _KEY.sub(MASK, text)
     return text
+
+
+def _has_any(text: str, hints: tuple[str, ...]) -> bool:
+    for hint in hints:  # noqa: SIM110 - three times as fast as any() of a generator
+        if hint in text:
+            return True
+    return False
 
 
 def _without_value(found: re.Match[str]) -> str:

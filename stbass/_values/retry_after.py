@@ -28,7 +28,8 @@ def retry_after(error: BaseException) -> float | None:
 
 def own_retry_after(error: BaseException) -> float | None:
     """The same, of what the error itself says."""
-    asked = [*_asked(error), *_asked(attribute_of(error, "response"))]
+    response = attribute_of(error, "response")
+    asked = [*_asked(error), *([] if response is None else _asked(response))]
     return max(asked, default=None)
 
 
@@ -89,7 +90,7 @@ def _milliseconds(value: str | None) -> float | None:
 
 
 def _number(value: Any) -> float | None:
-    if isinstance(value, bool):
+    if value is None or isinstance(value, bool):
         return None
     try:
         return float(value)

@@ -135,6 +135,7 @@ class WireWriter:
         for base in type(value).__mro__:
             function = by_base.get(base)
             if function is not None:
+                self.found[type(value)] = function
                 return function(self, value)
         for function in self.by_look:
             form = function(self, value)

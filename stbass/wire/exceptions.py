@@ -166,6 +166,8 @@ def _outside_attributes(error: BaseException) -> dict[str, Any]:
     """What a built-in exception keeps in its C structure, and a class with ``__slots__`` in its slots."""
     found: dict[str, Any] = {}
     for base in type(error).__mro__:
+        if base in _WITHOUT_OUTSIDE:
+            continue
         for name, descriptor in vars(base).items():
             if name not in found and _travels(name, descriptor):
                 item = _stored(descriptor, error)
@@ -186,6 +188,8 @@ def _travels(name: str, descriptor: Any) -> bool:
     )
 
 
+_WITHOUT_OUTSIDE = (Exception, BaseException, object)
+"""Of these nothing travels in that way, and every error has them."""
 _CHARACTERS_WRITTEN: Any = vars(OSError)["characters_written"]
 
 
