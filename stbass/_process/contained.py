@@ -7,7 +7,7 @@ from typing import Any
 
 from stbass._process.context import Composable, ProcessContext, failure_of
 from stbass._values.outcome import ProcessResult
-from stbass._values.texts import text_of, traceback_text
+from stbass._values.texts import plain_text, shortened, text_of, traceback_text
 from stbass.errors import ProcessFailed
 
 __all__ = ["execute_contained", "exit_refused", "run_on"]
@@ -15,9 +15,22 @@ __all__ = ["execute_contained", "exit_refused", "run_on"]
 
 def exit_refused(error: SystemExit | KeyboardInterrupt, ctx: ProcessContext) -> ProcessResult:
     """The failure of a process that asked for the end of the program that runs it, which runs others too."""
-    failed = ProcessFailed(f"process {ctx.process_name!r} raised {text_of(error)}: a process cannot end its worker")
+    why = _reason(error)
+    raised = text_of(error) + (f" ({why})" if why else "")
+    failed = ProcessFailed(f"process {ctx.process_name!r} raised {raised}: a process cannot end its worker")
     failed.__cause__ = error
     return failure_of(failed, ctx, traceback_text(error))
+
+
+def _reason(error: BaseException) -> str:
+    """What ``argparse`` has written on standard error, where nobody looks for it."""
+    place = error.__traceback__
+    while place is not None:
+        frame = place.tb_frame
+        if frame.f_code.co_name == "error" and frame.f_globals.get("__name__") == "argparse":
+            return shortened(plain_text(frame.f_locals.get("message")), 500)
+        place = place.tb_next
+    return ""
 
 
 async def execute_contained(process: Composable, ctx: ProcessContext) -> ProcessResult:

@@ -24,8 +24,11 @@ Both ends belong to one program on one machine, so nobody else can send a pickle
 
 from __future__ import annotations
 
+import io
+import os
 import pickle
 import struct
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +36,7 @@ from stbass._values.endpoint import Placement
 from stbass._values.texts import message_of
 from stbass.errors import NotTransportable
 
-__all__ = ["LENGTH", "Assignment", "framed", "pickled", "unpickled"]
+__all__ = ["LENGTH", "Assignment", "framed", "pickled", "sendable", "unpickled"]
 
 LENGTH = struct.Struct(">Q")
 
@@ -78,6 +81,46 @@ def pickled(value: Any, what: str) -> bytes:
             f"{what} cannot go to another Python process: {message_of(error)}. Define processes and classes at the top"
             " level of a module, and keep open files, connections and locks out of them"
         ) from error
+
+
+def sendable(value: Any, what: str) -> bytes:
+    """As :func:`pickled`, for another Python process that starts anew, and has nothing but what it can import.
+
+    Raises:
+        NotTransportable: it cannot go there.
+    """
+    body = pickled(value, what)
+    main = sys.modules.get("__main__")
+    file = getattr(main, "__file__", None)
+    if getattr(main, "__spec__", None) is not None or (file is not None and os.path.isfile(file)):
+        return body
+    if file is not None:
+        raise NotTransportable(
+            f"{what} cannot go to another Python process, which begins with the program's file: this program was read"
+            f" from {file}. Save it in a file"
+        )
+    if b"__main__" in body:
+        finder = _Finder(io.BytesIO(), pickle.HIGHEST_PROTOCOL)
+        finder.dump(value)
+        if finder.found:
+            raise NotTransportable(
+                f"{what} cannot go to another Python process: {', '.join(finder.found)} was defined in a notebook or an"
+                " interactive session, and another Python process cannot import it. Put it in a module and import that"
+            )
+    return body
+
+
+class _Finder(pickle.Pickler):
+    """Finds what is of ``__main__``."""
+
+    def __init__(self, file: io.BytesIO, protocol: int) -> None:
+        super().__init__(file, protocol)
+        self.found: dict[str, None] = {}
+
+    def reducer_override(self, obj: Any) -> Any:
+        if getattr(obj, "__module__", None) == "__main__" and hasattr(obj, "__qualname__"):
+            self.found[obj.__qualname__] = None
+        return NotImplemented
 
 
 def unpickled(body: bytes) -> Any:

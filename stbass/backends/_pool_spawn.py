@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from stbass._process.context import count_usage, emit_event, failure_of, frame_of, given_to, meter_of, note_sent
 from stbass._values.texts import error_text, traceback_text
 from stbass._values.usage import NO_USAGE
-from stbass.backends._pool_protocol import LENGTH, Assignment, framed, pickled, unpickled
+from stbass.backends._pool_protocol import LENGTH, Assignment, framed, pickled, sendable, unpickled
 from stbass.backends._pool_worker import serve_pool
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class PoolWorker:
         Raises:
             ConnectionError: the worker is dead.
         """
-        message = pickled(("run", body, _assignment(ctx)), f"the input of process {ctx.process_name!r}")
+        message = sendable(("run", body, _assignment(ctx)), f"the input of process {ctx.process_name!r}")
         self.free = False
         self._sending = asyncio.Lock()
         await self._send(message)

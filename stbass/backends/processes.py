@@ -16,7 +16,7 @@ from stbass._process.context import emit_event, failure_of, own_channels
 from stbass._process.sync_threads import SyncThreads
 from stbass._values.checks import checked_count, checked_wait
 from stbass.backends._loop_end import LoopEnd
-from stbass.backends._pool_protocol import pickled
+from stbass.backends._pool_protocol import sendable
 from stbass.backends._pool_spawn import PoolWorker
 from stbass.errors import NotTransportable, WorkerLostError
 
@@ -232,7 +232,7 @@ def _packed(process: Composable, ctx: ProcessContext) -> bytes:
             f"process {process.name!r} cannot go to another Python process: it has channels ({', '.join(channels)}),"
             " and a pool of processes brings none. Place it on threads, or on a fleet with channels over Redis"
         )
-    return pickled(process, f"process {process.name!r}")
+    return sendable(process, f"process {process.name!r}")
 
 
 def _kill_all(workers: Iterable[PoolWorker]) -> None:

@@ -18,7 +18,7 @@ from stbass._values.endpoint import Placement
 from stbass._values.outcome import ProcessResult as CoreResult
 from stbass._values.outcome import utc_now
 from stbass._values.policy import FailurePolicy
-from stbass.backends._pool_protocol import pickled
+from stbass.backends._pool_protocol import sendable
 from stbass.errors import NotTransportable, ProcessCancelled, ProcessSkipped, ValidationFailed
 from stbass.workflow.code import fraction, is_coroutine, run_code
 from stbass.workflow.config import BackoffPolicy, ProcessType
@@ -185,7 +185,7 @@ def check_picklable(process: ProcessLike) -> None:
     Raises:
         NotTransportable: it cannot.
     """
-    pickled(process, f"node {process.config.process_id!s} ({type(process).__qualname__}), which is of kind PROCESS,")
+    sendable(process, f"node {process.config.process_id!s} ({type(process).__qualname__}), which is of kind PROCESS,")
 
 
 def look_at_input(process: ProcessLike, input_data: Any) -> Verdict:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import subprocess
+import sys
 import threading
 import time
 from datetime import UTC, datetime
@@ -27,7 +29,7 @@ from stbass.workflow import (
     WorkflowError,
     create_workflow,
 )
-from tests.support.nodes import Blocks, Failing, FailsFirst, Give, GivesLock, Node, Recorded, Steps, Waits
+from tests.support.nodes import Blocks, Failing, FailsFirst, Give, GivesLock, Node, Recorded, Steps, Tool, Waits
 
 KINDS = list(ProcessType)
 
@@ -184,3 +186,111 @@ async def test_data_that_cannot_be_pickled_is_a_failure_that_says_so() -> None:
     result = (await create_workflow(GivesLock("lock", ProcessType.PROCESS, fail_fast=False)).execute())["lock"]
     assert result.error_type == "NotTransportable"
     assert "lock" in (result.error or "")
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (["--count", "3"], "SystemExit('3 of them are missing')"),
+        (["--count", "x"], "SystemExit(2) (argument --count: invalid int value: 'x')"),
+        ([], "SystemExit(2) (the following arguments are required: --count)"),
+        (["--help"], "SystemExit(0)"),
+    ],
+)
+async def test_one_that_asks_for_the_end_of_the_program_says_so(args: list[str], told: str) -> None:
+    result = await Tool("tool", *args).run(None)
+    assert result.error_message == f"process 'tool' raised {told}: a process cannot end its worker"
+
+
+NOTEBOOK = """
+import asyncio
+from stbass import PLACED_PAR, BackendRegistry, Placement, Process, tasklist
+from stbass.backends.pools import ProcessPoolBackend
+from stbass.workflow import BaseProcess, ProcessConfig, ProcessType, Workflow, WorkflowNode
+from tests.support.nodes import Give
+
+class Cell(BaseProcess):
+    def process(self, data):
+        open("started", "w")
+
+class Value:
+    pass
+
+@Process
+async def decorated(ctx):
+    open("started", "w")
+
+class Sub(Process):
+    async def run(self, ctx):
+        open("started", "w")
+
+def function():
+    open("started", "w")
+
+def closure():
+    class Inner(Cell):
+        pass
+    return Inner
+
+def node(make, *args):
+    workflow = Workflow()
+    workflow.add_node(WorkflowNode(Give("first")))
+    workflow.add_node(WorkflowNode(make(*args)))
+    return workflow.execute()
+
+def kind(make):
+    return make(ProcessConfig(ProcessType.PROCESS, "cell"))
+
+async def tell(name, work):
+    try:
+        print(name, await work)
+    except Exception as error:
+        print(name, type(error).__name__, error)
+
+async def main():
+    async with ProcessPoolBackend(1) as pool:
+        registry = BackendRegistry()
+        registry.register("pool", pool)
+        there = Placement(endpoint="pool")
+        await tell("node", node(kind, Cell))
+        await tell("closure", node(kind, closure()))
+        await tell("value", node(Give, "value", Value(), ProcessType.PROCESS))
+        await tell("function", PLACED_PAR((decorated, there), registry=registry).run())
+        await tell("class", PLACED_PAR((Sub(), there), registry=registry).run())
+        tasks = tasklist.Process("tasks", registry=registry)
+        tasks.add_task(function, placement=there)
+        await tell("task", tasks.execute_async())
+        await tell("good", node(Give, "good", 1, ProcessType.PROCESS))
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("how", ["notebook", "standard input"])
+def test_what_another_python_process_cannot_import_is_refused_before_anything_starts(how: str, tmp_path: Path) -> None:
+    # given a program whose classes are in no module: that of a notebook's kernel, or one read from standard input
+    run_cell = "import sys, __main__; exec(compile(sys.stdin.read(), '<cell>', 'exec'), __main__.__dict__)"
+    done = subprocess.run(
+        [sys.executable, *(["-c", run_cell] if how == "notebook" else ["-"])],
+        input=NOTEBOOK,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path.cwd())},
+    )
+    told = dict(line.split(" ", 1) for line in done.stdout.splitlines())
+    # then each is refused with what to do, and has not begun
+    assert not (tmp_path / "started").exists()
+    assert "top level of a module" in told.pop("closure")
+    good = told.pop("good")
+    assert all(text.startswith("NotTransportable ") for text in told.values()), told
+    if how == "notebook":
+        names = {"node": "Cell", "value": "Value", "function": "decorated", "class": "Sub", "task": "function"}
+        for what, text in told.items():
+            assert f": {names[what]} was defined in a notebook or an interactive session" in text
+            assert "Put it in a module and import that" in text
+        assert "success=True" in good
+    else:
+        assert all("this program was read from <stdin>. Save it in a file" in text for text in [*told.values(), good])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import os
+import sys
 import threading
 import time
 from pathlib import Path
@@ -175,3 +177,17 @@ class Recorded(ProcessMetadata):
         super().__setattr__(name, value)
         if name != "seen":
             self.seen.append((name, value))
+
+
+class Tool(Node):
+    """A command line tool that is called in the process: ends as it does for these arguments."""
+
+    def __init__(self, name: str, *args: str, kind: ProcessType = ProcessType.PROCESS) -> None:
+        super().__init__(name, kind)
+        self.args = args
+
+    def process(self, input_data: Any) -> Any:
+        """Read the arguments, and leave."""
+        parser = argparse.ArgumentParser(prog="tool")
+        parser.add_argument("--count", type=int, required=True)
+        sys.exit(f"{parser.parse_args(self.args).count} of them are missing")
