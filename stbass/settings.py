@@ -25,9 +25,9 @@ except ImportError as _error:
         f"settings need pydantic-settings ({_error}): pip install 'stbass-celery[celery]'"
     ) from _error
 
-__all__ = ["Settings", "page", "variables"]
+__all__ = ["ASYNCIO_CONCURRENCY", "POOLS", "Settings", "page", "variables"]
 
-_POOLS = {
+POOLS = {
     "asyncio": "stbass.backends.celery.pool:AsyncioPool",
     "prefork": "prefork",
     "threads": "threads",
@@ -36,7 +36,7 @@ _POOLS = {
 _REDIS = ("redis", "rediss", "redis+socket", "sentinel")
 _AMQP = ("amqp", "amqps", "pyamqp")
 _DEFAULT_REDIS = "redis://localhost:6379/0"
-_ASYNCIO_CONCURRENCY = 1000
+ASYNCIO_CONCURRENCY = 1000
 _KEY_CHARACTERS = 16
 _LONGEST_PREFIX = 200
 _PREFIX = "STBASS_"
@@ -118,8 +118,8 @@ def _reference(text: str) -> str:
 
 
 def _pool(text: str) -> str:
-    if text not in _POOLS:
-        raise ValueError(f"must be one of {', '.join(_POOLS)}")
+    if text not in POOLS:
+        raise ValueError(f"must be one of {', '.join(POOLS)}")
     return text
 
 
@@ -235,7 +235,7 @@ class Settings(BaseSettings):
         "STBASS_CONCURRENCY",
         _whole(1, 1_000_000),
         "How many processes one worker runs at once.",
-        shown=f"`{_ASYNCIO_CONCURRENCY}` with the pool `asyncio`, else the number of CPUs",
+        shown=f"`{ASYNCIO_CONCURRENCY}` with the pool `asyncio`, else the number of CPUs",
     )
     lease: float = _setting(
         "STBASS_LEASE",
@@ -328,8 +328,8 @@ class Settings(BaseSettings):
             "broker_url": self.broker_url,
             "result_backend": self.result_backend or self.broker_url,
             "include": self.include,
-            "worker_pool": _POOLS[self.pool],
-            "worker_concurrency": self.concurrency or (_ASYNCIO_CONCURRENCY if self.pool == "asyncio" else None),
+            "worker_pool": POOLS[self.pool],
+            "worker_concurrency": self.concurrency or (ASYNCIO_CONCURRENCY if self.pool == "asyncio" else None),
             "result_expires": self.result_expires,
             "stbass_functions": self.functions,
             "stbass_lease": self.lease,

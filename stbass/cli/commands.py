@@ -63,6 +63,10 @@ def worker(
     include: Include = None,
     functions: Functions = None,
     concurrency: Concurrency = None,
+    pool: Annotated[
+        str | None,
+        typer.Option("--pool", "-P", metavar="POOL", help="asyncio (the default), prefork, threads or solo."),
+    ] = None,
     grace: Annotated[
         float | None,
         typer.Option("--grace", min=0, metavar="S", help="Seconds that processes get to end after SIGTERM."),
@@ -81,14 +85,18 @@ def worker(
     """Run a Celery worker for these endpoints, in the foreground. SIGTERM ends it in good order."""
     from stbass.cli.worker import run_worker
 
-    run_worker(
-        endpoint, include or [], functions or [], concurrency, grace, app, name, log_level, log_format, metrics_port
-    )
+    options = (log_level, log_format, pool, metrics_port)
+    run_worker(endpoint, include or [], functions or [], concurrency, grace, app, name, *options)
 
 
 @cli.command(epilog="Example: stbass dev -e anthropic -e local:8080 --include my_agents")
 def dev(
-    endpoint: Endpoints,
+    endpoint: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--endpoint", "-e", metavar="ENDPOINT", help="An endpoint to serve; without any, those of the application."
+        ),
+    ] = None,
     include: Include = None,
     concurrency: Concurrency = None,
     app: Application = "stbass.app",
@@ -96,13 +104,22 @@ def dev(
         str | None, typer.Option("--redis", metavar="URL", help="A Redis to use instead of an embedded one.")
     ] = None,
     port: Annotated[
-        int, typer.Option("--port", min=0, max=65535, help="The embedded Redis's port; 0 picks a free one.")
-    ] = 0,
+        int,
+        typer.Option(
+            "--port",
+            min=0,
+            max=65534,
+            help="The embedded Redis's port, and the next one is the fake LLM's; 0 picks free ones.",
+        ),
+    ] = 6399,
 ) -> None:
-    """Local development: Redis, a fake LLM and one worker per endpoint, in one log, until Ctrl-C."""
+    """Local development: Redis, a fake LLM and one worker per endpoint, in one log, until Ctrl-C.
+
+    The workers are started again when a Python file in this directory changes.
+    """
     from stbass.cli.dev import run_dev
 
-    raise typer.Exit(run_dev(endpoint, include or [], concurrency, app, redis, port))
+    raise typer.Exit(run_dev(endpoint or [], include or [], concurrency, app, redis, port))
 
 
 @cli.command(epilog="Example: stbass demo")

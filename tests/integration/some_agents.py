@@ -7,4 +7,5 @@ from stbass.process import Process, ProcessContext
 
 @Process
 async def greet(ctx: ProcessContext) -> str:
+    ctx.log.info("greeting")
     return f"hello from {ctx.process_name}"

@@ -12,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from stbass import PLACED_PAR, BackendRegistry, Placement
+from stbass.backends.celery import CeleryBackend, make_app
 from stbass.testing._guarded import GuardedProcess
+from tests.integration.some_agents import greet
 from tests.os_processes import command_of, descendants_of, wait_until_gone
 
 ROOT = Path(__file__).parents[2]
@@ -64,7 +67,7 @@ finally:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize("arguments", [["worker"], ["dev"], ["worker", "-e", "a", "-c", "0"], ["no-such-command"]])
+@pytest.mark.parametrize("arguments", [["worker"], ["worker", "-e", "a", "-c", "0"], ["no-such-command"]])
 def test_a_wrong_command_line_exits_with_2(arguments: list[str]) -> None:
     done = stbass(*arguments)
     assert done.returncode == 2
@@ -121,14 +124,19 @@ def test_a_worker_says_what_it_consumes_and_knows_and_ends_on_sigterm(redis_url:
 
 
 def test_dev_starts_redis_and_workers_and_ends_all_of_them_on_ctrl_c() -> None:
-    command = [sys.executable, "-m", "stbass.cli", "dev", "-e", "anthropic", "-e", "local:8080"]
+    command = [sys.executable, "-m", "stbass.cli", "dev", "-e", "anthropic", "-e", "local:8080", "--port", "0"]
+    command += ["--include", "tests.integration.some_agents"]
     process = GuardedProcess(command, name="stbass dev", cwd=ROOT)
     try:
-        process.wait_for_log("Ctrl-C ends everything.", 40)
-        assert re.search(r"export STBASS_BROKER_URL=redis://127\.0\.0\.1:\d+/0", process.log)
-        assert re.search(r"export STBASS_LLM_URL=http://127\.0\.0\.1:\d+", process.log)
-        process.wait_for_log("anthropic  | ", 10)
-        process.wait_for_log("local:8080 | ", 10)
+        process.wait_for_log("export STBASS_LLM_URL=http://127.0.0.1:", 90)
+        [url] = re.findall(r"export STBASS_BROKER_URL=(redis://127\.0\.0\.1:\d+/0)", process.log)
+        # What a worker's process logs is told with its endpoint.
+        registry = BackendRegistry()
+        registry.register("*", CeleryBackend(make_app("tests", broker_url=url)))
+        placed = [(greet, Placement(endpoint=endpoint)) for endpoint in ("anthropic", "local:8080")]
+        assert PLACED_PAR(*placed, registry=registry, deadline=60.0).run_sync().is_ok
+        process.wait_for_log("anthropic  | ", 30)
+        process.wait_for_log("local:8080 | ", 30)
         started = descendants_of(process.pid)
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 0
@@ -140,15 +148,15 @@ def test_dev_starts_redis_and_workers_and_ends_all_of_them_on_ctrl_c() -> None:
 
 
 def test_dev_ends_when_a_worker_ends(redis_url: str) -> None:
-    command = [sys.executable, "-m", "stbass.cli", "dev", "-e", "anthropic", "--redis", redis_url]
+    command = [sys.executable, "-m", "stbass.cli", "dev", "-e", "anthropic", "--redis", redis_url, "--port", "0"]
     process = GuardedProcess(command, name="stbass dev", cwd=ROOT)
     try:
-        process.wait_for_log("Ctrl-C ends everything.", 40)
+        process.wait_for_log("Ctrl-C ends everything.", 90)
         # The guard's own command line holds the worker's: only the interpreter itself counts.
         pids = [pid for pid in descendants_of(process.pid) if command_of(pid)[0] == sys.executable]
         [worker] = [pid for pid in pids if "worker" in command_of(pid)]
         os.kill(worker, signal.SIGKILL)
         assert process.wait(20) == 1
-        process.wait_for_log("A worker has ended", 5)
+        process.wait_for_log("The worker of anthropic has ended", 5)
     finally:
         process.kill()

