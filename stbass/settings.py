@@ -79,14 +79,15 @@ def _url(*schemes: str) -> Callable[[str], str]:
     return parse
 
 
-def _number(least: float, *, above: bool = False) -> Callable[[str], float]:
+def _number(least: float, most: float, *, above: bool = False) -> Callable[[str], float]:
     def parse(text: str) -> float:
         try:
             value = float(text)
         except ValueError:
             value = math.nan
-        if not math.isfinite(value) or value < least or (above and value == least):
-            raise ValueError(f"must be a number of seconds, {'more than' if above else 'at least'} {least:g}")
+        if not least <= value <= most or (above and value == least):
+            lower = f"{'more than' if above else 'at least'} {least:g}"
+            raise ValueError(f"must be a number of seconds, {lower} and at most {most:.10g}")
         return value
 
     return parse
@@ -239,14 +240,14 @@ class Settings(BaseSettings):
     )
     lease: float = _setting(
         "STBASS_LEASE",
-        _number(0.1),
+        _number(0.1, 86400),
         "Seconds after which a worker that is not heard of counts as lost.",
         default=10.0,
         shown="`10`",
     )
     grace: float = _setting(
         "STBASS_GRACE",
-        _number(0),
+        _number(0, 86400),
         "Seconds that running processes get to end after SIGTERM, before they are handed to another worker.",
         default=10.0,
         shown="`10`",
@@ -260,7 +261,7 @@ class Settings(BaseSettings):
     )
     result_expires: float = _setting(
         "STBASS_RESULT_EXPIRES",
-        _number(0, above=True),
+        _number(0, 3e9, above=True),
         "Seconds that results are kept.",
         default=86400.0,
         shown="`86400` (a day)",

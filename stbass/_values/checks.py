@@ -19,6 +19,7 @@ __all__ = [
     "checked_limit",
     "checked_number",
     "checked_wait",
+    "is_between",
     "is_number",
     "is_whole",
     "member_of",
@@ -74,6 +75,11 @@ def member_of(kind: type[E], value: object) -> E | None:
     """The member of an enum of texts that ``value`` is, or whose text it is."""
     # The enum's own error would ask the value for its text.
     return next((one for one in kind if value is one or (isinstance(value, str) and value == one.value)), None)
+
+
+def is_between(value: object, least: float, most: float) -> TypeGuard[float]:
+    """Whether it is a number of that range, and not a bool."""
+    return is_number(value) and least <= value <= most
 
 
 def checked_count(value: object, what: str, least: int) -> int:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+from stbass._values.ctrl_c import raise_ctrl_c
 from stbass._values.texts import attribute_of
 
 __all__ = ["own_retry_after", "retry_after"]
@@ -41,9 +42,8 @@ def _asked(source: Any) -> list[float]:
             _seconds(headers.get("retry-after"), headers),
             _milliseconds(headers.get("retry-after-ms")),
         )
-    except KeyboardInterrupt:
-        raise
-    except BaseException:  # an object of the user's that raises when it is asked says nothing
+    except BaseException as failed:  # an object of the user's that raises when it is asked says nothing
+        raise_ctrl_c(failed)
         return []
     return [max(0.0, seconds) for seconds in found if seconds is not None and math.isfinite(seconds)]
 
@@ -74,9 +74,8 @@ def _headers(source: Any) -> dict[str, str]:
     try:
         pairs = found.items() if hasattr(found, "items") else found
         return {_text(name).lower(): _text(value) for name, value in pairs}
-    except KeyboardInterrupt:
-        raise
-    except BaseException:  # whatever stands there, it is no headers
+    except BaseException as failed:  # whatever stands there, it is no headers
+        raise_ctrl_c(failed)
         return {}
 
 

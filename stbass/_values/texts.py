@@ -16,6 +16,7 @@ from enum import Enum
 from numbers import Number
 from typing import Any
 
+from stbass._values.ctrl_c import raise_ctrl_c
 from stbass._values.masking import masked
 
 __all__ = [
@@ -61,9 +62,8 @@ def type_name_of(cls: type[Any]) -> str:
     """``module:qualname`` of a class."""
     try:
         name = f"{cls.__module__}:{cls.__qualname__}"
-    except KeyboardInterrupt:
-        raise
-    except BaseException:  # of a metaclass that answers for them
+    except BaseException as failed:  # of a metaclass that answers for them
+        raise_ctrl_c(failed)
         name = f"?:{type.__dict__['__qualname__'].__get__(cls)}"
     return name if name.isascii() and len(name) <= _LONGEST_NAME else shortened(name, _LONGEST_NAME)
 
@@ -72,9 +72,8 @@ def attribute_of(source: Any, name: str) -> Any:
     """An attribute of somebody's object; None if there is none, or asking for it raises."""
     try:
         return getattr(source, name, None)
-    except KeyboardInterrupt:
-        raise
-    except BaseException:
+    except BaseException as failed:
+        raise_ctrl_c(failed)
         return None
 
 
@@ -93,9 +92,8 @@ def text_of(value: Any, longest: int = _LONGEST_TEXT) -> str:
 def _text(value: Any, make: Callable[[Any], str], longest: int) -> str:
     try:
         text = masked(make(value))
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:
+        raise_ctrl_c(error)
         text = f"<{type_name_of(type(value))}, whose repr raised {type(error).__name__}>"
     return shortened(text, longest)
 
@@ -138,10 +136,11 @@ class _Outline(reprlib.Repr):
 
 def outline_of(value: Any) -> str:
     """:func:`text_of` a value of any size: of one that is too large for a ``repr`` to end soon, only some of it."""
-    return _text(value, repr if _is_small(value) else _Outline().repr, _LONGEST_TEXT)
+    return _text(value, lambda one: repr(one) if _is_small(one) else _Outline().repr(one), _LONGEST_TEXT)
 
 
 _MOST_PARTS = 20_000
+_CONTAINERS = (dict, list, tuple, set, frozenset)
 
 
 def _is_small(value: Any) -> bool:
@@ -149,13 +148,16 @@ def _is_small(value: Any) -> bool:
     waiting, count = [value], 0
     while waiting and count <= _MOST_PARTS:
         one = waiting.pop()
-        if isinstance(one, (dict, list, tuple, set, frozenset)):
-            if len(one) > _MOST_PARTS:
+        cls = type(one)
+        # Of a subclass, what it is: its own methods may be anything.
+        kind: Any = next((base for base in _CONTAINERS if issubclass(cls, base)), None)
+        if kind is not None:
+            if kind.__len__(one) > _MOST_PARTS:
                 return False
-            waiting += one
-            if isinstance(one, dict):
-                waiting += one.values()
-        elif not isinstance(one, type):
+            waiting += kind.__iter__(one)
+            if kind is dict:
+                waiting += dict.values(one)
+        elif not issubclass(cls, type):
             with suppress(AttributeError):  # of a number or a text, say
                 waiting += object.__getattribute__(one, "__dict__").values()
         count += 1
@@ -186,9 +188,8 @@ def error_text(error: BaseException, longest: int = _LONGEST_MESSAGE) -> str:
 def _said(error: BaseException, longest: int) -> str:
     try:
         text = str(error)
-    except KeyboardInterrupt:
-        raise
     except BaseException as failed:
+        raise_ctrl_c(failed)
         text = f"<str of the error raised {type(failed).__name__}>"
     return shortened(masked(plain_text(text)), longest)
 
@@ -198,8 +199,7 @@ def traceback_text(error: BaseException, *, chain: bool = True) -> str:
     try:
         lines = traceback.format_exception(type(error), error, error.__traceback__, chain=chain)
         text = masked("".join(lines))
-    except KeyboardInterrupt:
-        raise
     except BaseException as failed:  # formatting asks the error for its attributes, its __str__ and its __repr__
+        raise_ctrl_c(failed)
         text = f"{type_name_of(type(error))} (its traceback could not be formatted: {type(failed).__name__})\n"
     return shortened(text, LONGEST_TRACEBACK)

@@ -32,6 +32,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+from stbass._values.ctrl_c import raise_ctrl_c
 from stbass._values.endpoint import Placement
 from stbass._values.texts import message_of
 from stbass.errors import NotTransportable
@@ -72,11 +73,12 @@ def pickled(value: Any, what: str) -> bytes:
     """
     try:
         return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
-    except (NotTransportable, KeyboardInterrupt):
+    except NotTransportable:
         raise
     except RecursionError as error:
         raise NotTransportable(f"{what} cannot go to another Python process: it is nested too deep") from error
     except BaseException as error:  # a class may raise anything when it is pickled
+        raise_ctrl_c(error)
         raise NotTransportable(
             f"{what} cannot go to another Python process: {message_of(error)}. Define processes and classes at the top"
             " level of a module, and keep open files, connections and locks out of them"

@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from stbass._process.context import count_usage, emit_event, failure_of, frame_of, given_to, meter_of, note_sent
+from stbass._values.ctrl_c import raise_ctrl_c
 from stbass._values.texts import error_text, traceback_text
 from stbass._values.usage import NO_USAGE
 from stbass.backends._pool_protocol import LENGTH, Assignment, framed, pickled, sendable, unpickled
@@ -164,9 +165,8 @@ def _assignment(ctx: ProcessContext) -> Assignment:
 def _result(body: bytes, ctx: ProcessContext) -> ProcessResult:
     try:
         result, sent = unpickled(body)
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:  # a class of the user may raise anything when it is made again
+        raise_ctrl_c(error)
         return failure_of(error, ctx, traceback_text(error))
     if sent is not None:
         note_sent(ctx, sent)
@@ -177,9 +177,8 @@ def _result(body: bytes, ctx: ProcessContext) -> ProcessResult:
 def _value(body: bytes) -> Any:
     try:
         return unpickled(body)
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:
+        raise_ctrl_c(error)
         return f"a value that cannot be read here: {error_text(error)}"
 
 

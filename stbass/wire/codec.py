@@ -91,7 +91,8 @@ def dumps(value: Any, *, limit: int = LIMIT, what: str = "value", processes: boo
         except UnicodeEncodeError:
             pass  # a lone surrogate somewhere: a form can hold it
         if processes is None:
-            processes = isinstance(value, (Composable, Chan))
+            # Not isinstance, which asks the value for its class.
+            processes = issubclass(type(value), (Composable, Chan))
         return _written(lambda writer: writer.write(value), limit, what, processes)
     except NotTransportable as error:
         _keep_text(error, value)

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
 from stbass._channels.transport import Transport
+from stbass._values.ctrl_c import raise_ctrl_c
 from stbass._values.masking import MASK, is_secret_name
 from stbass._values.texts import error_text, text_of, type_name_of
 from stbass.channel import Chan
@@ -116,9 +117,10 @@ class WireWriter:
             return function(self, value)
         try:
             return self._write_object(value)
-        except (Unsendable, Oversized, RecursionError, KeyboardInterrupt):
+        except (Unsendable, Oversized, RecursionError):
             raise
         except BaseException as error:
+            raise_ctrl_c(error)
             # A property or a __getattr__ of the user's class: it may raise anything.
             raise Unsendable(
                 f"reading what the {type_name_of(type(value))} consists of raised {error_text(error, 200)}"
@@ -289,7 +291,7 @@ def _copied(owner: Any, name: str, item: Any) -> Form | None:
 def _unknown(value: Any) -> Unsendable:
     cls = type(value)
     for base in (str, bytes, bytearray, int, float, dict, list, tuple, set, frozenset):
-        if isinstance(value, base):
+        if issubclass(cls, base):
             return Unsendable(
                 f"{type_name_of(cls)} is a subclass of {base.__name__} and would arrive as a plain {base.__name__}",
                 f"send {base.__name__}(…) of it, or put it in a dataclass",

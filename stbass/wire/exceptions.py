@@ -21,6 +21,7 @@ from __future__ import annotations
 from types import GetSetDescriptorType, MemberDescriptorType
 from typing import Any
 
+from stbass._values.ctrl_c import raise_ctrl_c
 from stbass._values.masking import MASK, is_secret_name
 from stbass._values.retry_after import own_retry_after
 from stbass._values.texts import attribute_of, message_of, plain_text, text_of, traceback_text, type_name_of
@@ -261,9 +262,8 @@ def _line(line: dict[str, Any]) -> dict[str, Any]:
 def _asked(ask: Any) -> Any:
     try:
         return ask()
-    except KeyboardInterrupt:
-        raise
     except BaseException as failed:
+        raise_ctrl_c(failed)
         return f"<asking for it raised {type(failed).__name__}>"
 
 
@@ -275,9 +275,8 @@ def _from_parts(name: str, parts: Any) -> BaseException | None:
     try:
         make = cls.from_exception_data if name == _VALIDATION_ERROR else cls
         return make(*[parts[key] for key in _MADE_OF[name]])  # type: ignore[no-any-return]
-    except KeyboardInterrupt:
-        raise
-    except BaseException:
+    except BaseException as failed:
+        raise_ctrl_c(failed)
         # Another version of pydantic, or a context that was replaced by its text.
         return None
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from stbass._process.context import Composable
+from stbass._values.ctrl_c import raise_ctrl_c
 from stbass._values.opaque import Opaque
 from stbass._values.texts import error_text, type_name_of
 from stbass.channel import Chan
@@ -68,9 +69,8 @@ def _write(writer: WireWriter, value: Any) -> Any:
     writer.enter(value)
     try:
         plain = to_plain(value)
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:
+        raise_ctrl_c(error)
         raise Unsendable(f"to_plain, as registered for {name}, raised {error_text(error, 200)}") from error
     try:
         form = {"~": "registered", "c": name, "v": writer.write(plain)}
@@ -89,9 +89,8 @@ def _read(reader: WireReader, form: Form) -> Any:
     cls, _, from_plain = _known[name]
     try:
         made = from_plain(plain)
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:
+        raise_ctrl_c(error)
         # One value that cannot be made again must not cost the others.
         reason = f"from_plain, as registered for {name}, raised {error_text(error, 200)}"
         return Opaque(name, plain, "registered", reason=reason)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import subprocess
 import sys
@@ -235,16 +236,45 @@ def _folders(folder: str) -> dict[str, str]:
     [
         ({"result_backend": "db+sqlite:///results.db"}, "result_backend"),
         ({"stbass_lease": 0}, "stbass_lease"),
-        ({"stbass_lease": "long"}, "stbass_lease"),
+        ({"stbass_lease": "long"}, "stbass_lease must be a number from 0.1 to 86400, got 'long'"),
+        ({"stbass_lease": 1e308}, "stbass_lease must be a number from 0.1 to 86400, got 1e"),
+        ({"stbass_lease": 10**400}, "stbass_lease must be a number from 0.1 to 86400, got 1000"),
+        ({"stbass_lease": math.inf}, "stbass_lease"),
+        ({"stbass_grace": math.nan}, "stbass_grace must be a number from 0 to 86400, got nan"),
+        ({"stbass_grace": -1}, "stbass_grace"),
         ({"stbass_max_message_bytes": 1}, "stbass_max_message_bytes"),
+        ({"stbass_max_message_bytes": math.inf}, "stbass_max_message_bytes must be a number from 1024 to 536870912"),
+        ({"stbass_max_message_bytes": 2**40}, "stbass_max_message_bytes"),
+        ({"result_expires": math.nan}, "result_expires must be a timedelta, or a number of seconds from 0"),
+        ({"result_expires": -1}, "result_expires"),
+        ({"result_expires": "a day"}, "result_expires"),
+        ({"result_expires": True}, "result_expires"),
+        ({"broker_transport_options": {"socket_timeout": 1e308}}, "must be a number from 0.001 to 1,000,000"),
+        ({"broker_transport_options": {"max_connections": 1.5}}, "must be a whole number from 1 to 1,000,000"),
         ({"stbass_unknown": 1}, "stbass_unknown"),
         ({"include": "one.module"}, "include"),
         ({"broker_url": "sentinel://localhost:26379"}, "master"),
     ],
 )
 def test_wrong_settings_are_refused_by_name(conf: dict[str, Any], named: str) -> None:
-    with pytest.raises(ConfigurationError, match=named):
+    with pytest.raises(ConfigurationError, match=named) as caught:
         make_app("tests", **conf)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("name", ["lease", "grace"])
+@pytest.mark.parametrize("value", [0, -1, 1e308, 10**400, math.inf, math.nan, "5", None, True])
+def test_durations_of_a_backend_are_refused_with_what_they_may_be(name: str, value: Any) -> None:
+    least = {"lease": "0.1", "grace": "0.001"}[name]
+    with pytest.raises(ConfigurationError, match=f"{name} must be a number of seconds from {least} to 86400") as caught:
+        CeleryBackend(make_app("tests"), **{name: value})
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("name", ["", " ", " a", "a ", "a,b", "a\0", "a\nb", "\u202e", "\udc80", "x" * 1001, 5, b"a"])
+def test_names_that_no_worker_can_be_told_to_consume_are_refused(name: Any) -> None:
+    with pytest.raises(ConfigurationError, match="a queue's name has at most 1,000 characters"):
+        CeleryBackend(make_app("tests"), queue=name)
 
 
 def test_an_application_without_results_is_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, aclosing
@@ -30,6 +31,8 @@ from tests.support.nested import (
     Count,
     Descend,
     Double,
+    Fails,
+    Leaves,
     Waits,
     WaitsForFile,
     boom,
@@ -127,6 +130,32 @@ async def test_those_who_want_their_slot_back_and_new_ones_take_turns(registry: 
     talking = [asyncio.ensure_future(PLACED_PAR((again, A), registry=registry, deadline=LONG).run()) for _ in range(2)]
     assert (await PLACED_PAR(*[(Give(1), A)] * 20, registry=registry, deadline=LONG).run()).is_ok
     assert all(one.is_ok for one in await asyncio.gather(*talking))
+
+
+async def test_a_place_that_is_lent_is_free(server: RedisServer, backend: CeleryBackend, tmp_path: Path) -> None:
+    async def free_at_a() -> int:
+        [found] = [one for one in await backend.workers() if "nest-a" in one.queues]
+        assert (found.slots, found.running) == (1, 1 - found.free)
+        return found.free
+
+    log, go = tmp_path / "log", tmp_path / "go"
+    waits = WaitsForFile(str(log), str(go))
+    running = asyncio.ensure_future(
+        PLACED_PAR((SEQ(noop, PLACED_PAR((waits, B)), waits), A), registry=registry_of(backend), deadline=LONG).run()
+    )
+    await until(lambda: lines(log) == ["started"], timeout=30)
+    async with asyncio.timeout(30):
+        while await free_at_a() != 1:  # noqa: ASYNC110 - the fleet does not wake who looks
+            await asyncio.sleep(0)
+    # when it has its place back
+    go.touch()
+    await until(lambda: lines(log)[:2] == ["started", "ended"], timeout=30)
+    assert (await running).is_ok
+    again = asyncio.ensure_future(PLACED_PAR((Waits(str(log), 600.0), A), registry=registry_of(backend)).run())
+    await until(lambda: "started Waits 1" in lines(log), timeout=30)
+    assert await free_at_a() == 0
+    again.cancel()
+    await asyncio.gather(again, return_exceptions=True)
 
 
 # How it ends -----------------------------------------------------------------------------------------
@@ -306,6 +335,38 @@ async def test_what_a_lost_worker_has_sent_does_not_run_on(server: RedisServer, 
         await until(lambda: len(lines(log)) == (4 if lost == "redeliver" else 2), timeout=30)
     assert lines(log)[:2] == ["started", "cancelled"]
     assert lines(log)[2:] == (["started", "ended"] if lost == "redeliver" else [])
+
+
+async def test_what_is_still_queued_does_not_run_for_who_has_failed(server: RedisServer, tmp_path: Path) -> None:
+    # given processes that have sent others to a queue which nobody consumes yet
+    log, go, fleet = tmp_path / "log", tmp_path / "go", Fleet(server, {})
+    later, middle = Placement(endpoint="nest-later"), Placement(endpoint="nest-lost")
+    child = Waits(str(log), 0.0)
+    sent = SEQ(noop, PLACED_PAR((child, later)))
+    backend = CeleryBackend(fleet.app(), lease=1.0, on_worker_lost="fail")
+    async with aclosing(backend):
+        run = functools.partial(PLACED_PAR, on_failure=FailurePolicy.COLLECT, registry=registry_of(backend))
+        halted = SEQ(noop, PLACED_PAR((child, later), (WaitsForFile(str(log), str(go)), B), (Fails(str(go)), C)))
+        failing = asyncio.ensure_future(
+            run((Leaves(child, "nest-later", str(go)), A), (halted, A), deadline=LONG).run()
+        )
+        cancelled = asyncio.ensure_future(run((sent, A), deadline=LONG).run())
+        late = asyncio.ensure_future(run((sent, A), deadline=3.0).run())
+        with Worker(APP, "nest-lost", env={**fleet.env, "TEST_LEASE": "1.0"}, include=INCLUDE) as worker:
+            lost = asyncio.ensure_future(run((sent, middle), deadline=LONG).run())
+            await until(lambda: server.command("LLEN", "nest-later") == 5, timeout=30)
+            # when each of them ends in another way
+            worker.kill()
+        go.touch()
+        cancelled.cancel()
+        await asyncio.gather(cancelled, return_exceptions=True)
+        ended = [result for one in (failing, late, lost) for result in (await one).results]
+        assert not any(result.is_ok for result in ended)
+        assert isinstance(ended[-1].failure.error, WorkerLostError)
+        # then nothing of what they have sent is run by a worker that comes later
+        with Worker(APP, "nest-later", env=fleet.env, include=INCLUDE, concurrency=1):
+            assert (await run((where, later), deadline=LONG).run()).is_ok
+    assert [line for line in lines(log) if "Waits" in line] == []
 
 
 # Where nothing can be lent ----------------------------------------------------------------------------

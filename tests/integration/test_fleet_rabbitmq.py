@@ -21,10 +21,11 @@ from stbass.backends.celery.refusals import COUNTS
 from stbass.errors import BackendUnavailableError, DeadlineExceeded, NotConsumedError
 from stbass.placement import PLACED_PAR
 from stbass.result import FailurePolicy
+from stbass.seq import SEQ
 from stbass.testing import RedisServer, Worker
 from stbass.testing.redis_server import free_port
 from tests.integration.conftest import APP
-from tests.support.agents import Fail, Give, Mark, Steps, Unregistered
+from tests.support.agents import Fail, Give, Mark, Steps, Unregistered, noop
 from tests.support.backends import registry_of
 from tests.support.puppets import Puppet, Puppeteer
 from tests.support.rabbitmq import RabbitMQ
@@ -126,6 +127,20 @@ async def test_what_is_placed_there_runs_fails_and_ends_at_its_deadline(fleet: F
             await task
         await until(lambda: "ended" in cancelled.read_text())
         await until(lambda: fleet.waiting() == (0, 0), timeout=30)
+
+
+@pytest.mark.parametrize("count", [1, 6])
+async def test_a_worker_that_runs_one_at_a_time_runs_any_tree(fleet: Fleet, count: int) -> None:
+    async with running(fleet.worker(concurrency=1)):
+        leaf = PLACED_PAR((noop, fleet.there), (noop, fleet.there))
+        tree = SEQ(noop, PLACED_PAR((SEQ(noop, leaf, noop), fleet.there)), leaf)
+        result = await fleet.placed(*[tree] * count, deadline=60.0).run()
+        assert result.is_ok, [failure.detailed for failure in result.failures]
+        await until(lambda: fleet.waiting() == (0, 0), timeout=30)
+        # Nothing of what was lent is left: it takes one message at a time again.
+        slow = asyncio.ensure_future(fleet.placed(*[Give(n, seconds=1.0) for n in range(3)]).run())
+        await until(lambda: fleet.waiting()[0] > 0, timeout=30)
+        assert (await slow).is_ok
 
 
 async def test_of_a_killed_worker_everything_goes_to_another_one(fleet: Fleet, puppeteer: Puppeteer) -> None:

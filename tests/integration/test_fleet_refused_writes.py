@@ -87,4 +87,7 @@ async def test_a_server_that_refuses_for_some_seconds_is_waited_out(refusing: Fl
     assert 1 <= len(told) <= 8, told
     assert any(re.search(fault.words, line) for line in told), told
     assert 1 <= len(over) <= 8, over
+    for worker in refusing.workers.values():
+        assert "Traceback" not in worker.log
+        assert worker.log.count("cannot renew the bindings") <= 1
     await backend.aclose()

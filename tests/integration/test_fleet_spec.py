@@ -406,7 +406,7 @@ async def test_an_odd_endpoint_is_a_queue_like_any_other(odd_server: RedisServer
     await backend.aclose()
 
 
-@pytest.mark.parametrize("name", ["a,b", "a\nb", "a\0b", "\ud800"])
+@pytest.mark.parametrize("name", ["a,b", "a\nb", "a\0b", "\ud800", " ", " a", "a "])
 async def test_an_endpoint_that_no_worker_can_consume_is_refused(registry: BackendRegistry, name: str) -> None:
     registry.register(name, registry.get(ANTHROPIC))
     with pytest.raises(ConfigurationError, match="cannot be a queue"):

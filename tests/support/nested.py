@@ -81,6 +81,35 @@ class WaitsForFile(Process):
         return "done"
 
 
+class Leaves(Process):
+    """Send something elsewhere, and fail once there is a file, without waiting for it."""
+
+    def __init__(self, what: Process, endpoint: str, go: str) -> None:
+        self.what = what
+        self.endpoint = endpoint
+        self.go = go
+
+    async def run(self, ctx: ProcessContext) -> None:
+        """Fail."""
+        left = asyncio.ensure_future(PLACED_PAR((self.what, Placement(endpoint=self.endpoint))).run())
+        while not Path(self.go).exists():  # noqa: ASYNC110 - a file cannot wake us
+            await asyncio.sleep(0.02)
+        raise LookupError(f"{left} is left behind")
+
+
+class Fails(Process):
+    """Fail once there is a file."""
+
+    def __init__(self, go: str) -> None:
+        self.go = go
+
+    async def run(self, ctx: ProcessContext) -> None:
+        """Fail."""
+        while not Path(self.go).exists():  # noqa: ASYNC110 - a file cannot wake us
+            await asyncio.sleep(0.02)
+        raise LookupError("it failed")
+
+
 class Descend(Process):
     """Run itself in its own code, at one endpoint after the other, and say where each ran."""
 

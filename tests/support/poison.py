@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,36 @@ def _deep() -> BaseException:
     return error
 
 
+ENDS = {"KeyboardInterrupt": KeyboardInterrupt, "SystemExit": SystemExit}
+"""What would end the program, were it not somebody's object that raises it when it is asked for something."""
+_METHODS = (
+    "__str__",
+    "__repr__",
+    "__reduce__",
+    "__reduce_ex__",
+    "__getattr__",
+    "__getattribute__",
+    "__eq__",
+    "__hash__",
+)
+_PROPERTIES = ("__class__", "__dict__", "__cause__", "__context__", "__notes__", "args", "retry_after", "errors")
+
+
+def _class_that_ends(where: str, end: type[BaseException], base: type[Any]) -> Any:
+    """A class of which this method or property raises."""
+
+    def boom(self: Any, *_: Any) -> Any:
+        raise end(where)
+
+    return type("Ends", (base,), {where: property(boom) if where in _PROPERTIES else boom})
+
+
 ERRORS: dict[str, Callable[[], BaseException]] = {
+    **{
+        f"{end} by {where}": partial(_class_that_ends(where, ENDS[end], Exception), 1)
+        for end in ENDS
+        for where in _METHODS + _PROPERTIES
+    },
     "half an emoji": lambda: ValueError(f"the model said: {HALF}"),
     "half a key": lambda: KeyError(HALF),
     "a file name that is not UTF-8": lambda: FileNotFoundError(2, "No such file", "/nowhere/\udcff.txt"),
@@ -160,6 +190,11 @@ ERRORS: dict[str, Callable[[], BaseException]] = {
 }
 
 VALUES: dict[str, Callable[[], Any]] = {
+    **{
+        f"{end} by {where}": _class_that_ends(where, ENDS[end], object)
+        for end in ENDS
+        for where in ("__class__", "__dict__", "__repr__", "__getattribute__", "__reduce_ex__", "__hash__")
+    },
     "a text": lambda: HALF,
     "a key": lambda: {HALF: HALF},
     "no repr": Unseen,

@@ -52,6 +52,15 @@ def _demote(client: redis.Redis, _: Path) -> None:
     client.execute_command("REPLICAOF", "127.0.0.1", free_port())
 
 
+def _demote_stale(client: redis.Redis, _: Path) -> None:
+    client.config_set("replica-serve-stale-data", "no")
+    _demote(client, _)
+
+
+def _promote(client: redis.Redis, _: Path) -> None:
+    client.execute_command("REPLICAOF", "NO", "ONE")
+
+
 REFUSALS = {
     "OOM": Refusal(_fill, lambda client, _: client.config_set("maxmemory", "0"), "OOM|maxmemory"),
     "NOREPLICAS": Refusal(
@@ -64,13 +73,12 @@ REFUSALS = {
         lambda client, _: client.execute_command("ACL", "SETUSER", "default", "+@all"),
         "permission",
     ),
-    "READONLY": Refusal(
-        _demote, lambda client, _: client.execute_command("REPLICAOF", "NO", "ONE"), "read only replica"
-    ),
+    "READONLY": Refusal(_demote, _promote, "read only replica"),
     "MISCONF": Refusal(
         _without_disk,
         lambda client, _: (client.config_set("stop-writes-on-bgsave-error", "no"), client.config_set("save", "")),
         "MISCONF",
     ),
     "BUSY": Refusal(_block, _unblock, "BUSY"),
+    "MASTERDOWN": Refusal(_demote_stale, _promote, "MASTERDOWN"),
 }

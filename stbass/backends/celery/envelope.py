@@ -69,6 +69,7 @@ __all__ = [
     "delivery_tag",
     "failed_result",
     "finite",
+    "is_failure",
     "open_cancellation",
     "open_envelope",
     "open_result",
@@ -738,6 +739,18 @@ def open_result(
         # Beside what it raises knowingly: nothing here may depend on what somebody has written.
         unreadable = WireError(f"the result of {name!r} cannot be read: {error_text(error)}")
         return failed_result(unreadable, envelope, placement)
+
+
+def is_failure(raw: bytes, task_id: str, settings: FleetSettings) -> bool:
+    """Whether what is kept as the result of a process says that it has failed, and can be trusted."""
+    try:
+        meta = read_meta(raw)
+        if settings.signer is not None:
+            _check_signature(meta, task_id, settings)
+    except (WireError, SignatureError) as error:
+        _log.debug("what is kept as the result of %s is not believed: %s", task_id, error)
+        return False
+    return meta.task_id == task_id and meta.status in ("FAILURE", "REVOKED")
 
 
 def _check_signature(meta: Meta, name: str, settings: FleetSettings) -> None:

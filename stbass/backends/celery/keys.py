@@ -14,7 +14,8 @@ Keys (type; written by; read by; time to live):
     it fails), ``deaths`` (how many have died under it: a claim after a worker that handed it back is an attempt, and no
     death), ``blame`` (its part in these deaths, see ``_DEATHS``), ``share`` (``<attempt>:<its part>`` in the death that
     is being dealt with), ``swept`` (the attempt whose worker was found to be lost, and counted), ``tag`` (kombu's
-    delivery tag), ``checkpoint`` (wire text), ``sig`` (of its id, if the fleet signs). If the fleet signs, the
+    delivery tag), ``lent`` (1 while it waits for others and its worker runs another message in its place),
+    ``checkpoint`` (wire text), ``sig`` (of its id, if the fleet signs). If the fleet signs, the
     checkpoint is a JSON list of a signature and the text.
 ``stbass:leases``
     sorted set, id -> when the lease ends (ms, the server's clock); the worker; worker and producer; members go with
@@ -79,6 +80,7 @@ __all__ = [
     "HAND_BACK",
     "HERE_TTL",
     "KNOWN",
+    "LEND",
     "NOWHERE",
     "RELEASE",
     "RENEW",
@@ -382,6 +384,7 @@ for index, job in ipairs(jobs) do
     redis.call('HSET', run, 'attempt', attempt, 'worker', worker, 'life', life, 'reply', reply, 'queue', job[5],
                'most', job[6], 'tag', job[7], 'sig', job[8])
     redis.call('EXPIRE', run, ttl)
+    if attempt > 1 then redis.call('HDEL', run, 'lent') end
     table.insert(leases, now + lease)
     table.insert(leases, id)
     if reply ~= '' then
@@ -430,14 +433,14 @@ return out
 )
 
 RUNNING = """
--- How many processes each worker runs now. Gives: worker, number, worker, number, ...
+-- How many processes each worker runs now, but for those that lend their places. Gives: worker, number, ...
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local numbers, out = {}, {}
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', 'stbass:leases', '(' .. now, '+inf')) do
-  local run = redis.pcall('HMGET', 'stbass:run:' .. id, 'worker', 'attempt', 'swept')
-  local worker, attempt, swept = run[1], run[2], run[3]
-  if worker and swept ~= attempt then numbers[worker] = (numbers[worker] or 0) + 1 end
+  local run = redis.pcall('HMGET', 'stbass:run:' .. id, 'worker', 'attempt', 'swept', 'lent')
+  local worker, attempt, swept, lent = run[1], run[2], run[3], run[4]
+  if worker and swept ~= attempt and not lent then numbers[worker] = (numbers[worker] or 0) + 1 end
 end
 for worker, number in pairs(numbers) do
   table.insert(out, worker)
@@ -473,6 +476,19 @@ TOUCH = """
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
 for _, tag in ipairs(ARGV) do redis.call('ZADD', KEYS[1], 'XX', now, tag) end
+return 0
+"""
+
+LEND = """
+-- Note which processes lend their places. ARGV: the worker's life, then per process: id, attempt, 1 (it lends it) or -1
+-- (it has it again)
+for i = 2, #ARGV, 3 do
+  local run = 'stbass:run:' .. ARGV[i]
+  local attempt, life = unpack(redis.call('HMGET', run, 'attempt', 'life'))
+  if attempt == ARGV[i + 1] and life == ARGV[1] then
+    if ARGV[i + 2] == '1' then redis.call('HSET', run, 'lent', 1) else redis.call('HDEL', run, 'lent') end
+  end
+end
 return 0
 """
 

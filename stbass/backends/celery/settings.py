@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import cached_property, lru_cache
 from importlib.metadata import entry_points
 from typing import Any
@@ -12,6 +14,8 @@ from celery.app.backends import by_url
 from celery.app.defaults import DEFAULTS
 
 from stbass._engine.registry import BackendRegistry
+from stbass._values.checks import is_between
+from stbass._values.texts import text_of
 from stbass.backends.celery.keys import FleetKeys
 from stbass.backends.celery.refusals import Refusals
 from stbass.errors import ConfigurationError
@@ -20,12 +24,39 @@ from stbass.transports.redis.address import SCHEMES, RedisAddress, hide_password
 from stbass.transports.redis.loops import PerLoop
 from stbass.wire import Signer
 
-__all__ = ["EXECUTE", "FleetSettings", "FleetState", "fleet_of", "included", "read_settings", "worker_processes"]
+__all__ = [
+    "EXECUTE",
+    "LARGEST_MESSAGE",
+    "LONGEST_GRACE",
+    "LONGEST_LEASE",
+    "QUEUE_RULE",
+    "SHORTEST_LEASE",
+    "FleetSettings",
+    "FleetState",
+    "fleet_of",
+    "included",
+    "is_queue",
+    "read_settings",
+    "shown",
+    "worker_processes",
+]
 
 EXECUTE = "stbass.execute"
 """Name of the Celery task that runs a process."""
 
 MAX_MESSAGE_BYTES = 16 * 2**20
+LARGEST_MESSAGE = 512 * 2**20
+"""Bytes: a text in Redis has no more."""
+SHORTEST_LEASE = 0.1
+LONGEST_LEASE = 86400.0
+LONGEST_GRACE = 86400.0
+_CHANNEL_TTL = 86400.0
+_LONGEST_EXPIRY = 3e9
+_LONGEST_QUEUE = 1000
+QUEUE_RULE = (
+    "a queue's name has at most 1,000 characters, at least one, no commas and no control characters, and neither begins"
+    " nor ends with a space: a worker could not be told to consume it"
+)
 
 
 @dataclass(frozen=True)
@@ -88,7 +119,11 @@ class FleetSettings:
     def make_transport(self) -> RedisTransport:
         """Channels in the Redis that holds the results."""
         return RedisTransport(
-            self.backend, lease=self.lease, signing_key=self.signer, max_message_bytes=self.max_message_bytes
+            self.backend,
+            lease=self.lease,
+            ttl=max(_CHANNEL_TTL, 2 * self.lease),
+            signing_key=self.signer,
+            max_message_bytes=self.max_message_bytes,
         )
 
 
@@ -202,8 +237,6 @@ def read_settings(conf: Any) -> FleetSettings:
     if broker_url.partition("://")[0] in ("redis", "rediss", "redis+socket", "unix", "sentinel"):
         broker = RedisAddress.parse(broker_url, "broker_url", options)
     key = conf.get("stbass_signing_key")
-    expires = conf.result_expires
-    seconds = expires.total_seconds() if hasattr(expires, "total_seconds") else (expires or 0)
     return FleetSettings(
         backend=backend,
         broker=broker,
@@ -212,10 +245,10 @@ def read_settings(conf: Any) -> FleetSettings:
         include=included(conf),
         functions=_modules(conf, "stbass_functions"),
         signer=Signer(key) if key else None,
-        max_message_bytes=_number(conf, "stbass_max_message_bytes", MAX_MESSAGE_BYTES, 1024),
-        result_ttl=int(seconds),
-        lease=_number(conf, "stbass_lease", 10.0, 0.1),
-        grace=_number(conf, "stbass_grace", 10.0, 0.0),
+        max_message_bytes=int(_number(conf, "stbass_max_message_bytes", MAX_MESSAGE_BYTES, 1024, LARGEST_MESSAGE)),
+        result_ttl=_expiry(conf.result_expires),
+        lease=_number(conf, "stbass_lease", 10.0, SHORTEST_LEASE, LONGEST_LEASE),
+        grace=_number(conf, "stbass_grace", 10.0, 0.0, LONGEST_GRACE),
     )
 
 
@@ -255,8 +288,35 @@ def _modules(conf: Any, name: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(value))
 
 
-def _number(conf: Any, name: str, default: Any, least: float) -> Any:
+def _number(conf: Any, name: str, default: float, least: float, most: float) -> float:
     value = conf.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= least:
-        raise ConfigurationError(f"{name} must be a number of at least {least}, got {value!r}")
-    return type(default)(value)
+    if not is_between(value, least, most):
+        raise ConfigurationError(f"{name} must be a number from {least:g} to {most:.10g}, got {shown(value)}")
+    return float(value)
+
+
+def _expiry(expires: Any) -> int:
+    """Whole seconds that results are kept; 0: for ever."""
+    seconds = expires.total_seconds() if isinstance(expires, timedelta) else 0 if expires is None else expires
+    if not is_between(seconds, 0, _LONGEST_EXPIRY):
+        raise ConfigurationError(
+            "result_expires must be a timedelta, or a number of seconds from 0 (as with None, results are kept for"
+            f" ever) to {_LONGEST_EXPIRY:.10g}, got {shown(expires)}"
+        )
+    return math.ceil(seconds)
+
+
+def is_queue(name: object) -> bool:
+    """Whether a worker can be told to consume a queue of this name, see :data:`QUEUE_RULE`."""
+    return (
+        isinstance(name, str)
+        and 0 < len(name) <= _LONGEST_QUEUE
+        and "," not in name
+        and name.isprintable()
+        and name == name.strip()
+    )
+
+
+def shown(value: object) -> str:
+    """What somebody gave, for an error."""
+    return text_of(value, 100)

@@ -319,6 +319,7 @@ class Channel(stock.Channel):
         self._listed_for: tuple[str, ...] | None = None
         self._listed: list[_List] = []
         self._refusal: str | None = None
+        self._bindings_refused = False
         self._rests_until = 0.0
         self._rest = 0.0
         super().__init__(*args, **kwargs)
@@ -363,6 +364,28 @@ class Channel(stock.Channel):
         pipe.zrem(self.prefixed(self.unacked_index_key), *tags)
         pipe.hdel(self.prefixed(self.unacked_key), *tags)
         pipe.execute()
+
+    def maybe_refresh_binding_expiry(self) -> None:
+        """See kombu, which calls it every second; but a server that refuses is told of once, and once when it is over.
+
+        Raises:
+            redis.ConnectionError: the connection is lost.
+        """
+        try:
+            super().maybe_refresh_binding_expiry()
+        except redis.ResponseError as error:
+            if not self._bindings_refused:
+                _log.warning(
+                    "cannot renew the bindings of queues that expire: the broker at %s refuses: %s; trying again until"
+                    " it does not",
+                    self._broker,
+                    error_text(error),
+                )
+            self._bindings_refused = True
+        else:
+            if self._bindings_refused:
+                _log.warning("the broker at %s renews the bindings of queues again", self._broker)
+            self._bindings_refused = False
 
     # Waiting: kombu's names, as its poller calls them --------------------------------------------
 

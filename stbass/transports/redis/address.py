@@ -21,6 +21,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
+from stbass._values.checks import is_between
+from stbass._values.texts import text_of
 from stbass.errors import BackendUnavailableError, ConfigurationError
 
 __all__ = [
@@ -51,6 +53,8 @@ NO_CLUSTER = "it is a Redis Cluster, which stbass does not support; use a single
 _MODES = ("redis_mode", "server_mode")
 """Where a server says whether it is a cluster's: Redis, and Valkey from 8.0 on."""
 _SIGN_OF_LIFE = 5.0
+_LARGEST = 1_000_000
+"""Of a number among the transport options."""
 _WAIT_FOR_CONNECTION = 30.0
 
 SCHEMES = ("redis", "rediss", "unix", "redis+socket", "socket", "sentinel", "redis+sentinel")
@@ -110,12 +114,11 @@ class ConnectionOptions:
                 value, wanted = tuple(value.items()) if good else value, "a dict of whole numbers"
             else:
                 least = 0 if one.name == "health_check_interval" else 1 if one.name == "max_connections" else 0.001
-                good = isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value < 10**6
-                good = good and (one.name != "max_connections" or isinstance(value, int))
-                wanted = f"a number of at least {least}"
+                good = is_between(value, least, _LARGEST) and (one.name != "max_connections" or isinstance(value, int))
+                wanted = f"a {'whole ' if one.name == 'max_connections' else ''}number from {least} to {_LARGEST:,}"
             if not good:
                 raise ConfigurationError(
-                    f"the transport option {one.name} of {setting} is {value!r}: it must be {wanted}"
+                    f"the transport option {one.name} of {setting} is {text_of(value, 100)}: it must be {wanted}"
                 )
             chosen[one.name] = value
         return cls(**chosen)

@@ -9,7 +9,9 @@ from hashlib import blake2b
 from typing import Any, ClassVar
 
 from stbass._channels.transport import LinkSpec, Transport
+from stbass._values.checks import is_between
 from stbass._values.ids import new_id
+from stbass._values.texts import text_of
 from stbass.errors import ChannelTopologyError, ConfigurationError, StbassError
 from stbass.transports.redis.address import RedisAddress, hide_password
 from stbass.transports.redis.buffered import Buffered
@@ -25,6 +27,7 @@ __all__ = ["RedisTransport", "Scope"]
 _log = logging.getLogger(__name__)
 
 _LEAVE_SECONDS = 5.0
+_LONGEST_SECONDS = 100_000_000
 """How long to wait until the server knows that an end is given up; after that its lease ends."""
 
 
@@ -75,9 +78,14 @@ class RedisTransport(Transport):
         elif prefix is not None or options is not None:
             raise ConfigurationError("RedisTransport: a RedisAddress has its prefix and options; give it no others")
         value: Any
-        for name, value, least in (("lease", lease, 0.05), ("ttl", ttl, 2 * lease), ("give_up", give_up, 0)):
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value < 10**8:
-                raise ConfigurationError(f"RedisTransport({name}={value!r}): a number of seconds, at least {least:g}")
+        for name, value, least in (("lease", lease, 0.05), ("ttl", ttl, 0.1), ("give_up", give_up, 0)):
+            if not is_between(value, least, _LONGEST_SECONDS):
+                raise ConfigurationError(
+                    f"RedisTransport({name}={text_of(value, 100)}): a number of seconds from {least:g} to"
+                    f" {_LONGEST_SECONDS:,}"
+                )
+        if ttl < 2 * lease:
+            raise ConfigurationError(f"RedisTransport(ttl={ttl!r}): at least twice the lease, which is {lease!r}")
         value = max_message_bytes
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ConfigurationError(f"RedisTransport(max_message_bytes={max_message_bytes!r}): a number of bytes")

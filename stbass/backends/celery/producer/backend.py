@@ -30,7 +30,7 @@ from stbass._process.context import (
     running_context,
 )
 from stbass._process.sync_threads import shared_threads
-from stbass._values.checks import is_whole
+from stbass._values.checks import is_between, is_whole
 from stbass._values.ids import new_id
 from stbass._values.texts import shortened
 from stbass.backends.celery.current_message import current_message
@@ -51,7 +51,16 @@ from stbass.backends.celery.producer.runs import FleetRun, KeptRun, find_on_flee
 from stbass.backends.celery.producer.slots import WorkerSlots, answered, worker_slots
 from stbass.backends.celery.producer.ticket import Ticket
 from stbass.backends.celery.producer.time_slice import TimeSlice
-from stbass.backends.celery.settings import FleetSettings, fleet_of
+from stbass.backends.celery.settings import (
+    LONGEST_GRACE,
+    LONGEST_LEASE,
+    QUEUE_RULE,
+    SHORTEST_LEASE,
+    FleetSettings,
+    fleet_of,
+    is_queue,
+    shown,
+)
 from stbass.errors import ConfigurationError, SignatureError, StbassError, WireError, WorkerLostError
 from stbass.observe import events, spans
 from stbass.par import PAR
@@ -102,7 +111,7 @@ class CeleryBackend(ExecutionBackend):
     ) -> None:
         if not isinstance(app, Celery):
             raise ConfigurationError(f"CeleryBackend takes a Celery application, got {app!r}; make one with make_app()")
-        _check("queue", queue, queue is None or (type(queue) is str and queue != ""), "a name or None")
+        _check("queue", queue, queue is None or is_queue(queue), f"a name or None; {QUEUE_RULE}")
         _check(
             "concurrency_limit",
             concurrency_limit,
@@ -113,8 +122,11 @@ class CeleryBackend(ExecutionBackend):
         _check(
             "max_attempts", max_attempts, is_whole(max_attempts) and max_attempts >= 1, "a whole number of at least 1"
         )
-        for name, value in (("lease", lease), ("grace", grace)):
-            _check(name, value, type(value) in (int, float) and 0 < value < 86400, "a number of seconds above 0")
+        for name, value, least, most in (
+            ("lease", lease, SHORTEST_LEASE, LONGEST_LEASE),
+            ("grace", grace, 0.001, LONGEST_GRACE),
+        ):
+            _check(name, value, is_between(value, least, most), f"a number of seconds from {least:g} to {most:g}")
         self._app = app
         self._fleet = fleet_of(app)
         if app.configured:
@@ -307,10 +319,9 @@ class CeleryBackend(ExecutionBackend):
                 f"process {process.name!r} has no endpoint, and {self.name} no queue: place it with"
                 " Placement(endpoint=...), or make the backend with queue=..."
             )
-        if "," in queue or not queue.isprintable() or len(queue) > _LONGEST_NAME:
+        if not is_queue(queue):
             raise ConfigurationError(
-                f"process {process.name!r}: {queue!r} cannot be a queue, because no worker could be told to consume it:"
-                " an endpoint on a fleet has neither commas nor control characters, and at most 1,000 characters"
+                f"process {process.name!r}: the endpoint {shown(queue)} cannot be a queue: {QUEUE_RULE}"
             )
         return queue
 
@@ -520,4 +531,4 @@ class CeleryBackend(ExecutionBackend):
 
 def _check(name: str, value: object, right: bool, wanted: str) -> None:
     if not right:
-        raise ConfigurationError(f"CeleryBackend({name}={value!r}): {name} must be {wanted}")
+        raise ConfigurationError(f"CeleryBackend({name}={shown(value)}): {name} must be {wanted}")

@@ -31,7 +31,7 @@ class WorkerSlots:
         worker: its name.
         queues: what it consumes.
         slots: how many processes it runs at once at most.
-        running: how many it runs now.
+        running: how many it runs now; not those that wait for others and lend their places meanwhile.
     """
 
     worker: str

@@ -56,6 +56,7 @@ from stbass.backends.celery.envelope import (
     cancelled_mark,
     failed_result,
     finite,
+    is_failure,
     open_cancellation,
     open_envelope,
     reply_to,
@@ -97,6 +98,7 @@ _LOOK_SECONDS = 1.0
 _TOUCH_MOST = 5000
 _LONGEST_NOTE = 2000
 _ORPHANED = "cancelled, because the worker of the process that sent it is lost,"
+_NOT_WANTED = "cancelled, because the process that sent it has failed,"
 _STALE = 2 / 3
 """Of its lease: the age at which a claim that was not started is given up. It would have been renewed by then."""
 _LAST_SECONDS = 3.0
@@ -315,6 +317,8 @@ class Runtime:
         self._watching = contextlib.ExitStack()
         self.lent = 0
         """How many messages lend their slot now."""
+        self._lending: deque[tuple[str, int, int]] = deque()
+        """Processes that have lent their slot (1) or have it again (-1), with their attempt, until that is noted."""
         self.on_lent: Callable[[], None] | None = None
         """Called when that has changed; from any thread, and quick."""
         self._prefix = result_prefix
@@ -841,7 +845,7 @@ class Runtime:
         if self._slots.limit is None:
             self._slots.give_back(1)
         else:
-            job.slot = _MessageSlot(self._slots, self._lent)
+            job.slot = _MessageSlot(self._slots, partial(self._lent, job))
         context = None if job.listener is None else job.listener.context
         job.task = self._loop.create_task(self._run(job, until, checkpoint), name=job.name, context=context)
         if job.on_started is not None:
@@ -890,8 +894,8 @@ class Runtime:
                 frame.recorder = job.recorder = ProcessRecorder(self._writer, envelope.follow, job.id, job.attempt)
                 if job.attempt > 1:
                     emit_event(ctx, "retried")
-            if envelope.inside is not None and await self._is_orphan(envelope):
-                self._cancel([job.id], _ORPHANED)
+            if envelope.inside is not None and (how := await self._orphaned(envelope)):
+                self._cancel([job.id], how)
                 await asyncio.sleep(0)
             tracing = spans.current
             with contextlib.nullcontext() if tracing is None else tracing.arrived(envelope.trace, job.attempt):
@@ -939,15 +943,20 @@ class Runtime:
             told = Reply(inside=job.id, told=[Told.of(event)])
             self.tell(job.envelope.reply, msgspec.json.encode(told))
 
-    async def _is_orphan(self, envelope: Envelope) -> bool:
-        """Whether the worker of the process that sent it is lost. If that has ended, this one may run to its end."""
+    async def _orphaned(self, envelope: Envelope) -> str:
+        """How it is cancelled, if the worker of the process that sent it is lost, or that has failed; else empty.
+
+        If that has ended well, what it has left behind may run to its end.
+        """
         assert self._redis is not None
         assert envelope.inside is not None
         asking: Any = partial(self._redis.hmget, self._keys.run(envelope.inside), ["attempt", "swept"])
         attempt, swept = await waited_out(asking, self._claiming)
-        if attempt is None or not attempt.isdigit():
-            return False
-        return int(attempt) > envelope.inside_attempt or swept == attempt
+        if attempt is not None:
+            lost = attempt.isdigit() and (int(attempt) > envelope.inside_attempt or swept == attempt)
+            return _ORPHANED if lost else ""
+        raw: Any = await waited_out(partial(self._redis.get, self._prefix + envelope.inside.encode()), self._claiming)
+        return _NOT_WANTED if raw is not None and is_failure(raw, envelope.inside, self.settings) else ""
 
     async def _leave(self, job: Job, scope: Scope, ctx: ProcessContext) -> None:
         # If it runs again elsewhere, nobody waits for what it did here.
@@ -971,10 +980,21 @@ class Runtime:
             if not self._watched:
                 self._watching.close()
 
-    def _lent(self, more: int) -> None:
+    def _lent(self, job: Job, more: int) -> None:
         self.lent += more
         if self.on_lent is not None:
             self.on_lent()
+        self._lending.append((job.id, job.attempt, more))
+        if self.runs_here:
+            self._has_finished.set()
+        else:
+            with contextlib.suppress(RuntimeError):  # the loop has ended: nothing runs here any more
+                self._loop.call_soon_threadsafe(self._has_finished.set)
+
+    async def _note_lending(self, changes: dict[tuple[str, int], int]) -> None:
+        assert self._redis is not None
+        args = [part for (task_id, attempt), more in changes.items() for part in (task_id, attempt, more)]
+        await self._redis.register_script(self._keys.script(keys.LEND))(args=[self._life, *args])
 
     def _tell(self, channel: str, message: bytes) -> None:
         self._messages.append((channel, message))
@@ -997,6 +1017,15 @@ class Runtime:
         self._has_finished.clear()
         # What a process has said comes before its result: also of one that ends while messages are published.
         ended = len(self._finished)
+        changes: dict[tuple[str, int], int] = {}
+        while self._lending and len(changes) < _AT_ONCE:
+            task_id, attempt, more = self._lending.popleft()
+            changes[task_id, attempt] = more
+        if changes:
+            try:
+                await waited_out(partial(self._note_lending, changes), self._telling)
+            except redis.RedisError as error:
+                _log.warning("cannot note which processes lend their places: %s", error)
         messages, self._messages = self._messages, []
         if messages:
             if self._unkept:
@@ -1010,7 +1039,7 @@ class Runtime:
             if self._writer.is_behind:
                 await self._writer.flush()
             await self._store_next(min(ended, _AT_ONCE))
-        if self._finished:
+        if self._finished or self._lending:
             self._has_finished.set()
 
     async def _store_next(self, most: int = _AT_ONCE) -> None:
@@ -1094,8 +1123,8 @@ class Runtime:
             told = [(task_id, mark) for task_id, mark in zip(ids, known, strict=True) if mark]
             self._cancel([task_id for task_id, mark in told if self._is_cancelled(task_id, mark)], "cancelled")
         for job in list(self._running.values()):
-            if job.envelope.inside is not None and await self._is_orphan(job.envelope):
-                self._cancel([job.id], _ORPHANED)
+            if job.envelope.inside is not None and (how := await self._orphaned(job.envelope)):
+                self._cancel([job.id], how)
 
     async def _hear(self, channel: str, data: bytes) -> None:
         try:

@@ -24,13 +24,16 @@ from stbass import par, placement, replicator, seq, topology  # noqa: F401
 from stbass._values.texts import LONGEST_TRACEBACK, error_text, shortened, text_of, type_name_of
 from stbass.backends.celery.envelope import (
     ENVELOPE_HEADER,
+    MOST_ATTEMPTS,
     SIGNATURE_HEADER,
     Envelope,
     Reply,
     failed_result,
     reply_to,
+    seal_cancellation,
     seal_result,
 )
+from stbass.backends.celery.keys import Superseded
 from stbass.backends.celery.settings import EXECUTE, fleet_of
 from stbass.backends.celery.transport import Channel
 from stbass.backends.celery.worker.pool import AsyncioPool
@@ -134,6 +137,8 @@ class _StoredBackend:
         pipe.zrem(names.leases, task_id)
         if reply := reply_to(vars(about), names):
             pipe.publish(reply, msgspec.json.encode(Reply(ready=[task_id])))
+        # What it has sent is wanted by nobody any more.
+        pipe.publish(names.cancel_channel, seal_cancellation([Superseded(task_id, MOST_ATTEMPTS)], settings))
         pipe.execute()
 
 
