@@ -37,6 +37,7 @@ from stbass._process.contained import exit_refused
 from stbass._process.context import Composable, ProcessContext, failure_of, frame_of
 from stbass._process.meter import Meter
 from stbass._values.checks import checked_deadline
+from stbass._values.ctrl_c import raise_ctrl_c
 from stbass._values.ids import new_id
 from stbass._values.outcome import ProcessResult, utc_now
 from stbass._values.texts import text_of, traceback_text, type_name_of
@@ -147,9 +148,8 @@ def _copied(value: Any) -> Any:
     """As it is now: the process may go on to change it."""
     try:
         return copy.deepcopy(value)
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:  # of a class of the user's
+        raise_ctrl_c(error)
         raise NotTransportable(
             f"output: a {type_name_of(type(value))} cannot be kept for those who follow the run, because it cannot be"
             f" copied ({text_of(error, 200)}); emit plain values"

@@ -14,6 +14,7 @@ import msgspec
 from typing_extensions import TypeVar as DefaultedTypeVar
 
 from stbass._values.checks import checked_deadline
+from stbass._values.ctrl_c import raise_ctrl_c
 from stbass._values.endpoint import Placement
 from stbass._values.ids import new_id
 from stbass._values.outcome import ProcessResult
@@ -98,9 +99,8 @@ class RunEvent:
 def _json(value: Any) -> str:
     try:
         return msgspec.json.encode(value, enc_hook=_plain).decode()
-    except KeyboardInterrupt:
-        raise
-    except BaseException:  # of classes of the user's, or keys and numbers that JSON does not have
+    except BaseException as error:  # of classes of the user's, or keys and numbers that JSON does not have
+        raise_ctrl_c(error)
         return msgspec.json.encode(text_of(value).encode("utf-8", "backslashreplace").decode()).decode()
 
 

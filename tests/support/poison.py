@@ -126,17 +126,8 @@ def _deep() -> BaseException:
 
 ENDS = {"KeyboardInterrupt": KeyboardInterrupt, "SystemExit": SystemExit}
 """What would end the program, were it not somebody's object that raises it when it is asked for something."""
-_METHODS = (
-    "__str__",
-    "__repr__",
-    "__reduce__",
-    "__reduce_ex__",
-    "__getattr__",
-    "__getattribute__",
-    "__eq__",
-    "__hash__",
-)
-_PROPERTIES = ("__class__", "__dict__", "__cause__", "__context__", "__notes__", "args", "retry_after", "errors")
+_METHODS = ("__str__", "__repr__", "__reduce_ex__", "__getattr__", "__getattribute__", "__hash__")
+_PROPERTIES = ("__class__", "__dict__", "__cause__", "__notes__", "args", "retry_after")
 
 
 def _class_that_ends(where: str, end: type[BaseException], base: type[Any]) -> Any:

@@ -15,7 +15,7 @@ from celery.app.defaults import DEFAULTS
 
 from stbass._engine.registry import BackendRegistry
 from stbass._values.checks import is_between
-from stbass._values.texts import text_of
+from stbass._values.texts import value_text
 from stbass.backends.celery.keys import FleetKeys
 from stbass.backends.celery.refusals import Refusals
 from stbass.errors import ConfigurationError
@@ -37,7 +37,6 @@ __all__ = [
     "included",
     "is_queue",
     "read_settings",
-    "shown",
     "worker_processes",
 ]
 
@@ -291,7 +290,7 @@ def _modules(conf: Any, name: str) -> tuple[str, ...]:
 def _number(conf: Any, name: str, default: float, least: float, most: float) -> float:
     value = conf.get(name, default)
     if not is_between(value, least, most):
-        raise ConfigurationError(f"{name} must be a number from {least:g} to {most:.10g}, got {shown(value)}")
+        raise ConfigurationError(f"{name} must be a number from {least:g} to {most:.10g}, got {value_text(value)}")
     return float(value)
 
 
@@ -301,7 +300,7 @@ def _expiry(expires: Any) -> int:
     if not is_between(seconds, 0, _LONGEST_EXPIRY):
         raise ConfigurationError(
             "result_expires must be a timedelta, or a number of seconds from 0 (as with None, results are kept for"
-            f" ever) to {_LONGEST_EXPIRY:.10g}, got {shown(expires)}"
+            f" ever) to {_LONGEST_EXPIRY:.10g}, got {value_text(expires)}"
         )
     return math.ceil(seconds)
 
@@ -315,8 +314,3 @@ def is_queue(name: object) -> bool:
         and name.isprintable()
         and name == name.strip()
     )
-
-
-def shown(value: object) -> str:
-    """What somebody gave, for an error."""
-    return text_of(value, 100)

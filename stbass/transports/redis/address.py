@@ -22,7 +22,7 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from stbass._values.checks import is_between
-from stbass._values.texts import text_of
+from stbass._values.texts import value_text
 from stbass.errors import BackendUnavailableError, ConfigurationError
 
 __all__ = [
@@ -118,7 +118,7 @@ class ConnectionOptions:
                 wanted = f"a {'whole ' if one.name == 'max_connections' else ''}number from {least} to {_LARGEST:,}"
             if not good:
                 raise ConfigurationError(
-                    f"the transport option {one.name} of {setting} is {text_of(value, 100)}: it must be {wanted}"
+                    f"the transport option {one.name} of {setting} is {value_text(value)}: it must be {wanted}"
                 )
             chosen[one.name] = value
         return cls(**chosen)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from stbass._channels.transport import LinkSpec, Transport
 from stbass._values.checks import is_between
 from stbass._values.ids import new_id
-from stbass._values.texts import text_of
+from stbass._values.texts import value_text
 from stbass.errors import ChannelTopologyError, ConfigurationError, StbassError
 from stbass.transports.redis.address import RedisAddress, hide_password
 from stbass.transports.redis.buffered import Buffered
@@ -81,7 +81,7 @@ class RedisTransport(Transport):
         for name, value, least in (("lease", lease, 0.05), ("ttl", ttl, 0.1), ("give_up", give_up, 0)):
             if not is_between(value, least, _LONGEST_SECONDS):
                 raise ConfigurationError(
-                    f"RedisTransport({name}={text_of(value, 100)}): a number of seconds from {least:g} to"
+                    f"RedisTransport({name}={value_text(value)}): a number of seconds from {least:g} to"
                     f" {_LONGEST_SECONDS:,}"
                 )
         if ttl < 2 * lease:

@@ -32,7 +32,7 @@ from stbass._process.context import (
 from stbass._process.sync_threads import shared_threads
 from stbass._values.checks import is_between, is_whole
 from stbass._values.ids import new_id
-from stbass._values.texts import shortened
+from stbass._values.texts import shortened, value_text
 from stbass.backends.celery.current_message import current_message
 from stbass.backends.celery.envelope import (
     ABSENT,
@@ -59,7 +59,6 @@ from stbass.backends.celery.settings import (
     FleetSettings,
     fleet_of,
     is_queue,
-    shown,
 )
 from stbass.errors import ConfigurationError, SignatureError, StbassError, WireError, WorkerLostError
 from stbass.observe import events, spans
@@ -321,7 +320,7 @@ class CeleryBackend(ExecutionBackend):
             )
         if not is_queue(queue):
             raise ConfigurationError(
-                f"process {process.name!r}: the endpoint {shown(queue)} cannot be a queue: {QUEUE_RULE}"
+                f"process {process.name!r}: the endpoint {value_text(queue)} cannot be a queue: {QUEUE_RULE}"
             )
         return queue
 
@@ -531,4 +530,4 @@ class CeleryBackend(ExecutionBackend):
 
 def _check(name: str, value: object, right: bool, wanted: str) -> None:
     if not right:
-        raise ConfigurationError(f"CeleryBackend({name}={shown(value)}): {name} must be {wanted}")
+        raise ConfigurationError(f"CeleryBackend({name}={value_text(value)}): {name} must be {wanted}")
