@@ -101,6 +101,8 @@ _ORPHANED = "cancelled, because the worker of the process that sent it is lost,"
 _NOT_WANTED = "cancelled, because the process that sent it has failed,"
 _STALE = 2 / 3
 """Of its lease: the age at which a claim that was not started is given up. It would have been renewed by then."""
+_APART = 5.0
+"""Seconds for which suspects are kept apart, if that is longer than their lease."""
 _LAST_SECONDS = 3.0
 """For each of the last things that a worker does when it stops; Celery gives it ten seconds."""
 _pack = msgspec.msgpack.Encoder().encode
@@ -694,7 +696,7 @@ class Runtime:
                 run_signature(job.id, self.settings),
                 int(job.ignores_cancellation),
                 # Not for ever: the one that it waits for may itself wait for it, over a channel or for its result.
-                int(job.apart_since is None or asked_at - job.apart_since < job.envelope.lease),
+                int(job.apart_since is None or asked_at - job.apart_since < max(_APART, job.envelope.lease)),
             )
             for job in jobs
         ]
@@ -747,7 +749,7 @@ class Runtime:
     def _keep_apart(self, job: Job, now: float) -> None:
         if job.apart_since is None:
             job.apart_since = now
-            self._loop.call_later(job.envelope.lease, self._try_suspects)
+            self._loop.call_later(max(_APART, job.envelope.lease), self._try_suspects)
         self._apart.append(job)
 
     def _try_suspects(self) -> None:
