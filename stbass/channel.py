@@ -65,7 +65,19 @@ class Chan(Generic[T]):
         ValueError: the capacity is not 0 or a positive integer.
     """
 
-    __slots__ = ("__weakref__", "_capacity", "_exact", "_name", "_transport", "_turn", "_type", "link")
+    __slots__ = (
+        "__weakref__",
+        "_capacity",
+        "_exact",
+        "_name",
+        "_opened",
+        "_shared",
+        "_transport",
+        "_turn",
+        "_type",
+        "counted_by",
+        "link",
+    )
 
     @overload
     def __init__(
@@ -127,6 +139,9 @@ class Chan(Generic[T]):
         self._turn = asyncio.Lock() if self._type.is_sequence else None
         self._capacity = capacity
         self._transport = transport
+        self._opened = self._shared = False
+        self.counted_by: object = None
+        """What the engine knows of who has it, while a composition runs to which it was given."""
 
     def _link_spec(self) -> LinkSpec:
         return LinkSpec(self._name, self._capacity, type_name(self._type.spec), self._type.fit)
@@ -275,6 +290,27 @@ class Chan(Generic[T]):
         """Close the channel, and return when its other end knows (or can be told no more)."""
         await self.link.aclose()
 
+    def forsake(self, told: str, *, failed: bool) -> None:
+        """Nobody is left who could have its other end: whoever waits for one is told. For the engine.
+
+        Args:
+            told: who has ended, and how.
+            failed: whether one of them has failed.
+        """
+        self.link.forsake(told, failed=failed)
+
+    def renew(self) -> Link:
+        """Undo :meth:`forsake`; gives back the link that it had until now."""
+        link = self.link
+        if not link.reopen():
+            self.link = self._transport.link(self._link_spec())
+        return link
+
+    @property
+    def known_outside(self) -> bool:
+        """Whether somebody may have its other end of whom nothing is known here."""
+        return self._opened or self._shared or self._transport.by_name
+
     @property
     def closed(self) -> bool:
         """Whether it is closed, as far as is known here."""
@@ -288,13 +324,19 @@ class Chan(Generic[T]):
         await self.aclose()
 
     def __aiter__(self) -> AsyncIterator[T]:
-        """The values, until the channel is closed."""
+        """The values, until the channel is closed.
+
+        Raises:
+            ChannelClosedError: it is closed because a process that had its other end has failed.
+        """
         return self
 
     async def __anext__(self) -> T:
         try:
             return await self.recv()
-        except ChannelClosedError:
+        except ChannelClosedError as error:
+            if error.failed:
+                raise
             raise StopAsyncIteration from None
 
     # What it is ---------------------------------------------------------------------------------
@@ -433,6 +475,11 @@ class Chan(Generic[T]):
         Raises:
             NotTransportable: it lives in memory; says what to do.
         """
+        self._shared = True
+        return self.described()
+
+    def described(self) -> dict[str, Any]:
+        """As :meth:`share`, for a process that is counted among those that have the channel. For the engine."""
         return {
             "transport": self._transport.scheme,
             "name": self._name,
@@ -473,6 +520,7 @@ class Chan(Generic[T]):
             )
         made: Chan[Any] = cls.__new__(cls)
         made._set_up(type_spec, name, capacity, transport)
+        made._opened = True
         made.link = transport.open(made._link_spec(), link)
         return made
 

@@ -108,11 +108,15 @@ class ChannelTypeError(StbassError, TypeError):
 class ChannelTopologyError(StbassError):
     """A channel is connected in a way that a channel cannot be."""
 
+    channel_name: str | None = None
+
 
 class ChannelClosedError(StbassError):
     """The channel is closed."""
 
     channel_name: str | None = None
+    failed: bool = False
+    """Whether it was not closed by anybody, but a process that had its other end has failed: values may be missing."""
 
 
 class ChannelProtocolError(StbassError):

@@ -10,7 +10,7 @@ from typing import Any
 from typing_extensions import TypeVar
 
 from stbass import observe
-from stbass._engine.children import make_children, open_groups
+from stbass._engine.children import hold_together, make_children, open_groups
 from stbass._engine.composition import (
     CompositionResult,
     ProcessComposition,
@@ -19,10 +19,10 @@ from stbass._engine.composition import (
 )
 from stbass._engine.registry import BackendRegistry
 from stbass._engine.supervise import Child, ended, supervise, too_late
-from stbass._process.context import Composable, ProcessContext, optional_among, top_context
+from stbass._process.context import Composable, ProcessContext, held_by, optional_among, top_context
 from stbass._values.checks import checked_limit
 from stbass._values.outcome import ProcessResult
-from stbass._values.policy import FailurePolicy, OnFailure
+from stbass._values.policy import FailurePolicy, OnFailure, RetryPolicy
 from stbass._values.usage import Budget
 from stbass.errors import DeadlineExceeded
 
@@ -103,7 +103,10 @@ class Parallel(ProcessComposition[PARResult[T_co], list[T_co]]):
 
     async def _run_children(self, ctx: ProcessContext, children: list[Child]) -> PARResult[T_co]:
         started = monotonic()
-        group = None
+        group = holder = None
+        if self.holds_channels or held_by(ctx) is not None:
+            again = isinstance(self._on_failure, RetryPolicy)
+            holder = hold_together(ctx, self, children, limit=self._limit, again=again)
         try:
             group = await open_groups(ctx, children)
         except DeadlineExceeded:
@@ -111,6 +114,9 @@ class Parallel(ProcessComposition[PARResult[T_co], list[T_co]]):
             results = [ended(child, too_late(child.ctx, "queued")) for child in children]
         else:
             results = await supervise(children, ctx, self._on_failure, limit=self._limit)
+        finally:
+            if holder is not None:
+                await holder.finish()
         return PARResult(
             results, group, optional_among([child.process for child in children]), timed(ctx, started), self._deadline
         )

@@ -54,6 +54,16 @@ class _Replica(Composable):
         self._called = False
         self._outcome: Any = None
 
+    @property
+    def makes_more(self) -> bool:  # type: ignore[override]
+        """Whether the factory has still to be asked for a process."""
+        return not self._called and not _is_async(self._factory)
+
+    @property
+    def holds_channels(self) -> bool:  # type: ignore[override]
+        """As :attr:`makes_more`: channels are bound to what the factory makes."""
+        return self.makes_more
+
     def call(self, ctx: ProcessContext) -> Any:
         """Call the factory before the replica runs; an error is raised when it runs."""
         self._called = True
@@ -181,6 +191,12 @@ class _OfReplicas(ProcessComposition[R, V_co]):
         count = self._replicated.count
         return self._replicated.name, None if callable(count) else count
 
+    def _set_replicated(self, what: str, count: Count, factory: Factory) -> None:
+        self._replicated = _Replicated(what, count, factory)
+        self._set_members(self._replicated.members())
+        if not isinstance(factory, Composable) and not _is_async(factory):
+            self.holds_channels = self.makes_more = True
+
     def parts(self) -> dict[str, Any]:
         """Its replicas, and what the constructor was given beside them."""
         return {**super().parts(), "processes": self._replicated.expanded()}
@@ -257,8 +273,7 @@ class PAR_FOR(_OfReplicas[PARResult[T_co], list[T_co]], Parallel[T_co], kind="PA
         budget: Budget | None = None,
     ) -> None:
         super().__init__(on_failure, deadline, limit, registry, budget)
-        self._replicated = _Replicated("PAR_FOR", count, factory)
-        self._set_members(self._replicated.members())
+        self._set_replicated("PAR_FOR", count, factory)
 
     def _start_children(self, ctx: ProcessContext) -> list[Child]:
         replicated = self._replicated
@@ -315,8 +330,7 @@ class SEQ_FOR(_OfReplicas[SEQResult, Any], Sequential, kind="SEQ_FOR"):
         budget: Budget | None = None,
     ) -> None:
         super().__init__(on_failure, deadline, registry, budget)
-        self._replicated = _Replicated("SEQ_FOR", count, factory)
-        self._set_members(self._replicated.members())
+        self._set_replicated("SEQ_FOR", count, factory)
 
     async def _run_in(self, ctx: ProcessContext) -> SEQResult:
         children = make_children(ctx, [(process, None) for process in self._replicated.processes()])

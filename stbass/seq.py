@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Coroutine, Iterable, Iterator
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
 
-from stbass._engine.children import make_children, migrate_channels
+from stbass._engine.children import hold_in_turn, make_children, migrate_channels
 from stbass._engine.composition import (
     CompositionResult,
     ProcessComposition,
     checked_members,
     timed,
 )
+from stbass._engine.holders import Stages
 from stbass._engine.registry import BackendRegistry
 from stbass._engine.supervise import Child, cancelled_itself, is_limited, lend, run_child, take_over
 from stbass._process.arguments import Lacking
@@ -24,6 +25,7 @@ from stbass._process.context import (
     frame_of,
     give,
     given_to,
+    held_by,
     optional_among,
     sent_by,
     top_context,
@@ -98,8 +100,25 @@ class Sequential(ProcessComposition[SEQResult]):
         children = make_children(ctx, self.members)
         return await self._run_stages(ctx, children, children)
 
-    async def _run_stages(self, ctx: ProcessContext, children: list[Child], stages: Iterable[Child]) -> SEQResult:
+    def _run_stages(
+        self, ctx: ProcessContext, children: list[Child], stages: Iterable[Child]
+    ) -> Coroutine[Any, Any, SEQResult]:
         """Run ``stages`` in turn; ``children`` has each of them when its turn has come, if not before."""
+        if self.holds_channels or held_by(ctx) is not None:
+            return self._run_counted(ctx, children, stages)
+        return self._run_turns(ctx, children, stages)
+
+    async def _run_counted(self, ctx: ProcessContext, children: list[Child], stages: Iterable[Child]) -> SEQResult:
+        turns, holder = hold_in_turn(ctx, self, children)
+        try:
+            return await self._run_turns(ctx, children, stages, turns)
+        finally:
+            if holder is not None:
+                await holder.finish()
+
+    async def _run_turns(
+        self, ctx: ProcessContext, children: list[Child], stages: Iterable[Child], turns: Stages | None = None
+    ) -> SEQResult:
         started = monotonic()
         await migrate_channels(ctx, children)
         for child in children:
@@ -116,6 +135,8 @@ class Sequential(ProcessComposition[SEQResult]):
         results: list[ProcessResult] = []
         for stage in stages:
             give(stage.ctx, given)
+            if turns is not None:
+                stage.holder = turns.begin(len(results), stage.process, stage.ctx, again=retry is not None)
             try:
                 if plain and stage.backend is None:
                     result = await stage.process.execute(stage.ctx)
@@ -134,6 +155,8 @@ class Sequential(ProcessComposition[SEQResult]):
                 # The stage has taken no notice. What comes after it must not run.
                 raise asyncio.CancelledError
             results.append(result)
+            if turns is not None and stage.holder is not None:
+                stage.holder.end(result, tell=goes_on or result.is_ok or stage.process.is_optional)
             if result.is_ok:
                 sent = sent_by(stage.ctx)
                 given = tuple(sent) if sent else (result.value,)

@@ -72,6 +72,8 @@ class ChanArray:
 class _Shape(Composition[int]):
     """A process whose channels are bound to it, and so go where it goes."""
 
+    holds_channels = True
+
     async def run(self) -> ProcessResult[int]:
         """Run it by itself, until the channels that it reads are closed; what goes wrong is a failure in the result."""
         return await self.execute(top_context(self.name))
@@ -137,8 +139,8 @@ class Distributor(_Shape, kind="Distributor"):
                 count += 1
         except asyncio.CancelledError:
             raise  # whoever cancels one end of a channel decides what becomes of the other
-        except BaseException:
-            await _close(targets)
+        except BaseException as error:
+            await _close(targets, error)
             raise
         await _close(targets)
         return count
@@ -187,14 +189,16 @@ class Collector(_Shape, kind="Collector"):
                 async for value in take:
                     try:
                         await sink.send(value)
-                    except ChannelClosedError:
+                    except ChannelClosedError as error:
                         await _close(sources)
+                        if error.failed:
+                            raise
                         break
                     count += 1
         except asyncio.CancelledError:
             raise
-        except BaseException:
-            await sink.aclose()
+        except BaseException as error:
+            await _close([sink], error)
             raise
         await sink.aclose()
         return count
@@ -263,7 +267,9 @@ async def _as_they_come(sources: list[Chan[Any]]) -> AsyncGenerator[Any, None]:
         try:
             while True:
                 yield await choice
-        except ChannelClosedError:
+        except ChannelClosedError as error:
+            if error.failed:
+                raise
             sources = _without(choice, sources)
 
 
@@ -273,8 +279,11 @@ def _without(choice: ALT, channels: list[Chan[Any]]) -> list[Chan[Any]]:
     return [channel for channel in channels if channel is not closed]
 
 
-async def _close(channels: list[Chan[Any]]) -> None:
+async def _close(channels: list[Chan[Any]], error: BaseException | None = None) -> None:
+    """Close them; if values may be missing, because a process that had the other end of a source has failed, so too."""
     for channel in channels:
+        if isinstance(error, ChannelClosedError) and error.failed:
+            channel.forsake(str(error), failed=True)
         await channel.aclose()
 
 

@@ -100,6 +100,8 @@ class MemoryLink(Link):
             return None
         if (self._readers or self.capacity) and self.try_offer(value):
             return None
+        if self.forsaken is not None:
+            raise self.closed_error()
         waiter = loop.create_future()
         self._senders.append(waiter)
         self._offers.append(value)
@@ -129,6 +131,8 @@ class MemoryLink(Link):
         if len(self._buffer) < self.capacity:
             self._accept(value)
             return True
+        if self.forsaken is not None:
+            raise self.closed_error()
         return False
 
     def take(self) -> asyncio.Future[Any]:
@@ -163,7 +167,7 @@ class MemoryLink(Link):
                 arm.complete()
                 self._count()
                 return arm.value
-        if self.closed:
+        if self.closed or self.forsaken is not None:
             raise self.closed_error()
         return NOTHING
 
@@ -219,6 +223,14 @@ class MemoryLink(Link):
         if self.closed:
             return
         self.closed = True
+        self._end_waiting()
+
+    def forsake(self, told: str, *, failed: bool) -> None:
+        # What need not wait goes on: a writer while there is room, a reader while there are values.
+        self.forsaken = told, failed
+        self._end_waiting()
+
+    def _end_waiting(self) -> None:
         waiting = [waiter for line in (self._receivers, self._senders) for waiter in line if not waiter.done()]
         self._receivers.clear()
         self._senders.clear()
@@ -227,6 +239,10 @@ class MemoryLink(Link):
             waiter.set_exception(self.closed_error())
         _notify(self._readers)
         _notify(self._writers)
+
+    def reopen(self) -> bool:
+        self.forsaken = None
+        return True
 
     # Choice -------------------------------------------------------------------------------------
 
@@ -266,7 +282,7 @@ class MemoryLink(Link):
             line, partners, space = self._senders, self._writers, bool(self._buffer)
         else:
             line, partners, space = self._receivers, self._readers, len(self._buffer) < self.capacity
-        if space or self.closed:
+        if space or self.closed or self.forsaken is not None:
             return True
         if not line and not partners:
             return False

@@ -176,6 +176,8 @@ class Transport(ABC):
 
     scheme: ClassVar[str]
     """A short name, which shared channels carry."""
+    by_name: bool = False
+    """Whether channels of one name are the same channel, whoever makes them."""
 
     @abstractmethod
     def link(self, spec: LinkSpec) -> Link:
@@ -204,7 +206,7 @@ class Link(ABC):
     and who calls :meth:`withdraw` if it is cancelled meanwhile.
     """
 
-    __slots__ = ("capacity", "closed", "name", "reader", "writer")
+    __slots__ = ("capacity", "closed", "forsaken", "name", "reader", "writer")
 
     local: ClassVar[bool] = False
     """Whether ``try_offer``, ``try_take`` and ``ready`` tell the whole truth at once."""
@@ -213,6 +215,8 @@ class Link(ABC):
         self.name = spec.name
         self.capacity = spec.capacity
         self.closed = False
+        self.forsaken: tuple[str, bool] | None = None
+        """If nobody is left at the other end: who has ended and how, and whether one of them has failed."""
         self.writer: str | None = None
         self.reader: str | None = None
 
@@ -282,9 +286,26 @@ class Link(ABC):
         """Close, and return when the other end knows or can be told no more."""
         self.close()
 
+    def forsake(self, told: str, *, failed: bool) -> None:
+        """Nobody is left who could be at the other end: what would wait for one fails, now and later.
+
+        A link that has values goes on giving them, and one that has room taking them.
+        """
+        self.forsaken = told, failed
+        self.close()
+
+    def reopen(self) -> bool:
+        """Undo :meth:`forsake`; False: this link cannot, and a new one is needed."""
+        return False
+
+    async def given_up(self) -> None:  # noqa: B027 - in memory there is nothing to leave
+        """Return when nothing is kept elsewhere any more for a link that could not :meth:`reopen`."""
+
     def closed_error(self) -> ChannelClosedError:
         """The error for an operation on this channel after its close."""
-        return ChannelClosedError(f"channel {self.name!r} is closed", channel_name=self.name)
+        told, failed = self.forsaken or ("", False)
+        why = f": its other end will never come again: {told}" if told else ""
+        return ChannelClosedError(f"channel {self.name!r} is closed{why}", channel_name=self.name, failed=failed)
 
     # Choice -------------------------------------------------------------------------------------
 

@@ -10,15 +10,26 @@ from typing import Any, TypeVar
 from stbass._engine.backend import ExecutionBackend
 from stbass._engine.channel_migration import Placed, migrate_all, remote_processes
 from stbass._engine.composition import PlacedProcess
+from stbass._engine.holders import Holder, Stages
 from stbass._engine.registry import BackendRegistry, default_registry
 from stbass._engine.stage_context import StageContext
 from stbass._engine.supervise import Child, too_late, until
-from stbass._process.context import ProcessContext, frame_of, given_to, inherit, own_channels, peek_frame
+from stbass._process.context import (
+    Composable,
+    ProcessContext,
+    frame_of,
+    given_to,
+    held_by,
+    inherit,
+    own_channels,
+    peek_frame,
+)
 from stbass._values.endpoint import place_of
 from stbass._values.ids import new_id
 from stbass._values.texts import shortened
+from stbass.channel import Chan
 
-__all__ = ["make_children", "migrate_channels", "open_groups", "registry_of"]
+__all__ = ["hold_in_turn", "hold_together", "make_children", "migrate_channels", "open_groups", "registry_of"]
 
 T = TypeVar("T")
 
@@ -56,6 +67,58 @@ def make_children(owner: ProcessContext, members: Iterable[PlacedProcess]) -> li
             ctx.placement = placement
             children.append(Child(process, ctx, registry.get(placement)))
     return children
+
+
+def hold_together(
+    owner: ProcessContext, composition: Composable, children: Sequence[Child], *, limit: int | None, again: bool
+) -> Holder | None:
+    """The processes of a composition are about to run at once: those that have channels are counted.
+
+    Args:
+        owner: the context of the composition.
+        limit: how many run at the same time.
+        again: whether one that fails may be tried again.
+
+    Returns:
+        What has to be ended with the composition, if nobody else does that.
+    """
+    around = _channels_around(owner)
+    if not around and held_by(owner) is None and not any(child.process.holds_channels for child in children):
+        return None
+    node, is_outermost = _node(owner, composition)
+    node.start(in_turn=limit == 1)
+    for child in children:
+        if around or child.process.holds_channels:
+            child.holder = node.add(child.process, child.ctx, around, again=again)
+    node.count_given()
+    node.hand_on(node.held, is_known=True)
+    return node if is_outermost else None
+
+
+def hold_in_turn(
+    owner: ProcessContext, composition: Composable, children: Sequence[Child]
+) -> tuple[Stages | None, Holder | None]:
+    """As :func:`hold_together` for processes that run one after the other; begin each with the first that it gives."""
+    around = _channels_around(owner)
+    if not around and held_by(owner) is None and not composition.holds_channels:
+        return None, None
+    node, is_outermost = _node(owner, composition)
+    return Stages(node, [child.process for child in children], around), node if is_outermost else None
+
+
+def _channels_around(owner: ProcessContext) -> list[Chan[Any]]:
+    around: Iterable[Any] = own_channels(owner).values()
+    return [channel for channel in around if isinstance(channel, Chan)]
+
+
+def _node(owner: ProcessContext, composition: Composable) -> tuple[Holder, bool]:
+    """The holder of a composition, and whether it was made here: for the outermost, or one in a process's own code."""
+    around: Holder | None = held_by(owner)
+    if around is None or not around.is_here:
+        return Holder(composition, owner), True
+    if around.is_composition:
+        return around, False
+    return Holder(composition, owner, around), True
 
 
 async def migrate_channels(owner: ProcessContext, children: Iterable[Child]) -> None:

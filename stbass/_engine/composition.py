@@ -42,6 +42,7 @@ from stbass._values.policy import FailurePolicy, OnFailure, RetryPolicy
 from stbass._values.texts import value_text
 from stbass._values.timeline import Timeline
 from stbass._values.usage import NO_USAGE, Budget, Usage, checked_budget
+from stbass.channel import Chan
 from stbass.errors import BudgetExceeded, NotTransportable, ProcessCancelled
 from stbass.observe import events, spans
 
@@ -280,6 +281,10 @@ class ProcessComposition(Composition[V_co], Generic[R, V_co]):
         if self.depth > MOST_NESTED:
             raise _too_deep(self.name)
         self._members = members
+        holding = [member for member, _ in members if member.holds_channels]
+        if holding:
+            self.holds_channels = True
+            self.makes_more = any(member.makes_more for member in holding)
         lacking = [member for member, _ in members if member.lacks_arguments]
         if lacking:
             self.lacks_arguments = True
@@ -287,6 +292,17 @@ class ProcessComposition(Composition[V_co], Generic[R, V_co]):
                 for lack in member.lacking():
                     if len(lack.arguments) > 1:
                         raise lack.error()
+
+    def given_channels(self) -> Iterator[Chan[Any]]:
+        for member, _ in self._members:
+            if member.holds_channels:
+                yield from member.given_channels()
+
+    def held_channels(self) -> Iterator[Chan[Any]]:
+        yield from super().held_channels()
+        for member, _ in self._members:
+            if member.holds_channels:
+                yield from member.held_channels()
 
     def lacking(self) -> Iterator[Lacking]:
         if self.lacks_arguments and "input" not in self._channels:

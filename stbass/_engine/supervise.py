@@ -22,6 +22,7 @@ from time import monotonic
 
 from stbass._channels.cancellation import is_being_cancelled
 from stbass._engine.backend import ExecutionBackend
+from stbass._engine.holders import Holder
 from stbass._engine.limiter import Slot, limiter_of
 from stbass._process.context import (
     Composable,
@@ -29,6 +30,7 @@ from stbass._process.context import (
     emit_event,
     failure_of,
     frame_of,
+    let_hold,
     next_attempt,
     peek_frame,
     running_context,
@@ -69,7 +71,7 @@ _CLOCK_TOLERANCE = 0.1
 class Child:
     """A process that is to run, with its context, and the backend that runs it (None: here)."""
 
-    __slots__ = ("backend", "began", "covered", "ctx", "hands_on", "process")
+    __slots__ = ("backend", "began", "covered", "ctx", "hands_on", "holder", "process")
 
     def __init__(self, process: Composable, ctx: ProcessContext, backend: ExecutionBackend | None = None) -> None:
         self.process = process
@@ -82,6 +84,8 @@ class Child:
         """Whether the slot of the composition is used on its behalf: before it runs, and after, if it hands it on."""
         self.hands_on = False
         """Whether whoever runs it takes its use of the slot over when it has ended, so that nobody comes between."""
+        self.holder: Holder | None = None
+        """What it is for the channels that it has, if somebody counts who has them."""
 
     @property
     def in_place(self) -> bool:
@@ -206,6 +210,8 @@ class _Supervision:
         self._spare = child if child.covered else None
         if not result.is_ok and self._halts(child, result):
             self._halt_for(child, result.failure.error)
+        if child.holder is not None:
+            child.holder.end(result, tell=self._halted_by is None)
         if self._then is not None or self._ready:
             self._go_on(index, result)
         if self._spare is not None:
@@ -399,6 +405,7 @@ async def _run_on(backend: ExecutionBackend, child: Child) -> ProcessResult:
     slot: Slot | None = frame.slot.message if backend.in_place and frame.slot is not None else None
     if not backend.in_place:
         frame.worker = None
+        let_hold(ctx, None)  # what runs in another thread is counted as a whole
     around = running.get()
     try:
         limiter = limiter_of(backend)

@@ -48,8 +48,10 @@ __all__ = [
     "frame_of",
     "give",
     "given_to",
+    "held_by",
     "hold_end",
     "inherit",
+    "let_hold",
     "meter_of",
     "next_attempt",
     "note_sent",
@@ -160,6 +162,8 @@ class ProcessContext:
     _earlier: list[Any] | None = field(default=None, repr=False)
     # Of a sync process: how its thread waits for what happens on the event loop.
     _thread: _WaitingThread | None = field(default=None, repr=False)
+    # Who is told which ends of channels it uses, if somebody counts them.
+    _holder: Any = field(default=None, repr=False)
 
     def __init__(
         self,
@@ -199,13 +203,15 @@ class ProcessContext:
         inherit(made, frame)
         if self._frame.slot is not None:
             frame_of(made).part_of = self._frame
+        made._holder = self._holder
         if deadline_at is not None:
             frame_of(made).limit(deadline_at)
         return made
 
     def __getstate__(self) -> dict[str, Any]:
-        # A copy, pickled or not, has a frame of its own, and has begun nothing.
-        return {**self.__dict__, "_frame": self._frame.unshared(), "_latest": None, "_earlier": None, "_thread": None}
+        # A copy, pickled or not, has a frame of its own, has begun nothing, and is counted by nobody.
+        begun = dict.fromkeys(("_latest", "_earlier", "_thread", "_holder"))
+        return {**self.__dict__, "_frame": self._frame.unshared(), **begun}
 
     def _again(self) -> Self:
         made = copy.copy(self)
@@ -573,6 +579,16 @@ def own_channels(ctx: ProcessContext) -> dict[str, Chan[Any]]:
     return ctx._own_channels()
 
 
+def held_by(ctx: ProcessContext) -> Any:
+    """The :class:`stbass._engine.holders.Holder` that a process is for its channels; None: nobody counts them."""
+    return ctx._holder
+
+
+def let_hold(ctx: ProcessContext, holder: Any) -> None:
+    """Tell ``holder`` which ends of channels the process uses."""
+    ctx._holder = holder
+
+
 def hold_end(ctx: ProcessContext, name: str, side: Literal["reader", "writer"]) -> None:
     """Hold an end of the channel ``name`` until the process ends.
 
@@ -580,6 +596,8 @@ def hold_end(ctx: ProcessContext, name: str, side: Literal["reader", "writer"]) 
         ChannelTopologyError: another process holds it.
     """
     channel = ctx.channels[name]
+    if ctx._holder is not None:
+        ctx._holder.uses(channel, side)
     if side == "reader":
         channel.bind_reader(ctx.process_id)
     else:
@@ -618,6 +636,10 @@ class Composable(ABC, Generic[V_co]):
     """Whether it hands the slot that it is given on to the processes that it runs. For the engine."""
     unseen: bool = False
     """Whether it is no process of the user's, but a means of running others, of which alone observers hear."""
+    holds_channels: bool = False
+    """Whether there may be something in :meth:`held_channels`, or it makes more. For the engine, as the next."""
+    makes_more: bool = False
+    """Whether there may be processes in it of which nobody knows before it starts."""
     lacks_arguments: bool = False
     """Whether there may be something in :meth:`lacking`. For the engine: it asks that of every process."""
 
@@ -646,6 +668,15 @@ class Composable(ABC, Generic[V_co]):
         """The channels bound with :meth:`with_channels`, by name."""
         return self._channels
 
+    def given_channels(self) -> Iterator[Chan[Any]]:
+        """The channels bound to it, or rather to each process in it, as far as that is known. For the engine."""
+        return self.held_channels()
+
+    def held_channels(self) -> Iterator[Chan[Any]]:
+        """The channels bound to it and to whatever is known to be in it. For the engine."""
+        bound: Iterable[Any] = self._channels.values()
+        return (channel for channel in bound if isinstance(channel, Chan))
+
     def optional(self) -> Self:
         """A copy whose failure does not halt the composition around it."""
         made = self._copy()
@@ -663,6 +694,7 @@ class Composable(ABC, Generic[V_co]):
                 raise TypeError(f"with_channels({name}=…) takes a Chan, got {value_text(channel)}")
         made = self._copy()
         made._channels = {**self._channels, **channels}
+        made.holds_channels = True
         return made
 
     def with_name(self, name: str) -> Self:

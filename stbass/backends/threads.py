@@ -93,7 +93,7 @@ class ThreadBackend(ExecutionBackend):
             thread = min(self._threads, key=lambda one: one.load)
             thread.load += 1
         channels = {**own_channels(ctx), **process.bound_channels}
-        shared = {name: (channel.share(), channel.transport) for name, channel in channels.items()}
+        shared = {name: (channel.described(), channel.transport) for name, channel in channels.items()}
         try:
             return await thread.run(lambda: _execute(process, ctx, shared))
         finally:

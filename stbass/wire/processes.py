@@ -142,7 +142,7 @@ def _write_channel(writer: WireWriter, value: Chan[Any]) -> Any:
     if not writer.processes:
         raise Unsendable(f"channel {value.name!r} cannot travel inside a value", _NOT_LIVE)
     try:
-        shared = value.share()
+        shared = value.described()
     except NotTransportable as error:
         raise Unsendable(str(error)) from None
     return {"~": "chan", "v": writer.fields(value, shared)}

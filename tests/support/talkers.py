@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from typing import Any
 
 from stbass._process.context import ProcessContext
@@ -146,3 +147,43 @@ async def collect_there(ctx: ProcessContext) -> list[Any]:
 async def produce_there(ctx: ProcessContext) -> None:
     """Send three numbers on ``out``."""
     await Produce(3).run(ctx)
+
+
+class Fall(Process):
+    """Send the numbers below a count on ``out``, then fail."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    async def run(self, ctx: ProcessContext) -> None:
+        """Send, and fall."""
+        for number in range(self.count):
+            await ctx.send("out", number)
+        raise ValueError("it has fallen")
+
+
+class Die(Process):
+    """Send the number of the attempt on ``out``, and kill the worker in the first attempts."""
+
+    def __init__(self, attempts: int) -> None:
+        self.attempts = attempts
+
+    async def run(self, ctx: ProcessContext) -> None:
+        """Send, and die."""
+        await ctx.send("out", ctx.attempt)
+        if ctx.attempt <= self.attempts:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+@Process
+async def take_all(ctx: ProcessContext) -> None:
+    """Receive on ``inp`` for ever."""
+    while True:
+        ctx.checkpoint(await ctx.recv("inp"))
+
+
+@Process
+async def choose_all(ctx: ProcessContext) -> None:
+    """Receive on ``inp`` for ever, by a choice."""
+    while True:
+        ctx.checkpoint(await ALT(Guard(ctx.get_channel("inp"))))

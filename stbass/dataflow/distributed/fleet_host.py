@@ -212,7 +212,7 @@ class _Service:
         self._reports.abandon()
         if self._orphaned:
             # Nobody else is left who would clear away.
-            ids = [str(one.share()["link"]["id"]) for one in self._ctx.channels.values()]
+            ids = [str(one.described()["link"]["id"]) for one in self._ctx.channels.values()]
             try:
                 await self._transport.purge(ids)
             except BackendUnavailableError as error:

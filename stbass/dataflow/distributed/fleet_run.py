@@ -238,7 +238,7 @@ class FleetRun:
         return all(handle.has_ended for handle in self.handles)
 
     def _channel_ids(self) -> list[str]:
-        return [str(channel.share()["link"]["id"]) for channel in self._channels]
+        return [str(channel.described()["link"]["id"]) for channel in self._channels]
 
 
 class _GroupBackend(CeleryBackend):

@@ -67,6 +67,8 @@ class Buffered(RedisLink):
         if not s.queue and s.places["w"] == HELD and s.number - s.acked < self.capacity:
             self._accept(payload)
             return None
+        if self.forsaken is not None:
+            raise self.closed_error()
         return self._enqueue(payload)
 
     def _accept(self, payload: bytes, *, wakes: bool = False) -> None:
@@ -126,6 +128,8 @@ class Buffered(RedisLink):
         self._check_open()
         self._raise_write_failure()
         if self.room <= 0:
+            if self.forsaken is not None:
+                raise self.closed_error()
             return None
         self._accept(self.state.codec.encode(arm.value))
         return Happened()
@@ -398,7 +402,7 @@ class Buffered(RedisLink):
         elif self.route(reply, "r") is not None:
             self._confirm(number)
             if reply[1] and not self.state.fetching:
-                self.told_closed()
+                self.told_closed(why=reply[1])
             self.settle()
 
     def _written(self, payloads: list[bytes], reply: Any) -> None:

@@ -168,6 +168,8 @@ class EndState:
     pipe: Pipe | None = None
     blocked: bool = False
     epoch: int = 0
+    stays: bool = False
+    """Whether this end does not leave, though the channel is closed: others may still come, and are told why."""
     told_wait: bool = False
     """Whether the server was told that a receive waits."""
     stale: bool = False

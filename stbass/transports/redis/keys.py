@@ -21,7 +21,10 @@ Keys (type; written by; read by):
         which party that was: an end that has joined this channel is none of another one that has its name, after the
         data of this one was deleted.
     ``closed``
-        there once it is.
+        there once it is: ``1``, or the same as in ``why``.
+    ``why``
+        if nobody is left who could be at the other end: who has ended and how, after a ``!`` if one of them has failed,
+        else a ``-``. Without a capacity the channel is closed then; with one, as soon as there is a reader.
     ``loose``
         there if the channel was shared before it was made here: then a closed one is remembered for a minute.
     ``epoch``

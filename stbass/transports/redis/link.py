@@ -21,13 +21,8 @@ from functools import partial
 from typing import Any, Literal
 
 from stbass._channels.transport import Arm, ChannelStats, Happened, Link, LinkSpec, Side
-from stbass.errors import (
-    ChannelClosedError,
-    ChannelTopologyError,
-    SignatureError,
-    StateLostError,
-    StbassError,
-)
+from stbass._values.texts import shortened
+from stbass.errors import ChannelTopologyError, SignatureError, StateLostError, StbassError
 from stbass.transports.redis import scripts
 from stbass.transports.redis.client import Client, Options
 from stbass.transports.redis.connection import LATER, Answer, Pipe, command
@@ -42,6 +37,9 @@ _DELETED = (
     " not reach the server for longer than its lease"
 )
 _OLDER = "the server was restarted with older data, or another one took its place that had not got the latest"
+
+_CLOSED = b"1"
+_LONGEST_WHY = 2_000
 
 _PLACES: dict[Side, Place] = {"writer": "w", "reader": "r"}
 
@@ -264,7 +262,7 @@ class RedisLink(Link):
             case b"gone", _:
                 self._vanished()
             case b"closed", _:
-                self.told_closed()
+                self.told_closed(why=reply[1])
             case b"held", ("w" | "r"):
                 # Does the holder live? It says so at once; if it is dead, its lease ends.
                 delay = reply[4] / 1000 + 0.01
@@ -297,6 +295,7 @@ class RedisLink(Link):
                 return
             client.allowed.add(b"EVALSHA")
             if reply[0] == b"closed":
+                self.note_why(reply[1])
                 self._over()
             elif self.route(reply) is not None:
                 s.run_id = client.pipe.run_id
@@ -305,7 +304,7 @@ class RedisLink(Link):
                 self.note(acked, sent)
                 s.got = got
                 if closed:
-                    self.told_closed(offered)
+                    self.told_closed(offered, closed)
             for script, args, answer, waits in early:
                 client.pipe.call(s.text(script, *args), answer, waits=waits)
 
@@ -319,7 +318,7 @@ class RedisLink(Link):
         if self.state.data_lost is not None:
             # One for each who waits: a traceback belongs to one raising.
             return StateLostError(str(self.state.data_lost))
-        return ChannelClosedError(f"channel {self.name!r} is closed", channel_name=self.name)
+        return super().closed_error()
 
     def _check_open(self) -> None:
         if self.closed:
@@ -329,6 +328,25 @@ class RedisLink(Link):
 
     def close(self) -> None:
         self._close()
+
+    def forsake(self, told: str, *, failed: bool) -> None:
+        # Until this is over, the channel is there for who has not come yet, and is to be told as well.
+        self.state.stays = True
+        if not self.capacity:
+            super().forsake(told, failed=failed)
+            return
+        why = _written_why(told, failed)
+        # Whether anybody waits, the server knows, which tells whoever does.
+        self._when_written(lambda: self.call(scripts.CLOSE, why))
+
+    def reopen(self) -> bool:
+        self.state.stays = False
+        return False
+
+    async def given_up(self) -> None:
+        leaving = self.leave(final=True)
+        if leaving is not None:
+            await leaving
 
     async def aclose(self) -> None:
         closing = self._close()
@@ -351,7 +369,7 @@ class RedisLink(Link):
                 error = s.problem(reply)
             elif self.route(reply) is not None:
                 self.note(*reply[1:3])
-                self.told_closed(reply[3])
+                self.told_closed(*reply[3:5])
             elif s.data_lost is not None:
                 error = self.closed_error()
             if error is None:
@@ -362,7 +380,8 @@ class RedisLink(Link):
                 done.exception()
 
         # What the server refuses for now must not come after the close.
-        self._when_written(lambda: self.call(scripts.CLOSE, answer=answered))
+        why = _CLOSED if self.forsaken is None else _written_why(*self.forsaken)
+        self._when_written(lambda: self.call(scripts.CLOSE, why, answer=answered))
         return done
 
     def _vanished(self, cause: str = "") -> None:
@@ -383,23 +402,38 @@ class RedisLink(Link):
         self.told_closed()
         s.tell_places()
 
-    def told_closed(self, total: int | None = None) -> None:
+    def told_closed(self, total: int | None = None, why: bytes = _CLOSED) -> None:
         """The channel is closed. Nobody takes what waits here.
 
         Args:
             total: number of the last value, if the server has told that it is closed.
+            why: as the server has it.
         """
         if total is not None:
             self.state.total = total
+        self.note_why(why)
         self.closed = True
         self.state.fail_sends(self.closed_error)
         self._end_receives()
         self.heat_all()
         self.settle()
 
+    def note_why(self, why: bytes) -> None:
+        """The channel is closed, and this is what the server has of the reason."""
+        if why != _CLOSED and self.forsaken is None:
+            self.forsaken = why[1:].decode("utf-8", "replace"), why[:1] == b"!"
+
+    def _forsaken(self, why: bytes) -> None:
+        """Nobody is left who could receive: what would wait for room fails."""
+        self.note_why(why)
+        if self.room <= 0:
+            self.state.fail_sends(self.closed_error)
+        self.heat_all()
+
     def settle(self) -> None:
         """Leave a closed channel when nothing here waits for it any more."""
-        if self.closed and not self.state.left and not self.state.sending and not self.busy:
+        s = self.state
+        if self.closed and not (s.left or s.sending or s.stays or self.busy):
             self.leave(final=False)
 
     def leave(self, *, final: bool) -> Future[None] | None:
@@ -509,8 +543,10 @@ class RedisLink(Link):
                     self._register(arm, tell=False)
                 else:
                     self._heat(arm)
-            case "closed", [int(total)]:
-                self.told_closed(total)
+            case "closed", [int(total), str(why)]:
+                self.told_closed(total, why.encode("utf-8", "replace"))
+            case "forsaken", [str(why)]:
+                self._forsaken(why.encode("utf-8", "replace"))
             case "gone", []:
                 self.sync()  # if that is so, its answer says it
             case "lost", ["w" | "r"]:
@@ -551,7 +587,7 @@ class RedisLink(Link):
             if now:
                 s.told_urgent(int(now[:-1]), not now.endswith(b"n"))
             if closed:
-                self.told_closed(offered)
+                self.told_closed(offered, closed)
                 return
             if not w and s.holds("w"):
                 self._lose("w")
@@ -697,12 +733,14 @@ class RedisLink(Link):
 
     def _is_held(self, place: Place, reply: list[Any]) -> None:
         s = self.state
-        _, epoch, offered, acked, sent, got, closed, kept = reply
+        _, epoch, offered, acked, sent, got, closed, kept, why = reply
         s.places[place] = HELD
         s.refusal = None
         s.left = False
         if place == "w":
             self._writer_held(offered, acked, sent)
+            if why:
+                self._forsaken(why)
             self._advance_sends()
             self.heat("writer")
         else:
@@ -716,7 +754,7 @@ class RedisLink(Link):
             self._advance_receives()
             self.heat("reader")
         if closed:
-            self.told_closed(offered)
+            self.told_closed(offered, closed)
         s.tell_places()
 
     def _refuse(self, place: Place, error: StbassError) -> None:
@@ -822,7 +860,7 @@ class RedisLink(Link):
         elif not isinstance(reply, list):
             self._fail_reader(self.state.problem(reply))
         elif self.route(reply, "r") is not None and reply[1]:
-            self.told_closed()
+            self.told_closed(why=reply[1])
 
     def _block(self, pipe: Pipe) -> None:
         pipe.call(*self._blocking(pipe), waits=False)
@@ -884,6 +922,7 @@ class RedisLink(Link):
             self._take_in_all(reply)
             if reply[1]:
                 self.closed = True
+                self.note_why(reply[1])
                 # What the program is still at work on is there, and does not come here once more. But what is there may
                 # also be on its way here: moved for a question on the other connection, whose answer is still to come.
                 if reply[2] <= in_hand and not (s.moved or s.sending or s.fetching):
@@ -914,7 +953,7 @@ class RedisLink(Link):
         self._take_in_all(reply)
         if not s.moved and reply[1]:
             s.drained = True
-            self.told_closed()
+            self.told_closed(why=reply[1])
             raise self.closed_error()
         return bool(s.moved)
 
@@ -1008,7 +1047,7 @@ class RedisLink(Link):
                 s.heard.add(arm)
             if isinstance(reply, list) and self.route(reply) is not None:
                 if reply[2]:
-                    self.told_closed()
+                    self.told_closed(why=reply[2])
                 ready = bool(reply[1])
             if ready and arm in s.arms:
                 self._heat(arm)
@@ -1045,7 +1084,9 @@ class RedisLink(Link):
         return arm in self.state.hot or self._ready_here(arm)
 
     def _ready_here(self, arm: Arm) -> bool:
-        return bool(self.state.moved) if arm.reader else self.state.holds("w") and self.room > 0
+        if arm.reader:
+            return bool(self.state.moved)
+        return self.state.holds("w") and (self.room > 0 or self.forsaken is not None)
 
     async def probe(self, arm: Arm) -> bool:
         if self.closed:
@@ -1124,3 +1165,7 @@ def _has_loop() -> bool:
     except RuntimeError:
         return False
     return True
+
+
+def _written_why(told: str, failed: bool) -> bytes:
+    return f"{'!' if failed else '-'}{shortened(told, _LONGEST_WHY)}".encode()

@@ -97,7 +97,7 @@ class Rendezvous(RedisLink):
             s.written = s.number
             self.note(reply[1], reply[2])
             if reply[3]:
-                self.told_closed()
+                self.told_closed(why=reply[3])
             self.settle()
         if s.place_waiters:
             s.tell_places()

@@ -96,6 +96,11 @@ class RedisTransport(Transport):
         self._options = Options(url, float(lease), float(ttl), float(give_up), namespace, signer, max_message_bytes)
         self._clients: PerLoop[Client] = PerLoop()
 
+    @property
+    def by_name(self) -> bool:  # type: ignore[override]
+        """Whether it has a namespace."""
+        return self._options.namespace is not None
+
     def link(self, spec: LinkSpec) -> RedisLink:
         """A new channel; with a namespace, the channel of that name."""
         namespace = self._options.namespace

@@ -24,7 +24,7 @@ if side == 'r' then
 else
   if tonumber(cap) == 0 then ready = ready or waits else ready = ready or offered - acked < tonumber(cap) end
 end
-return {'ok', ready and 1 or 0, closed and 1 or 0}
+return {'ok', ready and 1 or 0, closed or 0}
 """,
 )
 
@@ -45,7 +45,7 @@ ASK = Script(
 local holder, closed, epoch = unpack(call('HMGET', S, 'r', 'closed', 'epoch'))
 if not epoch then return {'gone'} end
 if holder ~= me then return {holder and 'taken' or 'free', born} end
-if closed then return {'closed'} end
+if closed then return {'closed', closed} end
 for _, arm in ipairs(facing('r', ARGV[3])) do
   local tried = false
   for i = 4, #ARGV do tried = tried or ARGV[i] == arm end

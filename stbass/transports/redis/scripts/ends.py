@@ -23,12 +23,12 @@ if ARGV[5] == '1' then call('HSET', S, 'loose', 1) end
 local closed, offered, acked, sent, got, its_birth = unpack(call('HMGET', S, 'closed', 'offered', 'acked', 'sent',
   'got', 'born'))
 if closed and call('HLEN', P) == 0 then
-  if values(call('HGET', S, 'epoch')) == 0 then return {'closed'} end
+  if values(call('HGET', S, 'epoch')) == 0 then return {'closed', closed} end
 end
 call('HSET', P, me, clock() + lease)
 call('PEXPIRE', S, ttl)
 call('PEXPIRE', P, ttl)
-return {'ok', closed and 1 or 0, tonumber(offered or 0), tonumber(acked or 0), tonumber(sent or 0), tonumber(got or 0),
+return {'ok', closed or 0, tonumber(offered or 0), tonumber(acked or 0), tonumber(sent or 0), tonumber(got or 0),
         its_birth}
 """,
 )
@@ -38,7 +38,7 @@ HOLD = Script(
     r"""
 -- side (w/r), owner, who, type, lease (ms), with new lists (1/0), runs (see keys.py)
 -- ok: epoch, offered, acked (for a reader: done, with a capacity), sent, got, closed, whether it was held by the
--- party already.  type: theirs.  held: owner, who, since (ms), for how long (ms)
+-- party already, why nobody is left at the other end.  type: theirs.  held: owner, who, since (ms), for how long (ms)
 local side, owner = ARGV[2], ARGV[3]
 local type, holder, its_owner, who, since, its_runs, epoch, closed, left = unpack(call('HMGET', S, 'type', side,
   side .. '.owner', side .. '.who', side .. '.since', side .. '.runs', 'epoch', 'closed', 'left'))
@@ -89,7 +89,12 @@ if holder and holder ~= me then
   holder = nil
   epoch = tonumber(call('HGET', S, 'epoch'))
 end
-local kept = holder and 1 or 0
+local kept, why = holder and 1 or 0, call('HGET', S, 'why')
+if why and side == 'r' and not closed then
+  closed = why
+  call('HSET', S, 'closed', why)
+  tell_all('closed', tonumber(call('HGET', S, 'offered') or 0), why)
+end
 if not holder then
   if side == 'r' then epoch = new_epoch() end
   call('HSET', S, side, me, side .. '.since', now)
@@ -102,7 +107,7 @@ call('PEXPIRE', P, call('PTTL', S))
 local offered, acked, done, sent, got, cap = unpack(call('HMGET', S, 'offered', 'acked', 'done', 'sent', 'got', 'cap'))
 if side == 'r' and cap ~= '0' then acked = done end
 return {'ok', epoch, tonumber(offered or 0), tonumber(acked or 0), tonumber(sent or 0), tonumber(got or 0),
-        closed and 1 or 0, kept}
+        closed or 0, kept, why or ''}
 """,
 )
 
@@ -144,7 +149,7 @@ local arms = 0
 for _, arm in ipairs(call('HKEYS', A)) do
   if string.match(arm, '^(.+)/') == me then arms = arms + 1 end
 end
-return {'ok', closed and 1 or 0, tonumber(offered or 0), tonumber(acked or 0), tonumber(sent or 0), w == me and 1 or 0,
+return {'ok', closed or 0, tonumber(offered or 0), tonumber(acked or 0), tonumber(sent or 0), w == me and 1 or 0,
         r == me and 1 or 0, now or '', tonumber(cap == '0' and got or done or 0), arms}
 """,
 )
@@ -152,19 +157,30 @@ return {'ok', closed and 1 or 0, tonumber(offered or 0), tonumber(acked or 0), t
 CLOSE = Script(
     "CLOSE",
     r"""
--- ok: acked, sent, offered
-local epoch, closed, offered = unpack(call('HMGET', S, 'epoch', 'closed', 'offered'))
+-- '1', or why nobody is left who could be at the other end
+-- ok: acked, sent, offered, closed (0: not yet)
+local epoch, closed, offered, cap, w, r = unpack(call('HMGET', S, 'epoch', 'closed', 'offered', 'cap', 'w', 'r'))
 offered = tonumber(offered or 0)
 if not epoch then return {'gone'} end
+local why = ARGV[2]
+if not closed and why ~= '1' then
+  call('HSET', S, 'why', why)
+  if cap ~= '0' and not r then
+    -- A writer goes on while there is room.
+    tell(w, 'forsaken', why)
+    return {'ok', 0, 0, 0, 0}
+  end
+end
 if not closed then
-  call('HSET', S, 'closed', 1)
+  closed = why
+  call('HSET', S, 'closed', closed)
   call('HDEL', S, 'wait')
   withdraw_offers()
   call('DEL', R)
-  tell_all('closed', offered)
+  tell_all('closed', offered, closed)
 end
 local acked, sent = unpack(call('HMGET', S, 'acked', 'sent'))
-return {'ok', tonumber(acked or 0), tonumber(sent or 0), offered}
+return {'ok', tonumber(acked or 0), tonumber(sent or 0), offered, closed}
 """,
 )
 
@@ -192,7 +208,7 @@ if #parties == 0 or (closed and left == 0 and longest <= 0) then
   -- Somebody may still come who cannot tell a channel that was from one that is not yet.
   delete(loose)
 elseif closed and left == 0 then
-  tell_all('closed', tonumber(call('HGET', S, 'offered') or 0))
+  tell_all('closed', tonumber(call('HGET', S, 'offered') or 0), closed)
   -- Who lives leaves now, or renews its lease and the time to live with it. Of those that died nobody deletes anything.
   local offers, taken = lists(tonumber(call('HGET', S, 'epoch')))
   for _, key in ipairs({P, A, R, offers, taken}) do call('PEXPIRE', key, longest + 1000) end
@@ -207,7 +223,7 @@ PURGE = Script(
     r"""
 -- The channel is over, whatever lies in it and whoever has it open: nothing of it is left, and who has it open is told.
 -- ok
-tell_all('closed', 0)
+tell_all('closed', 0, '1')
 delete()
 return {'ok'}
 """,

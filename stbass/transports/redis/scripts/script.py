@@ -134,11 +134,12 @@ local function values(epoch)
 end
 -- 'remembered': a mark stays for a minute that it was closed.
 local function delete(remembered)
-  local epoch, born, name, type, cap = unpack(call('HMGET', S, 'epoch', 'born', 'name', 'type', 'cap'))
+  local epoch, born, name, type, cap, closed = unpack(call('HMGET', S, 'epoch', 'born', 'name', 'type', 'cap',
+    'closed'))
   local offers, taken = lists(epoch or '')
   call('DEL', S, P, A, R, offers, taken)
   if remembered and epoch then
-    call('HSET', S, 'name', name, 'type', type, 'cap', cap, 'born', born, 'closed', 1, 'epoch', epoch)
+    call('HSET', S, 'name', name, 'type', type, 'cap', cap, 'born', born, 'closed', closed or 1, 'epoch', epoch)
     call('EXPIRE', S, 60)
   end
 end

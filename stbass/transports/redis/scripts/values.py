@@ -67,7 +67,7 @@ if call('EXISTS', arms) == 1 then
     end
   end
 end
-return {'ok', acked, sent, refused and 1 or 0}
+return {'ok', acked, sent, refused and closed or 0}
 """,
     lean=True,
 )
@@ -85,16 +85,16 @@ local number, kind = string.match(ARGV[2], '^(%d+)(%a)')
 number, acked, got, sent = tonumber(number), tonumber(acked or 0), tonumber(got or 0), tonumber(sent or 0)
 if call('LREM', S .. ':taken:' .. epoch, 1, ARGV[2]) == 0 then
   -- The same once more, because the answer to the first was lost; or withdrawn; or the list was deleted.
-  if number <= acked then return {'ok', got - 1, closed and 1 or 0, 1} end
+  if number <= acked then return {'ok', got - 1, closed or 0, 1} end
   local offers, taken = S .. ':offers:' .. epoch, S .. ':taken:' .. epoch
   if call('LLEN', offers) + math.max(0, call('LLEN', taken) - 1) < tonumber(left or 0) then
     call('DEL', S, S .. ':parties', S .. ':arms', S .. ':props', offers, taken)
     return {'gone'}
   end
-  return {'ok', got, closed and 1 or 0, 0}
+  return {'ok', got, closed or 0, 0}
 end
 -- One that no writer has offered, or that was acknowledged before, is a stranger's.
-if number <= acked or number > tonumber(offered or 0) then return {'ok', got, closed and 1 or 0, 0} end
+if number <= acked or number > tonumber(offered or 0) then return {'ok', got, closed or 0, 0} end
 acked, left = number, math.max(0, (left or 0) - 1)
 if kind == 's' or kind == 'n' then sent = sent + 1 end
 if kind == 'n' then
@@ -108,7 +108,7 @@ if writer then
   local message = cmsgpack.pack({tonumber(party), 'ack', acked, sent})
   call('PUBLISH', string.match(S, '^(.*stbass:chan:){') .. 'to:' .. client, message)
 end
-return {'ok', got, closed and 1 or 0, 1}
+return {'ok', got, closed or 0, 1}
 """,
     lean=True,
 )
@@ -125,7 +125,7 @@ if not epoch then return {'gone'} end
 if holder ~= me then return {holder and 'taken' or 'free', call('HGET', S, 'born')} end
 local offers, taken = S .. ':offers:' .. epoch, S .. ':taken:' .. epoch
 acked, done, got, offered = tonumber(acked or 0), tonumber(done or 0), tonumber(got or 0), tonumber(offered or 0)
-local answer = {'ok', closed and 1 or 0, 0}
+local answer = {'ok', closed or 0, 0}
 local there = call('LLEN', taken)
 number, received = math.min(number, offered), math.min(received, offered)
 if number > done then
@@ -190,7 +190,7 @@ if ARGV[2] == '1' then
 else
   call('HDEL', S, 'wait')
 end
-return {'ok', closed and 1 or 0}
+return {'ok', closed or 0}
 """,
 )
 
@@ -229,7 +229,7 @@ if not epoch then return {'gone'} end
 if holder ~= me then return {holder and 'taken' or 'free', born} end
 local number = number_of(ARGV[2])
 if number <= tonumber(offered or 0) then return {'ok', ''} end
-if closed then return {'closed'} end
+if closed then return {'closed', closed} end
 local offers, taken = lists(epoch)
 local there = values(epoch)
 if there < tonumber(left or 0) then return lose() end
