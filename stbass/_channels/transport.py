@@ -415,6 +415,13 @@ class Link(ABC):
     def used(self) -> bool:
         """Whether a value was ever sent, or anybody waits. Only an unused channel may be promoted."""
 
+    def outlive(self) -> None:  # noqa: B027 - a default, not a stub
+        """Let the channel be there again for whoever opens it after all its ends were left, and not be closed by that.
+
+        What was sent and received by then is known to both sides; where a channel does not outlive its ends anyway, as
+        in memory, nothing happens.
+        """
+
     @abstractmethod
     def share(self) -> dict[str, Any]:
         """A plain description by which :meth:`Transport.open` finds this channel in another Python process.

@@ -8,6 +8,7 @@ process beside may use the channel as soon as it runs.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from stbass._engine.composition import ProcessComposition
@@ -97,9 +98,9 @@ async def migrate(backend: ExecutionBackend, process: Composable, channels: Mapp
 
 
 def promoted(
-    backend: ExecutionBackend, process: Composable, channels: Mapping[str, Chan[Any]]
+    backend: ExecutionBackend, process: Composable, channels: Mapping[str, Chan[Any]] = MappingProxyType({})
 ) -> Collection[Chan[Any]]:
-    """The channels of a process, moved to the transport of a backend that has one, where nobody need know them yet.
+    """The channels of a process, moved to the transport of a backend that has one, where nobody knows them yet.
 
     Raises:
         ChannelTopologyError: a channel is in use already, or runs where the backend's workers do not reach it.

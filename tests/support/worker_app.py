@@ -16,6 +16,7 @@ _SETTINGS = {
     for name, variable in (
         ("stbass_lease", "TEST_LEASE"),
         ("stbass_grace", "TEST_GRACE"),
+        ("result_expires", "TEST_RESULT_EXPIRES"),
         ("worker_soft_shutdown_timeout", "TEST_SOFT_SHUTDOWN"),
     )
     if variable in os.environ

@@ -68,6 +68,8 @@ class EndState:
     """Whether the channel comes into being if it is not there; else that means that it is closed."""
     loose: bool
     """Whether it was shared before it was there: then whoever comes when this end is over must find it closed."""
+    lasting: bool = False
+    """Whether it comes into being again after all its ends were left; then it is shared before it is there, too."""
     own_journal: Journal | None = None
     """Of the process that it was opened for, if it was for one."""
     user: str = ""

@@ -54,6 +54,7 @@ class RedisLink(Link):
         namespace: in which it is found by its name, if it is.
         creates: whether the channel comes into being if it is not there.
         loose: whether it was shared before it was there.
+        lasting: whether it comes into being again after all its ends were left.
     """
 
     def __init__(
@@ -67,8 +68,10 @@ class RedisLink(Link):
         *,
         creates: bool,
         loose: bool = False,
+        lasting: bool = False,
     ) -> None:
-        self.state = EndState(spec, options, transport, channel_id, namespace, creates, loose)
+        self.state = EndState(spec, options, transport, channel_id, namespace, creates, loose, lasting)
+        self.state.shared = lasting
         super().__init__(spec)
         self._connect = connect
 
@@ -1148,9 +1151,14 @@ class RedisLink(Link):
     def used(self) -> bool:
         return self.state.used
 
+    def outlive(self) -> None:
+        self.state.lasting = True
+
     def share(self) -> dict[str, Any]:
         s = self.state
         s.shared = True
+        if s.lasting:
+            return {"id": s.id, "new": True, "namespace": s.namespace, "lasting": True}
         if s.client is None or not s.run_id:
             # The other end may be there first.
             s.loose = s.creates

@@ -114,7 +114,8 @@ class RedisTransport(Transport):
         """
         match shared:
             case {"id": str(channel_id), "new": bool(new), "namespace": (None | str()) as namespace} if channel_id:
-                return self._end(spec, channel_id, namespace, creates=new, loose=new)
+                lasting = shared.get("lasting") is True
+                return self._end(spec, channel_id, namespace, creates=new, loose=new and not lasting, lasting=lasting)
         raise ChannelTopologyError(
             f"channel {spec.name!r} cannot be opened: {dict(shared)!r:.100} does not name a channel in Redis",
             channel_name=spec.name,

@@ -257,7 +257,8 @@ class CeleryBackend(ExecutionBackend):
         client = self.client()
         ctx = ProcessContext(process.name, None, None, None, order.placement)
         envelope = self._envelope(process, ctx, self.default_queue)
-        promoted(self, process, {})
+        for channel in promoted(self, process):
+            channel.link.outlive()  # this program
         envelope.process = self._encode(process, ctx)
         envelope.deadline = None if order.deadline is None else min(LONGEST_SECONDS, order.deadline)
         envelope.run = envelope.follow = order.id

@@ -1,0 +1,504 @@
+"""Runs on the fleet, beyond what every backend's do: started here, followed from anywhere, whatever dies meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, aclosing, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import stbass
+from stbass import PLACED_PAR, BackendRegistry, Placement
+from stbass._values.ids import new_id
+from stbass.backends.celery import CeleryBackend, make_app
+from stbass.errors import (
+    BackendUnavailableError,
+    ChannelClosedError,
+    NotConsumedError,
+    NotTransportable,
+    ProcessCancelled,
+    SignatureError,
+    StateLostError,
+    WireError,
+)
+from stbass.observe import Event, subscribe
+from stbass.runs import Run, RunEvent
+from stbass.testing import RedisServer, Worker
+from tests.integration.conftest import APP, Fleet, workers_on
+from tests.support.followed import OTHER, asking, counts, fails, notes, registry_at, tree, waits
+from tests.support.waiting import until
+
+INCLUDE = ["tests.support.followed"]
+LONG = 60.0
+SLOW = pytest.mark.slow
+KEY = "a signing key of thirty-two bytes and more"
+
+
+@pytest.fixture(scope="module")
+def fleet(server: RedisServer) -> Iterator[Fleet]:
+    """Two workers, for what has no endpoint and for what is placed elsewhere."""
+    with workers_on(server, "runs", "other", include=INCLUDE) as made:
+        yield made
+
+
+@pytest.fixture
+async def registry(fleet: Fleet) -> AsyncIterator[BackendRegistry]:
+    """Where everything that has no endpoint goes to the queue ``runs``."""
+    async with opened(fleet.server) as made:
+        yield made
+
+
+@asynccontextmanager
+async def opened(server: RedisServer, **options: Any) -> AsyncIterator[BackendRegistry]:
+    """A registry for a server."""
+    made = registry_at(server.url, **options)
+    [backend] = made.backends
+    assert isinstance(backend, CeleryBackend)
+    async with aclosing(backend), asyncio.timeout(2 * LONG):
+        yield made
+
+
+def worker_at(server: RedisServer, lease: float = 2.0, **env: str) -> Worker:
+    """A worker of a server of its own."""
+    settings = {"STBASS_BROKER_URL": server.url, "STBASS_RESULT_BACKEND": server.url, "TEST_LEASE": str(lease)}
+    return Worker(APP, "runs", env={**settings, **env}, include=INCLUDE)
+
+
+async def all_of(run: Run[Any], after: str | None = None) -> list[RunEvent]:
+    return [event async for event in run.events(after)]
+
+
+async def seen(run: Run[Any], condition: Callable[[RunEvent], bool]) -> RunEvent:
+    """The first event of which that is true."""
+    async with aclosing(run.events()) as events:  # type: ignore[type-var]
+        async for event in events:
+            if condition(event):
+                return event
+    raise AssertionError("the run has ended without it")
+
+
+def outputs(events: list[RunEvent]) -> list[Any]:
+    return [event.value for event in events if event.kind == "output"]
+
+
+class Program:
+    """``tests.support.followed`` in a Python process of its own."""
+
+    def __init__(self, *args: str) -> None:
+        self._args = args
+        self.lines: list[Any] = []
+
+    async def __aenter__(self) -> Program:
+        pipe = asyncio.subprocess.PIPE
+        code = "import asyncio, sys; from tests.support.followed import main; asyncio.run(main(*sys.argv[1:]))"
+        command = [sys.executable, "-c", code, *self._args]
+        self.process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self.process.returncode is None:
+            self.process.kill()
+        await self.process.wait()
+
+    def go(self) -> None:
+        """Let it do what it waits to do."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(b"\n")
+
+    async def read(self, enough: Callable[[list[Any]], bool] = lambda _lines: False) -> list[Any]:
+        """What it has said, to its end, or until that is enough."""
+        assert self.process.stdout is not None
+        while not enough(self.lines) and (line := await self.process.stdout.readline()):
+            self.lines.append(json.loads(line))
+        return self.lines
+
+
+# Where it goes -----------------------------------------------------------------------------------
+
+
+async def test_what_has_no_placement_goes_to_the_default_queue(registry: BackendRegistry, fleet: Fleet) -> None:
+    run = await stbass.start(counts(1), registry=registry)
+    result = await run.result()
+    assert result.run is not None
+    assert result.run.worker == fleet.workers["runs"].name
+    placed = await stbass.start(counts(1), registry=registry, placement=OTHER)
+    result = await placed.result()
+    assert result.run is not None
+    assert result.run.worker == fleet.workers["other"].name
+
+
+async def test_parts_that_are_placed_elsewhere_are_told_in_order(registry: BackendRegistry, fleet: Fleet) -> None:
+    run = await stbass.start(tree(), registry=registry)
+    events = await all_of(run)
+    assert [int(event.id) for event in events] == list(range(1, len(events) + 1))
+    here, there = fleet.workers["runs"].name, fleet.workers["other"].name
+    by_path: dict[str, list[tuple[str, str | None]]] = {}
+    for event in events:
+        by_path.setdefault(event.path, []).append((event.kind, event.worker))
+    counted = [("output", there), ("checkpoint", there)]
+    assert by_path == {
+        "report": [("queued", None), ("started", here), ("ended", here)],
+        "report/first": [("started", here), *[("output", here), ("checkpoint", here)] * 3, ("ended", here)],
+        "report/PLACED_PAR": [("started", here), ("ended", here)],
+        "report/PLACED_PAR/inner": [("queued", here), ("started", there), ("ended", there)],
+        "report/PLACED_PAR/inner/counts": [("started", there), *counted * 2, ("ended", there)],
+        "report/PLACED_PAR/inner/last": [("started", there), *counted, ("ended", there)],
+        "report/PLACED_PAR/counts": [("queued", here), ("started", there), *counted, ("ended", there)],
+    }
+    assert await all_of(await stbass.find(run.id, registry=registry)) == events
+
+
+async def test_a_run_of_this_program_is_told_what_its_parts_do_on_the_fleet(registry: BackendRegistry) -> None:
+    [backend] = registry.backends
+    here = BackendRegistry()
+    here.register("other", backend)
+    run = await stbass.start(tree(), registry=here)
+    events = await all_of(run)
+    found = [(event.path, event.value) for event in events if event.kind == "output"]
+    assert [value for path, value in found if path == "report/PLACED_PAR/inner/counts"] == [0, 1]
+    assert [value for path, value in found if path == "report/PLACED_PAR/counts"] == [0]
+    ends = [event.path for event in events if event.kind == "ended"]
+    assert sorted(ends) == sorted({*ends}), "an end is told twice"
+    assert ends[-1] == "report"
+
+
+async def test_nothing_is_written_of_what_nobody_started_as_a_run(registry: BackendRegistry, fleet: Fleet) -> None:
+    fleet.server.command("FLUSHALL")
+    result = await PLACED_PAR((tree(), Placement(endpoint="runs")), registry=registry).run()
+    assert result.is_ok
+    assert not [key for key in fleet.keys() if "event" in key or "started" in key]  # noqa: SIM118
+
+
+async def test_observers_of_a_placed_process_see_its_outputs(registry: BackendRegistry) -> None:
+    events: list[Event] = []
+    with subscribe(events.append):
+        await PLACED_PAR((counts(2), OTHER), registry=registry).run()
+        heard = [event.value for event in events if event.kind == "output"]
+    assert heard == [0, 1]
+
+
+async def test_what_is_kept_lives_as_long_as_the_result(registry: BackendRegistry, fleet: Fleet) -> None:
+    run_id = new_id()
+    run = await stbass.start(waits, registry=registry, id=run_id)
+    await seen(run, lambda event: event.kind == "output")
+    kept = [f"stbass:started:{run_id}", f"stbass:events:{run_id}"]
+    for key in kept:
+        assert fleet.server.command("TTL", key) > 86400
+    await run.cancel()
+    await run.result()
+    for key in kept:
+        assert 0 < fleet.server.command("TTL", key) <= 86400
+
+
+@SLOW
+@pytest.mark.parametrize("run_id", ["order-42", "{*} y"])
+async def test_an_id_is_free_again_when_the_result_has_expired(run_id: str) -> None:
+    with RedisServer() as server, worker_at(server, TEST_RESULT_EXPIRES="1"):
+        async with opened(server) as registry:
+            run = await stbass.start(counts(1), registry=registry, id=run_id)
+            await run.result()
+
+            await until(lambda: not server.command("EXISTS", f"stbass:started:{run_id}"), timeout=30)
+            with pytest.raises(LookupError):
+                await stbass.find(run_id, registry=registry)
+            again = await stbass.start(counts(2), registry=registry, id=run_id)
+            assert again.is_new
+            assert (await again.result()).value == 2
+            with pytest.raises(ValueError, match="has never had an event '40'"):
+                await all_of(again, "40")
+
+
+@SLOW
+async def test_keys_carry_the_prefix() -> None:
+    with RedisServer() as server, worker_at(server, TEST_PREFIX="mine."):
+        names = ("broker_transport_options", "result_backend_transport_options")
+        options: dict[str, Any] = {name: {"global_keyprefix": "mine."} for name in names}
+        app = make_app("tests", broker_url=server.url, task_default_queue="runs", **options)
+        registry = BackendRegistry()
+        async with aclosing(CeleryBackend(app)) as backend:
+            registry.register("*", backend)
+            run = await stbass.start(counts(2), registry=registry)
+            assert outputs(await all_of(run)) == [0, 1]
+        keys = str(server.command("KEYS", "*"))
+        assert f"mine.stbass:started:{run.id}" in keys
+        assert not [key for key in server.command("KEYS", "*") if not str(key).startswith("mine.")]
+
+
+@SLOW
+async def test_queues_and_results_on_two_servers() -> None:
+    with RedisServer() as broker, RedisServer() as results:
+        env = {"STBASS_BROKER_URL": broker.url, "STBASS_RESULT_BACKEND": results.url}
+        app = make_app("tests", broker_url=broker.url, result_backend=results.url, task_default_queue="runs")
+        registry = BackendRegistry()
+        async with aclosing(CeleryBackend(app)) as backend:
+            registry.register("*", backend)
+            run = await stbass.start(counts(2), registry=registry, id="twice", deadline=LONG)
+            # given one whose starter has died before it could send the message
+            assert results.command("HDEL", "stbass:started:twice", "sent") == 1
+            assert broker.command("DEL", "runs") == 1
+            # when it is started again
+            again = await stbass.start(counts(2), registry=registry, id="twice")
+            assert not again.is_new
+            # then it runs
+            with Worker(APP, "runs", env=env, include=INCLUDE):
+                assert outputs(await all_of(run)) == [0, 1]
+                assert (await again.result()).value == 2
+            assert results.command("HGET", "stbass:started:twice", "sent") == "1"
+
+
+# Who dies meanwhile ------------------------------------------------------------------------------
+
+
+@SLOW
+async def test_twenty_programs_start_one_run_at_once(fleet: Fleet, registry: BackendRegistry, tmp_path: Path) -> None:
+    log, run_id = tmp_path / "log", new_id()
+    programs = [Program(fleet.server.url, "start", run_id, str(log)) for _ in range(20)]
+    async with asyncio.timeout(240):
+        for program in programs:
+            await program.__aenter__()
+        try:
+            for program in programs:
+                program.go()
+            new = [(await program.read())[0] for program in programs]
+        finally:
+            for program in programs:
+                await program.__aexit__()
+        assert sorted(new) == [False] * 19 + [True]
+        # Whoever has started it is gone; it goes on.
+        run = await stbass.find(run_id, registry=registry)
+        result = await run.result()
+    assert log.read_text().splitlines() == [result.value]
+
+
+@SLOW
+async def test_whoever_dies_every_follower_has_all_events_once_and_in_order(tmp_path: Path) -> None:
+    run_id, end = new_id(), 2000
+    with RedisServer(persistent=True) as server, ExitStack() as stack:
+        workers = [stack.enter_context(worker_at(server)) for _ in range(2)]
+        async with asyncio.timeout(240), opened(server, lease=2.0) as registry:
+            run = await stbass.start(counts(end, pause=0.002), registry=registry, id=run_id)
+            whole = asyncio.ensure_future(all_of(await stbass.find(run_id, registry=registry)))
+
+            def so_many(number: int) -> Callable[[list[Any]], bool]:
+                return lambda lines: sum(kind == "output" for _, kind, _ in lines) >= number
+
+            lines: list[Any] = []
+            # A follower that is killed goes on after the last event that it has seen.
+            for number in (300, 600):
+                async with Program(server.url, "follow", run_id, *(lines[-1][:1] if lines else [])) as follower:
+                    lines += await follower.read(so_many(number - sum(kind == "output" for _, kind, _ in lines)))
+            async with Program(server.url, "follow", run_id, *lines[-1][:1]) as follower:
+                before = sum(kind == "output" for _, kind, _ in lines)
+                await follower.read(so_many(800 - before))
+                # The worker that runs it is killed.
+                status = await run.status()
+                assert status.state == "running"
+                next(worker for worker in workers if worker.name == status.worker).kill()
+                await follower.read(so_many(1200 - before))
+                # Redis is killed, and comes back with its data.
+                server.kill()
+                server.restart()
+                await follower.read(so_many(1600 - before))
+                lines += await follower.read()
+            events = await whole
+            assert (await run.result()).value == end
+    assert [value for _, kind, value in lines if kind == "output"] == list(range(end))
+    assert outputs(events) == list(range(end))
+    assert (
+        [event.id for event in events] == [number for number, *_ in lines] == [str(n + 1) for n in range(len(events))]
+    )
+    retried = [event for event in events if event.kind == "retried"]
+    assert [event.attempt for event in retried] == list(range(2, len(retried) + 2))
+
+
+async def test_an_answer_meets_the_next_attempt_if_the_worker_dies() -> None:
+    with RedisServer() as server, worker_at(server, lease=1.0) as worker:
+        async with opened(server, lease=1.0) as registry:
+            run = await stbass.start(asking(), registry=registry)
+            await seen(run, lambda event: event.kind == "output")
+            worker.restart()
+            await run.send("answer", "yes", deadline=LONG)
+            assert (await run.result()).value == ("yes", 2)
+            kinds = [event.kind for event in await all_of(run)]
+            assert kinds.count("retried") == 1
+
+
+@SLOW
+async def test_a_worker_that_stops_hands_its_run_on_without_a_gap() -> None:
+    with RedisServer() as server, worker_at(server, TEST_GRACE="0.1") as worker:
+        async with opened(server) as registry:
+            run = await stbass.start(counts(600, pause=0.002), registry=registry)
+            await seen(run, lambda event: event.value == 200)
+            await asyncio.to_thread(worker.terminate, 30.0)
+            with worker_at(server):
+                assert outputs(await all_of(run)) == list(range(600))
+            assert "retried" in [event.kind for event in await all_of(run)]
+
+
+@SLOW
+async def test_a_process_that_kills_its_workers_ends_the_run() -> None:
+    with RedisServer() as server, worker_at(server, lease=1.0) as worker:
+        async with opened(server, lease=1.0, on_worker_lost="fail") as registry:
+            run = await stbass.start(waits, registry=registry)
+            await seen(run, lambda event: event.kind == "output")
+            worker.kill()
+            events = await all_of(run)
+            assert "died while it ran the process" in (events[-1].error or "")
+            assert (await run.status()).state == "ended"
+            assert await all_of(await stbass.find(run.id, registry=registry)) == events
+
+
+async def test_a_server_that_forgets_a_run_under_way_is_told() -> None:
+    with RedisServer() as server, worker_at(server, lease=1.0):
+        async with opened(server, lease=1.0) as registry:
+            run = await stbass.start(waits, registry=registry)
+            await seen(run, lambda event: event.kind == "output")
+            following = asyncio.ensure_future(all_of(run))
+            await until(
+                lambda: "stbass:event:" in str(server.command("PUBSUB", "CHANNELS", "stbass:event:*")), timeout=30
+            )
+            server.command("FLUSHALL")
+            result = await run.result()
+            assert isinstance(result.failure.error, StateLostError)
+            last = (await following)[-1]
+            assert last.kind == "ended"
+            assert "has lost its data" in (last.error or "")
+            with pytest.raises(LookupError, match="is known of run"):
+                await run.status()
+            with pytest.raises(LookupError):
+                await stbass.find(run.id, registry=registry)
+
+
+# How it ends -------------------------------------------------------------------------------------
+
+
+async def test_a_deadline_that_passes_in_an_unserved_queue_is_an_end_for_all(fleet: Fleet) -> None:
+    async with opened(fleet.server, grace=0.5) as registry:
+        nowhere = Placement(endpoint="nowhere")
+        run = await stbass.start(counts(1), registry=registry, placement=nowhere, deadline=0.3)
+        other = await stbass.find(run.id, registry=registry)
+        events, result = await asyncio.gather(all_of(other), run.result())
+        assert isinstance(result.failure.error, NotConsumedError)
+        assert [event.kind for event in events] == ["queued", "ended"]
+        assert events[-1].error == result.failure.summary
+        again = await stbass.start(counts(1), registry=registry, id=run.id)
+        assert not again.is_new
+        assert (await again.result()).failure.summary == result.failure.summary
+
+
+async def test_what_is_cancelled_in_the_queue_ends_at_once_and_never_runs(
+    registry: BackendRegistry, fleet: Fleet, tmp_path: Path
+) -> None:
+    later, log = Placement(endpoint="later"), tmp_path / "log"
+    run = await stbass.start(notes(str(log)), registry=registry, placement=later)
+    assert (await run.status()).state == "queued"
+    await run.cancel()
+    assert isinstance((await run.result()).failure.error, ProcessCancelled)
+    assert (await run.status()).state == "ended"
+    with Worker(APP, "later", env=fleet.env, include=INCLUDE):
+        await (await stbass.start(counts(1), registry=registry, placement=later)).result()
+    assert not log.exists()
+
+
+async def test_a_failure_on_the_fleet_is_the_same_for_all(registry: BackendRegistry) -> None:
+    run = await stbass.start(fails, registry=registry)
+    first, second = await run.result(), await (await stbass.find(run.id, registry=registry)).result()
+    assert isinstance(first.failure.error, LookupError)
+    assert first.failure.summary == second.failure.summary == (await all_of(run))[-1].error
+
+
+async def test_what_cannot_travel_is_refused_before_anything_is_sent(registry: BackendRegistry, fleet: Fleet) -> None:
+    @stbass.Process
+    async def local(ctx: Any, value: object = None) -> None: ...
+
+    keys = fleet.keys()
+    for process in (local, local(lambda: None)):
+        with pytest.raises(NotTransportable):
+            await stbass.start(process, registry=registry)
+    assert fleet.keys() == keys
+
+
+async def test_a_server_that_is_away_is_told() -> None:
+    registry = registry_at("redis://127.0.0.1:1/0")
+    with pytest.raises(BackendUnavailableError, match="start run 'x'"):
+        await stbass.start(counts(1), registry=registry, id="x")
+    with pytest.raises(BackendUnavailableError, match="look for run 'x'"):
+        await stbass.find("x", registry=registry)
+
+
+# Who writes there --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def signed(fleet: Fleet) -> Iterator[RedisServer]:
+    """A server whose fleet signs."""
+    with RedisServer() as server, worker_at(server, TEST_SIGNING_KEY=KEY):
+        yield server
+
+
+@pytest.fixture
+async def signing(signed: RedisServer) -> AsyncIterator[BackendRegistry]:
+    app = make_app("tests", broker_url=signed.url, task_default_queue="runs", stbass_signing_key=KEY)
+    registry = BackendRegistry()
+    async with aclosing(CeleryBackend(app)) as backend, asyncio.timeout(2 * LONG):
+        registry.register("*", backend)
+        yield registry
+
+
+async def test_a_fleet_that_signs_takes_no_events_of_others(signed: RedisServer, signing: BackendRegistry) -> None:
+    run = await stbass.start(asking(), registry=signing)
+    await seen(run, lambda event: event.kind == "output")
+    assert (await run.status()).attempt == 1
+    latest = int(signed.command("HINCRBY", f"stbass:started:{run.id}", "events", 1))
+    told = '[[0,{"kind":"output","name":"asks","id":"x","path":"asks","value":"forged"}]]'
+    entry = ["at", "1", "n", "1", "by", "x", "e", told]
+    signed.command("XADD", f"stbass:events:{run.id}", f"{latest}-0", *entry)
+    await run.send("answer", "yes")
+    events = await all_of(run)
+    assert outputs(events) == ["please"]
+    [missed] = [event for event in events if event.kind == "missed"]
+    assert (missed.id, missed.value) == (str(latest), 1)
+    signed.command("HSET", f"stbass:started:{run.id}", "latest", '{"worker":"forged"}')
+    assert (await run.status()).worker is None
+
+
+@pytest.mark.parametrize("text", ["{}", '["' + "0" * 64 + '",{}]', "nonsense"])
+async def test_a_fleet_that_signs_finds_no_runs_of_others(
+    signed: RedisServer, signing: BackendRegistry, text: str
+) -> None:
+    run_id = new_id()
+    signed.command("HSET", f"stbass:started:{run_id}", "process", "x", "kept", text)
+    with pytest.raises(SignatureError):
+        await stbass.find(run_id, registry=signing)
+    with pytest.raises(SignatureError):
+        await stbass.start(counts(1), registry=signing, id=run_id)
+
+
+async def test_what_is_no_record_is_told(registry: BackendRegistry, fleet: Fleet) -> None:
+    names = [f"{kind}-{new_id()}" for kind in ("hash", "text")]
+    fleet.server.command("HSET", f"stbass:started:{names[0]}", "kept", "nonsense")
+    fleet.server.command("SET", f"stbass:started:{names[1]}", "nonsense")
+    for name in names:
+        with pytest.raises(WireError, match=name):
+            await stbass.find(name, registry=registry)
+    with pytest.raises(WireError, match="hash"):
+        await stbass.start(counts(1), registry=registry, id=names[0])
+    with pytest.raises(BackendUnavailableError, match="WRONGTYPE"):
+        await stbass.start(counts(1), registry=registry, id=names[1])
+
+
+async def test_what_others_publish_harms_no_follower(registry: BackendRegistry, fleet: Fleet) -> None:
+    run = await stbass.start(asking(), registry=registry)
+    following = asyncio.ensure_future(all_of(run))
+    await seen(run, lambda event: event.kind == "output")
+    for text in ("", "nonsense", "\x95\x01\x02\x03", "[1]"):
+        fleet.server.command("PUBLISH", f"stbass:event:0:{run.id}", text)
+    await run.send("answer", "yes")
+    assert outputs(await following) == ["please"]
+    with pytest.raises(ChannelClosedError):
+        await run.recv("answer")
