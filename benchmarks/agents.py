@@ -8,7 +8,7 @@ import os
 from stbass.process import Process, ProcessContext
 from stbass.result import ProcessResult
 
-__all__ = ["Wait", "noop"]
+__all__ = ["Wait", "emit_steadily", "noop"]
 
 
 @Process
@@ -32,3 +32,16 @@ class Wait(Process):
         """Wait."""
         await asyncio.sleep(self.seconds)
         return ProcessResult.ok(os.getpid())
+
+
+@Process
+async def emit_steadily(ctx: ProcessContext, count: int, rate: float) -> int:
+    """Emit ``count`` numbers, so many a second."""
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    for number in range(count):
+        rest = begun + number / rate - loop.time()
+        if rest > 0:
+            await asyncio.sleep(rest)
+        await ctx.emit(number)
+    return count

@@ -221,11 +221,15 @@ class _News:
     def __init__(self) -> None:
         self.event = asyncio.Event()
         self.entries: deque[_Entry] = deque(maxlen=_HEARD_MOST)
+        self.is_behind = True
+        """Whether there may be entries that were not heard of."""
 
     def hear(self, data: bytes) -> None:
-        with contextlib.suppress(msgspec.MsgspecError):  # of whoever wrote it: then it only wakes
-            if data:
-                self.entries.append(msgspec.msgpack.decode(data, type=_Entry))
+        try:
+            self.entries.append(msgspec.msgpack.decode(data, type=_Entry))
+        except msgspec.MsgspecError:
+            # The subscription stands again after a gap; or somebody else has written that.
+            self.is_behind = True
         self.event.set()
 
     def after(self, number: int) -> list[_Entry]:
@@ -237,6 +241,7 @@ class _News:
                 if not entry.text or entry.first > number + 1:
                     # Some are missing: all that was heard is read with them.
                     self.entries.clear()
+                    self.is_behind = True
                     break
                 found.append(entry)
                 number = entry.last
@@ -376,25 +381,32 @@ class FleetRun(Run[Any]):
         end: asyncio.Future[ProcessResult] | None = None
         try:
             await client.listen(channel, news.hear)
-            latest, ended = await client.patiently(partial(self._count, client))
-            number = checked_after(after, latest + ended, self.id)
-            if number > latest:
-                return
-            end = asyncio.ensure_future(self.result())
-            end.add_done_callback(lambda _end: news.event.set())
+            number = 0
+            if after is not None:
+                latest, ended = await client.patiently(partial(self._count, client))
+                number = checked_after(after, latest + ended, self.id)
+                if number > latest:
+                    return
             while True:
                 news.event.clear()
-                over = end.done()
+                over = end is not None and end.done()
                 entries = news.after(number)
-                if not entries:
+                if not entries and (over or news.is_behind):
+                    news.is_behind = False
                     entries = await client.patiently(partial(self._entries, client, number))
                 for entry in entries:
                     for event in self._told(entry, number, client):
                         yield event
                     number = max(number, entry.last)
-                if not entries and over:
+                if len(entries) == _AT_ONCE:
+                    news.is_behind = True
+                if end is None:
+                    # After what there is already: that is not to wait for it.
+                    end = asyncio.ensure_future(self.result())
+                    end.add_done_callback(lambda _end: news.event.set())
+                elif not entries and over:
                     break
-                if not entries:
+                elif not entries and not news.is_behind:
                     await news.event.wait()
             async for event in self._rest(client, number, await end):
                 yield event
