@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from celery import Celery
 from kombu.connection import Connection
 from kombu.entity import Queue
@@ -20,6 +22,7 @@ from stbass._process.context import ProcessContext
 from stbass._values.outcome import ProcessResult
 from stbass.backends.celery import CeleryBackend, make_app
 from stbass.backends.celery.app import TRANSPORT
+from stbass.backends.celery.transport import TAKE
 from stbass.testing import RedisServer, Worker
 from tests.integration.conftest import APP
 from tests.support.agents import Give
@@ -221,6 +224,73 @@ async def test_the_connection_is_cut_at_any_moment(server: RedisServer, after: b
         assert set(got - once) <= unsure, at
         assert (server.command("HLEN", "unacked"), server.command("LLEN", "a")) == (0, 0), at
     assert cuts > 4
+
+
+def test_what_was_asked_on_a_connection_that_is_lost_takes_nothing_when_it_arrives_late(server: RedisServer) -> None:
+    with Connection(server.url) as direct, redis.Redis.from_url(server.url) as client:
+        queue = direct.SimpleQueue("late")
+        script = client.register_script(TAKE)
+
+        def take(call: int, again: int) -> list[Any]:
+            names = ["unacked", "unacked_index", "stbass:took:me"]
+            found: Any = script(keys=["late"], args=[*names, 10, 1, call, again, "-", "late", 0, 1])
+            return [entry for _, good, _ in found[1] for entry in good]
+
+        # given that a call overtakes the one that it repeats
+        assert take(1, again=1) == []
+        queue.put("first")
+        # when that arrives, then it takes nothing, for nobody would hear of it
+        assert take(1, again=0) == []
+        assert client.llen("late") == 1
+        # and the same where the call that overtook it has found something
+        assert len(take(2, again=1)) == 1
+        queue.put("second")
+        assert take(2, again=0) == []
+        assert len(take(2, again=1)) == 1
+        assert len(take(3, again=0)) == 1
+        assert (client.llen("late"), client.hlen("unacked")) == (0, 2)
+        queue.close()
+
+
+async def test_what_was_taken_before_the_server_refused_is_asked_for_afterwards(server: RedisServer) -> None:
+    with redis.Redis.from_url(server.url) as client:
+        refusing = asyncio.Event()
+
+        async def cut_the_answer(chunk: bytes) -> None:
+            if b"delivery_tag" in chunk and not refusing.is_set():
+                client.execute_command("ACL", "SETUSER", "default", "-evalsha")
+                refusing.set()
+                raise ConnectionResetError("the answer is lost")
+
+        def consume(url: str) -> list[str]:
+            got: list[str] = []
+
+            def receive(body: str, message: Any) -> None:
+                got.append(body)
+                message.ack()
+
+            with (
+                Connection(url, transport=TRANSPORT, transport_options={"priority_steps": [0]}) as connection,
+                connection.Consumer([Queue("refused")], callbacks=[receive]),
+            ):
+                ends = time.monotonic() + 60
+                while not got and time.monotonic() < ends:
+                    with contextlib.suppress(TimeoutError):
+                        connection.drain_events(timeout=1)
+            return got
+
+        async with Proxy(server.port, before=cut_the_answer) as proxy:
+            with Connection(server.url) as direct:
+                queue = direct.SimpleQueue("refused")
+                queue.put("the message")
+                queue.close()
+            consuming = asyncio.create_task(asyncio.to_thread(consume, proxy.url))
+            await asyncio.wait_for(refusing.wait(), 30)
+            # The server refuses to tell what was taken.
+            refused = client.info("stats")["total_error_replies"]
+            await until(lambda: client.info("stats")["total_error_replies"] > refused, timeout=30)
+            client.execute_command("ACL", "SETUSER", "default", "+@all")
+            assert await consuming == ["the message"]
 
 
 def _consume_through(url: str, server: RedisServer) -> tuple[Counter[str], set[str]]:

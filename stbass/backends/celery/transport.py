@@ -10,8 +10,9 @@ contents are kombu's, so that stock workers and this one can consume the same qu
 ``global_keyprefix``):
 
 ``stbass:took:<id>``
-    string; this worker; it alone; ten minutes. The tags of the messages that it took last: if the answer was lost with
-    the connection, they are asked for again. ``<id>`` is one event loop's connection to the broker.
+    string; this worker; it alone; ten minutes. The tags of the messages that it took last, and the number of that call:
+    if the answer was lost with the connection, they are asked for again. ``<id>`` is one event loop's connection to the
+    broker.
 """
 
 from __future__ import annotations
@@ -72,17 +73,19 @@ TAKE = """
 -- messages. After a lost answer: 0 and the entries of those messages in the unacked hash.
 local unacked, unacked_index, took = unpack(ARGV, 1, 3)
 local room, shared, call = tonumber(ARGV[4]), ARGV[5] == '1', ARGV[6]
-if ARGV[7] == '1' then
-  local before = redis.call('GET', took)
-  local tags = before and cmsgpack.unpack(before) or {}
-  if table.remove(tags) == call then
-    local entries = {}
-    for _, entry in ipairs(redis.call('HMGET', unacked, unpack(tags))) do
-      if entry then table.insert(entries, entry) end
-    end
-    return {1, {{0, entries, {}}}}
+local again = ARGV[7] == '1'
+local before = redis.call('GET', took)
+local tags = before and cmsgpack.unpack(before) or {}
+if tonumber(table.remove(tags) or -1) >= tonumber(call) then
+  -- Made again; or late: what was sent on a connection that is lost may arrive after what was sent on the next one.
+  if not again or #tags == 0 then return {1, {}} end
+  local entries = {}
+  for _, entry in ipairs(redis.call('HMGET', unacked, unpack(tags))) do
+    if entry then table.insert(entries, entry) end
   end
+  return {1, {{0, entries, {}}}}
 end
+if again then redis.call('SET', took, cmsgpack.pack({call}), 'EX', 600) end
 local more = 0
 local lists, out, taken = {}, {}, {}
 for i, key in ipairs(KEYS) do
@@ -434,7 +437,8 @@ class Channel(stock.Channel):
         found, rests = False, time.monotonic() < self._rests_until
         connection = self.client.connection
         try:
-            found = self._watch.read()
+            # What may have been taken without our knowing is asked for, whether there is more or not.
+            found = self._watch.read() or self._broker in self._unanswered
         except OSError as error:
             _log.debug("the connection that waits for messages is made anew: %s", error)
             connection.disconnect()
@@ -561,7 +565,8 @@ class Channel(stock.Channel):
             self._unanswered[where] = (taker, call)
             connection.disconnect()
             raise redis.ConnectionError(f"the broker gives no messages: {error}") from error
-        except self.connection_errors:
+        except redis.RedisError:
+            # Also a server that refuses now, and may have done it before.
             self._unanswered[where] = (taker, call)
             raise
 
