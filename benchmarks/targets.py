@@ -99,6 +99,7 @@ WORK = {
     "D1": "dataflow, items/s through 2 and 10 components",
     "D2": "workflow of 1,000 nodes in 10 layers",
     "D3": "tasklist, 10,000 no-op tasks, parallel",
+    "R3": "10,000 processes of 0.1 s, 50 at once; 1,000 no-ops at 100/s",
     "W1": "values as bytes and back: a chat of 100 messages, 10,000 floats, 1,000 dataclasses",
 }
 """What each benchmark does."""
@@ -118,6 +119,8 @@ TARGETS: dict[str, Target] = {
     "F7 waiter CPU": Target("< 0.5 %", (at_most(0.5),)),
     "F7 waiter commands": Target("< 2 a second", (at_most(2.0),)),
     "F8": Target("≤ 30 ms", (at_most(30.0),)),
+    "R3": Target("≤ 1.2 x one worker of concurrency 50", (beats("one worker of concurrency 50", 1 / 1.2),)),
+    "R3 rate": Target("within 5 % of 100/s", (at_least(95.0), at_most(105.0))),
     "C1": Target("≥ 0.8 x bare futures", (beats("bare futures", 0.8),)),
     "C3": Target("≥ 1 x redis-py", (beats("redis-py", 1),)),
     "P1": Target("≤ 2.5 x TaskGroup", (beats("TaskGroup", 1 / 2.5),)),

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import os
 import re
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
+from stbass._values.limits import limits_of
 from stbass.errors import ConfigurationError, MissingDependencyError
 
 try:
@@ -143,6 +145,17 @@ def _text(text: str) -> str:
     return text
 
 
+def _limits(text: str) -> dict[str, str]:
+    try:
+        limits = json.loads(text)
+        limits_of(limits, "limits")
+    except json.JSONDecodeError as error:
+        raise ValueError(f"must be a JSON object of limits by endpoint ({error})") from None
+    except ConfigurationError as error:
+        raise ValueError(str(error)) from None
+    return {endpoint: str(limit) for endpoint, limit in limits.items()}
+
+
 def _key_prefix(text: str) -> str:
     if not text.isprintable() or len(text) > _LONGEST_PREFIX:
         raise ValueError(f"must be at most {_LONGEST_PREFIX} characters, none of them a control character")
@@ -216,6 +229,14 @@ class Settings(BaseSettings):
         _reference,
         "The `BackendRegistry` (`module:name`) in which a worker looks up the placements of what runs in it.",
         shown="every endpoint is a queue of the same fleet",
+    )
+    limits: Annotated[dict[str, str], NoDecode] = _setting(
+        "STBASS_LIMITS",
+        _limits,
+        "How many processes of an endpoint the whole fleet runs at once, and begins in a time, as JSON:"
+        ' `{"anthropic": "50, 1000/min"}`. What `stbass limit` sets counts more; see [limits](limits.md).',
+        default={},
+        shown="no limits",
     )
     signing_key: str | None = _setting(
         "STBASS_SIGNING_KEY",
@@ -338,6 +359,8 @@ class Settings(BaseSettings):
             "stbass_max_message_bytes": self.max_message_bytes,
             "stbass_log_format": self.log_format,
         }
+        if self.limits:
+            made["stbass_limits"] = self.limits
         if self.registry is not None:
             made["stbass_registry"] = self.registry
         if self.signing_key is not None:

@@ -52,6 +52,7 @@ Functions = Annotated[
     ),
 ]
 Application = Annotated[str, typer.Option("--app", "-A", metavar="MODULE", help="The Celery application.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Write the outcome as one line of JSON.")]
 Concurrency = Annotated[
     int | None, typer.Option("--concurrency", "-c", min=1, metavar="N", help="How many processes run at once.")
 ]
@@ -87,6 +88,27 @@ def worker(
 
     options = (log_level, log_format, pool, metrics_port)
     run_worker(endpoint, include or [], functions or [], concurrency, grace, app, name, *options)
+
+
+@cli.command(epilog="Example: stbass limit anthropic --running 50 --rate 1000/min")
+def limit(
+    endpoint: Annotated[str, typer.Argument(metavar="ENDPOINT", help="Whose limit it is.")],
+    running: Annotated[
+        str | None,
+        typer.Option("--running", metavar="N", help="How many processes run at once; 0 stops it, none lifts this."),
+    ] = None,
+    rate: Annotated[
+        str | None,
+        typer.Option("--rate", metavar="N/min", help="How many begin in a time: /s, /min, /h, /d; none lifts this."),
+    ] = None,
+    off: Annotated[bool, typer.Option("--off", help="Lift all limits of the endpoint.")] = False,
+    as_json: AsJson = False,
+    app: Application = "stbass.app",
+) -> None:
+    """Show, set or lift the limits of an endpoint, for the whole fleet. They hold at once, for what waits too."""
+    from stbass.cli.limit import run_limit
+
+    run_limit(endpoint, running, rate, off, as_json, app)
 
 
 @cli.command(epilog="Example: stbass dev -e anthropic -e local:8080 --include my_agents")
@@ -142,7 +164,6 @@ class _Format(StrEnum):
 Reference = Annotated[
     str, typer.Argument(metavar="MODULE:NAME", help="A process or a composition, found from the working directory.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Write the outcome as one line of JSON.")]
 
 
 @cli.command(epilog="Example: stbass run pipelines:daily --registry pipelines:registry --deadline 600")

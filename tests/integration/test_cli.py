@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -160,3 +161,45 @@ def test_dev_ends_when_a_worker_ends(redis_url: str) -> None:
         process.wait_for_log("The worker of anthropic has ended", 5)
     finally:
         process.kill()
+
+
+def console_of(page: str) -> list[tuple[list[str], str]]:
+    """The commands that a page of the documentation shows, and what each prints."""
+    shown = "".join(re.findall(r"^```console\n(.*?)^```", (ROOT / "docs" / page).read_text(), re.DOTALL | re.MULTILINE))
+    parts = re.split(r"^\$ stbass (.*)\n", shown, flags=re.MULTILINE)
+    return [(shlex.split(command), output) for command, output in zip(parts[1::2], parts[2::2], strict=True)]
+
+
+def test_the_page_on_limits_shows_what_the_command_prints(redis_url: str) -> None:
+    for command, output in console_of("limits.md"):
+        done = stbass(*command, STBASS_BROKER_URL=redis_url)
+        assert (done.stdout, done.returncode) == (output, 0), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["--running", "-3"], "--running='-3': must be a number"),
+        (["--running", "5/s"], "--running='5/s': must be a number"),
+        (["--running", "1e3"], "--running='1e3': must be a number"),
+        (["--rate", "0/min"], "--rate='0/min': a rate is at least 1"),
+        (["--rate", "5"], "--rate='5': must be a rate"),
+        (["--rate", "5/fortnight"], "--rate='5/fortnight': must be a "),
+        (["--running", "9999999999"], "--running='9999999999': 9999999999 is more than"),
+        (["--off", "--running", "3"], "--off lifts all limits"),
+    ],
+)
+def test_a_wrong_limit_is_refused_by_name_and_changes_nothing(redis_url: str, arguments: list[str], error: str) -> None:
+    stbass("limit", "llm", "--running", "7", STBASS_BROKER_URL=redis_url)
+    done = stbass("limit", "llm", *arguments, STBASS_BROKER_URL=redis_url)
+    assert done.returncode == 3
+    assert error in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert stbass("limit", "llm", STBASS_BROKER_URL=redis_url).stdout.startswith("llm: 7 at once;")
+
+
+def test_a_limit_cannot_be_set_where_there_is_no_redis() -> None:
+    done = stbass("limit", "llm", STBASS_BROKER_URL="redis://somebody:secret@127.0.0.1:1/0")
+    assert done.returncode == 1
+    assert "cannot be reached" in done.stderr
+    assert "secret" not in done.stderr

@@ -159,7 +159,7 @@ async def test_who_finds_it_and_who_takes_it_count_it_once(server: RedisServer) 
         await until(lambda: _lapsed(server))
         # Twice, the first finder died.
         for _ in range(2):
-            [(_, is_last, deaths, _, record)] = sweep(args=[0, 10])
+            [(_, is_last, deaths, _, record)] = sweep(args=[0, 10])[0]
             assert (is_last, deaths, int(record[3])) == (number == 2, number, number)
     assert _claim(server, process_id, 2)[0] == b"lost"
     client.close()
@@ -185,7 +185,7 @@ class _Deaths:
         """That worker dies; which of these processes are not run again."""
         self.number += 1
         self._client.zadd("stbass:leases", dict.fromkeys(ids, 1))
-        over = {raw.decode() for raw, is_last, *_ in self._find(args=[0, 1000]) if is_last}
+        over = {raw.decode() for raw, is_last, *_ in self._find(args=[0, 1000])[0] if is_last}
         self._client.zrem("stbass:leases", *ids)
         return over
 

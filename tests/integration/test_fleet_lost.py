@@ -53,7 +53,7 @@ async def test_a_message_that_somebody_is_about_to_put_back_is_not_acknowledged(
         found: list[Any] = []
 
         def find() -> bool:
-            found.extend(server.command("EVAL", keys.SWEEP, 0, 60_000, 200))
+            found.extend(server.command("EVAL", keys.SWEEP, 0, 60_000, 200)[0])
             return bool(found)
 
         await until(find, timeout=30)

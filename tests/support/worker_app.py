@@ -11,7 +11,7 @@ from stbass import PLACED_PAR, SEQ, BackendRegistry, Placement
 from stbass.backends.celery import CeleryBackend, make_app
 from tests.support.agents import noop
 
-_SETTINGS = {
+_SETTINGS: dict[str, Any] = {
     name: float(os.environ[variable])
     for name, variable in (
         ("stbass_lease", "TEST_LEASE"),
@@ -21,6 +21,7 @@ _SETTINGS = {
     )
     if variable in os.environ
 }
+_SETTINGS |= {"stbass_limits": json.loads(os.environ.get("TEST_LIMITS", "{}"))}
 _SETTINGS |= {"worker_pool_restarts": "TEST_POOL_RESTARTS" in os.environ}
 
 # Celery cannot tell `-P prefork` from its default, so the setting decides.

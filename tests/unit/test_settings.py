@@ -61,6 +61,7 @@ def test_with_nothing_set_everything_has_its_default(read: Read) -> None:
         ("STBASS_INCLUDE", "one.two, three,", "include", ("one.two", "three")),
         ("STBASS_FUNCTIONS", "one.two, three,", "functions", ("one.two", "three")),
         ("STBASS_REGISTRY", "one.two:three", "registry", "one.two:three"),
+        ("STBASS_LIMITS", '{"a": "50, 9/s", "b": 3}', "limits", {"a": "50, 9/s", "b": "3"}),
         ("STBASS_SIGNING_KEY", SECRET, "signing_key", SECRET),
         ("STBASS_POOL", "solo", "pool", "solo"),
         ("STBASS_CONCURRENCY", "25", "concurrency", 25),

@@ -48,7 +48,9 @@ def make_app(
             ``stbass_registry`` (``module:name`` of the :class:`~stbass.BackendRegistry` for what workers run: see
             :func:`install`), ``stbass_signing_key``, ``stbass_lease`` (s), ``stbass_grace`` (s),
             ``stbass_max_message_bytes``, ``stbass_log_format`` (``text`` or ``json``), ``stbass_result_backend`` (where
-            results of processes, leases and checkpoints are, if not where results of ordinary tasks are).
+            results of processes, leases and checkpoints are, if not where results of ordinary tasks are),
+            ``stbass_limits`` (how many processes of an endpoint the whole fleet runs at once, and begins in a time,
+            unless ``stbass limit`` has said otherwise: ``{"anthropic": "50, 1000/min"}``).
 
     Raises:
         ConfigurationError: a setting is wrong; the message names it.
@@ -93,6 +95,7 @@ _OWN_SETTINGS = {
     "stbass_functions",
     "stbass_grace",
     "stbass_lease",
+    "stbass_limits",
     "stbass_log_format",
     "stbass_max_message_bytes",
     "stbass_registry",

@@ -70,6 +70,7 @@ __all__ = [
     "failed_result",
     "finite",
     "is_failure",
+    "message_in_queue",
     "open_cancellation",
     "open_envelope",
     "open_result",
@@ -564,6 +565,28 @@ def reply_to(headers: Mapping[str, Any], names: keys.FleetKeys) -> str:
     except _UNDECODABLE:
         return ""
     return reply if reply.startswith(names.reply_channel("")) else ""
+
+
+def message_in_queue(task_id: str, queue: str, body: str, headers: Mapping[str, Any]) -> bytes:
+    """The message that asks for a process, as kombu's Redis transport keeps it in the list."""
+    return _encode(
+        {
+            "body": body,
+            "content-encoding": "utf-8",
+            "content-type": "application/json",
+            "headers": headers,
+            # The order matters, see routing_in_message.
+            "properties": {
+                "correlation_id": task_id,
+                "reply_to": "",
+                "delivery_mode": 2,
+                "delivery_info": {"exchange": "", "routing_key": queue},
+                "priority": 0,
+                "body_encoding": "utf-8",
+                "delivery_tag": delivery_tag(task_id),
+            },
+        }
+    )
 
 
 def routing_in_message(queue: str) -> bytes:

@@ -15,8 +15,8 @@ Keys (type; written by; read by; time to live):
     death), ``blame`` (its part in these deaths, see ``_DEATHS``), ``share`` (``<attempt>:<its part>`` in the death that
     is being dealt with), ``swept`` (the attempt whose worker was found to be lost, and counted), ``tag`` (kombu's
     delivery tag), ``lent`` (1 while it waits for others and its worker runs another message in its place),
-    ``checkpoint`` (wire text), ``sig`` (of its id, if the fleet signs). If the fleet signs, the
-    checkpoint is a JSON list of a signature and the text.
+    ``checkpoint`` (wire text), ``sig`` (of its id, if the fleet signs), ``turn`` (if its queue has a limit: see
+    ``stbass:line``). If the fleet signs, the checkpoint is a JSON list of a signature and the text.
 ``stbass:leases``
     sorted set, id -> when the lease ends (ms, the server's clock); the worker; worker and producer; members go with
     their process.
@@ -39,6 +39,26 @@ Keys (type; written by; read by; time to live):
 ``stbass:group:<id>``
     hash, an entry for each backend that has a part of it (JSON of :class:`~stbass.backends.celery.envelope.KeptGroup`;
     with a signature, if the fleet signs); the producer; ``PLACED_PAR.attach``; as results.
+``stbass:limits``
+    hash, queue -> its limit, ``<running>,<rate>,<seconds>,<who set it>`` (numbers may be left out; who: ``settings`` or
+    ``command``); ``stbass limit``, and workers whose settings name one; all scripts that begin or end processes; for
+    ever.
+``stbass:limit:<queue>``
+    hash; scripts; scripts; for ever. Fields: ``next`` (ms: when the next process may begin by the rate, if they come
+    evenly), ``alarm`` (ms: for when a worker has promised to look who may begin).
+``stbass:places:<queue>``
+    sorted set, id -> ``inf``: it runs; or its turn: it may begin, and its message is on its way; scripts; scripts; a
+    member goes when its process ends, is handed back, or loses its worker. There is one only for a queue with a limit.
+``stbass:calls:<queue>``
+    sorted set, id -> when its place is taken back if it has not begun until then (ms); as before.
+``stbass:line:<queue>``
+    sorted set, id -> its turn; a worker (what the limit of its queue keeps from running); scripts; until it is called.
+    A turn is when its message was first taken from the queue (microseconds, the server's clock).
+``stbass:due:<queue>``
+    sorted set, id -> when the deadline of one that waits in line is over (ms); as before.
+``stbass:parked``
+    hash, id -> msgpack of: queue, reply, name, deadline (s), message (JSON, as in a queue), the run of which it is the
+    whole; a worker, for what waits in line; scripts; until the message is in its queue again, or the process has ended.
 ``stbass:here:<uuid>``
     list (JSON of :class:`WorkerAnswer`); workers, to answer a health check; the producer that asked; ``HERE_TTL``.
 ``celery-task-meta-<id>``
@@ -80,15 +100,20 @@ __all__ = [
     "HAND_BACK",
     "HERE_TTL",
     "KNOWN",
+    "LEAVE",
     "LEND",
+    "LIMIT",
     "NOWHERE",
+    "PARK",
     "RELEASE",
     "RENEW",
     "RESTORE",
     "REWRITE",
     "RUNNING",
     "RUN_TTL",
+    "SENT",
     "SWEEP",
+    "TEND",
     "TOUCH",
     "FleetKeys",
     "Superseded",
@@ -142,6 +167,8 @@ class FleetKeys:
     def __init__(self, address: RedisAddress) -> None:
         self._prefix, self.database = address.prefix, address.database
         self.leases = self.key("leases")
+        self.limits = self.key("limits")
+        self.parked = self.key("parked")
         self.cancel_channel = f"{self.key('cancel')}:{self.database}"
         """On which producers say what is cancelled."""
 
@@ -176,6 +203,14 @@ class FleetKeys:
     def worker(self, instance: str) -> str:
         """Key of a worker's announcement."""
         return self.key(f"worker:{instance}")
+
+    def places(self, queue: str) -> str:
+        """Key of what has a place under the limit of a queue."""
+        return self.key(f"places:{queue}")
+
+    def line(self, queue: str) -> str:
+        """Key of what waits for the limit of a queue."""
+        return self.key(f"line:{queue}")
 
     def group(self, group_id: str) -> str:
         """Key of what ``attach`` must know of a group."""
@@ -240,6 +275,185 @@ local function has_ended(id, ttl)
 end
 """
 
+_LIMITS = """
+-- Limits of queues. A process that its queue's limit keeps from running waits in line, and its message beside it. Who
+-- ends, changes a limit or finds a worker to be lost calls the next: it gets a place, and its message goes back to the
+-- head of its queue, by hand of the script if the queue is on this server, else of whoever runs the script.
+local CALL_MS, SEND_MS, EVEN, PAUSE_MS = 600000, 10000, 0.05, 20
+local limits = {}
+local function limit_of(queue)
+  if limits[queue] == nil then
+    local text = redis.pcall('HGET', 'stbass:limits', queue)
+    local running, rate, per = string.match(type(text) == 'string' and text or '', '^(%d*),(%d*),(%d*),')
+    running, rate, per = tonumber(running), tonumber(rate), tonumber(per)
+    limits[queue] = (running or rate and rate > 0 and per) and {running = running, rate = rate, per = per} or false
+  end
+  return limits[queue]
+end
+-- How many may begin now, and if none only for the rate: in how many ms.
+local function room_in(queue, limit)
+  local room = limit.running and limit.running - redis.call('ZCARD', 'stbass:places:' .. queue) or math.huge
+  if room < 1 or not limit.rate then return room, nil end
+  -- Evenly, but for a part of the time in which those may catch up that come late or all at once.
+  local gap = limit.per * 1000 / limit.rate
+  local ahead = math.max(0, limit.per * 1000 * EVEN - gap)
+  local next_at = tonumber(redis.call('HGET', 'stbass:limit:' .. queue, 'next') or '') or 0
+  local at = math.max(now, math.min(next_at, now + ahead + gap)) - ahead
+  if at > now then return 0, math.max(math.ceil(at - now), math.min(ahead, PAUSE_MS)) end
+  return math.min(room, math.floor((now - at) / gap) + 1), nil
+end
+local function count_begun(queue, limit, number)
+  if not limit.rate or number < 1 then return end
+  local gap = limit.per * 1000 / limit.rate
+  local ahead = math.max(0, limit.per * 1000 * EVEN - gap)
+  local next_at = tonumber(redis.call('HGET', 'stbass:limit:' .. queue, 'next') or '') or 0
+  next_at = math.max(now, math.min(next_at, now + ahead + gap)) + number * gap
+  redis.call('HSET', 'stbass:limit:' .. queue, 'next', string.format('%.3f', next_at))
+end
+local function drop_from_line(queue, id)
+  redis.call('ZREM', 'stbass:line:' .. queue, id)
+  redis.call('ZREM', 'stbass:due:' .. queue, id)
+  redis.call('HDEL', 'stbass:parked', id)
+end
+local function into_line(queue, id, turn)
+  local kept = redis.call('HGET', 'stbass:parked', id)
+  if not kept then return end
+  redis.call('ZADD', 'stbass:line:' .. queue, 'NX', turn, id)
+  redis.call('ZREM', 'stbass:due:' .. queue, id)
+  if cmsgpack.unpack(kept)[4] >= 0 then
+    local left = math.max(0, redis.call('PTTL', 'stbass:deadline:' .. id))
+    redis.call('ZADD', 'stbass:due:' .. queue, now + left, id)
+  end
+end
+-- Nobody has begun these: their places are others', and whose message was not sent is in line again.
+local function take_back_calls(queue)
+  local calls, places = 'stbass:calls:' .. queue, 'stbass:places:' .. queue
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', calls, '-inf', now)) do
+    redis.call('ZREM', calls, id)
+    local turn = redis.call('ZSCORE', places, id)
+    if turn and turn ~= 'inf' then
+      redis.call('ZREM', places, id)
+      into_line(queue, id, turn)
+    end
+  end
+end
+-- Whether a process may begin now; then it has a place.
+local function admit(queue, limit, id)
+  local places, line = 'stbass:places:' .. queue, 'stbass:line:' .. queue
+  local turn = redis.call('ZSCORE', places, id)
+  if not turn then
+    take_back_calls(queue)
+    if room_in(queue, limit) < 1 then return false end
+    local first = redis.call('ZRANGE', line, 0, 0)[1]
+    if first and first ~= id then return false end
+    count_begun(queue, limit, 1)
+    turn = redis.call('ZSCORE', line, id)
+    if turn then drop_from_line(queue, id) end
+  end
+  redis.call('ZADD', places, 'inf', id)
+  redis.call('ZREM', 'stbass:calls:' .. queue, id)
+  if not turn or turn == 'inf' then
+    turn = redis.call('HGET', 'stbass:run:' .. id, 'turn') or time[1] .. string.format('%06d', time[2])
+  end
+  redis.call('HSET', 'stbass:run:' .. id, 'turn', turn)
+  return true
+end
+-- Send the message of one that waited: `prefix` is that of queues on this server; nil: they are elsewhere.
+local function send(queue, id, prefix, sent)
+  local kept = redis.call('HGET', 'stbass:parked', id)
+  local message = kept and cmsgpack.unpack(kept)[5]
+  if message and prefix then
+    redis.call('RPUSH', prefix .. queue, message)
+    drop_from_line(queue, id)
+  elseif message then
+    -- It is kept until somebody says that it is sent.
+    redis.call('ZREM', 'stbass:line:' .. queue, id)
+    redis.call('ZADD', 'stbass:due:' .. queue, now + SEND_MS, id)
+    table.insert(sent, {id, queue, message})
+  else
+    drop_from_line(queue, id)
+  end
+  return message
+end
+-- Call those who may begin. `alarms`: gets the queue, and in how many ms somebody has to look again; nil: nobody will.
+local function tend(queue, prefix, sent, alarms)
+  local line = 'stbass:line:' .. queue
+  local limit = limit_of(queue)
+  take_back_calls(queue)
+  if redis.call('ZCARD', line) == 0 then return end
+  local room, wait = math.huge, nil
+  if limit then room, wait = room_in(queue, limit) end
+  if room >= 1 then
+    local last = room < math.huge and string.format('%d', room - 1) or '-1'
+    local called, begun = redis.call('ZRANGE', line, 0, last, 'WITHSCORES'), 0
+    for index = #called - 1, 1, -2 do
+      local id, turn = called[index], called[index + 1]
+      if send(queue, id, prefix, sent) then
+        begun = begun + 1
+        if limit or not prefix then
+          redis.call('ZADD', 'stbass:places:' .. queue, turn, id)
+          redis.call('ZADD', 'stbass:calls:' .. queue, now + (prefix and CALL_MS or SEND_MS), id)
+        end
+      end
+    end
+    if limit then
+      count_begun(queue, limit, begun)
+      room, wait = room_in(queue, limit)
+    end
+  end
+  if not alarms or redis.call('ZCARD', line) == 0 then return end
+  local due = redis.call('ZRANGE', 'stbass:due:' .. queue, 0, 0, 'WITHSCORES')[2]
+  local at = math.min(wait and now + wait or math.huge, tonumber(due or '') or math.huge)
+  local alarm = tonumber(redis.call('HGET', 'stbass:limit:' .. queue, 'alarm') or '') or 0
+  if at < math.huge and (alarm <= now or alarm > at) then
+    redis.call('HSET', 'stbass:limit:' .. queue, 'alarm', string.format('%.0f', at))
+    table.insert(alarms, {queue, string.format('%.0f', math.max(1, at - now))})
+  end
+end
+-- Those in line whose deadline is over: each with its queue, whom to tell, its name and deadline, the run of which it
+-- is the whole, how many have a place, and the limit. Whoever gets them has to end them.
+local function overdue(queue, out)
+  local line, key = 'stbass:line:' .. queue, 'stbass:due:' .. queue
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, 200)) do
+    local kept = redis.call('HGET', 'stbass:parked', id)
+    if not kept then
+      redis.call('ZREM', key, id)
+    elseif redis.call('ZSCORE', line, id) then
+      local job = cmsgpack.unpack(kept)
+      local number, limit = redis.call('ZCARD', 'stbass:places:' .. queue), redis.call('HGET', 'stbass:limits', queue)
+      redis.call('ZADD', key, now + SEND_MS, id)
+      table.insert(out, {id, job[1], job[2], job[3], tostring(job[4]), job[6], number, limit or ''})
+    else
+      -- Its message was to be sent, or to be taken out of its queue, by somebody who has died.
+      redis.call('ZREM', key, id)
+      if not redis.call('ZSCORE', 'stbass:places:' .. queue, id) then
+        into_line(queue, id, time[1] .. string.format('%06d', time[2]))
+      end
+    end
+  end
+end
+-- A process has ended, or does not run any more.
+local function give_up_place(queue, id)
+  redis.call('ZREM', 'stbass:places:' .. queue, id)
+  redis.call('ZREM', 'stbass:calls:' .. queue, id)
+end
+-- One that does not run any more is to run again soon.
+local function keep_place(queue, id, until_ms)
+  local turn = redis.call('HGET', 'stbass:run:' .. id, 'turn')
+  if not turn then return end
+  redis.call('ZADD', 'stbass:places:' .. queue, turn, id)
+  redis.call('ZADD', 'stbass:calls:' .. queue, until_ms, id)
+end
+-- What runs now takes places too, as far as it has none.
+local function count_running(queue)
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', 'stbass:leases', '(' .. now, '+inf')) do
+    if redis.pcall('HGET', 'stbass:run:' .. id, 'queue') == queue then
+      redis.call('ZADD', 'stbass:places:' .. queue, 'inf', id)
+    end
+  end
+end
+"""
+
 _DEATHS = """
 -- Whose fault is it that a worker died? Each death is shared out among the processes that ran there: first among all
 -- alike; and once some of them are suspects, because two workers have died under them, among these, in the measure of
@@ -294,22 +508,29 @@ end
 
 CLAIM = (
     _SERVER
+    + _LIMITS
     + _DEATHS
     + """
 -- Claim processes for a worker, many at once (at most 1000: a command's arguments go over Lua's stack).
 -- ARGV: worker, its life, result key prefix, run ttl (s), result ttl (s), how many suspects run there, their blame, and
 --       packed (msgpack: an argument each would cost more than the work) a list with, per process: id, lease (ms), has
 --       a deadline (0/1), reply, queue, how many workers it may lose, delivery tag, signature of its record, whether it
---       is known that nobody has cancelled it (0/1), whether it may have to wait apart (0/1)
+--       is known that nobody has cancelled it (0/1), whether it may have to wait apart (0/1); then, packed too, limits
+--       of queues that hold where nobody has set others
 -- Gives since when the server keeps the fleet's data, and then per process: status, attempt, remaining (ms, -1: no
 -- deadline), checkpoint or '', blame if it is a suspect ('': it is none), whether its record was forged (0/1)
 -- status: go; done (its result is stored); again (it has ended, and its result is gone); busy (another worker holds its
 --         lease); cancelled (checkpoint is then what says so); late; apart (a suspect that must wait until others have
---         ended here); or lost: it has lost as many workers as it may, then attempt is the last one, remaining is how
---         many have died, blame the worker
+--         ended here); limited (the limit of its queue is used up); or lost: it has lost as many workers as it may,
+--         then attempt is the last one, remaining is how many have died, blame the worker
 local worker, life, prefix, ttl, result_ttl = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 local suspects, suspected, jobs = tonumber(ARGV[6]), tonumber(ARGV[7]), cmsgpack.unpack(ARGV[8])
 local TOGETHER = 0.25
+if ARGV[9] then
+  for queue, limit in pairs(cmsgpack.unpack(ARGV[9])) do
+    if redis.call('HSETNX', 'stbass:limits', queue, limit) == 1 then count_running(queue) end
+  end
+end
 local ids, marks = {}, {}
 for index, job in ipairs(jobs) do
   ids[index] = job[1]
@@ -366,15 +587,21 @@ for index, job in ipairs(jobs) do
         remaining = redis.call('PTTL', 'stbass:deadline:' .. id)
         if remaining <= 0 then status = 'late' end
       end
+      if status == 'go' and weight and job[10] == 1 and suspects > 0 and suspected + weight > TOGETHER then
+        status = 'apart'
+      end
+      local limit = status == 'go' and limit_of(job[5])
+      if limit and not admit(job[5], limit, id) then
+        status = 'limited'
+        -- The one of a worker that is lost.
+        if ends[index] then redis.call('ZREM', 'stbass:leases', id) end
+      end
       if status == 'go' and weight then
-        if job[10] == 1 and suspects > 0 and suspected + weight > TOGETHER then
-          status = 'apart'
-        else
-          suspects, suspected, blame = suspects + 1, suspected + weight, string.format('%.6f', weight)
-        end
+        suspects, suspected, blame = suspects + 1, suspected + weight, string.format('%.6f', weight)
       end
     end
   end
+  if (status == 'done' or status == 'again') and limit_of(job[5]) then give_up_place(job[5], id) end
   if status == 'go' then
     claimed[id] = true
     if not fresh then
@@ -404,12 +631,15 @@ return out
 
 SWEEP = (
     _SERVER
+    + _LIMITS
     + _DEATHS
     + """
--- Find processes whose lease has run out. ARGV: how long (ms) the finder has to deal with them, how many at most
+-- Find processes whose lease has run out. ARGV: how long (ms) the finder has to deal with them, how many at most; then
+-- kombu's unacked hash and index and the prefix of queues ('' or none: they are on another server)
 -- Gives per process: id, whether it may lose no more workers (0/1), how many have died under it, whether it is a
 -- suspect (0/1), then its record (tag, queue, worker, attempt, reply, sig, checkpoint). Until the time is over nobody
 -- else finds them; if the finder dies meanwhile, somebody finds them then.
+-- Beside these it gives messages that are to be sent, and what waits for a limit beyond its deadline.
 -- First something is written: a server that refuses that has refused to renew leases, too, and says nothing of them.
 redis.call('SET', 'stbass:swept', now, 'EX', 3600)
 local out = {}
@@ -422,13 +652,27 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', 'stbass:leases', '-inf', now, 'L
     local deaths, blame = losses(id, true)
     redis.call('ZADD', 'stbass:leases', now + ARGV[1], id)
     for index = 1, 7 do run[index] = run[index] or '' end
-    local is_suspect = weight_of(deaths, blame) and 1 or 0
-    table.insert(out, {id, is_enough(deaths, blame, most) and 1 or 0, deaths, is_suspect, run})
+    local is_last, is_suspect = is_enough(deaths, blame, most) and 1 or 0, weight_of(deaths, blame) and 1 or 0
+    table.insert(out, {id, is_last, deaths, is_suspect, run})
+    if limit_of(run[2]) then
+      -- Its place is others', but for a moment: its message goes to the head of its queue, if it is no suspect.
+      give_up_place(run[2], id)
+      if is_last + is_suspect == 0 then keep_place(run[2], id, now + SEND_MS) end
+    end
   else
     redis.call('ZREM', 'stbass:leases', id)
   end
 end
-return out
+local sent, late = {}, {}
+for _, queue in ipairs(redis.call('HKEYS', 'stbass:limits')) do
+  -- Who has ended without a word here: its lease is gone.
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', 'stbass:places:' .. queue, 'inf', 'inf')) do
+    if not redis.call('ZSCORE', 'stbass:leases', id) then give_up_place(queue, id) end
+  end
+  overdue(queue, late)
+  tend(queue, (ARGV[3] or '') ~= '' and ARGV[5] or nil, sent)
+end
+return {out, sent, late}
 """
 )
 
@@ -492,19 +736,28 @@ end
 return 0
 """
 
-HAND_BACK = """
+HAND_BACK = (
+    _SERVER
+    + _LIMITS
+    + """
 -- Give up leases, so that the next worker need not wait for them. ARGV: the worker's life, then per process: id,
 -- attempt
--- If somebody else has it meanwhile, the lease is theirs.
+-- If somebody else has it meanwhile, the lease is theirs. A place under a limit is kept: its message is on its way.
 for i = 2, #ARGV, 2 do
-  local attempt, life = unpack(redis.call('HMGET', 'stbass:run:' .. ARGV[i], 'attempt', 'life'))
-  if attempt == ARGV[i + 1] and life == ARGV[1] then redis.call('ZREM', 'stbass:leases', ARGV[i]) end
+  local id = ARGV[i]
+  local attempt, life, queue = unpack(redis.call('HMGET', 'stbass:run:' .. id, 'attempt', 'life', 'queue'))
+  if attempt == ARGV[i + 1] and life == ARGV[1] then
+    redis.call('ZREM', 'stbass:leases', id)
+    if limit_of(queue) then keep_place(queue, id, now + CALL_MS) end
+  end
 end
 return 0
 """
+)
 
 RENEW = (
     _SERVER
+    + _LIMITS
     + """
 -- Renew a worker's leases, all in one command. ARGV: its life, result key prefix, result ttl (s), then per process: id,
 -- attempt, lease (ms)
@@ -514,9 +767,11 @@ local life, prefix, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local lost, gone = {}, {}
 for i = 4, #ARGV, 3 do
   local id = ARGV[i]
-  local run = redis.call('HMGET', 'stbass:run:' .. id, 'attempt', 'life', 'swept')
+  local run = redis.call('HMGET', 'stbass:run:' .. id, 'attempt', 'life', 'swept', 'queue')
   if run[1] == ARGV[i + 1] and run[2] == life and run[3] ~= ARGV[i + 1] then
     redis.call('ZADD', 'stbass:leases', now + ARGV[i + 2], id)
+    -- Should its place have been evicted.
+    if run[4] and limit_of(run[4]) then redis.call('ZADD', 'stbass:places:' .. run[4], 'inf', id) end
   elseif run[1] or redis.call('EXISTS', prefix .. id) == 1 or has_ended(id, ttl) then
     table.insert(lost, id)
   else
@@ -561,20 +816,24 @@ return 0
 
 FINISH = (
     _SERVER
+    + _LIMITS
     + """
 -- Store results, many at once (at most 1000), tell those who wait, and acknowledge the messages.
 -- ARGV: result key prefix, result ttl (s; 0: none), packed (msgpack) a list with, per process: id, attempt (0: it never
---       started), result, reply, delivery tag, the worker's life ('': whoever's it was), and of the whole of a run (see
---       run_keys) the id of that; then kombu's unacked hash and index ('': they are on another server)
+--       started), result, reply, delivery tag, the worker's life ('': whoever's it was), queue, and of the whole of a
+--       run (see run_keys) the id of that; then kombu's unacked hash and index and the prefix of queues ('': they are
+--       on another server)
 -- Gives per process 1, or 0 if it is no longer this worker's (then nothing is stored: the other one's result counts).
+-- Beside these it gives messages that are to be sent, of those who waited for the limit of a queue; and of such queues
+-- in how many ms somebody has to look who may begin.
 local prefix, ttl, jobs = ARGV[1], tonumber(ARGV[2]), cmsgpack.unpack(ARGV[3])
 local channels = {}
 for index, job in ipairs(jobs) do channels[index] = prefix .. job[1] end
 -- Who waits for a single result, as Celery does, subscribes to its key; for most nobody does.
 local listeners = redis.call('PUBSUB', 'NUMSUB', unpack(channels))
-local out, replies, gone, ended, tags = {}, {}, {}, {}, {}
+local out, replies, gone, ended, tags, freed = {}, {}, {}, {}, {}, {}
 for index, job in ipairs(jobs) do
-  local id, attempt, result, reply, tag, life, followed = unpack(job, 1, 7)
+  local id, attempt, result, reply, tag, life, queue, followed = unpack(job, 1, 8)
   local run, key = 'stbass:run:' .. id, channels[index]
   local known, whose = unpack(redis.call('HMGET', run, 'attempt', 'life'))
   local mine
@@ -609,6 +868,11 @@ for index, job in ipairs(jobs) do
   else
     out[index] = 0
   end
+  if queue and limit_of(queue) and (mine or attempt == 0 and not redis.call('ZSCORE', 'stbass:leases', id)) then
+    give_up_place(queue, id)
+    drop_from_line(queue, id)
+    freed[queue] = true
+  end
   -- If it is another worker's, so is its message, and may be all that there is of the process.
   if tag ~= '' and (mine or attempt == 0) then table.insert(tags, tag) end
 end
@@ -626,16 +890,137 @@ for reply, results in pairs(replies) do
   local small, large = table.concat(results[1], ','), table.concat(results[2], ',')
   redis.call('PUBLISH', reply, '{"results":[' .. small .. '],"ready":[' .. large .. ']}')
 end
-return out
+local sent, alarms = {}, {}
+for queue in pairs(freed) do tend(queue, ARGV[4] ~= '' and ARGV[6] or nil, sent, alarms) end
+return {out, sent, alarms}
+"""
+)
+
+PARK = (
+    _SERVER
+    + _LIMITS
+    + """
+-- Let processes wait in line for the limit of their queue. ARGV: packed (msgpack) a list with, per process: id, queue,
+-- reply, name, deadline (s; -1: none), message, the run of which it is the whole (''), delivery tag, whether it is
+-- known that nobody has cancelled it (0/1); whether their messages are acknowledged (1), or will be when they are kept
+-- (0: they cannot be called yet); then kombu's unacked hash and index and the prefix of queues ('': they are on another
+-- server)
+-- Gives what FINISH gives beside.
+local unacked, index, prefix = ARGV[3], ARGV[4], ARGV[3] ~= '' and ARGV[5] or nil
+local queues, sent, alarms = {}, {}, {}
+for number, job in ipairs(cmsgpack.unpack(ARGV[1])) do
+  local id, queue, reply, name, deadline, message, followed, tag, uncancelled = unpack(job, 1, 9)
+  local turn = redis.call('HGET', 'stbass:run:' .. id, 'turn')
+  local taken = unacked ~= '' and tag ~= '' and redis.call('ZSCORE', index, tag)
+  turn = turn or string.format('%.0f', taken and taken * 1000000 or time[1] * 1000000 + time[2] + number)
+  if taken then
+    redis.call('ZREM', index, tag)
+    redis.call('HDEL', unacked, tag)
+  end
+  -- One that has been called meanwhile has another message on its way.
+  if not redis.call('ZSCORE', 'stbass:places:' .. queue, id) then
+    redis.call('HSET', 'stbass:parked', id, cmsgpack.pack({queue, reply, name, deadline, message, followed}))
+    if ARGV[2] == '0' then
+      redis.call('ZADD', 'stbass:due:' .. queue, now + SEND_MS, id)
+    elseif uncancelled == 0 and redis.call('EXISTS', 'stbass:cancelled:' .. id) == 1 then
+      send(queue, id, prefix, sent)
+    else
+      into_line(queue, id, turn)
+    end
+    queues[queue] = true
+  end
+end
+if ARGV[2] == '1' then
+  for queue in pairs(queues) do tend(queue, prefix, sent, alarms) end
+end
+return {sent, alarms}
+"""
+)
+
+TEND = (
+    _SERVER
+    + _LIMITS
+    + """
+-- Call who may begin. ARGV: kombu's unacked hash and index and the prefix of queues ('': they are on another server),
+-- then queues. Gives what FINISH gives beside, and what waits beyond its deadline.
+local sent, alarms, late = {}, {}, {}
+for i = 4, #ARGV do
+  overdue(ARGV[i], late)
+  tend(ARGV[i], ARGV[1] ~= '' and ARGV[3] or nil, sent, alarms)
+end
+return {sent, alarms, late}
+"""
+)
+
+LEAVE = (
+    _SERVER
+    + _LIMITS
+    + """
+-- Cancelled processes wait in line no longer: their messages go back to their queues, to be found cancelled there.
+-- ARGV: kombu's unacked hash and index and the prefix of queues ('': they are on another server), then packed (msgpack)
+-- the ids. Gives messages that are to be sent.
+local sent = {}
+for _, id in ipairs(cmsgpack.unpack(ARGV[4])) do
+  local kept = redis.call('HGET', 'stbass:parked', id)
+  if kept then send(cmsgpack.unpack(kept)[1], id, ARGV[1] ~= '' and ARGV[3] or nil, sent) end
+end
+return sent
+"""
+)
+
+SENT = (
+    _SERVER
+    + _LIMITS
+    + """
+-- Messages of processes that waited are in their queues again. ARGV: per message: id, queue
+for i = 1, #ARGV, 2 do
+  local id, queue = ARGV[i], ARGV[i + 1]
+  local place = redis.call('ZSCORE', 'stbass:places:' .. queue, id)
+  if not redis.call('ZSCORE', 'stbass:line:' .. queue, id) then drop_from_line(queue, id) end
+  if place and place ~= 'inf' then
+    if limit_of(queue) then
+      redis.call('ZADD', 'stbass:calls:' .. queue, now + CALL_MS, id)
+    else
+      give_up_place(queue, id)
+    end
+  end
+end
+return 0
+"""
+)
+
+LIMIT = (
+    _SERVER
+    + _LIMITS
+    + """
+-- Set the limit of a queue. ARGV: kombu's unacked hash and index and the prefix of queues ('': they are on another
+-- server), the queue, its limit (as it is kept; '': it stays as it is), whether it is only a default (0/1)
+-- Gives its limit as it is now (false: it has none), how many have a place, how many wait, and messages to be sent.
+local queue, text = ARGV[4], ARGV[5]
+local known = redis.call('HGET', 'stbass:limits', queue)
+if text ~= '' and (ARGV[6] == '0' or not known or known ~= text and string.find(known, ',settings$')) then
+  redis.call('HSET', 'stbass:limits', queue, text)
+  if limit_of(queue) then
+    count_running(queue)
+  else
+    redis.call('ZREMRANGEBYSCORE', 'stbass:places:' .. queue, 'inf', 'inf')
+  end
+  known = text
+end
+local sent = {}
+tend(queue, ARGV[1] ~= '' and ARGV[3] or nil, sent)
+return {known, redis.call('ZCARD', 'stbass:places:' .. queue), redis.call('ZCARD', 'stbass:line:' .. queue), sent}
 """
 )
 
 KNOWN = """
 -- Which processes nobody works on, and have no result. ARGV: result key prefix, and packed (msgpack) their ids
--- Gives per process 0: somebody works on it or it has ended; 1: it has a record; 2: nothing is known of it.
+-- Gives per process 0: somebody works on it, it waits for a limit, or it has ended; 1: it has a record; 2: nothing is
+-- known of it.
 local out = {}
 for index, id in ipairs(cmsgpack.unpack(ARGV[2])) do
-  if redis.call('ZSCORE', 'stbass:leases', id) or redis.call('EXISTS', ARGV[1] .. id) == 1 then
+  if redis.call('ZSCORE', 'stbass:leases', id) or redis.call('EXISTS', ARGV[1] .. id) == 1
+     or redis.call('HEXISTS', 'stbass:parked', id) == 1 then
     out[index] = 0
   else
     out[index] = redis.call('EXISTS', 'stbass:run:' .. id) == 1 and 1 or 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cached_property, lru_cache
@@ -15,6 +15,7 @@ from celery.app.defaults import DEFAULTS
 
 from stbass._engine.registry import BackendRegistry
 from stbass._values.checks import is_between
+from stbass._values.limits import Limit, limits_of
 from stbass._values.texts import value_text
 from stbass.backends.celery.keys import FleetKeys
 from stbass.backends.celery.refusals import Refusals
@@ -76,6 +77,7 @@ class FleetSettings:
         result_ttl: seconds that results are kept; 0 means for ever.
         lease: seconds after which a worker that is not heard of is lost (unless the producer says otherwise).
         grace: seconds that running processes get to end when the worker is told to stop.
+        limits: of queues, where nobody has set others.
     """
 
     backend: RedisAddress
@@ -89,6 +91,7 @@ class FleetSettings:
     result_ttl: int = 86400
     lease: float = 10.0
     grace: float = 10.0
+    limits: Mapping[str, Limit] = field(default_factory=dict)
 
     @cached_property
     def keys(self) -> FleetKeys:
@@ -101,11 +104,14 @@ class FleetSettings:
         return self.broker is not None and self.broker.url == self.backend.url
 
     @property
-    def unacked_beside_results(self) -> tuple[str, str]:
-        """Keys of the messages that are taken and not acknowledged, if they are where the results are; else empty."""
+    def beside_results(self) -> tuple[str, str, str]:
+        """Keys of the messages that are taken and not acknowledged, and what comes before the name of a queue.
+
+        All of them are empty if queues are not where the results are.
+        """
         if not self.one_server:
-            return "", ""
-        return f"{self.broker_prefix}{self.unacked[0]}", f"{self.broker_prefix}{self.unacked[1]}"
+            return "", "", ""
+        return f"{self.broker_prefix}{self.unacked[0]}", f"{self.broker_prefix}{self.unacked[1]}", self.broker_prefix
 
     def allows(self, reference: str) -> bool:
         """Whether a worker with these settings may run the process ``module:qualname``."""
@@ -248,6 +254,7 @@ def read_settings(conf: Any) -> FleetSettings:
         result_ttl=_expiry(conf.result_expires),
         lease=_number(conf, "stbass_lease", 10.0, SHORTEST_LEASE, LONGEST_LEASE),
         grace=_number(conf, "stbass_grace", 10.0, 0.0, LONGEST_GRACE),
+        limits=limits_of(conf.get("stbass_limits"), "stbass_limits"),
     )
 
 

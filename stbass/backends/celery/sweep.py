@@ -23,6 +23,7 @@ from stbass.backends.celery.envelope import (
     trusted_checkpoint,
 )
 from stbass.backends.celery.incoming import checked_message
+from stbass.backends.celery.line import WaitingLine
 from stbass.backends.celery.refusals import Refusals
 from stbass.backends.celery.settings import EXECUTE, FleetSettings
 from stbass.errors import StateLostError, WireError, WorkerLostError
@@ -98,12 +99,14 @@ class Sweeper:
         settings: of the fleet.
         result_prefix: what Celery puts before a task id to make the key of its result.
         refusals: where what cannot be read is set aside.
+        app: the Celery application; needed if the broker is not Redis.
     """
 
-    def __init__(self, settings: FleetSettings, result_prefix: bytes, refusals: Refusals) -> None:
+    def __init__(self, settings: FleetSettings, result_prefix: bytes, refusals: Refusals, app: Any = None) -> None:
         self._refusals = refusals
         self._settings = settings
         self._prefix = result_prefix
+        self._line = WaitingLine(settings, result_prefix, app)
         self._rest = min(_REST, settings.lease)
         # Whoever begins does not know what was before, such as a server that refused until a moment ago.
         self._well_since: float | None = time.monotonic()
@@ -116,7 +119,6 @@ class Sweeper:
             self._restore = self._broker.register_script(keys.RESTORE)
         self._unacked, self._index = (f"{settings.broker_prefix}{name}" for name in settings.unacked)
         self._find = self._backend.register_script(settings.keys.script(keys.SWEEP))
-        self._finish = self._backend.register_script(settings.keys.script(keys.FINISH))
         self._release = self._backend.register_script(settings.keys.script(keys.RELEASE))
 
     def sweep(self) -> int:
@@ -127,7 +129,7 @@ class Sweeper:
         """
         try:
             if self._well_since is None:
-                self._find(args=[_HOLD_MS, 0])
+                self._look(0)
                 self._well_since = time.monotonic()
             return self._sweep() if time.monotonic() - self._well_since >= self._rest else 0
         except Exception as error:
@@ -141,7 +143,7 @@ class Sweeper:
 
     def _sweep(self) -> int:
         dealt = 0
-        while found := self._find(args=[_HOLD_MS, _AT_ONCE]):
+        while found := self._look(_AT_ONCE):
             for raw_id, is_last, deaths, is_suspect, fields in found:
                 try:
                     run = _Run.read(raw_id, fields, self._settings)
@@ -162,8 +164,17 @@ class Sweeper:
             self._sweep_taken()
         return dealt
 
+    def _look(self, most: int) -> list[Any]:
+        """What SWEEP gives of lost workers; what it gives beside is dealt with."""
+        found, sent, late = self._find(args=[_HOLD_MS, most, *self._settings.beside_results])
+        self._line.put_back(sent)
+        if (packed := self._line.overdue(late)) is not None:
+            self._line.finish(packed)
+        return list(found)
+
     def close(self) -> None:
         """Close the connections."""
+        self._line.close()
         self._backend.close()
         if self._broker is not None:
             self._broker.close()
@@ -176,14 +187,7 @@ class Sweeper:
         checkpoint = trusted_checkpoint(run.checkpoint, task_id, self._settings, self._refusals)
         result = failed_result(error, lost, worker=worker, attempt=attempt, checkpoint=checkpoint)
         meta = seal_result(task_id, result, self._settings)
-        packed = msgspec.msgpack.encode([(task_id, attempt, meta.decode(), run.reply, run.tag, "")])
-        args: list[str | int | bytes] = [
-            self._prefix,
-            self._settings.result_ttl,
-            packed,
-            *self._settings.unacked_beside_results,
-        ]
-        self._finish(args=args)
+        self._line.finish(msgspec.msgpack.encode([(task_id, attempt, meta.decode(), run.reply, run.tag, "", queue)]))
         gone = seal_cancellation([keys.Superseded(task_id, attempt + 1)], self._settings)
         self._backend.publish(self._settings.keys.cancel_channel, gone)
         _log.warning("process %s: %s", task_id, error)

@@ -149,7 +149,8 @@ for _, list in ipairs(lists) do
         if noting then
           table.insert(noted, tag)
           table.insert(noted, '[' .. raw .. rest)
-          table.insert(index, now)
+          -- Each its own time: where they wait for a limit they keep their order by it.
+          table.insert(index, now + #taken * 0.000001)
           table.insert(index, tag)
           table.insert(taken, tag)
         end

@@ -44,9 +44,9 @@ from stbass.backends.celery.envelope import (
     seal_text,
     wired_placement,
 )
+from stbass.backends.celery.kombu_sender import KombuSender
 from stbass.backends.celery.producer.client import FleetClient
 from stbass.backends.celery.producer.group import IdleGroupResult
-from stbass.backends.celery.producer.kombu_sender import KombuSender
 from stbass.backends.celery.producer.runs import FleetRun, KeptRun, find_on_fleet, list_on_fleet, start_on_fleet
 from stbass.backends.celery.producer.slots import WorkerSlots, answered, worker_slots
 from stbass.backends.celery.producer.ticket import Ticket

@@ -34,7 +34,8 @@ from stbass.backends.celery.envelope import (
     sent_of,
     trusted_checkpoint,
 )
-from stbass.backends.celery.producer.kombu_sender import KombuSender
+from stbass.backends.celery.kombu_sender import KombuSender
+from stbass.backends.celery.line import WaitingLine
 from stbass.backends.celery.producer.missing import find_missing
 from stbass.backends.celery.producer.overdue import KnownState, look_up, nobody_consumes, overdue_error
 from stbass.backends.celery.producer.publish import Publisher
@@ -86,6 +87,9 @@ class FleetClient:
         self.publisher = Publisher(settings, self.redis, self.broker)
         self.prefix = fleet.result_prefix.decode()
         self.refusals = fleet.refusals
+        self.line = WaitingLine(settings, fleet.result_prefix, fleet.app)
+        """Of what waits for the limits of endpoints."""
+        self._make_sweeper = partial(Sweeper, settings, fleet.result_prefix, fleet.refusals, fleet.app)
         self._replies = Subscription(settings.backend, self.reply, self._on_message, self._on_gap)
         self._was_there = False
         """Whether the server has ever done what it was asked."""
@@ -527,7 +531,7 @@ class FleetClient:
     async def _sweep(self) -> None:
         """If no worker is left, it falls to us to notice that theirs have died."""
         if self._sweeper is None:
-            self._sweeper = Sweeper(self.settings, self.prefix.encode(), self.refusals)
+            self._sweeper = self._make_sweeper()
         try:
             await shared_threads().call_plain(self._sweeper.sweep)
             self._sweeping.over()
@@ -679,7 +683,10 @@ class FleetClient:
                 mark = cancelled_mark(task_id, self.settings)
                 pipe.set(self.settings.keys.cancelled(task_id), mark, ex=keys.CANCEL_TTL)
             pipe.publish(self.settings.keys.cancel_channel, seal_cancellation(ids, self.settings))
-            await pipe.execute()
+            pipe.hlen(self.settings.keys.parked)
+            # Who is about to let one wait in line finds it cancelled.
+            if (await pipe.execute())[-1]:
+                await shared_threads().call_plain(self.line.leave, ids)
 
         await waited_out(tell, self._withdrawing, seconds=_PATIENCE_CANCEL)
 
@@ -717,6 +724,7 @@ class FleetClient:
                 self._look_timer.cancel()
             if self._sweeper is not None:
                 self._sweeper.close()
+            self.line.close()
             if others := self._tasks - {self._end}:
                 # What is told in a moment is told; what waits for a server that is away is not waited for.
                 _, left = await asyncio.wait(others, timeout=_CLOSE_SECONDS)

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 import redis.asyncio
 
+from stbass._values.limits import Limit
 from stbass._values.nearest import did_you_mean
 from stbass.backends.celery.keys import FleetKeys
+from stbass.backends.celery.line import waited_too_long
 from stbass.backends.celery.producer.slots import consumed_queues, consumers
 from stbass.backends.celery.producer.ticket import Ticket
 from stbass.errors import DeadlineExceeded, NotConsumedError, StbassError, WorkerLostError
@@ -30,6 +32,8 @@ class KnownState:
     leased: bool = False
     consumed: Sequence[str] | None = None
     """The queues that have workers, if its own has none."""
+    limited: str | None = None
+    """The limit that it waited for, if it did."""
     unknown: str | None = None
     """Why Redis could not be asked, if it could not."""
 
@@ -47,13 +51,16 @@ async def look_up(
         pipe.get(prefix + ticket.id)
         pipe.hmget(names.run(ticket.id), ["worker", "attempt", "checkpoint"])
         pipe.zscore(names.leases, ticket.id)
+        pipe.hexists(names.parked, ticket.id)
+        pipe.hget(names.limits, ticket.envelope.queue)
+        pipe.zcard(names.places(ticket.envelope.queue))
     (seconds, micros), *rows = await pipe.execute()
     now = seconds * 1000 + micros // 1000
     lonely = {queue for queue in queues if not await consumers(client, names, queue)}
     consumed = await consumed_queues(client, names) if lonely else None
     states = []
     for index, ticket in enumerate(tickets):
-        _, meta, (worker, attempt, checkpoint), lease = rows[index * 4 : index * 4 + 4]
+        _, meta, (worker, attempt, checkpoint), lease, parked, kept, places = rows[index * 7 : index * 7 + 7]
         states.append(
             KnownState(
                 meta,
@@ -62,6 +69,7 @@ async def look_up(
                 checkpoint,
                 lease is not None and lease > now,
                 consumed if ticket.envelope.queue in lonely else None,
+                (Limit.read(kept or b"") or Limit()).used_up(places) if parked else None,
             )
         )
     return states
@@ -96,11 +104,8 @@ def overdue_error(ticket: Ticket, state: KnownState) -> StbassError:
                 phase="queued",
                 queue=ticket.envelope.queue,
             )
-        return DeadlineExceeded(
-            f"{passed} while it was queued for {ticket.envelope.queue!r}: its workers were busy",
-            deadline=deadline,
-            phase="queued",
-        )
+        reason = state.limited or "its workers were busy"
+        return waited_too_long(ticket.envelope.name, deadline, ticket.envelope.queue, reason)
     if not state.leased:
         return WorkerLostError(
             f"{passed}, and its worker {ticket.worker} is lost (attempt {ticket.attempt})",

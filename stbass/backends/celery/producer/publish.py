@@ -10,10 +10,10 @@ import msgspec
 import redis.asyncio
 
 from stbass._process.sync_threads import shared_threads
-from stbass.backends.celery.envelope import delivery_tag
+from stbass.backends.celery.envelope import message_in_queue
 from stbass.backends.celery.incoming import EMPTY_BODY
 from stbass.backends.celery.keys import FleetKeys
-from stbass.backends.celery.producer.kombu_sender import KombuSender, OutMessage
+from stbass.backends.celery.kombu_sender import KombuSender, OutMessage
 from stbass.backends.celery.producer.ticket import Ticket
 from stbass.backends.celery.settings import EXECUTE, FleetSettings
 
@@ -97,24 +97,7 @@ class Publisher:
 
     def message(self, ticket: Ticket) -> bytes:
         """The message as kombu's Redis transport keeps it in the list."""
-        return _encode(
-            {
-                "body": EMPTY_BODY,
-                "content-encoding": "utf-8",
-                "content-type": "application/json",
-                "headers": self._headers(ticket),
-                # The order matters, see routing_in_message.
-                "properties": {
-                    "correlation_id": ticket.id,
-                    "reply_to": "",
-                    "delivery_mode": 2,
-                    "delivery_info": {"exchange": "", "routing_key": ticket.envelope.queue},
-                    "priority": 0,
-                    "body_encoding": "utf-8",
-                    "delivery_tag": delivery_tag(ticket.id),
-                },
-            }
-        )
+        return message_in_queue(ticket.id, ticket.envelope.queue, EMPTY_BODY, self._headers(ticket))
 
     def _elsewhere(self, ticket: Ticket) -> OutMessage:
         """The message for a broker that is not Redis: its headers may be bounded, as RabbitMQ's are to 128 KiB."""

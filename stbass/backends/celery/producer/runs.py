@@ -26,9 +26,10 @@ from stbass._engine.runs import (
     run_event,
     taken_by,
 )
+from stbass._process.sync_threads import shared_threads
 from stbass._values.checks import checked_deadline
 from stbass._values.outcome import ProcessResult
-from stbass.backends.celery import keys, run_keys
+from stbass.backends.celery import run_keys
 from stbass.backends.celery.envelope import (
     ABSENT,
     Envelope,
@@ -312,9 +313,8 @@ class FleetRun(Run[Any]):
     async def _end(self, client: FleetClient, result: ProcessResult) -> ProcessResult:
         settings, envelope = client.settings, self._kept.envelope
         meta = seal_result(self._process_id, result, settings).decode()
-        packed = msgspec.msgpack.encode([(self._process_id, 0, meta, "", "", "", self.id)])
-        finish = client.redis.register_script(settings.keys.script(keys.FINISH))
-        await finish(args=[client.prefix, settings.result_ttl, packed, "", ""])
+        packed = msgspec.msgpack.encode([(self._process_id, 0, meta, "", "", "", envelope.queue, self.id)])
+        await shared_threads().call_plain(client.line.finish, packed)
         raw: Any = await client.redis.get(client.prefix + self._process_id)
         return result if raw is None else open_result(read_meta(raw), envelope, settings, envelope.read_placement())
 

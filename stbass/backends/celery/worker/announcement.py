@@ -18,6 +18,7 @@ from stbass._values.ids import new_id
 from stbass._values.texts import shortened
 from stbass.backends.celery import keys
 from stbass.backends.celery.amqp_transport import AmqpChannel
+from stbass.backends.celery.line import WaitingLine
 from stbass.backends.celery.settings import fleet_of
 from stbass.backends.celery.sweep import Sweeper
 from stbass.backends.celery.transport import Channel
@@ -95,7 +96,8 @@ class _Announcer(threading.Thread):
         self._namesakes = {self._instance}
         self._subscription: Any = None
         self._refusals = fleet.refusals
-        self._sweeper = Sweeper(fleet.settings, fleet.result_prefix, fleet.refusals)
+        self._sweeper = Sweeper(fleet.settings, fleet.result_prefix, fleet.refusals, fleet.app)
+        self._line = WaitingLine(fleet.settings, fleet.result_prefix, fleet.app)
         self._vigil = Vigil("announce the worker and look for lost ones", self._settings.backend, _log)
 
     def stop(self) -> None:
@@ -121,6 +123,7 @@ class _Announcer(threading.Thread):
         except (redis.RedisError, OSError) as error:
             _log.warning("cannot take back the announcement of the worker: %s", error)
         client.close()
+        self._line.close()
         self._sweeper.close()
 
     def _pause(self, error: Exception) -> float:
@@ -141,6 +144,8 @@ class _Announcer(threading.Thread):
         pause = min(lease / 2, _PAUSE_MOST)
         subscribed: set[str] = set()
         options = self._settings.backend.options
+        for queue, limit in self._settings.limits.items():
+            self._line.limit(queue, limit, "settings")
         announce_at, asked = 0.0, False
         with (
             contextlib.closing(self._settings.backend.client(listens=True)) as listener,

@@ -57,6 +57,7 @@ from stbass.backends.celery.envelope import (
     failed_result,
     finite,
     is_failure,
+    message_in_queue,
     open_cancellation,
     open_envelope,
     reply_to,
@@ -66,6 +67,7 @@ from stbass.backends.celery.envelope import (
     seal_text,
     trusted_checkpoint,
 )
+from stbass.backends.celery.line import WaitingLine
 from stbass.backends.celery.refusals import Refusals
 from stbass.backends.celery.settings import FleetSettings, fleet_of, included
 from stbass.backends.celery.sweep import data_lost, worker_lost
@@ -114,7 +116,8 @@ class Outcome:
     """What became of a job. ``result`` is None if another message of the process has done the work.
 
     The status ``lost`` means that the process is not this worker's any more, nor its message: it must not be
-    acknowledged, for it may be all that there is of the process. With every other status it may.
+    acknowledged, for it may be all that there is of the process. With every other status it may; ``parked`` is one that
+    waits for the limit of its endpoint.
     """
 
     status: str
@@ -147,6 +150,7 @@ class Job:
         on_done: called when the message may be acknowledged.
         listener: told of the run; None: nobody wants to know.
         on_busy: called when it is found, each time, that the process runs already, here or on another worker.
+        message: gives body and headers of the message, should it have to be sent once more.
     """
 
     envelope: Envelope
@@ -156,6 +160,7 @@ class Job:
     on_done: Callable[[Outcome], None]
     listener: RunListener | None = None
     on_busy: Callable[[], None] = lambda: None
+    message: Callable[[], tuple[str, dict[str, Any]]] = lambda: ("", {})
     process: Composable | None = None
     placement: Placement | None = None
     attempt: int = 0
@@ -293,6 +298,7 @@ class Runtime:
         result_prefix: what Celery puts before a task id to make the key of its result.
         limit: how many processes may run at once; None means any number.
         registry: where the placements are looked up of what runs here.
+        app: the Celery application; needed if the broker is not Redis.
     """
 
     def __init__(
@@ -303,6 +309,7 @@ class Runtime:
         limit: int | None = None,
         refusals: Refusals | None = None,
         registry: BackendRegistry | None = None,
+        app: Any = None,
     ) -> None:
         self.settings = settings
         self._registry = registry
@@ -332,6 +339,13 @@ class Runtime:
         """Claimed too long ago to be started."""
         self._suspects: dict[str, float] = {}
         """Of those that run: their suspicion, by id."""
+        self._limited: list[Job] = []
+        """Those that the limit of their endpoint keeps from running."""
+        self._line = WaitingLine(settings, result_prefix, app)
+        self._limits = {queue: limit.kept("settings") for queue, limit in settings.limits.items()}
+        self._due: set[str] = set()
+        """Queues of which somebody has to look who may begin."""
+        self._has_due = asyncio.Event()
         self._apart: list[Job] = []
         """Suspects that wait until others have ended here."""
         self._data_since: bytes | None = None
@@ -362,7 +376,7 @@ class Runtime:
             write=self._write_checkpoints,
             timeout=max(1.0, settings.lease / 3),
         )
-        self._unacked = settings.unacked_beside_results
+        self._beside = settings.beside_results
         self._broker: redis.Redis | None = None
         """For the keeper's thread, if the queues are on another server than the leases."""
         if settings.broker is not None and not settings.one_server:
@@ -524,16 +538,20 @@ class Runtime:
         self._redis = self.settings.backend.async_client()
         self._claim_script = self._redis.register_script(self._keys.script(keys.CLAIM))
         self._finish_script = self._redis.register_script(self._keys.script(keys.FINISH))
+        self._park_script = self._redis.register_script(self._keys.script(keys.PARK))
+        self._tend_script = self._redis.register_script(self._keys.script(keys.TEND))
         self._writer.open(self._redis)
         self._ready.set()
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._forever("claims processes", self._claim_some), name="stbass-claim")
                 group.create_task(self._forever("stores results", self._store_some), name="stbass-store")
+                group.create_task(self._forever("calls what waits for a limit", self._tend_some), name="stbass-limits")
                 group.create_task(self._forever("writes events of runs", self._writer.write_some), name="stbass-events")
                 group.create_task(self._cancellations.run(), name="stbass-cancel")
         finally:
             await self._wind_up()
+            self._line.close()
             await self._transport.aclose()
             await self._redis.aclose()
 
@@ -612,6 +630,9 @@ class Runtime:
         jobs = [job for job in batch if self._is_first(job) and self._open(job)]
         if jobs:
             await self._each(jobs, self._claiming, self._claim_whole, self._not_claimed)
+        if self._limited:
+            limited, self._limited = self._limited, []
+            await self._each(limited, self._claiming, self._park, self._not_claimed)
         if self._stale:
             await self._give_up_stale()
         if self._finished:
@@ -671,6 +692,53 @@ class Runtime:
         job.headers = {}
         return True
 
+    async def _park(self, jobs: list[Job]) -> None:
+        """Let these wait on the fleet, for the limits of their endpoints."""
+        packed = _pack(
+            [
+                (
+                    job.id,
+                    job.envelope.queue,
+                    job.envelope.reply,
+                    plain_text(job.name),
+                    -1 if job.envelope.deadline is None else job.envelope.deadline,
+                    message_in_queue(job.id, job.envelope.queue, *job.message()).decode(),
+                    job.envelope.follow if job.envelope.inside is None else "",
+                    job.tag,
+                    int(job.ignores_cancellation),
+                )
+                for job in jobs
+            ]
+        )
+        if self._broker is not None:
+            # Nobody may call them before their messages are acknowledged: they come again by the same tags.
+            await self._park_script(args=[packed, 0, *self._beside])
+            await shared_threads().call_plain(self._line.acknowledge, [job.tag for job in jobs if job.tag])
+        sent, alarms = await self._park_script(args=[packed, 1, *self._beside])
+        for job in jobs:
+            self._done(job, Outcome("parked", acknowledged=self.settings.broker is not None))
+        await self._go_on(sent, alarms)
+
+    async def _go_on(self, sent: list[Any], alarms: list[Any]) -> None:
+        """Some that waited may begin: as far as a script could not see to it."""
+        if sent:
+            await shared_threads().call_plain(self._line.put_back, sent)
+        for queue, milliseconds in alarms:
+            self._loop.call_later(int(milliseconds) / 1000, self._look_who_may_begin, queue.decode())
+
+    def _look_who_may_begin(self, queue: str) -> None:
+        self._due.add(queue)
+        self._has_due.set()
+
+    async def _tend_some(self) -> None:
+        await self._has_due.wait()
+        self._has_due.clear()
+        queues, self._due = self._due, set()
+        sent, alarms, late = await waited_out(partial(self._tend_script, args=[*self._beside, *queues]), self._storing)
+        await self._go_on(sent, alarms)
+        if (packed := self._line.overdue(late)) is not None:
+            await waited_out(partial(self._finish, packed), self._storing)
+
     def _refuse(self, job: Job, error: Exception) -> None:
         if isinstance(error, ProcessRefused):
             # Sent where it is not known, perhaps by a mistake: each is worth a line.
@@ -702,9 +770,8 @@ class Runtime:
         ]
         held = [len(self._suspects), sum(self._suspects.values())]
         ttls = [keys.RUN_TTL, self.settings.result_ttl]
-        since, *answers = await self._claim_script(
-            args=[self.worker, self._life, self._prefix, *ttls, *held, _pack(packed)]
-        )
+        args = [self.worker, self._life, self._prefix, *ttls, *held, _pack(packed)]
+        since, *answers = await self._claim_script(args=[*args, _pack(self._limits)] if self._limits else args)
         now = time.monotonic()
         if self._data_since is None:
             self._data_since = since
@@ -737,6 +804,8 @@ class Runtime:
                 self._busy(job)
             elif status == b"apart":
                 self._keep_apart(job, now)
+            elif status == b"limited":
+                self._limited.append(job)
             elif status == b"lost":
                 self._not_run_again(job, attempt, remaining, checkpoint, blame)
             else:
@@ -797,7 +866,7 @@ class Runtime:
             job.listener.ended(outcome)
         job.on_done(outcome)
         for twin in job.twins:
-            if outcome.status == "lost":
+            if outcome.status in ("lost", "parked"):
                 # Whoever has the process may have put it back by this very message.
                 self.submit(twin)
             else:
@@ -1069,18 +1138,25 @@ class Runtime:
                     job.envelope.reply,
                     job.tag,
                     "" if job.is_lost else self._life,
+                    job.envelope.queue,
                     *((job.envelope.follow,) if job.envelope.follow and job.envelope.inside is None else ()),
                 )
                 for job, meta in batch
             ]
         )
-        args: list[str | int | bytes] = [self._prefix, self.settings.result_ttl, packed, *self._unacked]
-        stored = await self._finish_script(args=args)
+        stored = await self._finish(packed)
         for (job, _), mine in zip(batch, stored, strict=True):
             # Of one that was never started, such as a message that was refused twice, a result is there already.
             status = "stored" if mine else "lost" if job.attempt else "done"
-            acknowledged = bool(job.tag and self._unacked[0]) and status != "lost"
+            acknowledged = bool(job.tag and self._beside[0]) and status != "lost"
             self._done(job, Outcome(status, job.result, acknowledged))
+
+    async def _finish(self, packed: bytes) -> list[int]:
+        args: list[str | int | bytes] = [self._prefix, self.settings.result_ttl, packed, *self._beside]
+        stored, sent, alarms = await self._finish_script(args=args)
+        if sent or alarms:
+            await self._go_on(sent, alarms)
+        return list(stored)
 
     def _not_stored(self, sealed: tuple[Job, bytes], error: Exception) -> None:
         job, meta = sealed
@@ -1298,7 +1374,7 @@ def current_runtime(app: Any, worker: str, limit: int | None = None) -> Runtime:
             # The command line may have added modules to those that the application names.
             settings = replace(fleet.settings, include=included(app.conf))
             _current_pid = os.getpid()
-            _current = Runtime(settings, worker, fleet.result_prefix, limit, fleet.refusals, fleet.registry)
+            _current = Runtime(settings, worker, fleet.result_prefix, limit, fleet.refusals, fleet.registry, app)
         return _current
 
 

@@ -6,12 +6,13 @@ import os
 import threading
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import msgspec
 from celery import Task, signals
 from celery.app.task import Context
-from celery.exceptions import Reject, SoftTimeLimitExceeded, TaskRevokedError, TimeLimitExceeded
+from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded, TaskRevokedError, TimeLimitExceeded
 from celery.platforms import signals as platform_signals
 from celery.utils.log import get_logger
 from celery.utils.saferepr import saferepr
@@ -34,6 +35,7 @@ from stbass.backends.celery.envelope import (
     seal_result,
 )
 from stbass.backends.celery.keys import Superseded
+from stbass.backends.celery.line import WaitingLine
 from stbass.backends.celery.settings import EXECUTE, fleet_of
 from stbass.backends.celery.transport import Channel
 from stbass.backends.celery.worker.pool import AsyncioPool
@@ -44,6 +46,11 @@ from stbass.errors import DeadlineExceeded, ProcessCancelled, RemoteError, Stbas
 __all__ = ["ExecuteTask", "ProcessRequest"]
 
 _log = get_logger(__name__)
+_CARRIED = (
+    *("lang", "task", "id", "shadow", "eta", "expires", "group", "group_index", "retries", "timelimit", "root_id"),
+    *("parent_id", "argsrepr", "kwargsrepr", "origin", "ignore_result", ENVELOPE_HEADER, SIGNATURE_HEADER),
+)
+"""Headers of a message that it has again when it is sent once more."""
 _TOLD_WITHIN = 0.01
 """Seconds after which Celery knows that a process runs: most of the short ones have ended by then, and wake it once."""
 
@@ -70,9 +77,20 @@ def _carriers(message: Any) -> Mapping[str, Any]:
     return arguments if isinstance(arguments, dict) else headers
 
 
+def _message_of(request: Mapping[str, Any], carried: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Body and headers of the message that a task of Celery's own pools deals with."""
+    embedded = {name: request.get(name) for name in ("callbacks", "errbacks", "chain", "chord")}
+    headers = {name: request[name] for name in _CARRIED if name in request}
+    return msgspec.json.encode([[], carried, embedded]).decode(), headers
+
+
 def _listening(eventer: Any) -> bool:
     """Whether the worker sends events of tasks (``-E``): otherwise it sends those of workers only."""
     return bool(eventer and eventer.enabled and (not eventer.groups or "task" in eventer.groups))
+
+
+class Parked(Ignore):
+    """The process waits on the fleet for the limit of its endpoint, and its message with it."""
 
 
 class _Stored(threading.local):
@@ -140,6 +158,10 @@ class _StoredBackend:
         # What it has sent is wanted by nobody any more.
         pipe.publish(names.cancel_channel, seal_cancellation([Superseded(task_id, MOST_ATTEMPTS)], settings))
         pipe.execute()
+        # Whoever waits for its place has it.
+        line = WaitingLine(settings, fleet_of(self._app).result_prefix, self._app)
+        line.finish(msgspec.msgpack.encode([(task_id, 0, meta.decode(), "", "", "", queue)]))
+        line.close()
 
 
 def _named(request: Any) -> str:
@@ -186,10 +208,13 @@ class ExecuteTask(Task):
             request.properties,
             on_started=None,
             on_done=lambda _outcome: None,
+            message=partial(_message_of, vars(request), carried),
         )
         outcome = runtime.run_blocking(job)
         if outcome.status == "lost":
             raise Reject("another worker has it", requeue=True)
+        if outcome.status == "parked":
+            raise Parked
         if outcome.result is None:
             return None
         if outcome.result.is_ok:
@@ -278,8 +303,25 @@ class ProcessRequest(Request):
             on_done=lambda outcome: pool.call_worker(self.finished, outcome),
             listener=ProcessSignals(self) if somebody_listens() else None,
             on_busy=lambda: pool.call_worker(self.waits),
+            message=self._sent_again,
         )
         pool.submit(self._job)
+
+    def _sent_again(self) -> tuple[str, dict[str, Any]]:
+        body, headers = self._message.body, self._message.headers
+        carried = {name: headers[name] for name in _CARRIED if name in headers}
+        return body if isinstance(body, str) else bytes(body).decode(), carried
+
+    def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
+        """As Celery's; but the message of what waits for a limit is nobody's here, and may be another worker's soon."""
+        if isinstance(exc_info.exception, Parked):
+            state.task_ready(self)
+            if isinstance(self._message.channel, Channel):
+                self.let_go()
+            else:
+                self.acknowledge()
+            return None
+        return super().on_failure(exc_info, send_failed_event, return_ok)
 
     def terminate(self, pool: AsyncioPool, signal: Any = None) -> None:
         """``revoke(terminate=True)``: cancel the coroutine; what follows comes through :meth:`finished`."""
