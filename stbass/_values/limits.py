@@ -86,6 +86,11 @@ class Limit(msgspec.Struct, frozen=True):
         """The rate as people write it, if there is one."""
         return [] if self.rate is None else [f"{self.rate}/{_NAMES.get(self.per, f'{self.per} s')}"]
 
+    @property
+    def is_none(self) -> bool:
+        """Whether nothing is limited by it."""
+        return self.running is None and self.rate is None
+
     def used_up(self, places: int) -> str:
         """What a process has waited for while so many had a place."""
         if self.running is not None and (places >= self.running or self.rate is None):

@@ -111,6 +111,21 @@ def limit(
     run_limit(endpoint, running, rate, off, as_json, app)
 
 
+@cli.command(epilog="Example: stbass status --require anthropic")
+def status(
+    require: Annotated[
+        list[str] | None,
+        typer.Option("--require", metavar="ENDPOINT", help="Exit with 1 if no healthy worker serves it; repeatable."),
+    ] = None,
+    as_json: AsJson = False,
+    app: Application = "stbass.app",
+) -> None:
+    """Show what each endpoint does: workers, running and limit, queued, oldest, last loss of a worker, refused."""
+    from stbass.cli.status import run_status
+
+    raise typer.Exit(run_status(require or [], as_json, app))
+
+
 @cli.command(epilog="Example: stbass dev -e anthropic -e local:8080 --include my_agents")
 def dev(
     endpoint: Annotated[

@@ -60,7 +60,7 @@ def _part(option: str, text: str | None) -> dict[str, int | None]:
 
 def _text(endpoint: str, state: LimitState) -> str:
     now = f"{state.running} running, {state.waiting} waiting"
-    if state.limit is None or state.limit == Limit(per=state.limit.per):
+    if state.limit is None or state.limit.is_none:
         return f"{endpoint}: no limit"
     parts = [] if state.limit.running is None else [f"{state.limit.running} at once"]
     by = ", by the settings" if state.by == "settings" else ""

@@ -170,8 +170,9 @@ def console_of(page: str) -> list[tuple[list[str], str]]:
     return [(shlex.split(command), output) for command, output in zip(parts[1::2], parts[2::2], strict=True)]
 
 
-def test_the_page_on_limits_shows_what_the_command_prints(redis_url: str) -> None:
-    for command, output in console_of("limits.md"):
+@pytest.mark.parametrize("page", ["limits.md", "operate.md"])
+def test_a_page_shows_what_its_commands_print(redis_url: str, page: str) -> None:
+    for command, output in console_of(page):
         done = stbass(*command, STBASS_BROKER_URL=redis_url)
         assert (done.stdout, done.returncode) == (output, 0), done.stderr
 

@@ -29,6 +29,9 @@ Keys (type; written by; read by; time to live):
 ``stbass:swept``
     string; worker and producer; nobody; an hour. When somebody last looked for leases that have run out (ms). It is
     written so that a server that refuses to write is noticed, see :class:`~stbass.backends.celery.sweep.Sweeper`.
+``stbass:swept:queues``
+    hash, queue -> when it was last found that a process of it has lost its worker (ms, the server's clock); worker and
+    producer; ``stbass status``; for ever.
 ``stbass:deadline:<id>``
     string; the producer, before sending; the worker (claim); the process's remaining time: gone when the time is over.
 ``stbass:cancelled:<id>``
@@ -168,6 +171,7 @@ class FleetKeys:
         self._prefix, self.database = address.prefix, address.database
         self.leases = self.key("leases")
         self.limits = self.key("limits")
+        self.lost = self.key("swept:queues")
         self.parked = self.key("parked")
         self.cancel_channel = f"{self.key('cancel')}:{self.database}"
         """On which producers say what is cancelled."""
@@ -491,10 +495,12 @@ end
 -- Count that the worker of this attempt has died, once. Gives how many have, and the blame.
 local function losses(id, died)
   local run = 'stbass:run:' .. id
-  local deaths, blame, swept, attempt = unpack(redis.call('HMGET', run, 'deaths', 'blame', 'swept', 'attempt'))
+  local found = redis.call('HMGET', run, 'deaths', 'blame', 'swept', 'attempt', 'queue')
+  local deaths, blame, swept, attempt, queue = unpack(found, 1, 5)
   deaths, blame = tonumber(deaths or '') or 0, tonumber(blame or '') or 0
   if died and attempt and swept ~= attempt then
     deaths, blame = deaths + 1, blame + share_of(id)
+    if queue then redis.call('HSET', 'stbass:swept:queues', queue, string.format('%.0f', now)) end
     -- The worker that lost it must see that it has, should it live after all.
     redis.call('HSET', run, 'deaths', deaths, 'blame', string.format('%.6f', blame), 'swept', attempt)
   end
@@ -677,18 +683,24 @@ return {out, sent, late}
 )
 
 RUNNING = """
--- How many processes each worker runs now, but for those that lend their places. Gives: worker, number, ...
+-- How many processes each worker runs now, but for those that lend their places, and how many of each queue run. Gives
+-- two lists: name, number, name, ...
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local numbers, out = {}, {}
+local workers, queues, out = {}, {}, {{}, {}}
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', 'stbass:leases', '(' .. now, '+inf')) do
-  local run = redis.pcall('HMGET', 'stbass:run:' .. id, 'worker', 'attempt', 'swept', 'lent')
-  local worker, attempt, swept, lent = run[1], run[2], run[3], run[4]
-  if worker and swept ~= attempt and not lent then numbers[worker] = (numbers[worker] or 0) + 1 end
+  local run = redis.pcall('HMGET', 'stbass:run:' .. id, 'worker', 'attempt', 'swept', 'lent', 'queue')
+  local worker, attempt, swept, lent, queue = unpack(run, 1, 5)
+  if worker and swept ~= attempt then
+    if not lent then workers[worker] = (workers[worker] or 0) + 1 end
+    if queue then queues[queue] = (queues[queue] or 0) + 1 end
+  end
 end
-for worker, number in pairs(numbers) do
-  table.insert(out, worker)
-  table.insert(out, number)
+for index, numbers in ipairs({workers, queues}) do
+  for name, number in pairs(numbers) do
+    table.insert(out[index], name)
+    table.insert(out[index], number)
+  end
 end
 return out
 """

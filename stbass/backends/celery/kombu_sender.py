@@ -51,6 +51,27 @@ class KombuSender:
         """
         self._on_a_connection(lambda connection: connection.default_channel)
 
+    def lengths(self, queues: Sequence[str]) -> dict[str, int]:
+        """How many messages wait in these queues; those that are not there are left out.
+
+        Raises:
+            BackendUnavailableError: the broker cannot be reached.
+        """
+        found: dict[str, int] = {}
+
+        def ask(connection: Any) -> None:
+            for queue in queues:
+                channel = connection.channel()
+                try:
+                    found[queue] = channel.queue_declare(queue, passive=True).message_count
+                except connection.channel_errors:
+                    continue  # there is no such queue
+                finally:
+                    connection.maybe_close_channel(channel)
+
+        self._on_a_connection(ask)
+        return found
+
     def _on_a_connection(self, step: Callable[[Any], Any]) -> None:
         with self._app.connection_or_acquire() as connection:
             refused = (*connection.connection_errors, *connection.channel_errors, OperationalError)

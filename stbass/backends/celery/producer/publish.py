@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from typing import Any
 
 import msgspec
@@ -92,6 +93,8 @@ class Publisher:
             "kwargsrepr": "{}",
             "origin": self._origin,
             "ignore_result": False,
+            # For people only: nothing is reckoned with the clock of a producer.
+            "stbass_sent": round(time.time(), 3),
             **ticket.headers,
         }
 

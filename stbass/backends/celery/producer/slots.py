@@ -109,7 +109,8 @@ async def worker_slots(client: redis.asyncio.Redis, names: keys.FleetKeys) -> li
     infos = [info for raw in await client.mget(found) if raw and (info := _announced(raw)) is not None]
     # An announcement outlives a worker that was killed; its subscription does not.
     alive = dict(await client.pubsub_numsub(*(names.alive_channel(info.instance) for info in infos))) if infos else {}
-    raw: Any = await client.register_script(names.script(keys.RUNNING))()
+    by: Any = await client.register_script(names.script(keys.RUNNING))()
+    raw = by[0]
     running = {name.decode(): int(number) for name, number in zip(raw[::2], raw[1::2], strict=True)}
     slots = []
     for info in infos:

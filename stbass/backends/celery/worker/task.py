@@ -48,7 +48,8 @@ __all__ = ["ExecuteTask", "ProcessRequest"]
 _log = get_logger(__name__)
 _CARRIED = (
     *("lang", "task", "id", "shadow", "eta", "expires", "group", "group_index", "retries", "timelimit", "root_id"),
-    *("parent_id", "argsrepr", "kwargsrepr", "origin", "ignore_result", ENVELOPE_HEADER, SIGNATURE_HEADER),
+    *("parent_id", "argsrepr", "kwargsrepr", "origin", "ignore_result"),
+    *("stbass_sent", ENVELOPE_HEADER, SIGNATURE_HEADER),
 )
 """Headers of a message that it has again when it is sent once more."""
 _TOLD_WITHIN = 0.01
