@@ -349,7 +349,7 @@ class JobFinishedError(StateError):
 
 
 class MCPError(StbassError):
-    """A tool of an MCP server could not be used.
+    """A tool, a resource or a prompt of an MCP server could not be used.
 
     ``tool`` is its name (None: the error is about the server as a whole), ``server`` the server's address as it may be
     shown: passwords and tokens in it are masked.
@@ -373,7 +373,7 @@ class MCPTimeoutError(MCPError, DeadlineExceeded):
 
 
 class MCPToolError(MCPError):
-    """The tool answered that it failed.
+    """The server answered that the tool failed, or that there is no resource or prompt to give.
 
     ``content`` is what it said, as plain data; ``code`` the protocol's error code, if it answered with one.
     """
@@ -383,10 +383,10 @@ class MCPToolError(MCPError):
 
 
 class MCPUnknownToolError(MCPToolError):
-    """The MCP server has no tool of that name; ``known`` are the names that it has."""
+    """The MCP server has no tool, resource or prompt of that name; ``known`` are the names that it has."""
 
     known: tuple[str, ...] = ()
 
 
 class MCPArgumentError(MCPToolError, ValueError):
-    """The arguments do not fit the tool."""
+    """The arguments do not fit the tool, the prompt or the resource's address."""

@@ -1,4 +1,4 @@
-"""Tools of MCP servers as processes, spoken to in the real protocol through the official ``mcp`` package.
+"""Tools, resources and prompts of MCP servers as processes, in the real protocol through the official ``mcp`` package.
 
 ::
 
@@ -22,14 +22,17 @@ from stbass.errors import (
     MCPUnknownToolError,
 )
 from stbass.mcp.backend import MCPBackend
-from stbass.mcp.tools import MCPProcess, MCPServer, MCPTool, allow_command
+from stbass.mcp.tools import MCPEntry, MCPProcess, MCPPrompt, MCPResource, MCPServer, MCPTool, allow_command
 
 __all__ = [
     "MCPArgumentError",
     "MCPBackend",
     "MCPConnectionError",
+    "MCPEntry",
     "MCPError",
     "MCPProcess",
+    "MCPPrompt",
+    "MCPResource",
     "MCPServer",
     "MCPTimeoutError",
     "MCPTool",

@@ -32,17 +32,24 @@ class Conversation:
     Args:
         address: where the server is.
         headers: sent with every HTTP request.
-        tool: what it is about; None: the server as a whole.
+        tool: the name of what it is about; None: the server as a whole.
         keep: seconds for which the session is kept for others when nobody uses it; 0: it is this conversation's own.
+        kind: what it is that has that name, for messages.
     """
 
     def __init__(
-        self, address: Address, headers: Mapping[str, str] | None = None, tool: str | None = None, keep: float = 0
+        self,
+        address: Address,
+        headers: Mapping[str, str] | None = None,
+        tool: str | None = None,
+        keep: float = 0,
+        kind: str = "tool",
     ) -> None:
         self.address = address
         self.headers = dict(headers or {})
         self.tool = tool
         self.keep = keep
+        self.kind = kind
         self.sent = False
         """Set it before sending what may have effects: it is not sent again on another session."""
         self._talking = False
@@ -134,7 +141,7 @@ class Conversation:
     @property
     def subject(self) -> str:
         """What the conversation is about, for messages."""
-        return f"tool {self.tool!r} on {self.address.shown}" if self.tool else f"MCP server {self.address.shown}"
+        return f"{self.kind} {self.tool!r} on {self.address.shown}" if self.tool else f"MCP server {self.address.shown}"
 
     @property
     def fields(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A tool of an MCP server as a process, and the server it comes from."""
+"""Tools, resources and prompts of an MCP server as processes, and the server they come from."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from stbass._process.context import ProcessContext, checked_name, frame_of
 from stbass._values.arguments import made_with, remember
@@ -28,7 +28,7 @@ from stbass.errors import (
 from stbass.mcp.address import Address, parse_address
 from stbass.process import Process
 
-__all__ = ["MCPProcess", "MCPServer", "MCPTool", "allow_command"]
+__all__ = ["MCPEntry", "MCPProcess", "MCPPrompt", "MCPResource", "MCPServer", "MCPTool", "allow_command"]
 
 _log = logging.getLogger(__name__)
 
@@ -36,6 +36,8 @@ _PACKAGES = ("mcp", "mcp_types", "httpx2", "jsonschema", "referencing")
 _allowed_commands: set[str] = set()
 
 _KEEP = 60.0
+
+P = TypeVar("P", bound="MCPProcess")
 
 
 def allow_command(address: str) -> str:
@@ -163,6 +165,9 @@ class MCPProcess(Process):
             ``keep`` is negative.
     """
 
+    kind = "tool"
+    """What it is that :attr:`tool_name` names, for messages."""
+
     def __init__(
         self,
         server_url: str,
@@ -239,10 +244,12 @@ class MCPProcess(Process):
     async def _call_tool(self, arguments: dict[str, Any]) -> Any:
         """Call the tool and give back its value. Override it to call something else in a test."""
         calls = _calls()
-        conversation = calls.Conversation(self._address, self._headers, self.tool_name, self.keep)
         bound = _bound.get()
         on_progress = None if bound is None else bound.on_progress
-        return await calls.call_tool(conversation, self.tool_name, arguments, on_progress, _answered)
+        return await calls.call_tool(self._conversation(calls), self.tool_name, arguments, on_progress, _answered)
+
+    def _conversation(self, calls: ModuleType) -> Any:
+        return calls.Conversation(self._address, self._headers, self.tool_name, self.keep, self.kind)
 
     async def _bounded_call(self, ctx: ProcessContext, arguments: dict[str, Any]) -> Any:
         remaining = ctx.remaining
@@ -295,10 +302,66 @@ class MCPProcess(Process):
 
     @property
     def _subject(self) -> str:
-        return f"tool {self.tool_name!r} on {self._address.shown}"
+        return f"{self.kind} {self.tool_name!r} on {self._address.shown}"
 
     def _error(self, kind: type[MCPError], what: str, **fields: Any) -> MCPError:
         return kind(f"{self._subject}: {what}", tool=self.tool_name, server=self._address.shown, **fields)
+
+
+class MCPResource(MCPProcess):
+    """A process that reads a resource of an MCP server.
+
+    **Value**: if the resource is one text, that text; if it is one block of bytes, the ``bytes``; else the list of its
+    parts as plain data (``{"uri": …, "mimeType": …, "text": …}``). Everything else is as with :class:`MCPProcess`: it
+    takes the same arguments, and its errors are of the same classes, with the address of the resource as ``tool``.
+
+    The address may be a template of the server's (``log://{day}/{level}``): the arguments, bound or found on the
+    channel ``input``, stand for the names in it, and each must be there; others are not used. What they say is escaped,
+    so that it stays one part of the address.
+    """
+
+    kind = "resource"
+
+    async def _call_tool(self, arguments: dict[str, Any]) -> Any:
+        calls = _calls()
+        return await calls.read_resource(self._conversation(calls), self.tool_name, arguments, _answered)
+
+
+class MCPPrompt(MCPProcess):
+    """A process that has an MCP server write a prompt.
+
+    **Value**: the list of the prompt's messages, as SDKs of models take them: ``{"role": "user", "content": "…"}``; the
+    content is a text, or for anything else (a picture, a resource) the part as plain data. Everything else is as with
+    :class:`MCPProcess`. Arguments of prompts are texts: anything else is sent as the JSON of it.
+    """
+
+    kind = "prompt"
+
+    async def _call_tool(self, arguments: dict[str, Any]) -> Any:
+        calls = _calls()
+        return await calls.get_prompt(self._conversation(calls), self.tool_name, arguments, _answered)
+
+
+@dataclass(frozen=True, slots=True)
+class MCPEntry:
+    """A resource, a template of resources, or a prompt that a server lists.
+
+    Args:
+        name: what it is asked for by: the address of a resource, also of a template; the name of a prompt.
+        title: for people, in the server's words.
+        description: what it is, in the server's words.
+        mime_type: of a resource, if the server says it.
+        arguments: the names of a prompt's or a template's arguments, and whether each must be given.
+    """
+
+    name: str
+    title: str = ""
+    description: str = ""
+    mime_type: str | None = None
+    arguments: Mapping[str, bool] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,7 +385,7 @@ class MCPTool:
 
 
 class MCPServer:
-    """An MCP server, and its tools as processes.
+    """An MCP server, and its tools, resources and prompts as processes.
 
     Args:
         url: its address; see :mod:`stbass.mcp.address`.
@@ -356,10 +419,47 @@ class MCPServer:
 
     def tool(self, name: str, timeout: float | None = 30.0) -> MCPProcess:
         """A tool of this server as a process; nothing is asked of the server now."""
+        return self._process(MCPProcess, name, timeout)
+
+    def resource(self, uri: str, timeout: float | None = 30.0) -> MCPResource:
+        """A resource of this server as a process; nothing is asked of the server now.
+
+        Args:
+            uri: its address, or a template of addresses.
+        """
+        return self._process(MCPResource, uri, timeout)
+
+    def prompt(self, name: str, timeout: float | None = 30.0) -> MCPPrompt:
+        """A prompt of this server as a process; nothing is asked of the server now."""
+        return self._process(MCPPrompt, name, timeout)
+
+    def _process(self, cls: type[P], name: str, timeout: float | None) -> P:
         given: dict[str, Any] = {"headers": self._headers} if self._headers else {}
         if self.keep != _KEEP:
             given["keep"] = self.keep
-        return MCPProcess(self.url, name, timeout, **given)
+        return cls(self.url, name, timeout, **given)
+
+    async def resources(self, timeout: float | None = 30.0) -> list[MCPEntry]:
+        """Every resource that the server lists, and every template of resources; raises as :meth:`tools` does."""
+        calls, found = _calls(), []
+        for one in await self._ask("list_resources", timeout):
+            address = calls.address_of(one)
+            wanted = dict.fromkeys(calls.names_in(address), True)
+            found.append(MCPEntry(address, one.title or one.name or "", one.description or "", one.mime_type, wanted))
+        return found
+
+    async def prompts(self, timeout: float | None = 30.0) -> list[MCPEntry]:
+        """Every prompt that the server lists; raises as :meth:`tools` does."""
+        found = await self._ask("list_prompts", timeout)
+        return [
+            MCPEntry(
+                one.name,
+                one.title or "",
+                one.description or "",
+                arguments={argument.name: bool(argument.required) for argument in one.arguments or ()},
+            )
+            for one in found
+        ]
 
     async def tools(self, timeout: float | None = 30.0) -> list[MCPTool]:
         """Every tool that the server lists.
@@ -373,14 +473,18 @@ class MCPServer:
             MCPError: it answers what the protocol does not allow.
             MissingDependencyError: the ``mcp`` package is not installed.
         """
+        listed = await self._ask("list_tools", timeout)
+        return [MCPTool(tool.name, tool.description or "", tool.input_schema, tool.output_schema) for tool in listed]
+
+    async def _ask(self, what: str, timeout: float | None) -> list[Any]:
         calls = _calls()
         conversation = calls.Conversation(self._address, self._headers, keep=self.keep)
         try:
             async with _within(asyncio.timeout(timeout)):
-                listed = await calls.list_tools(conversation, _answered)
+                listed: list[Any] = await getattr(calls, what)(conversation, _answered)
+                return listed
         except TimeoutError as error:
             raise self._late(timeout, error) from None
-        return [MCPTool(tool.name, tool.description or "", tool.input_schema, tool.output_schema) for tool in listed]
 
     async def health(self, timeout: float | None = 10.0) -> bool:
         """Whether the server can be reached and speaks the protocol. Why not is in the log (INFO).

@@ -26,6 +26,7 @@ import anyio
 import uvicorn
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.mcpserver.prompts.base import AssistantMessage, UserMessage
 from mcp_types import ImageContent, TextContent
 from pydantic import Field
 
@@ -138,7 +139,41 @@ def _tools() -> Any:
         await together.wait()
         return gathered
 
+    _resources_and_prompts(server)
     return server
+
+
+def _resources_and_prompts(server: Any) -> None:
+    @server.resource("note://today", title="Today's note", mime_type="text/plain")
+    def note() -> str:
+        """What is on today."""
+        return "write the report"
+
+    @server.resource("picture://pixel", mime_type="image/png")
+    def pixel() -> bytes:
+        return b"pixel"
+
+    @server.resource("log://{day}/{level}")
+    def log(day: str, level: str) -> str:
+        """The log of a day."""
+        return f"{day} at {level}"
+
+    @server.resource("broken://it")
+    def broken() -> str:
+        raise ZeroDivisionError("the inside of the server")
+
+    @server.prompt(title="A summary")
+    def summarise(text: str, words: int = 50) -> str:
+        """Ask for a summary."""
+        return f"Summarise in {words} words: {text}"
+
+    @server.prompt()
+    def talk() -> list[Any]:
+        """More than one message, and a picture."""
+        return [
+            AssistantMessage("How can I help?"),
+            UserMessage(ImageContent(data=_PIXEL, mime_type="image/png")),
+        ]
 
 
 def _guarded(app: Any, options: argparse.Namespace) -> Any:
