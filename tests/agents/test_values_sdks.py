@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from importlib import import_module
 from typing import Any
 
@@ -22,12 +24,15 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.errors import GraphInterrupt, GraphRecursionError
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import Command, Interrupt, interrupt
+from multidict import CIMultiDict, CIMultiDictProxy
 from pydantic import BaseModel, field_validator
 from pydantic_ai import Agent, ModelRetry, UnexpectedModelBehavior
 from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.providers.openai import OpenAIProvider
+from yarl import URL
 
 from stbass._channels.typespec import ChannelType
+from stbass._values.retry_after import retry_after
 from stbass.result import ProcessResult
 from stbass.testing.fake_llm import FakeLLM, LLMTrouble
 from stbass.wire import Opaque, RemoteResponse, dump_result, dumps, load_result, loads
@@ -288,3 +293,37 @@ def test_where_the_sdk_is_not_imported_its_answer_passes_through() -> None:
     found = loads(done.stdout)
     assert not isinstance(found, Opaque)
     assert (found, found._request_id) == (answer, "req_1")
+
+
+HEADERS = {
+    "seconds": ("12", 12.0),
+    "float": ("1.5", 1.5),
+    "date": (format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True), None),
+    "past": ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
+    "negative": ("-4", 0.0),
+    "garbage": ("soon", None),
+    "endless": ("inf", None),
+}
+
+
+@pytest.mark.parametrize("kind", HEADERS)
+def test_when_to_come_back_is_heard_of_each_sdk_here_and_after_the_wire(kind: str) -> None:
+    said, seconds = HEADERS[kind]
+    response = httpx.Response(429, headers={"retry-after": said}, request=httpx.Request("POST", "https://h/v1"))
+    url = URL("https://h/v1")
+    nothing = CIMultiDictProxy(CIMultiDict[str]())
+    headers = CIMultiDict({"Retry-After": said})
+    errors: list[Exception] = [
+        httpx.HTTPStatusError("slow down", request=response.request, response=response),
+        openai.RateLimitError("slow down", response=response, body=None),
+        anthropic.RateLimitError("slow down", response=response, body=None),
+        aiohttp.ClientResponseError(aiohttp.RequestInfo(url, "POST", nothing, url), (), status=429, headers=headers),
+    ]
+    for error in errors:
+        for one in (error, loads(dumps(error))):
+            found = retry_after(one)
+            if kind == "date":
+                assert found is not None
+                assert 3000 < found <= 3600
+            else:
+                assert found == seconds
