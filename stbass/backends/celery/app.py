@@ -18,6 +18,7 @@ from stbass.backends.celery.producer.backend import CeleryBackend
 from stbass.backends.celery.settings import fleet_of, included, read_settings, worker_processes
 from stbass.backends.celery.worker import control as _control  # noqa: F401 - it answers when it is imported
 from stbass.backends.celery.worker.announcement import Announcement
+from stbass.backends.celery.worker.call_task import CallTask
 from stbass.backends.celery.worker.logs import use_log_format
 from stbass.backends.celery.worker.runtime import close_current_runtime
 from stbass.backends.celery.worker.task import ExecuteTask
@@ -175,6 +176,7 @@ def _named_registry(app: Celery, name: object) -> BackendRegistry:
 
 def _register(sender: Celery, **_details: Any) -> None:
     sender.register_task(ExecuteTask())
+    sender.register_task(CallTask())
 
 
 def _import_included(sender: Celery, **_details: Any) -> None:

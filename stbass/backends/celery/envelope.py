@@ -34,6 +34,7 @@ from stbass._values.texts import (
     shortened,
     text_of,
     type_name_of,
+    value_text,
 )
 from stbass._values.usage import Usage
 from stbass.backends.celery import keys
@@ -57,6 +58,7 @@ __all__ = [
     "ENVELOPE_HEADER",
     "MOST_ATTEMPTS",
     "SIGNATURE_HEADER",
+    "Called",
     "Envelope",
     "Keeper",
     "KeptGroup",
@@ -71,6 +73,7 @@ __all__ = [
     "finite",
     "is_failure",
     "message_in_queue",
+    "open_called",
     "open_cancellation",
     "open_envelope",
     "open_result",
@@ -80,6 +83,7 @@ __all__ = [
     "reply_to",
     "routing_in_message",
     "run_signature",
+    "seal_called",
     "seal_cancellation",
     "seal_envelope",
     "seal_result",
@@ -200,6 +204,14 @@ class Envelope(msgspec.Struct, omit_defaults=True):
     def emptied(self) -> Envelope:
         """A copy without what is to be run."""
         return msgspec.structs.replace(self, process=ABSENT, given=ABSENT, resumed=ABSENT)
+
+
+class Called(msgspec.Struct, omit_defaults=True):
+    """A process of a canvas or a schedule: what each run of it has in common."""
+
+    name: _Name
+    process: msgspec.Raw
+    placement: msgspec.Raw = ABSENT
 
 
 class KeptGroup(msgspec.Struct, omit_defaults=True):
@@ -505,6 +517,27 @@ def open_text(kind: str, name: str, raw: bytes, settings: FleetSettings) -> byte
     text = raw[end : -len(after)]
     settings.signer.verify(raw[len(before) : start].decode("latin-1"), kind, name, text)
     return text
+
+
+def seal_called(called: Called, settings: FleetSettings) -> str:
+    """A process as the argument of a task."""
+    return seal_text("call", "", _encode(called), settings).decode()
+
+
+def open_called(text: object, settings: FleetSettings) -> Called:
+    """The process that the argument of a task is.
+
+    Raises:
+        SignatureError: the fleet signs, and this was not signed with its key.
+        WireError: it is no such thing.
+    """
+    if not isinstance(text, str):
+        raise WireError(f"the process of the task is {value_text(text)}, not the text that signature() has made")
+    raw = open_text("call", "", text.encode("utf-8", "surrogatepass"), settings)
+    try:
+        return msgspec.json.decode(raw, type=Called)
+    except _UNDECODABLE as error:
+        raise WireError(f"the process of the task is not one that signature() has made: {error}") from error
 
 
 def trusted_checkpoint(raw: bytes | None, task_id: str, settings: FleetSettings, refusals: Refusals) -> bytes | None:

@@ -26,6 +26,7 @@ from stbass.transports.redis.loops import PerLoop
 from stbass.wire import Signer
 
 __all__ = [
+    "CALL",
     "EXECUTE",
     "LARGEST_MESSAGE",
     "LONGEST_GRACE",
@@ -43,6 +44,8 @@ __all__ = [
 
 EXECUTE = "stbass.execute"
 """Name of the Celery task that runs a process."""
+CALL = "stbass.call"
+"""Name of the Celery task that runs a process of a canvas or a schedule."""
 
 MAX_MESSAGE_BYTES = 16 * 2**20
 LARGEST_MESSAGE = 512 * 2**20
@@ -156,6 +159,8 @@ class FleetState:
         """Whether the application runs processes, and not only sends them."""
         self.clients: PerLoop[Any] = PerLoop()
         """The producer's connections."""
+        self.task_results: PerLoop[Any] = PerLoop()
+        """Who hears of results of ordinary tasks."""
         self.make_registry: Callable[[], BackendRegistry] = BackendRegistry
         """Makes what :attr:`registry` is, once the application is configured."""
 
@@ -195,6 +200,16 @@ class FleetState:
             return self.app.backend
         backend, url = by_url(own, self.app.loader)
         return backend(app=self.app, url=url)
+
+    @cached_property
+    def task_address(self) -> RedisAddress:
+        """Where results of ordinary tasks are, if that is Redis.
+
+        Raises:
+            ConfigurationError: it is not.
+        """
+        conf = self.app.conf
+        return RedisAddress.parse(str(conf.result_backend), "result_backend", _result_options(conf))
 
     @cached_property
     def result_prefix(self) -> bytes:

@@ -25,7 +25,7 @@ from stbass.backends.celery.envelope import (
 from stbass.backends.celery.incoming import checked_message
 from stbass.backends.celery.line import WaitingLine
 from stbass.backends.celery.refusals import Refusals
-from stbass.backends.celery.settings import EXECUTE, FleetSettings
+from stbass.backends.celery.settings import CALL, EXECUTE, FleetSettings
 from stbass.errors import StateLostError, WireError, WorkerLostError
 from stbass.observe import spans
 from stbass.transports.redis.address import RedisAddress
@@ -199,7 +199,7 @@ class Sweeper:
         """
         if self._broker is not None:
             raw: Any = self._broker.hget(self._unacked, run.tag)
-            message = _our_message(raw)
+            message = _message_of(EXECUTE, raw) or _message_of(CALL, raw)
             if message is not None:
                 self._put_back(run.tag, message, run.queue, _WHENEVER, last=is_suspect)
         # With another broker, or if kombu was quicker, the message is on its way already.
@@ -226,7 +226,7 @@ class Sweeper:
         bound, offset = seconds - self._settings.lease - 1, 0
         while tags := self._broker.zrange(self._index, "-inf", bound, byscore=True, offset=offset, num=_AT_ONCE):
             found: list[Any] = self._broker.hmget(self._unacked, tags)
-            messages = {tag: _our_message(raw) for tag, raw in zip(tags, found, strict=True)}
+            messages = {tag: _message_of(EXECUTE, raw) for tag, raw in zip(tags, found, strict=True)}
             ours = {tag: message for tag, message in messages.items() if message is not None}
             offset += len(tags) - sum(self._settle(tag, message, bound) for tag, message in ours.items())
 
@@ -248,13 +248,13 @@ class Sweeper:
         return False
 
 
-def _our_message(raw: bytes | None) -> dict[str, Any] | None:
-    """The message in an entry of kombu's unacknowledged ones, if it asks for a process."""
-    if raw is None or EXECUTE.encode() not in raw:
+def _message_of(task: str, raw: bytes | None) -> dict[str, Any] | None:
+    """The message in an entry of kombu's unacknowledged ones, if it is of this task."""
+    if raw is None or task.encode() not in raw:
         return None
     try:
         message = checked_message(json.loads(raw)[0])
-        if message["headers"]["task"] != EXECUTE or not message["properties"]["delivery_info"]["routing_key"]:
+        if message["headers"]["task"] != task or not message["properties"]["delivery_info"]["routing_key"]:
             return None
     except (WireError, ValueError, KeyError, IndexError, TypeError, RecursionError):
         # Not one of ours then, whoever wrote it; kombu deals with it.

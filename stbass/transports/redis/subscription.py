@@ -50,6 +50,7 @@ class Subscription:
         self._on_gap = on_gap
         self._patient = patient
         self._extra: set[str] = set()
+        self._awaited: dict[str, asyncio.Future[None]] = {}
         self._pubsub: Any = None
         self._waits_since: float | None = None
         """When it began to wait for the next message; None while it deals with one."""
@@ -76,6 +77,16 @@ class Subscription:
         self._extra |= fresh
         if fresh and self._pubsub is not None:
             await self._pubsub.subscribe(*fresh)
+
+    async def surely(self, channel: str) -> None:
+        """:meth:`also` for one channel, and return when the server says that it sends what is said there."""
+        if channel not in self._extra:
+            stands = self._awaited[channel] = asyncio.get_running_loop().create_future()
+            try:
+                await self.also({channel})
+                await stands
+            finally:
+                self._awaited.pop(channel, None)
 
     async def no_longer(self, channels: set[str]) -> None:
         """Undo :meth:`also`."""
@@ -136,6 +147,10 @@ class Subscription:
                                 stands.set_result(None)
                             await self._on_gap(first)
                             vigil.over()
+                        elif message["type"] == "subscribe":
+                            awaited = self._awaited.get(message["channel"].decode())
+                            if awaited is not None and not awaited.done():
+                                awaited.set_result(None)
             except Exception as error:
                 passes = trouble_of(error) is Trouble.FOR_NOW and not is_forbidden(error)
                 if not stands.done() and not self._patient and not passes:

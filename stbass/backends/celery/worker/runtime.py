@@ -151,6 +151,7 @@ class Job:
         listener: told of the run; None: nobody wants to know.
         on_busy: called when it is found, each time, that the process runs already, here or on another worker.
         message: gives body and headers of the message, should it have to be sent once more.
+        ends_message: whether its message is done with when its result is stored.
     """
 
     envelope: Envelope
@@ -161,6 +162,7 @@ class Job:
     listener: RunListener | None = None
     on_busy: Callable[[], None] = lambda: None
     message: Callable[[], tuple[str, dict[str, Any]]] = lambda: ("", {})
+    ends_message: bool = True
     process: Composable | None = None
     placement: Placement | None = None
     attempt: int = 0
@@ -1136,7 +1138,7 @@ class Runtime:
                     job.attempt,
                     meta.decode(),
                     job.envelope.reply,
-                    job.tag,
+                    job.tag if job.ends_message else "",
                     "" if job.is_lost else self._life,
                     job.envelope.queue,
                     *((job.envelope.follow,) if job.envelope.follow and job.envelope.inside is None else ()),
@@ -1148,7 +1150,7 @@ class Runtime:
         for (job, _), mine in zip(batch, stored, strict=True):
             # Of one that was never started, such as a message that was refused twice, a result is there already.
             status = "stored" if mine else "lost" if job.attempt else "done"
-            acknowledged = bool(job.tag and self._beside[0]) and status != "lost"
+            acknowledged = bool(job.tag and job.ends_message and self._beside[0]) and status != "lost"
             self._done(job, Outcome(status, job.result, acknowledged))
 
     async def _finish(self, packed: bytes) -> list[int]:

@@ -42,8 +42,9 @@ from stbass.backends.celery.worker.pool import AsyncioPool
 from stbass.backends.celery.worker.runtime import Job, Outcome, current_runtime
 from stbass.backends.celery.worker.task_signals import ProcessSignals, somebody_listens
 from stbass.errors import DeadlineExceeded, ProcessCancelled, RemoteError, StbassError
+from stbass.result import ProcessResult
 
-__all__ = ["ExecuteTask", "ProcessRequest"]
+__all__ = ["ExecuteTask", "ProcessRequest", "told_error"]
 
 _log = get_logger(__name__)
 _CARRIED = (
@@ -169,6 +170,19 @@ def _named(request: Any) -> str:
     return "the process" if request is None or not request.shadow else f"process {request.shadow!r}"
 
 
+def told_error(result: ProcessResult) -> RemoteError:
+    """What a task raises to tell Celery that a process failed.
+
+    Not the error itself: Celery gives a Retry, Reject, Ignore or MemoryError a meaning of its own, and pickles what it
+    gets.
+    """
+    failure = result.failure
+    told = RemoteError(error_text(failure.error), type_name=type_name_of(type(failure.error)))
+    if failure.traceback_str:
+        told.add_note(failure.traceback_str)
+    return told
+
+
 class ExecuteTask(Task):
     """Runs one process.
 
@@ -221,13 +235,7 @@ class ExecuteTask(Task):
         if outcome.result.is_ok:
             return self._shown(outcome.result.value) if somebody_listens() else None
         _stored.task_id = request.id
-        # Not the error itself: Celery gives a Retry, Reject, Ignore or MemoryError a meaning of its own, and pickles
-        # what it gets.
-        failure = outcome.result.failure
-        told = RemoteError(error_text(failure.error), type_name=type_name_of(type(failure.error)))
-        if failure.traceback_str:
-            told.add_note(failure.traceback_str)
-        raise told
+        raise told_error(outcome.result)
 
     def _shown(self, value: Any) -> Any:
         """A value that Celery can write into its log: one that it cannot would be a failure to it."""
