@@ -22,7 +22,7 @@ SERVER_TESTS ?= tests/integration tests/acceptance tests/conformance
 # Test files at a time. Most of a test's time is waiting for real servers and workers.
 JOBS ?= 3
 PYTEST := -m pytest -q -n $(JOBS) --dist loadfile
-CODE = $(foreach part,stbass celery_app tests benchmarks examples,$(if $(wildcard $(part)/*.py $(part)/*/*.py),$(part)))
+CODE = $(foreach part,stbass celery_app tests benchmarks examples docs,$(if $(wildcard $(part)/*.py $(part)/*/*.py),$(part)))
 
 .PHONY: help
 help:  ## list the targets
@@ -79,6 +79,11 @@ $(VENV)/.installed-demo: $(SETUP) | $(BIN)/python
 	@.venv-agents/bin/python $(PIP_INSTALL) --upgrade pip
 	@.venv-agents/bin/python $(PIP_INSTALL) -e ".[agents]"
 	@.venv-agents/bin/python $(PIP_INSTALL) --no-deps "instructor>=1.17.0"
+	@touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	@echo "installing stbass-celery[docs] into $(VENV)"
+	@$(BIN)/python $(PIP_INSTALL) -e ".[dev,docs]"
 	@touch $@
 
 $(VENV)/.installed-bench: $(VENV)/.installed
@@ -160,6 +165,12 @@ types: install  ## mypy, strict
 .PHONY: bench
 bench: $(VENV)/.installed-bench  ## ours and the peers side by side; writes benchmarks/results.md
 	@$(BIN)/python -m benchmarks
+
+.PHONY: docs docs-serve
+docs: $(VENV)/.installed-docs  ## the pages, into build/site; a warning is an error
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+docs-serve: $(VENV)/.installed-docs  ## the pages at http://127.0.0.1:8000, built again when one changes
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 .PHONY: clean
 clean:  ## remove environments, caches and build products

@@ -16,7 +16,7 @@ import pytest
 from stbass.testing import RedisServer, Worker
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("docs/agents.md", "docs/limits.md", "docs/look-at-a-run.md", "docs/tasklist.md", "docs/workflow.md")
+PAGES = tuple(f"docs/{page}.md" for page in ("tutorial", "agents", "limits", "look-at-a-run", "tasklist", "workflow"))
 SECTIONS = ("Task lists", "Workflows", "Dataflow")
 FENCE = re.compile(r"^```(python|text)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 MODULE = re.compile(r"# (\w+)\.py\n")

