@@ -1,4 +1,4 @@
-"""The code of the pages on agents, task lists and workflows, of the README on front ends, and their examples."""
+"""The code of the pages on agents, runs, task lists and workflows, of the README on front ends, and their examples."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ import pytest
 from stbass.testing import RedisServer, Worker
 
 ROOT = Path(__file__).parents[2]
-PAGES = tuple(f"docs/{page}.md" for page in ("tutorial", "agents", "limits", "look-at-a-run", "tasklist", "workflow"))
+PAGES = tuple(
+    f"docs/{page}.md" for page in ("tutorial", "agents", "limits", "look-at-a-run", "runs", "tasklist", "workflow")
+)
 SECTIONS = ("Task lists", "Workflows", "Dataflow")
 FENCE = re.compile(r"^```(python|text)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 MODULE = re.compile(r"# (\w+)\.py\n")
