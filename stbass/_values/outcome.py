@@ -115,7 +115,8 @@ class Failure:
         """From start to failure; None if it never started."""
         if self.started_at is None:
             return None
-        return aware(self.failed_at) - aware(self.started_at)
+        # Somebody may have set the clock back between the two.
+        return max(timedelta(0), aware(self.failed_at) - aware(self.started_at))
 
     @property
     def summary(self) -> str:
