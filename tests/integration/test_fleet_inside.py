@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -275,6 +276,13 @@ def test_durations_of_a_backend_are_refused_with_what_they_may_be(name: str, val
 def test_names_that_no_worker_can_be_told_to_consume_are_refused(name: Any) -> None:
     with pytest.raises(ConfigurationError, match="a queue's name has at most 1,000 characters"):
         CeleryBackend(make_app("tests"), queue=name)
+
+
+@pytest.mark.parametrize(
+    ("expires", "seconds"), [(None, 0), (0, 0), (0.5, 1), (90, 90), ("90", 90), (timedelta(minutes=2), 120)]
+)
+def test_the_time_that_results_are_kept_is_what_celery_takes(expires: Any, seconds: int) -> None:
+    assert fleet_of(make_app("tests", result_expires=expires)).settings.result_ttl == seconds
 
 
 def test_an_application_without_results_is_refused() -> None:

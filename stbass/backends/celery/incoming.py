@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from binascii import a2b_base64
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -146,7 +147,7 @@ def _has_parts(body: Any) -> bool:
         arguments, named, embedded = body
     else:
         return False
-    return isinstance(arguments, (list, tuple)) and isinstance(named, dict) and isinstance(embedded, dict | None)
+    return isinstance(arguments, (list, tuple)) and isinstance(named, Mapping) and isinstance(embedded, Mapping | None)
 
 
 class CheckedBody:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -319,6 +320,8 @@ def _number(conf: Any, name: str, default: float, least: float, most: float) -> 
 def _expiry(expires: Any) -> int:
     """Whole seconds that results are kept; 0: for ever."""
     seconds = expires.total_seconds() if isinstance(expires, timedelta) else 0 if expires is None else expires
+    if isinstance(seconds, str) and re.fullmatch(r"\d{1,12}", seconds):
+        seconds = int(seconds)  # as Celery does
     if not is_between(seconds, 0, _LONGEST_EXPIRY):
         raise ConfigurationError(
             "result_expires must be a timedelta, or a number of seconds from 0 (as with None, results are kept for"
