@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
+import random
 import time
 from collections import Counter
 from contextlib import ExitStack, aclosing
@@ -13,14 +15,15 @@ from typing import Any
 
 import pytest
 
-from stbass import PLACED_PAR, SEQ, Placement
+from stbass import PAR, PLACED_PAR, SEQ, Chan, LocalBackend, Placement
 from stbass.backends.celery import CeleryBackend
 from stbass.errors import DeadlineExceeded
 from stbass.result import FailurePolicy
 from stbass.testing import RedisServer, Worker
 from tests.integration.conftest import APP, Fleet
-from tests.support.agents import Give, Mark, noop
+from tests.support.agents import Fail, Give, Mark, noop
 from tests.support.backends import registry_of
+from tests.support.nested import Add, Count, Double, Merge, Send
 from tests.support.waiting import until
 
 THERE = Placement(endpoint="trust")
@@ -107,6 +110,67 @@ async def test_the_clocks_of_workers_may_be_wrong(server: RedisServer, tmp_path:
             [again] = await asyncio.wait_for(running, 60)
             assert (again.value, again.run.attempt) == ("done", 2)
             assert behind.running
+
+
+def _random_tree(dice: random.Random, depth: int, fails: list[int]) -> Any:
+    """A composition; with as many processes in it that fail as ``fails`` has left."""
+    kind = dice.choice(["leaf", "seq", "par", "placed", "talk", "choose"] if depth else ["leaf", "leaf", "talk"])
+    inner = functools.partial(_random_tree, dice, depth - 1, fails)
+    if kind == "leaf":
+        if fails and dice.random() < 0.2:
+            return Fail(f"checkpoint {fails.pop()}")
+        return Give(dice.randint(0, 99))
+    if kind == "seq":
+        return SEQ(noop, *(inner() for _ in range(dice.randint(1, 2))))
+    if kind == "par":
+        return PAR(*(inner() for _ in range(dice.randint(1, 3))))
+    if kind == "placed":
+        return PLACED_PAR(*((inner(), dice.choice([THERE, ELSEWHERE])) for _ in range(dice.randint(1, 3))))
+    left, right = Chan(int, name=new_name(dice)), Chan(int, name=new_name(dice))
+    count = dice.randint(1, 4)
+    if kind == "talk":
+        return PLACED_PAR(
+            (Count(count).with_channels(sink=left), dice.choice([THERE, ELSEWHERE])),
+            (Double().with_channels(source=left, sink=right), dice.choice([THERE, ELSEWHERE])),
+            (Add().with_channels(source=right), dice.choice([THERE, ELSEWHERE])),
+        )
+    ends = {f"{side} end": Chan(int, name=new_name(dice)) for side in ("left", "right")}
+    merge = Merge(count + 2).with_channels(left=left, right=right, **ends)
+    return PLACED_PAR(
+        (Send(count).with_channels(sink=left, end=ends["left end"]), dice.choice([THERE, ELSEWHERE])),
+        (Send(2).with_channels(sink=right, end=ends["right end"]), dice.choice([THERE, ELSEWHERE])),
+        (merge, dice.choice([THERE, ELSEWHERE])),
+    )
+
+
+def new_name(dice: random.Random) -> str:
+    """Of a channel."""
+    return f"channel-{dice.getrandbits(60)}"
+
+
+def _outcome(result: Any) -> Any:
+    """What came of a composition, without what depends on who was quicker."""
+    if result.is_ok:
+        return result.value
+    return {line.partition(":")[0] for failure in result.failures for line in failure.leaves or (failure.summary,)}
+
+
+@pytest.mark.parametrize("seeds", [10, pytest.param(60, marks=pytest.mark.slow)])
+async def test_random_compositions_have_the_same_outcome_here_and_on_a_fleet(server: RedisServer, seeds: int) -> None:
+    fleet, here, there = Fleet(server, {}), [], []
+    async with aclosing(CeleryBackend(fleet.app())) as backend:
+        with (
+            Worker(APP, "trust", env=fleet.env, include=["tests.support.nested"]),
+            Worker(APP, "elsewhere", env=fleet.env, include=["tests.support.nested"]),
+        ):
+            for seed in range(seeds):
+                for registry, outcomes in ((registry_of(LocalBackend()), here), (registry_of(backend), there)):
+                    dice = random.Random(seed)
+                    fails = [1] if seed % 2 else []
+                    tree = PLACED_PAR((_random_tree(dice, 3, fails), THERE), registry=registry, deadline=60.0)
+                    outcomes.append((seed, _outcome(await tree.run())))
+    assert there == here
+    assert {type(outcome) for _, outcome in here} == {list, set}
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from stbass import BackendRegistry, LocalBackend
+from stbass import ALT, BackendRegistry, Guard, LocalBackend
 from stbass._process.context import ProcessContext
 from stbass._values.endpoint import Placement
 from stbass.backends.celery import CeleryBackend
@@ -163,6 +163,34 @@ class Count(Process):
         for value in range(self.count):
             await ctx.send("sink", value)
         ctx.get_channel("sink").close()
+
+
+class Merge(Process):
+    """So many numbers from two channels, whichever has one; sorted. Then those who sent them may end."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    async def run(self, ctx: ProcessContext) -> list[int]:
+        """Choose."""
+        guards = [Guard(ctx.get_channel(name)) for name in ("left", "right")]
+        found = sorted([await ALT(*guards) for _ in range(self.count)])
+        for name in ("left end", "right end"):
+            ctx.get_channel(name).close()
+        return found
+
+
+class Send(Process):
+    """Send the numbers below a count, and wait for the end."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    async def run(self, ctx: ProcessContext) -> int:
+        """Send them."""
+        for value in range(self.count):
+            await ctx.send("sink", value)
+        return self.count + len([one async for one in ctx.get_channel("end")])
 
 
 class Add(Process):
