@@ -306,6 +306,10 @@ class Chan(Generic[T]):
             self.link = self._transport.link(self._link_spec())
         return link
 
+    def mark_outside(self) -> None:
+        """Whoever made it looks after its ends, and ends it: nobody is told of one that is gone. For the engine."""
+        self._shared = True
+
     @property
     def known_outside(self) -> bool:
         """Whether somebody may have its other end of whom nothing is known here."""
@@ -475,7 +479,7 @@ class Chan(Generic[T]):
         Raises:
             NotTransportable: it lives in memory; says what to do.
         """
-        self._shared = True
+        self.mark_outside()
         return self.described()
 
     def described(self) -> dict[str, Any]:

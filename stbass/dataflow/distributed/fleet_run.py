@@ -108,6 +108,7 @@ class FleetRun:
 
     def _channel(self, name: str) -> Chan[bytes]:
         made = Chan(bytes, name=f"{self._process}: {name}", capacity=CAPACITY, transport=self._scope)
+        made.mark_outside()
         self._channels.append(made)
         return made
 
