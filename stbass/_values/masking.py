@@ -9,8 +9,10 @@ What is only counted or described by such a name (``max_tokens=100``, ``token_ty
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
-__all__ = ["MASK", "is_secret_name", "masked"]
+__all__ = ["MASK", "has_mask", "is_secret_name", "masked", "without_secrets"]
 
 MASK = "***"
 
@@ -64,6 +66,13 @@ _SCHEME = re.compile(r"\b([Bb]earer|BEARER|[Bb]asic)(\s+)(?=[^\s'\"]*[0-9A-Z=])[
 # A password may have a slash in it, an address with a port has an @ somewhere behind it at times.
 _LOGIN = re.compile(r"(://[^/\s:@'\"]*:)(?!\*+@)(?!\d+[/?#])[^\s@'\"]{1,300}(?=@)")
 _LONE_LOGIN = re.compile(r"(://)(?=[^/\s:@'\"]*\d)(?=[^/\s:@'\"]*[A-Za-z])[^/\s:@'\"]{12,300}(?=@)")
+# Connection strings: addresses, and those of libpq and ODBC, which are words and values.
+_CONNECTION = re.compile(r"\A\s*(?:[\w+.-]+://|[\w ]+\s*=.*\b(?:password|pwd)\s*=|(?:password|pwd)\s*=)", re.IGNORECASE)
+_PASSWORD = re.compile(
+    r"((?:\b|(?<=%3B))(?:password|passwd|pwd|sslpassword)(?:\s*=\s*|%3D))"
+    r"(?:'(?:\\.|[^'\\])*'|\{[^}]*\}|(?:(?!%3B)[^\s&;'#])+)",
+    re.IGNORECASE,
+)
 # Keys that services give out look like keys without a name beside them.
 _KEY = re.compile(
     r"\b(?:sk-|[sr]k_live_|gh[pousr]_|github_pat_|xox[abprs]-|hf_|glpat-|AIza|AKIA)(?=[\w-]{0,200}\d)[\w-]{12,}"
@@ -101,6 +110,39 @@ def _has_any(text: str, hints: tuple[str, ...]) -> bool:
         if hint in text:
             return True
     return False
+
+
+def without_secrets(name: str, value: Any) -> Any:
+    """A copy of data in which passwords are masked: what goes by a secret's name, and those in addresses.
+
+    Other texts stay as they are. ``token`` alone is also a word for other things, and stays.
+
+    Args:
+        name: what it is called.
+        value: lists, tuples and dicts at any depth are looked into.
+    """
+    if isinstance(value, Mapping):
+        return {key: without_secrets(str(key), one) for key, one in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(without_secrets(name, one) for one in value)
+    if not isinstance(value, (str, bytes)) or not value:
+        return value
+    if name.lower() != "token" and is_secret_name(name):
+        return MASK
+    if isinstance(value, bytes):
+        return value
+    if _CONNECTION.search(value):
+        return _PASSWORD.sub(rf"\1{MASK}", _LOGIN.sub(rf"\1{MASK}", value))
+    return value
+
+
+def has_mask(value: Any) -> bool:
+    """Whether something in data was masked by :func:`without_secrets`."""
+    if isinstance(value, Mapping):
+        return any(map(has_mask, value.values()))
+    if isinstance(value, (list, tuple)):
+        return any(map(has_mask, value))
+    return isinstance(value, str) and (value == MASK or (MASK in value and _CONNECTION.search(value) is not None))
 
 
 def _without_value(found: re.Match[str]) -> str:

@@ -334,3 +334,25 @@ def process_diagram(
     from stbass.cli.process import draw_process
 
     raise typer.Exit(draw_process(file, direction.value, None if process_type is None else process_type.value))
+
+
+@models.command("jobs", epilog="Example: stbass process jobs --state sqlite:jobs.db --older-than 30d --delete")
+def process_jobs(
+    state: Annotated[
+        str, typer.Option("--state", metavar="STATE", help="Where they are: sqlite:PATH, postgresql://…, redis://…")
+    ],
+    job_id: Annotated[
+        list[str] | None, typer.Option("--job-id", metavar="ID", help="Only this one; may be repeated.")
+    ] = None,
+    older_than: Annotated[
+        str | None, typer.Option("--older-than", metavar="TIME", help="Only those made longer ago: 90s, 12h, 30d.")
+    ] = None,
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Delete those of them that have ended, or that --job-id names.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the jobs that are kept, and delete those that nobody needs any more."""
+    from stbass.cli.process_jobs import list_jobs
+
+    raise typer.Exit(list_jobs(state, job_id or (), older_than, delete, as_json))

@@ -34,7 +34,7 @@ from stbass.errors import (
     StbassError,
 )
 
-__all__ = ["draw_process", "run_process", "validate_process"]
+__all__ = ["draw_process", "run_process", "state_part", "validate_process"]
 
 _STATES = "sqlite:PATH, postgresql://… or redis://…"
 
@@ -50,7 +50,7 @@ def run_process(
     try:
         spec = load(file)
         if state is not None:
-            spec = spec.with_state(_state(state))
+            spec = spec.with_state(state_part(state))
         if job_id is not None:
             spec = _with_job(spec, job_id)
         process = _checked(file, spec, process_type)
@@ -134,8 +134,12 @@ def _with_job(spec: ProcessSpec, job_id: str) -> ProcessSpec:
     return spec.with_job(job_id)
 
 
-def _state(text: str) -> Part:
-    """The state backend that ``--state`` names."""
+def state_part(text: str) -> Part:
+    """The state backend that ``--state`` names.
+
+    Raises:
+        ConfigurationError: it names none.
+    """
     kind, colon, rest = text.partition(":")
     if kind == "sqlite" and rest.removeprefix("//"):
         return Part("stbass.dataflow.SqliteStateBackend", {"db_path": rest.removeprefix("//")}, ("--state",))

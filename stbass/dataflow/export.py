@@ -8,6 +8,7 @@ from pathlib import PurePath
 from typing import Any, ClassVar, Self
 
 from stbass._values.arguments import Arguments, made_with, rebuilt, remember
+from stbass._values.masking import without_secrets
 
 __all__ = ["Exportable", "arguments_of", "class_path", "module_of"]
 
@@ -58,13 +59,14 @@ class Exportable:
     def export(self) -> dict[str, Any]:
         """What it takes to make it again: ``{"type": "module.Class", "args": {…}}``.
 
-        Arguments that can be exported themselves are in that form too; all others are as they were given.
+        Arguments that can be exported themselves are in that form too; all others are as they were given, but for
+        passwords, which are masked.
 
         Raises:
             TypeError: an argument has no name that it could be given by.
         """
         args = rebuilt(self.arguments(), lambda leaf: leaf.export() if isinstance(leaf, Exportable) else leaf)
-        return {"type": class_path(type(self)), "args": args}
+        return {"type": class_path(type(self)), "args": without_secrets("args", args)}
 
     def dict(self) -> dict[str, Any]:
         """What there is to know about it, as data."""

@@ -335,3 +335,52 @@ async def test_it_says_what_it_is(kind: Kind) -> None:
     assert JOB in repr(state)
     assert "only-for-tests" not in repr(state)
     assert state.export()["args"]["job_id"] == JOB
+
+
+# Of all jobs --------------------------------------------------------------------------------------
+
+
+async def test_jobs_are_listed_and_those_that_nobody_has_deleted(kind: Kind) -> None:
+    async with kind(job_id=JOB) as state:
+        # given a job that has ended, and one that is held
+        await state.upsert_process(PROCESS, with_components=True)
+        await state.acquire_job()
+        await state.save_checkpoint(1, {"a": b"1"})
+        await state.update_process_status("p", Status.COMPLETED)
+        await state.release_job()
+        first = state.created_at
+        held = await state.new_job()
+        await state.upsert_process(PROCESS)
+        await state.acquire_job()
+        # then
+        assert [(job.job_id, job.status) for job in await state.jobs()] == [
+            (JOB, Status.COMPLETED),
+            (held, Status.CREATED),
+        ]
+        assert (await state.jobs())[0].created_at == first
+        # when one is deleted
+        await state.delete_job(JOB)
+        # then it is gone, the other stays, and is whose it was
+        assert [job.job_id for job in await state.jobs()] == [held]
+        with pytest.raises(NotFoundError, match=JOB):
+            await state.delete_job(JOB)
+        with pytest.raises(JobInUseError, match=held):
+            await state.delete_job(held)
+        await state.save_checkpoint(2, {"a": b"2"})
+        assert await state.load_checkpoint() == (2, {"a": b"2"})
+        with pytest.raises(ConfigurationError):
+            await state.delete_job("*")
+
+
+async def test_nothing_is_left_of_a_job_that_was_deleted(durable: Kind) -> None:
+    async with durable(job_id=JOB) as state:
+        await state.upsert_process(PROCESS, with_components=True)
+        await state.acquire_job()
+        await state.save_checkpoint(1, {"a": b"1"})
+    # by an object that was never connected
+    await durable().delete_job(JOB)
+    assert await durable().jobs() == []
+    async with durable(job_id=JOB) as again:
+        assert await again.load_checkpoint() is None
+        with pytest.raises(NotFoundError):
+            await again.get_component("a")

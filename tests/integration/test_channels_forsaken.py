@@ -31,6 +31,14 @@ GONE = "channel 'numbers' is closed: its other end will never come again: proces
 FALLEN = f"{GONE}'Fall' failed (ValueError: it has fallen)"
 
 
+@pytest.fixture(autouse=True)
+async def _nothing_is_left(request: pytest.FixtureRequest) -> AsyncIterator[None]:
+    yield
+    if "registry" in request.fixturenames:
+        fleet: Fleet = request.getfixturevalue("fleet")
+        await until(lambda: not [key for key in fleet.keys() if key.startswith("stbass:chan:")], timeout=30)  # noqa: SIM118
+
+
 @pytest.mark.parametrize("capacity", [0, 4])
 @pytest.mark.parametrize("reader", [take_all, choose_all, collect])
 @pytest.mark.parametrize(("there", "here"), [(ANTHROPIC, LOCAL), (ANTHROPIC, None), (None, LOCAL)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import json
 import os
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from stbass.dataflow.state import SqliteStateBackend
 from stbass.testing._guarded import GuardedProcess
 
 ROOT = Path(__file__).parents[2]
@@ -304,3 +306,30 @@ def test_without_a_state_ctrl_c_says_that_nothing_is_kept(model: Path) -> None:
         assert "Nothing of this run was kept; with --state sqlite:PATH" in process.log
     finally:
         process.kill()
+
+
+def test_jobs_are_listed_and_those_that_have_ended_deleted(model: Path, tmp_path: Path) -> None:
+    # given a job that ran to its end, and one that was made and never run
+    state = f"sqlite:{tmp_path / 'jobs.db'}"
+    assert stbass("process", "run", model, "--state", state, "--job-id", "Job_12345678").returncode == 0
+    asyncio.run(_make_job(tmp_path / "jobs.db", "Job_87654321"))
+    jobs = ("process", "jobs", "--state", state)
+    # then both are listed, the oldest first
+    told = [line.split()[::2] for line in stbass(*jobs).stdout.splitlines()]
+    assert told == [["Job_12345678", "completed"], ["Job_87654321", "created"]]
+    # when those that are old and have ended are deleted: none; and then all that have ended
+    assert stbass(*jobs, "--delete", "--older-than", "12h").stdout == ""
+    done = stbass(*jobs, "--delete", "--older-than", "0s", "--json")
+    assert [job["job_id"] for job in json.loads(done.stdout)["deleted"]] == ["Job_12345678"]
+    # then the other is deleted only by its name, and only once
+    assert [line.split()[0] for line in stbass(*jobs).stdout.splitlines()] == ["Job_87654321"]
+    assert stbass(*jobs, "--delete", "--job-id", "Job_87654321").returncode == 0
+    again = stbass(*jobs, "--delete", "--job-id", "Job_87654321")
+    assert (again.returncode, again.stderr) == (1, "stbass: there is no Job_87654321\n")
+    wrong = stbass(*jobs, "--older-than", "yesterday")
+    assert (wrong.returncode, "30d" in wrong.stderr) == (3, True)
+
+
+async def _make_job(path: Path, job_id: str) -> None:
+    async with SqliteStateBackend(path, job_id=job_id):
+        pass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import datetime
+import json
 import math
 import random
 import sys
@@ -18,13 +19,20 @@ from hypothesis import strategies as st
 
 from stbass.dataflow import export
 from stbass.dataflow.builder import ProcessBuilder
+from stbass.dataflow.library import SQLReader
 from stbass.dataflow.local import LocalProcess
 from stbass.dataflow.model.components import Component, IOController, make_again
 from stbass.dataflow.model.connector import AsyncioConnector, ConnectorSpec, RedisConnector
 from stbass.dataflow.model.resource import Resource
 from stbass.dataflow.process import Process
 from stbass.dataflow.spec.model import load, loads, parse
-from stbass.dataflow.state import DictStateBackend, SqliteStateBackend
+from stbass.dataflow.state import (
+    DictStateBackend,
+    PostgresStateBackend,
+    RedisStateBackend,
+    SqliteStateBackend,
+    StateBackend,
+)
 from stbass.errors import SpecError
 from tests.support.flow_models import Choosy, Collect, Colour, Counter, Pick, double
 
@@ -667,3 +675,36 @@ def test_class_paths_of_ours_are_the_public_ones() -> None:
     assert export.class_path(LocalProcess) == "stbass.dataflow.LocalProcess"
     assert export.class_path(IOController) == "stbass.dataflow.IOController"
     assert export.class_path(Counter) == f"{M}.Counter"
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        lambda: RedisStateBackend("redis://:hunter2@127.0.0.1:1/0"),
+        lambda: PostgresStateBackend("host=127.0.0.1 password=hunter2 user=u"),
+        lambda: PostgresStateBackend("postgresql://u@127.0.0.1/d?password=hunter2"),
+    ],
+)
+def test_no_password_is_written_and_one_that_is_missing_is_asked_for(
+    state: Callable[[], StateBackend], tmp_path: Path
+) -> None:
+    # given a process whose state and whose reader have passwords
+    reader = SQLReader(
+        name="read",
+        connection_string="mysql://u:hunter2@h/d",
+        query="select 1 as x",
+        field_names=["x"],
+        connect_args={"password": "hunter2"},
+    )
+    kept = state()
+    process = LocalProcess([reader], [], name="p", state=kept)
+    # then neither is in what is written or stored
+    text = dumped(process, tmp_path)
+    for written in (text, json.dumps(process.export()), repr(process.dict()), repr(kept.dict()), repr(kept)):
+        assert "hunter2" not in written
+    # and who reads it is told what to put in
+    with pytest.raises(SpecError) as raised:
+        ProcessBuilder.build(loads(text))
+    assert [finding.partition(": ")[2] for finding in raised.value.findings] == [
+        "the password was left out when this was written: put it in, in place of ***"
+    ] * 3

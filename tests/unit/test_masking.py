@@ -14,7 +14,7 @@ from celery import Celery
 from rich.console import Console
 
 from stbass._process.context import ProcessContext
-from stbass._values.masking import is_secret_name, masked
+from stbass._values.masking import has_mask, is_secret_name, masked, without_secrets
 from stbass._values.texts import error_text, message_of, text_of, traceback_text
 from stbass.backends.celery.worker.logs import use_log_format
 from stbass.errors import WorkflowError
@@ -336,3 +336,41 @@ def test_the_log_of_a_process_is_masked_wherever_it_is_written(caplog: pytest.Lo
     assert "asked it with {'deep': [{'x-api-key': '***'}]}" in said
     assert "ValueError: API_KEY=***" in said
     assert (second.msg, second.args) == ("plain %s", (5,))
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("postgresql://u:hunter2@h/d", "postgresql://u:***@h/d"),
+        ("postgresql+psycopg://u@h/d?password=hunter2&sslmode=require", None),
+        ("redis://:hunter2@h:6379/0", "redis://:***@h:6379/0"),
+        ("host=h password='hunter2 and more' user=u", "host=h password=*** user=u"),
+        ("Driver={x};UID=u;PWD={hunter2;};Server=s", "Driver={x};UID=u;PWD=***;Server=s"),
+        ("mssql+pyodbc:///?odbc_connect=UID%3Du%3BPWD%3Dhunter2%3BServer%3Ds", None),
+        ({"connect_args": {"password": "hunter2", "host": "h"}}, {"connect_args": {"password": "***", "host": "h"}}),
+        ({"api_key": "hunter2", "deep": [{"urls": ("amqp://a:hunter2@b",)}]}, None),
+    ],
+)
+def test_passwords_in_data_are_masked_and_known_to_be(given: Any, kept: Any) -> None:
+    found = without_secrets("args", given)
+    assert "hunter2" not in repr(found)
+    assert "***" in repr(found)
+    assert has_mask(found)
+    if kept is not None:
+        assert found == kept
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "select * from users where password = 'x'",
+        {"token": "the", "tokens": 5, "path": "a=b", "query": "select 1", "text": "Password: none"},
+        "http://h/p?q=1",
+        {"password": None, "api_key": ""},
+        [1, 2.5, None, b"bytes", ("a", "b")],
+        "***bold***",
+    ],
+)
+def test_other_data_stay_as_they_are(given: Any) -> None:
+    assert without_secrets("args", given) == given
+    assert not has_mask(given)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path as FilePath
 from typing import Any
 
+from stbass._values.masking import without_secrets
 from stbass.dataflow.export import Exportable, class_path
 from stbass.dataflow.model.components import Component, wiring_of
 from stbass.dataflow.model.connector import Connector
@@ -28,7 +29,7 @@ def export_process(
 ) -> dict[str, Any]:
     """What it takes to make the process again: see :mod:`stbass.dataflow.spec.model`, below ``process``.
 
-    Arguments are as they were given.
+    Arguments are as they were given, but for passwords, which are masked.
     """
     return _Exporter(None).process(process, name, components, connectors)
 
@@ -131,6 +132,9 @@ class _Exporter:
         return {name: self.argument(made, name, one, (*path, "args", name)) for name, one in given.items()}
 
     def argument(self, made: Exportable, name: str, value: Any, path: Path) -> Any:
+        return without_secrets(name, self._argument(made, name, value, path))
+
+    def _argument(self, made: Exportable, name: str, value: Any, path: Path) -> Any:
         if isinstance(value, Exportable) and (name == "state" or self.findings is None):
             return {"type": self.type_of(value, path), "args": self.arguments(value, path)}
         if self.findings is None or (isinstance(made, Connector) and name == "spec"):

@@ -32,6 +32,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path as FilePath
 from typing import Any
 
+from stbass._values.masking import has_mask
 from stbass._values.nearest import did_you_mean
 from stbass.dataflow.model.connector import ConnectorMode
 from stbass.dataflow.spec.yamlfile import Path, path_text, read_yaml
@@ -288,6 +289,11 @@ class _Reader:
             args = {key: one for key, one in args.items() if one is not None}
             if kind.endswith(".SqliteStateBackend"):
                 args.setdefault("db_path", "plugboard.db")  # what it is there if nothing is said
+        for name, value in args.items():
+            if has_mask(value):
+                self.found.add(
+                    (*path, "args", name), "the password was left out when this was written: put it in, in place of ***"
+                )
         return None if kind is None else Part(kind, args, path)
 
     def end(self, data: Any, path: Path) -> str | None:

@@ -10,16 +10,24 @@ from typing import TYPE_CHECKING
 from stbass._lazy import lazy
 
 if TYPE_CHECKING:
-    from stbass.dataflow.state.base import StateBackend
+    from stbass.dataflow.state.base import JobSummary, StateBackend
     from stbass.dataflow.state.memory import DictStateBackend
     from stbass.dataflow.state.postgres import PostgresStateBackend
     from stbass.dataflow.state.redis import RedisStateBackend
     from stbass.dataflow.state.sqlite import SqliteStateBackend
 
-__all__ = ["DictStateBackend", "PostgresStateBackend", "RedisStateBackend", "SqliteStateBackend", "StateBackend"]
+__all__ = [
+    "DictStateBackend",
+    "JobSummary",
+    "PostgresStateBackend",
+    "RedisStateBackend",
+    "SqliteStateBackend",
+    "StateBackend",
+]
 
 _HOME = {
     "DictStateBackend": "memory",
+    "JobSummary": "base",
     "PostgresStateBackend": "postgres",
     "RedisStateBackend": "redis",
     "SqliteStateBackend": "sqlite",

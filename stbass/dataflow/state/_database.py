@@ -38,6 +38,12 @@ class DatabaseStateBackend(StateBackend):
     def _statements(self) -> JobStatements:
         return JobStatements(self._dialect, self._job_id, self._token)
 
+    async def _all_jobs(self) -> dict[str, tuple[str, list[str]]]:
+        return await self._read(_sql.all_jobs)
+
+    async def _delete(self) -> None:
+        await self._write(self._statements.delete)
+
     async def _put_job(self, job_id: str, created_at: str, metadata: str | None) -> tuple[str, str | None]:
         return await self._write(_sql.put_job, job_id, created_at, metadata)
 

@@ -31,7 +31,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from stbass.dataflow.state._records import SCHEMA_VERSION, ProcessRecord, StoredPart, stored_parts, wrong_version
 
-__all__ = ["Dialect", "JobStatements", "Lost", "Statements", "has_schema", "make_schema", "put_job", "run"]
+__all__ = ["Dialect", "JobStatements", "Lost", "Statements", "all_jobs", "has_schema", "make_schema", "put_job", "run"]
 
 _T = TypeVar("_T")
 
@@ -121,6 +121,18 @@ def put_job(job: str, created_at: str, metadata: str | None) -> Statements[tuple
         yield "UPDATE stbass_job SET metadata = ? WHERE job_id = ?", (metadata, job)
     rows = yield "SELECT created_at, metadata FROM stbass_job WHERE job_id = ?", (job,)
     return rows[0][0], rows[0][1]
+
+
+def all_jobs() -> Statements[dict[str, tuple[str, list[str]]]]:
+    """When each was made, and the statuses of its processes."""
+    rows = yield (
+        "SELECT j.job_id, j.created_at, p.status FROM stbass_job j LEFT JOIN stbass_process p ON p.job_id = j.job_id",
+        (),
+    )
+    found: dict[str, tuple[str, list[str]]] = {}
+    for job_id, created_at, status in rows:
+        found.setdefault(job_id, (created_at, []))[1].extend([] if status is None else [status])
+    return found
 
 
 class JobStatements:
@@ -225,6 +237,10 @@ class JobStatements:
             "UPDATE stbass_job SET fence = fence + 1, holder = NULL WHERE job_id = ? AND fence = ?",
             (self._job, token),
         )
+
+    def delete(self) -> Statements[None]:
+        yield from self.guard()
+        yield "DELETE FROM stbass_job WHERE job_id = ?", (self._job,)
 
     def holder(self) -> Statements[str | None]:
         rows = yield "SELECT holder FROM stbass_job WHERE job_id = ?", (self._job,)

@@ -17,9 +17,12 @@ checkpoint
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from time import monotonic
 from types import TracebackType
 from typing import Any, ClassVar, Self, TypeAlias
@@ -40,7 +43,7 @@ from stbass.dataflow.state._records import (
 from stbass.dataflow.status import Status
 from stbass.errors import JobInUseError, NotFoundError, NotInitialisedError, StateError, StateUnavailable
 
-__all__ = ["Describable", "StateBackend"]
+__all__ = ["Describable", "JobSummary", "StateBackend"]
 
 _log = logging.getLogger(__name__)
 
@@ -49,6 +52,21 @@ _PAUSES = (0.05, 1.0)
 
 Describable: TypeAlias = Mapping[str, Any] | Exportable
 """A process, component or connector, or what its ``dict()`` gave."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobSummary:
+    """A job that is kept.
+
+    Args:
+        job_id: which.
+        created_at: when it was first made: ISO 8601, in UTC.
+        status: how far it is, as :meth:`StateBackend.job_status` says.
+    """
+
+    job_id: str
+    created_at: str
+    status: Status
 
 
 class StateBackend(Exportable, ABC):
@@ -308,13 +326,57 @@ class StateBackend(Exportable, ABC):
         Completed if all are; failed or stopped if one is; created if there is none yet; else what the busiest one does.
         """
         self._must_be_open()
-        found = {self._status(status) for status in (await self._statuses()).values()}
+        return self._overall((await self._statuses()).values())
+
+    def _overall(self, statuses: Iterable[str]) -> Status:
+        found = {self._status(status) for status in statuses}
         if found == {Status.COMPLETED}:
             return Status.COMPLETED
         order = (Status.FAILED, Status.STOPPED, Status.RUNNING, Status.WAITING, Status.INIT)
         busiest = next((status for status in order if status in found), Status.CREATED)
         # One that has completed beside one that was never started: the job is on its way.
         return Status.RUNNING if busiest is Status.CREATED and Status.COMPLETED in found else busiest
+
+    async def jobs(self) -> list[JobSummary]:
+        """All jobs that are kept where this one is, the oldest first. It need not be connected.
+
+        Raises:
+            StateError: the store cannot be used.
+        """
+        async with self._apart(self._job_id) as apart:
+            found = await apart._all_jobs()
+        made = [JobSummary(job_id, at, self._overall(statuses)) for job_id, (at, statuses) in found.items()]
+        return sorted(made, key=lambda job: (job.created_at, job.job_id))
+
+    async def delete_job(self, job_id: str) -> None:
+        """Delete a job, with its checkpoint and all that is kept of its processes. It need not be connected.
+
+        Raises:
+            ConfigurationError: the job id is none.
+            NotFoundError: there is no such job.
+            JobInUseError: a living run has it.
+            StateError: the store cannot be used.
+        """
+        async with self._apart(check_job_id(job_id)) as apart:
+            if job_id not in await apart._all_jobs():
+                raise NotFoundError(f"there is no {job_id} in {self._where()}")
+            apart._token = await apart._lock(this_process())
+            try:
+                await apart._delete()
+            finally:
+                await apart._give_up()
+
+    @asynccontextmanager
+    async def _apart(self, job_id: str) -> AsyncIterator[Self]:
+        """Another object with a connection of its own, which has this job and stores nothing of it by itself."""
+        made = copy.copy(self)
+        made._job_id, made._token, made._turn_of = job_id, None, None
+        made._forget_connection()
+        try:
+            await made._open()
+            yield made
+        finally:
+            await made._close()
 
     async def acquire_job(self) -> None:
         """Take the job for this run. It is given back by :meth:`release_job`, or when this Python process dies.
@@ -473,6 +535,18 @@ class StateBackend(Exportable, ABC):
     @abstractmethod
     async def _close(self) -> None:
         """Disconnect. Also called when :meth:`_open` failed; must not raise StateError."""
+
+    @abstractmethod
+    def _forget_connection(self) -> None:
+        """This is a copy, and is to connect by itself."""
+
+    @abstractmethod
+    async def _all_jobs(self) -> dict[str, tuple[str, list[str]]]:
+        """Every job that is kept: when it was made, and the statuses of its processes."""
+
+    @abstractmethod
+    async def _delete(self) -> None:
+        """Delete the job, which this run holds, and all that belongs to it."""
 
     @abstractmethod
     async def _put_job(self, job_id: str, created_at: str, metadata: str | None) -> tuple[str, str | None]:

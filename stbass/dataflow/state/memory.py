@@ -56,6 +56,18 @@ class DictStateBackend(StateBackend):
     async def _close(self) -> None:
         pass
 
+    def _forget_connection(self) -> None:
+        pass
+
+    async def _all_jobs(self) -> dict[str, tuple[str, list[str]]]:
+        return {
+            job_id: (job.created_at, [record.status for record in job.processes.values()])
+            for job_id, job in self._jobs.items()
+        }
+
+    async def _delete(self) -> None:
+        del self._jobs[self._job_id]
+
     async def _put_job(self, job_id: str, created_at: str, metadata: str | None) -> tuple[str, str | None]:
         job = self._jobs.setdefault(job_id, _Job(created_at))
         if metadata is not None:
@@ -99,14 +111,17 @@ class DictStateBackend(StateBackend):
         return [key for key, record in self._job.processes.items() if component_id in record.components]
 
     async def _lock(self, holder: str) -> int:
-        # Nobody else can have it: whoever shares this object is told by the base class.
+        # Whoever shares this object is told by the base class; only who deletes a job has another one.
+        if self._job.holder is not None:
+            raise self._in_use(self._job.holder)
         self._job.holder = holder
         self._job.fence += 1
         return self._job.fence
 
     async def _unlock(self, token: int) -> None:
-        if self._job.fence == token:
-            self._job.holder = None
+        job = self._jobs.get(self._job_id)
+        if job is not None and job.fence == token:
+            job.holder = None
 
     async def _holder(self) -> str | None:
         return self._job.holder

@@ -120,6 +120,9 @@ class PostgresStateBackend(DatabaseStateBackend):
         port = f":{given['port']}" if given.get("port") else ""
         return f"PostgreSQL database {given.get('dbname') or '(the default)'!r} at {place}{port}"
 
+    def _forget_connection(self) -> None:
+        self._connection = None
+
     async def _open(self) -> None:
         self._statement_turn = asyncio.Lock()
         if not await self._run(_READ, lambda: _sql.has_schema(self._dialect, self._where())):

@@ -61,6 +61,7 @@ __all__ = ["RedisStateBackend"]
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
+_JOBS = "stbass:state:Job_"
 _SCHEMA_KEY = "stbass:state:schema"
 _MOST_FIELDS = 1000
 """Of one command: a command's arguments go over Lua's stack."""
@@ -178,6 +179,10 @@ class RedisStateBackend(StateBackend):
     def _key(self, part: str = "") -> str:
         return f"stbass:state:{self._job_id}{part and ':'}{part}"
 
+    def _forget_connection(self) -> None:
+        self._client = self._keeper = None
+        self._nonce = secrets.token_hex(8)
+
     async def _open(self) -> None:
         self._client = client = self._address.async_client()
 
@@ -196,6 +201,26 @@ class RedisStateBackend(StateBackend):
         finally:
             if client is not None:
                 await client.aclose()
+
+    async def _all_jobs(self) -> dict[str, tuple[str, list[str]]]:
+        client = self._redis
+
+        async def ids() -> set[str]:
+            pattern = f"{_JOBS}{'[A-Za-z0-9]' * 8}*"
+            return {_text(key)[len(_JOBS) - 4 :] async for key in client.scan_iter(pattern, 1000)}
+
+        found = {}
+        for job_id in sorted(one for one in await self._do(ids) if ":" not in one):
+            created_at, statuses = await self._at_once(
+                ["HGET", f"stbass:state:{job_id}", "created_at"], ["HVALS", f"stbass:state:{job_id}:status"]
+            )
+            if created_at is not None:
+                found[job_id] = _text(created_at), [_text(status) for status in statuses]
+        return found
+
+    async def _delete(self) -> None:
+        parts = ("process", "component", "connector", "status", "checkpoint", "lease")
+        await self._write([["DEL", self._key(), *map(self._key, parts)]])
 
     async def _put_job(self, job_id: str, created_at: str, metadata: str | None) -> tuple[str, str | None]:
         commands: list[_Command] = [["HSETNX", self._key(), "created_at", created_at]]

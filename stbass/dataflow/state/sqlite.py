@@ -95,6 +95,9 @@ class SqliteStateBackend(DatabaseStateBackend):
     def _where(self) -> str:
         return f"SQLite file {str(self._path)!r}"
 
+    def _forget_connection(self) -> None:
+        self._thread = self._connection = self._file_lock = None
+
     async def _open(self) -> None:
         self._thread = OneThread("stbass-state")
         await self._in_thread(self._connect)
