@@ -19,7 +19,7 @@ from stbass.backends.celery import CeleryTaskProcess, install, signature
 from stbass.errors import ConfigurationError, DeadlineExceeded, NotTransportable, RemoteError
 from stbass.process import ProcessContext
 from stbass.testing import RedisServer, Worker
-from tests.support.canvas import both, dies_once, double, fails, kind_of, pair, spread, two, where
+from tests.support.canvas import both, dies_once, double, fails, kind_of, pair, slow, spread, two, where
 from tests.support.canvas_app import make_shop
 from tests.support.waiting import until
 
@@ -148,6 +148,7 @@ async def test_results_elsewhere_than_in_redis_are_waited_for(tmp_path: Path) ->
             # Before two make the tables at the same time.
             assert await got(shop.add.delay(0)) == 10
             result = await PAR(add(1), add(2), fail("no"), on_failure=COLLECT, deadline=60).run()
+        gc.collect()
     assert [one.value for one in result.results[:2]] == [11, 12]
     assert isinstance(result.failures[0].error, LookupError)
 
@@ -245,6 +246,16 @@ async def test_under_a_schedule_it_runs_regularly(server: RedisServer, tmp_path:
     env = {**env_of(server), "TEST_SCHEDULED": "canvas:notes"}
     with Worker(APP, "canvas", env=env, args=args):
         await until(lambda: int(str(server.command("GET", "canvas:notes") or 0)) >= 3, timeout=60)
+
+
+@pytest.mark.slow
+async def test_it_waits_for_the_limit_of_its_endpoint_and_the_canvas_goes_on(
+    server: RedisServer, shop: SimpleNamespace
+) -> None:
+    with Worker(APP, "limited", env=env_of(server)):
+        made = [signature(slow(n), shop.app, queue="limited") for n in range(4)]
+        assert await got(chord(made, shop.total.s().set(queue="limited")).delay()) == 6
+    assert server.command("GET", "canvas:most") == "1"
 
 
 # Bad input ---------------------------------------------------------------------------------------

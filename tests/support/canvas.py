@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from typing import Any
 
 import redis
@@ -63,6 +64,18 @@ async def dies_once(ctx: ProcessContext, path: str) -> Any:
 @Process
 def noted(ctx: ProcessContext, key: str) -> None:
     redis.Redis.from_url(os.environ["STBASS_BROKER_URL"]).incr(key)
+
+
+@Process
+def slow(ctx: ProcessContext, number: int) -> int:
+    """Notes how many of it run at once."""
+    client = redis.Redis.from_url(os.environ["STBASS_BROKER_URL"])
+    most = client.incr("canvas:running")
+    if most > int(client.get("canvas:most") or 0):
+        client.set("canvas:most", most)
+    time.sleep(0.3)
+    client.decr("canvas:running")
+    return number
 
 
 both = PAR(double(1), double(2))

@@ -36,6 +36,7 @@ def make_shop(broker: str, results: str = "", *, key: str = "", lease: float = 1
         stbass_result_backend=broker,
         stbass_signing_key=key or None,
         stbass_lease=lease,
+        stbass_limits={"limited": "1"},
         **({"worker_pool": pool} if pool else {}),
     )
 

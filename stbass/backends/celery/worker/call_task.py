@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -22,7 +23,7 @@ from stbass.backends.celery.envelope import (
 )
 from stbass.backends.celery.settings import CALL, FleetSettings, fleet_of
 from stbass.backends.celery.worker.runtime import Job, current_runtime
-from stbass.backends.celery.worker.task import told_error
+from stbass.backends.celery.worker.task import Parked, message_of, told_error
 from stbass.errors import SignatureError, StateLostError
 from stbass.result import ProcessResult
 
@@ -80,10 +81,13 @@ class CallTask(Task):
             on_done=lambda _outcome: None,
             # Celery has more to do when the process has ended: its message is Celery's to acknowledge.
             ends_message=False,
+            message=partial(message_of, vars(request), {"process": process}, given),
         )
         outcome = runtime.run_blocking(job)
         if outcome.status == "lost":
             raise Reject("another worker has it", requeue=True)
+        if outcome.status == "parked":
+            raise Parked(f"process {called.name!r} waits for the limit of {queue!r}")
         result = outcome.result or self._stored(envelope)
         if result.is_fail:
             raise told_error(result)

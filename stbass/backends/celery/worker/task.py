@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,6 +19,7 @@ from celery.utils.saferepr import saferepr
 from celery.worker import state
 from celery.worker.request import TERM_SIGNAME, Request
 from celery.worker.strategy import default as default_strategy
+from kombu.utils.json import dumps
 
 # A composition travels as its kind and parts: a worker must know all kinds.
 from stbass import par, placement, replicator, seq, topology  # noqa: F401
@@ -44,7 +45,7 @@ from stbass.backends.celery.worker.task_signals import ProcessSignals, somebody_
 from stbass.errors import DeadlineExceeded, ProcessCancelled, RemoteError, StbassError
 from stbass.result import ProcessResult
 
-__all__ = ["ExecuteTask", "ProcessRequest", "told_error"]
+__all__ = ["ExecuteTask", "Parked", "ProcessRequest", "message_of", "told_error"]
 
 _log = get_logger(__name__)
 _CARRIED = (
@@ -79,11 +80,13 @@ def _carriers(message: Any) -> Mapping[str, Any]:
     return arguments if isinstance(arguments, dict) else headers
 
 
-def _message_of(request: Mapping[str, Any], carried: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def message_of(
+    request: Mapping[str, Any], kwargs: Mapping[str, Any], args: Sequence[Any] = ()
+) -> tuple[str, dict[str, Any]]:
     """Body and headers of the message that a task of Celery's own pools deals with."""
     embedded = {name: request.get(name) for name in ("callbacks", "errbacks", "chain", "chord")}
     headers = {name: request[name] for name in _CARRIED if name in request}
-    return msgspec.json.encode([[], carried, embedded]).decode(), headers
+    return dumps([args, kwargs, embedded]), headers
 
 
 def _listening(eventer: Any) -> bool:
@@ -223,7 +226,7 @@ class ExecuteTask(Task):
             request.properties,
             on_started=None,
             on_done=lambda _outcome: None,
-            message=partial(_message_of, vars(request), carried),
+            message=partial(message_of, vars(request), carried),
         )
         outcome = runtime.run_blocking(job)
         if outcome.status == "lost":
