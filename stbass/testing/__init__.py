@@ -14,15 +14,26 @@ if TYPE_CHECKING:
     from stbass.testing._guarded import SubprocessError
     from stbass.testing.backends import check_backend
     from stbass.testing.fake_llm import FakeLLM
+    from stbass.testing.memory import MemoryBackend
     from stbass.testing.redis_server import RedisServer
     from stbass.testing.runs import check_runs
     from stbass.testing.transports import check_transport
     from stbass.testing.worker import Worker
 
-__all__ = ["FakeLLM", "RedisServer", "SubprocessError", "Worker", "check_backend", "check_runs", "check_transport"]
+__all__ = [
+    "FakeLLM",
+    "MemoryBackend",
+    "RedisServer",
+    "SubprocessError",
+    "Worker",
+    "check_backend",
+    "check_runs",
+    "check_transport",
+]
 
 _HOME = {
     "FakeLLM": "fake_llm",
+    "MemoryBackend": "memory",
     "RedisServer": "redis_server",
     "SubprocessError": "_guarded",
     "Worker": "worker",

@@ -11,12 +11,13 @@ import pytest
 from stbass import ExecutionBackend, LocalBackend, ProcessResult
 from stbass._process.context import ProcessContext
 from stbass.backends.pools import ProcessPoolBackend, ThreadBackend
-from stbass.testing import check_backend
+from stbass.testing import MemoryBackend, check_backend
 from stbass.testing.backends import BACKEND_CHECKS
 
 BACKENDS: dict[str, Callable[[], Any]] = {
     "local": LocalBackend,
     "local, one at a time": lambda: LocalBackend(1),
+    "memory": MemoryBackend,
     "threads": lambda: ThreadBackend(2),
     "one thread, one at a time": lambda: ThreadBackend(1, concurrency_limit=1),
     "processes": lambda: ProcessPoolBackend(2),
