@@ -157,7 +157,9 @@ def _outcome(result: Any) -> Any:
 
 @pytest.mark.parametrize("seeds", [10, pytest.param(60, marks=pytest.mark.slow)])
 async def test_random_compositions_have_the_same_outcome_here_and_on_a_fleet(server: RedisServer, seeds: int) -> None:
-    fleet, here, there = Fleet(server, {}), [], []
+    fleet = Fleet(server, {})
+    here: list[Any] = []
+    there: list[Any] = []
     async with aclosing(CeleryBackend(fleet.app())) as backend:
         with (
             Worker(APP, "trust", env=fleet.env, include=["tests.support.nested"]),
