@@ -126,6 +126,14 @@ def status(
     raise typer.Exit(run_status(require or [], as_json, app))
 
 
+@cli.command(epilog="Example: stbass doctor")
+def doctor(as_json: AsJson = False, app: Application = "stbass.app") -> None:
+    """Check what is installed, the servers and the workers: a line for each, with the remedy; 1 on an error."""
+    from stbass.cli.doctor import run_doctor
+
+    raise typer.Exit(run_doctor(as_json, app))
+
+
 @cli.command(epilog="Example: stbass dev -e anthropic -e local:8080 --include my_agents")
 def dev(
     endpoint: Annotated[

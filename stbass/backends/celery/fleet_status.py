@@ -33,6 +33,7 @@ class WorkerHealth(msgspec.Struct):
         slots: how many processes it runs at once.
         trouble: why it runs nothing, or that it has not answered; None: it is well.
         include: the modules whose processes it knows.
+        signs: what tells its signing key from others; empty: it does not sign.
     """
 
     name: str
@@ -40,6 +41,7 @@ class WorkerHealth(msgspec.Struct):
     slots: int
     trouble: str | None = None
     include: list[str] = []
+    signs: str = ""
 
 
 class EndpointStatus(msgspec.Struct):
@@ -249,7 +251,9 @@ def live_workers(client: redis.Redis, names: keys.FleetKeys, patience: float) ->
     silent = f"it has not answered within {patience:g} s"
     return sorted(
         (
-            WorkerHealth(info.name, info.queues, info.concurrency or 1, answers.get(info.name, silent), info.include)
+            WorkerHealth(
+                info.name, info.queues, info.concurrency or 1, answers.get(info.name, silent), info.include, info.signs
+            )
             for info in infos
         ),
         key=lambda worker: worker.name,

@@ -144,6 +144,8 @@ class WorkerInfo(msgspec.Struct):
     include: list[str]
     instance: Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
     host: Annotated[str, msgspec.Meta(max_length=1000)] = ""
+    signs: Annotated[str, msgspec.Meta(max_length=100)] = ""
+    """What tells its signing key from others, without giving it away; empty: it does not sign."""
 
 
 class WorkerAnswer(msgspec.Struct):

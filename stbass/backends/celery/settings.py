@@ -103,6 +103,11 @@ class FleetSettings:
         return FleetKeys(self.backend)
 
     @property
+    def signs(self) -> str:
+        """What tells the signing key from others, without giving it away; empty: nothing is signed."""
+        return "" if self.signer is None else self.signer.sign("fleet")[:16]
+
+    @property
     def one_server(self) -> bool:
         """Whether queues and results are in one database of one Redis server: one connection then serves both."""
         return self.broker is not None and self.broker.url == self.backend.url

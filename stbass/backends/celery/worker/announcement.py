@@ -19,7 +19,7 @@ from stbass._values.texts import shortened
 from stbass.backends.celery import keys
 from stbass.backends.celery.amqp_transport import AmqpChannel
 from stbass.backends.celery.line import WaitingLine
-from stbass.backends.celery.settings import fleet_of
+from stbass.backends.celery.settings import fleet_of, included
 from stbass.backends.celery.sweep import Sweeper
 from stbass.backends.celery.transport import Channel
 from stbass.backends.celery.worker.loop_watch import BLOCKED_SECONDS
@@ -233,7 +233,9 @@ class _Announcer(threading.Thread):
             os.getpid(),
             queues,
             consumer.pool.num_processes or 0,
-            list(self._settings.include),
+            # The command line may have added modules to those that the application names.
+            list(included(consumer.app.conf)),
             self._instance,
             socket.gethostname(),
+            self._settings.signs,
         )
