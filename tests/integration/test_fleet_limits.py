@@ -546,6 +546,33 @@ async def test_a_fleet_that_signs(server: RedisServer, puppeteer: Puppeteer) -> 
         await fleet.aclose()
 
 
+async def test_what_somebody_else_writes_there_holds_up_nobody(shared: Limited) -> None:
+    await shared.limit("1")
+    group = shared.run(4, deadline=60.0)
+    await shared.waiting(3)
+    # given one of which something else is kept, one in line of which nothing is, and one that is due and is none
+    [_, bad, _] = shared.server.command("ZRANGE", "stbass:line:llm", 0, -1)
+    shared.server.command("HSET", "stbass:parked", bad, "garbage", "nobody", b"\x91\xc0")
+    shared.server.command("ZADD", "stbass:line:llm", 1, "nothing", 2, "nobody")
+    shared.server.command("ZADD", "stbass:due:llm", 1, "nothing", 1, "nobody", 1, bad)
+    # then the others run, and who waits for that one is told
+    for number in range(3):
+        hands = await shared.begun(number + 1)
+        hands[number].order("return", number)
+        await hands[number].ended()
+    results = (await asyncio.wait_for(group, PATIENCE)).results
+    assert [one.is_ok for one in results] == [True, True, False, True]
+    assert isinstance(results[2].failure.error, StateLostError)
+    # A limit that is none, and a key of another kind, limit nothing and end no worker.
+    for command in (("HSET", "stbass:limits", "llm", "many"), ("DEL", "stbass:limits"), ("SET", "stbass:limits", "x")):
+        shared.server.command(*command)
+        [result] = (
+            await PLACED_PAR((Give(1), Placement(endpoint="llm")), registry=registry_of(shared.backend)).run()
+        ).results
+        assert result.value == 1
+    shared.server.command("DEL", "stbass:limits")
+
+
 async def in_a_while(server: RedisServer) -> int:
     """How many commands the server is given in some seconds: by programs, not by scripts."""
     with redis.Redis.from_url(server.url) as client, client.monitor() as monitor:

@@ -321,12 +321,20 @@ local function drop_from_line(queue, id)
   redis.call('ZREM', 'stbass:due:' .. queue, id)
   redis.call('HDEL', 'stbass:parked', id)
 end
+-- What is kept of one that waits; nil if there is nothing, or what is there no worker has written.
+local function parked(id)
+  local ok, job = pcall(cmsgpack.unpack, redis.call('HGET', 'stbass:parked', id) or '')
+  if ok and type(job) == 'table' and #job == 6 and type(job[1]) == 'string' and type(job[4]) == 'number'
+     and type(job[5]) == 'string' then
+    return job
+  end
+end
 local function into_line(queue, id, turn)
-  local kept = redis.call('HGET', 'stbass:parked', id)
-  if not kept then return end
+  local job = parked(id)
+  if not job then return end
   redis.call('ZADD', 'stbass:line:' .. queue, 'NX', turn, id)
   redis.call('ZREM', 'stbass:due:' .. queue, id)
-  if cmsgpack.unpack(kept)[4] >= 0 then
+  if job[4] >= 0 then
     local left = math.max(0, redis.call('PTTL', 'stbass:deadline:' .. id))
     redis.call('ZADD', 'stbass:due:' .. queue, now + left, id)
   end
@@ -366,8 +374,8 @@ local function admit(queue, limit, id)
 end
 -- Send the message of one that waited: `prefix` is that of queues on this server; nil: they are elsewhere.
 local function send(queue, id, prefix, sent)
-  local kept = redis.call('HGET', 'stbass:parked', id)
-  local message = kept and cmsgpack.unpack(kept)[5]
+  local job = parked(id)
+  local message = job and job[5]
   if message and prefix then
     redis.call('RPUSH', prefix .. queue, message)
     drop_from_line(queue, id)
@@ -421,11 +429,10 @@ end
 local function overdue(queue, out)
   local line, key = 'stbass:line:' .. queue, 'stbass:due:' .. queue
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, 200)) do
-    local kept = redis.call('HGET', 'stbass:parked', id)
-    if not kept then
+    local job = parked(id)
+    if not job then
       redis.call('ZREM', key, id)
     elseif redis.call('ZSCORE', line, id) then
-      local job = cmsgpack.unpack(kept)
       local number, limit = redis.call('ZCARD', 'stbass:places:' .. queue), redis.call('HGET', 'stbass:limits', queue)
       redis.call('ZADD', key, now + SEND_MS, id)
       table.insert(out, {id, job[1], job[2], job[3], tostring(job[4]), job[6], number, limit or ''})
@@ -672,7 +679,8 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', 'stbass:leases', '-inf', now, 'L
   end
 end
 local sent, late = {}, {}
-for _, queue in ipairs(redis.call('HKEYS', 'stbass:limits')) do
+-- pcall: what somebody else has put under that name must not keep lost workers from being found.
+for _, queue in ipairs(redis.pcall('HKEYS', 'stbass:limits')) do
   -- Who has ended without a word here: its lease is gone.
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', 'stbass:places:' .. queue, 'inf', 'inf')) do
     if not redis.call('ZSCORE', 'stbass:leases', id) then give_up_place(queue, id) end
@@ -975,8 +983,8 @@ LEAVE = (
 -- the ids. Gives messages that are to be sent.
 local sent = {}
 for _, id in ipairs(cmsgpack.unpack(ARGV[4])) do
-  local kept = redis.call('HGET', 'stbass:parked', id)
-  if kept then send(cmsgpack.unpack(kept)[1], id, ARGV[1] ~= '' and ARGV[3] or nil, sent) end
+  local job = parked(id)
+  if job then send(job[1], id, ARGV[1] ~= '' and ARGV[3] or nil, sent) end
 end
 return sent
 """
