@@ -15,12 +15,13 @@ COPY --from=build /venv /venv
 COPY celery_app /srv/stbass/celery_app
 COPY examples /srv/stbass/examples
 ENV PATH=/venv/bin:$PATH \
-    PYTHONPATH=/srv/stbass/modules \
+    PYTHONPATH=/srv/stbass:/srv/stbass/modules \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
 USER stbass
 WORKDIR /srv/stbass
-# What does not run a worker switches this off (see docker-compose.yml).
+# Whether a healthy worker serves the endpoint. What does not run this worker says another one, or switches it off (see
+# docker-compose.yml).
 HEALTHCHECK --interval=30s --timeout=15s --start-period=20s --retries=3 \
-    CMD celery -A celery_app inspect ping --destination "celery@$HOSTNAME" --timeout 5
+    CMD stbass status -A celery_app --require anthropic
 CMD ["stbass", "worker", "-A", "celery_app", "-e", "anthropic"]

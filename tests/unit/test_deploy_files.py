@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import fnmatch
 import importlib
 import importlib.util
@@ -11,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import celery
+import check_jsonschema
+import kubernetes_validate
 import pytest
 import typer.main
 import yaml
 from celery.bin.celery import celery as celery_command
+from click.testing import CliRunner
 
 from stbass.cli.commands import cli
 from stbass.settings import Settings
@@ -120,7 +124,7 @@ def test_the_image_runs_as_a_user_of_its_own_and_tells_its_health() -> None:
     assert user[0] not in ("root", "0")
     assert DOCKERFILE.index("\nUSER ") < DOCKERFILE.index("\nCMD ")
     [health] = dockerfile_words("HEALTHCHECK")
-    check_celery(health[health.index("CMD") + 2 :])
+    check_stbass(health[health.index("CMD") + 2 :])
     [command] = dockerfile_words("CMD")
     program, *arguments = [word.strip('[]",') for word in command]
     CHECKS[program](arguments)
@@ -143,3 +147,66 @@ def test_what_the_image_copies_exists_and_is_not_left_out() -> None:
     for source in sources:
         assert (ROOT / source).exists()
         assert any(line.startswith("!") and fnmatch.fnmatch(source, line[1:]) for line in ignored)
+
+
+# Schemas -----------------------------------------------------------------------------------------
+
+DEPLOY = ROOT / "deploy"
+MANIFESTS: list[Any] = [
+    pytest.param(manifest, id=f"{path.stem}-{manifest['kind']}")
+    for path in sorted((DEPLOY / "kubernetes").glob("*.yaml"))
+    for manifest in yaml.safe_load_all(path.read_text())
+]
+
+
+def of_kind(kind: str) -> dict[str, Any]:
+    [found] = [case.values[0] for case in MANIFESTS if case.values[0]["kind"] == kind]
+    assert isinstance(found, dict)
+    return found
+
+
+def test_compose_accepts_its_file() -> None:
+    arguments = ["--builtin-schema", "vendor.compose-spec", str(ROOT / "docker-compose.yml")]
+    done = CliRunner().invoke(check_jsonschema.main, arguments)
+    assert done.exit_code == 0, done.output
+
+
+@pytest.mark.parametrize("manifest", MANIFESTS)
+def test_kubernetes_accepts_its_files(manifest: dict[str, Any]) -> None:
+    if manifest["apiVersion"].startswith("keda.sh/"):
+        return  # Of KEDA, which brings its schema itself.
+    kubernetes_validate.validate(manifest, "1.31", strict=True)
+
+
+def test_a_wrong_file_would_be_noticed() -> None:
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate({**of_kind("Deployment"), "spec": {"replicas": "many"}}, "1.31", strict=True)
+
+
+def test_keda_scales_the_workers_by_the_queue_that_they_consume(monkeypatch: pytest.MonkeyPatch) -> None:
+    scaled, deployment = of_kind("ScaledObject")["spec"], of_kind("Deployment")
+    pod = deployment["spec"]["template"]["spec"]
+    [worker] = pod["containers"]
+    assert scaled["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
+    [trigger] = scaled["triggers"]
+    assert trigger["type"] == "redis"
+    [endpoint] = [each["value"] for each in worker["env"] if each["name"] == "ENDPOINT"]
+    assert trigger["metadata"]["listName"] == endpoint
+    assert worker["readinessProbe"]["exec"]["command"][-1] == endpoint
+    check_stbass(worker["args"][1:])
+    check_stbass(worker["readinessProbe"]["exec"]["command"][1:])
+    # and a pod that is taken away has the time that its worker wants
+    for name, value in of_kind("ConfigMap")["data"].items():
+        monkeypatch.setenv(name, value)
+    assert pod["terminationGracePeriodSeconds"] > Settings.from_environment().grace
+    assert "noeviction" in of_kind("StatefulSet")["spec"]["template"]["spec"]["containers"][0]["args"]
+
+
+def test_the_unit_of_systemd_starts_a_worker_and_lets_it_end() -> None:
+    unit = configparser.ConfigParser(interpolation=None, strict=True)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read(DEPLOY / "systemd" / "stbass-worker@.service")
+    program, *arguments = unit["Service"]["ExecStart"].split()
+    assert program.endswith("/bin/stbass")
+    check_stbass(arguments)
+    assert int(unit["Service"]["TimeoutStopSec"]) > Settings.model_fields["grace"].default
