@@ -19,6 +19,7 @@ async def think(ctx: ProcessContext, prompt: str, *, steps: int) -> dict[str, An
         ctx.progress(len(thoughts), steps, f"step {len(thoughts) + 1}")
         thoughts.append(await _ask(ctx, f"{prompt} (step {len(thoughts) + 1})"))
         ctx.checkpoint({"step": len(thoughts), "thoughts": thoughts.copy()})
+    ctx.progress(steps, steps, "done")
     return {"steps": steps, "conclusion": thoughts[-1]}
 
 
@@ -33,6 +34,7 @@ async def judge(ctx: ProcessContext, texts: list[str]) -> dict[str, str]:
         answer = await _ask(ctx, f"{text} Is this good, bad or neither?")
         judged[text] = answer.rstrip(".").lower()
         ctx.checkpoint({"classified": len(judged), "of": len(texts)})
+    ctx.progress(len(texts), len(texts), "done")
     return judged
 
 
@@ -43,6 +45,7 @@ async def vectorise(ctx: ProcessContext, texts: list[str]) -> list[list[float]]:
     for text in texts:
         ctx.progress(len(vectors), len(texts), "embedding")
         vectors.append(await fake_llm.embed(text, model=_model(ctx), url=os.environ["STBASS_LLM_URL"]))
+    ctx.progress(len(texts), len(texts), "done")
     return vectors
 
 

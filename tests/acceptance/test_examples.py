@@ -1,4 +1,4 @@
-"""The examples and the README's code run as they stand, against real workers."""
+"""The examples run as they stand, against real workers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ import pytest
 from stbass.testing import FakeLLM, RedisServer, Worker
 
 ROOT = Path(__file__).parents[2]
-BLOCKS = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
 
 pytestmark = pytest.mark.acceptance
 
@@ -56,26 +55,6 @@ def test_the_producer_gets_four_results(environment: dict[str, str]) -> None:
     assert [line.partition(":")[0] for line in lines] == ["reason", "classify", "summarize", "embed"]
     assert "Why is the sky blue? (step 4)" in lines[0]
     assert "'The parcel never came.': 'bad'" in lines[1]
-
-
-def test_the_readme_begins_with_a_program_for_the_event_loop_and_one_for_the_fleet() -> None:
-    # Those of its sections on the front ends are run by test_docs_frontends.py and test_docs_dataflow.py.
-    assert ["celery_app" in block for block in BLOCKS] == [False, True, False, False, False]
-
-
-def test_the_readme_on_one_event_loop(tmp_path: Path) -> None:
-    program = tmp_path / "program.py"
-    program.write_text(BLOCKS[0])
-    lines = run([str(program)], {"PYTHONPATH": str(ROOT)}).splitlines()
-    assert lines == ["7", "['Order 8 came a day early, thanks!', 'Order 9 came a day early, thanks!']"]
-
-
-def test_the_readme_on_a_fleet(tmp_path: Path, environment: dict[str, str]) -> None:
-    program = tmp_path / "program.py"
-    program.write_text(BLOCKS[1])
-    lines = run([str(program)], {**environment, "PYTHONPATH": str(ROOT)}).splitlines()
-    assert lines[0].startswith("{'steps': 4, 'conclusion': ")
-    assert lines[1].startswith("[[")
 
 
 # Models of components ----------------------------------------------------------------------------

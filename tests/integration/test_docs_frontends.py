@@ -1,4 +1,4 @@
-"""The code of the pages on agents, runs, task lists and workflows, of the README on front ends, and their examples."""
+"""The code of the pages on agents, runs, task lists and workflows, of the README, and their examples."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ import pytest
 from stbass.testing import RedisServer, Worker
 
 ROOT = Path(__file__).parents[2]
-PAGES = tuple(
-    f"docs/{page}.md" for page in ("tutorial", "agents", "limits", "look-at-a-run", "runs", "tasklist", "workflow")
+PAGES = (
+    "README.md",
+    *(f"docs/{page}.md" for page in ("tutorial", "agents", "limits", "look-at-a-run", "runs", "tasklist", "workflow")),
 )
-SECTIONS = ("Task lists", "Workflows", "Dataflow")
 FENCE = re.compile(r"^```(python|text)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 MODULE = re.compile(r"# (\w+)\.py\n")
 
@@ -55,11 +55,6 @@ PROGRAMS: list[Program] = []
 MODULES: dict[str, str] = {}
 for page in PAGES:
     found, parts = read(page, (ROOT / page).read_text())
-    PROGRAMS += found
-    MODULES |= parts
-for section in SECTIONS:
-    [text] = re.findall(rf"^## {section}\n(.*?)(?=^## )", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
-    found, parts = read(f"README, {section}", text)
     PROGRAMS += found
     MODULES |= parts
 
@@ -116,7 +111,7 @@ def test_a_program_prints_what_the_page_says(program: Program, folder: Path, req
 
 def test_every_page_has_programs() -> None:
     places = {program.place.rpartition(" ")[0] for program in PROGRAMS}
-    assert places == {*PAGES, *(f"README, {section}" for section in SECTIONS)}
+    assert places == set(PAGES)
 
 
 def example(name: str) -> list[str]:
