@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import stbass
-from stbass import PLACED_PAR, BackendRegistry, Placement
+from stbass import PLACED_PAR, BackendRegistry, Chan, Placement
 from stbass._values.ids import new_id
 from stbass.backends.celery import CeleryBackend, make_app
 from stbass.errors import (
@@ -22,6 +22,7 @@ from stbass.errors import (
     NotConsumedError,
     NotTransportable,
     ProcessCancelled,
+    ProcessRefused,
     SignatureError,
     StateLostError,
     WireError,
@@ -31,6 +32,7 @@ from stbass.runs import Run, RunEvent
 from stbass.testing import RedisServer, Worker
 from tests.integration.conftest import APP, Fleet, workers_on
 from tests.support.followed import OTHER, asking, counts, fails, notes, registry_at, tree, waits
+from tests.support.nested import pid
 from tests.support.waiting import until
 
 INCLUDE = ["tests.support.followed"]
@@ -276,34 +278,41 @@ async def test_twenty_programs_start_one_run_at_once(fleet: Fleet, registry: Bac
 
 
 @SLOW
-async def test_whoever_dies_every_follower_has_all_events_once_and_in_order(tmp_path: Path) -> None:
-    run_id, end = new_id(), 2000
+async def test_whoever_dies_every_follower_has_all_events_once_and_in_order() -> None:
+    run_id, end, gate = new_id(), 2000, 400
+    lines: list[Any] = []
+
+    def are(number: int) -> Callable[[list[Any]], bool]:
+        """Whether a follower has so many outputs, with those that were seen before it."""
+        before = sum(kind == "output" for _, kind, _ in lines)
+        return lambda new: before + sum(kind == "output" for _, kind, _ in new) >= number
+
     with RedisServer(persistent=True) as server, ExitStack() as stack:
         workers = [stack.enter_context(worker_at(server)) for _ in range(2)]
         async with asyncio.timeout(240), opened(server, lease=2.0) as registry:
-            run = await stbass.start(counts(end, pause=0.002), registry=registry, id=run_id)
+            gated = counts(end, pause=0.001, gate=gate).with_channels(gate=Chan(int))
+            run = await stbass.start(gated, registry=registry, id=run_id)
             whole = asyncio.ensure_future(all_of(await stbass.find(run_id, registry=registry)))
-
-            def so_many(number: int) -> Callable[[list[Any]], bool]:
-                return lambda lines: sum(kind == "output" for _, kind, _ in lines) >= number
-
-            lines: list[Any] = []
             # A follower that is killed goes on after the last event that it has seen.
-            for number in (300, 600):
+            for number in (gate // 2, gate):
                 async with Program(server.url, "follow", run_id, *(lines[-1][:1] if lines else [])) as follower:
-                    lines += await follower.read(so_many(number - sum(kind == "output" for _, kind, _ in lines)))
+                    lines += await follower.read(are(number))
             async with Program(server.url, "follow", run_id, *lines[-1][:1]) as follower:
-                before = sum(kind == "output" for _, kind, _ in lines)
-                await follower.read(so_many(800 - before))
+                await run.send("gate", 1)
+                await follower.read(are(gate + 100))
                 # The worker that runs it is killed.
                 status = await run.status()
-                assert status.state == "running"
                 next(worker for worker in workers if worker.name == status.worker).kill()
-                await follower.read(so_many(1200 - before))
+                await follower.read(are(2 * gate))
+                await run.send("gate", 2)
+                await follower.read(are(2 * gate + 100))
                 # Redis is killed, and comes back with its data.
                 server.kill()
                 server.restart()
-                await follower.read(so_many(1600 - before))
+                await follower.read(are(3 * gate))
+                for number in (3, 4):
+                    await run.send("gate", number)
+                    await follower.read(are((number + 1) * gate))
                 lines += await follower.read()
             events = await whole
             assert (await run.result()).value == end
@@ -312,8 +321,9 @@ async def test_whoever_dies_every_follower_has_all_events_once_and_in_order(tmp_
     assert (
         [event.id for event in events] == [number for number, *_ in lines] == [str(n + 1) for n in range(len(events))]
     )
-    retried = [event for event in events if event.kind == "retried"]
-    assert [event.attempt for event in retried] == list(range(2, len(retried) + 2))
+    retried = [event.attempt for event in events if event.kind == "retried"]
+    assert retried == list(range(2, len(retried) + 2))
+    assert retried
 
 
 async def test_an_answer_meets_the_next_attempt_if_the_worker_dies() -> None:
@@ -349,7 +359,10 @@ async def test_a_process_that_kills_its_workers_ends_the_run() -> None:
             worker.kill()
             events = await all_of(run)
             assert "died while it ran the process" in (events[-1].error or "")
-            assert (await run.status()).state == "ended"
+            status = await run.status()
+            assert status.state == "ended"
+            assert status.ended_at is not None
+            assert 0 < server.command("TTL", f"stbass:started:{run.id}") <= 86400
             assert await all_of(await stbass.find(run.id, registry=registry)) == events
 
 
@@ -403,6 +416,14 @@ async def test_what_is_cancelled_in_the_queue_ends_at_once_and_never_runs(
     with Worker(APP, "later", env=fleet.env, include=INCLUDE):
         await (await stbass.start(counts(1), registry=registry, placement=later)).result()
     assert not log.exists()
+
+
+async def test_what_the_worker_refuses_ends_the_run(registry: BackendRegistry, fleet: Fleet) -> None:
+    run = await stbass.start(pid, registry=registry)
+    events = await all_of(run)
+    assert isinstance((await run.result()).failure.error, ProcessRefused)
+    assert [event.kind for event in events] == ["queued", "ended"]
+    assert 0 < fleet.server.command("TTL", f"stbass:started:{run.id}") <= 86400
 
 
 async def test_a_failure_on_the_fleet_is_the_same_for_all(registry: BackendRegistry) -> None:

@@ -16,11 +16,13 @@ OTHER = Placement(endpoint="other")
 
 
 @Process
-async def counts(ctx: ProcessContext, end: int, pause: float = 0.0) -> int:
-    """Emits each number below ``end`` once, whatever becomes of its worker."""
+async def counts(ctx: ProcessContext, end: int, pause: float = 0.0, gate: int = 0) -> int:
+    """Emits each number below ``end`` once, whatever becomes of its worker; waits to be let through each gate."""
     first = 0 if ctx.resumed_from is None else ctx.resumed_from + 1
     for number in range(first, end):
         await asyncio.sleep(pause)
+        if gate and number and not number % gate:
+            await ctx.recv("gate")
         await ctx.emit(number)
         ctx.checkpoint(number)
     return end

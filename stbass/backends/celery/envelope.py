@@ -82,6 +82,7 @@ __all__ = [
     "read_reply",
     "reply_to",
     "routing_in_message",
+    "run_of",
     "run_signature",
     "seal_called",
     "seal_cancellation",
@@ -586,18 +587,28 @@ def delivery_tag(task_id: str) -> str:
     return blake2b(task_id.encode("utf-8", "surrogatepass"), digest_size=18).hexdigest()
 
 
-class _ReplyOnly(msgspec.Struct):
+class _Followers(msgspec.Struct):
     reply: str = ""
+    follow: Annotated[str, msgspec.Meta(max_length=1000)] = ""
 
 
 def reply_to(headers: Mapping[str, Any], names: keys.FleetKeys) -> str:
     """Who to tell that a message was refused; empty if it does not say so."""
+    reply = _followers(headers).reply
+    return reply if reply.startswith(names.reply_channel("")) else ""
+
+
+def run_of(headers: Mapping[str, Any]) -> str:
+    """The run that a message that was refused says that it is a part of; empty if it does not say so."""
+    return _followers(headers).follow
+
+
+def _followers(headers: Mapping[str, Any]) -> _Followers:
     text = headers.get(ENVELOPE_HEADER)
     try:
-        reply = msgspec.json.decode(text, type=_ReplyOnly).reply if isinstance(text, str) else ""
+        return msgspec.json.decode(text, type=_Followers) if isinstance(text, str) else _Followers()
     except _UNDECODABLE:
-        return ""
-    return reply if reply.startswith(names.reply_channel("")) else ""
+        return _Followers()
 
 
 def message_in_queue(task_id: str, queue: str, body: str, headers: Mapping[str, Any]) -> bytes:

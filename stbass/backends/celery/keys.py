@@ -857,7 +857,8 @@ local out, replies, gone, ended, tags, freed = {}, {}, {}, {}, {}, {}
 for index, job in ipairs(jobs) do
   local id, attempt, result, reply, tag, life, queue, followed = unpack(job, 1, 8)
   local run, key = 'stbass:run:' .. id, channels[index]
-  local known, whose = unpack(redis.call('HMGET', run, 'attempt', 'life'))
+  local known, whose, follow = unpack(redis.call('HMGET', run, 'attempt', 'life', 'follow'))
+  followed = followed or follow
   local mine
   if attempt > 0 and known then
     mine = known == tostring(attempt) and (life == '' or whose == life)

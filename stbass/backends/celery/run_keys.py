@@ -25,6 +25,10 @@ Keys (type; written by; read by; time to live):
     sorted set; who starts a run; who lists runs; as ``stbass:started:<run>``. The ids of the latest ``MOST_LISTED``
     runs, each with the time when it was started (ms, the server's clock).
 
+``stbass:run:<id>``, the record of a process that runs (see :mod:`.keys`), has two fields more: ``batch`` (the attempt
+and the number of the batch of its events that was written last: one that comes again is there already) and ``follow``
+(the run that it is the whole of).
+
 Channels of publish/subscribe:
 
 ``stbass:event:<db>:<run>``
@@ -97,10 +101,13 @@ for index, job in ipairs(cmsgpack.unpack(ARGV[6])) do
   if mine and last == mark then
     out[index] = 1
   elseif mine then
-    local noted = {'batch', mark}
-    if checkpoint ~= '' then noted = {'batch', mark, 'checkpoint', checkpoint} end
+    local whole, noted = redis.call('HGET', record, 'process'), {'batch', mark}
+    if whole == process then noted = {'batch', mark, 'follow', id} end
+    if checkpoint ~= '' then
+      table.insert(noted, 'checkpoint')
+      table.insert(noted, checkpoint)
+    end
     redis.call('HSET', run, unpack(noted))
-    local whole = redis.call('HGET', record, 'process')
     if whole and redis.call('EXISTS', ARGV[2] .. whole) == 0 then
       out[index] = 1
       for _, entry in ipairs(entries) do

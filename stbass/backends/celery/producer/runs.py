@@ -348,8 +348,12 @@ class FleetRun(Run[Any]):
             raise LookupError(f"nothing is known of run {self.id!r} any more at {client.settings.backend}")
         known = run_keys.Latest(attempt=0)
         if latest is not None:
-            text = self._opened("latest", self.id, latest, client)
-            known = known if text is None else msgspec.json.decode(text, type=run_keys.Latest)
+            try:
+                text = open_text("latest", self.id, latest, client.settings)
+                known = msgspec.json.decode(text, type=run_keys.Latest)
+            except (msgspec.MsgspecError, SignatureError) as error:
+                # Nobody of the fleet has written it.
+                client.refusals.note("run", error, latest, task_id=self.id)
         runs = lease is not None and attempt is not None and swept != attempt
         if runs:
             known.worker, known.attempt = worker.decode("utf-8", "backslashreplace"), int(attempt)
@@ -364,14 +368,6 @@ class FleetRun(Run[Any]):
             _moment(started),
             _moment(ended),
         )
-
-    def _opened(self, kind: str, name: str, raw: bytes, client: FleetClient) -> bytes | None:
-        """A text that is kept of it; None if nobody of the fleet has written it."""
-        try:
-            return open_text(kind, name, raw, client.settings)
-        except SignatureError as error:
-            client.refusals.note(kind, error, raw, task_id=self.id)
-            return None
 
     # What happens in it --------------------------------------------------------------------------
 

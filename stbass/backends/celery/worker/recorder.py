@@ -31,7 +31,6 @@ __all__ = ["EventWriter", "ProcessRecorder"]
 _log = logging.getLogger(__name__)
 _PACE = 0.1
 """Seconds between two commands at least."""
-_LARGEST_OUTPUT = 2**20
 _ROOM_BYTES = 8 * 2**20
 _ROOM_EVENTS = 20_000
 _ENTRY_BYTES = 60_000
@@ -52,9 +51,10 @@ class ProcessRecorder:
         run_id: of the run.
         process_id: of the process.
         attempt: which attempt at it this is.
+        checkpoint: that of the attempt before, as it travels; empty: there is none.
     """
 
-    def __init__(self, writer: EventWriter, run_id: str, process_id: str, attempt: int) -> None:
+    def __init__(self, writer: EventWriter, run_id: str, process_id: str, attempt: int, checkpoint: bytes) -> None:
         self.run_id = run_id
         self.fleet: object = writer.settings.backend
         self.process_id = process_id
@@ -65,6 +65,8 @@ class ProcessRecorder:
         self._bytes = 0
         self._checkpoint = b""
         self._latest = run_keys.Latest()
+        if checkpoint:
+            self._latest.checkpoint = msgspec.Raw(checkpoint)
         self._latest_is_new = False
         self._number = 0
         self._under_way: _Batch | None = None
@@ -74,8 +76,7 @@ class ProcessRecorder:
         own = event.process_id == self.process_id
         if own and event.kind == "ended":
             return  # whoever waits for it tells of that: it may also end without having run
-        limit = min(self._writer.settings.max_message_bytes, _LARGEST_OUTPUT)
-        text = _encode(Told.of(event, limit))
+        text = _encode(Told.of(event, self._writer.settings.max_message_bytes))
         with self._lock:
             self._events.append((time.monotonic(), text))
             self._bytes += len(text)

@@ -61,6 +61,7 @@ from stbass.backends.celery.envelope import (
     open_cancellation,
     open_envelope,
     reply_to,
+    run_of,
     run_signature,
     seal_cancellation,
     seal_result,
@@ -688,7 +689,7 @@ class Runtime:
             # Beside what it raises knowingly: nothing here may depend on what was in a message.
             self._refuse(job, error)
             job.result = job.failed(error, self.worker)
-            job.envelope.reply = reply_to(job.headers, self._keys)
+            job.envelope.reply, job.envelope.follow = reply_to(job.headers, self._keys), run_of(job.headers)
             self._finished.append(job)
             return False
         job.headers = {}
@@ -964,7 +965,9 @@ class Runtime:
             if watched:
                 self._watch_inside(job)
             if envelope.follow:
-                frame.recorder = job.recorder = ProcessRecorder(self._writer, envelope.follow, job.id, job.attempt)
+                frame.recorder = job.recorder = ProcessRecorder(
+                    self._writer, envelope.follow, job.id, job.attempt, checkpoint
+                )
                 if job.attempt > 1:
                     emit_event(ctx, "retried")
             if envelope.inside is not None and (how := await self._orphaned(envelope)):
