@@ -59,6 +59,8 @@ ENVELOPES: dict[str, dict[str, Any]] = {
     "process": {"process": {"~": "process", "r": "os:system"}},
     "process as text": {"process": "x"},
     "optional": {"is_optional": "yes"},
+    "keepers": {"keepers": [5]},
+    "many keepers": {"keepers": [{"name": "a", "id": "b", "attempt": 1, "worker": "c"}] * 101},
 }
 WRONG = ([1], {"a": 1}, HUGE, 1e308, -1, True, 0, "9999-12-31T23:59:59")
 HEADERS = ("id", "task", "shadow", "root_id", "parent_id", "group", "eta", "expires", "timelimit", "retries", "stbass")

@@ -80,5 +80,5 @@ REFUSALS = {
         "MISCONF",
     ),
     "BUSY": Refusal(_block, _unblock, "BUSY"),
-    "MASTERDOWN": Refusal(_demote_stale, _promote, "MASTERDOWN"),
+    "MASTERDOWN": Refusal(_demote_stale, _promote, "MASTERDOWN|MASTER is down"),
 }
