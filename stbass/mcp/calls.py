@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from base64 import b64decode
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from contextvars import copy_context
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -18,15 +20,24 @@ from mcp_types import (
     INVALID_PARAMS,
     METHOD_NOT_FOUND,
     BlobResourceContents,
+    CallToolRequest,
+    CallToolRequestParams,
     CallToolResult,
+    CancelTaskRequest,
+    CancelTaskRequestParams,
+    CancelTaskResult,
+    CreateTaskResult,
+    GetTaskPayloadRequest,
+    GetTaskPayloadRequestParams,
     Prompt,
     Resource,
     ResourceTemplate,
+    TaskMetadata,
     TextContent,
     TextResourceContents,
     Tool,
 )
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 from referencing import Registry
 from referencing.exceptions import Unresolvable
@@ -57,6 +68,9 @@ Progress = Callable[[float, float | None, str], None]
 _PAGES = 100
 _SHOWN_NAMES = 20
 _SHOWN_TEXT = 2000
+_CREATED: TypeAdapter[CreateTaskResult | CallToolResult] = TypeAdapter(CreateTaskResult | CallToolResult)
+# Seconds for a server to say that it has heard that a task is not wanted any more.
+_CANCELLING = 2.0
 # What servers of the older protocols answer when there is no such resource.
 _NO_RESOURCE = -32002
 _TEMPLATE = re.compile(r"\{(?P<path>\+)?(?P<name>\w+)\}")
@@ -95,15 +109,14 @@ async def call_tool(
         # listing that fails, and the headers that the listing asks for are sent.
         listed = await _listed(client, until=tool)
         described = next((known for known in listed if known.name == tool), None)
-        if described is not None and described.execution is not None and described.execution.task_support == "required":
-            raise MCPToolError(
-                f"{conversation.subject} runs only as a task of the MCP protocol, which the mcp package does not offer "
-                "to clients; use a server or a tool that answers the call itself",
-                **conversation.fields,
-            )
+        execution = None if described is None else described.execution
         conversation.sent = True
         try:
-            answer = await client.call_tool(tool, plain, progress_callback=report if on_progress is not None else None)
+            if execution is not None and execution.task_support == "required":
+                answer = await _as_task(client, tool, plain)
+            else:
+                told = report if on_progress is not None else None
+                answer = await client.call_tool(tool, plain, progress_callback=told)
         except ProtocolError as error:
             if conversation.is_lost(error):
                 raise
@@ -120,6 +133,41 @@ async def call_tool(
         return _value(answer)
 
     return await conversation.hold(talk, answered)
+
+
+async def _as_task(client: Client, tool: str, arguments: dict[str, Any]) -> CallToolResult:
+    """Call a tool that runs only as a task of the protocol, and wait for its result.
+
+    The server is told to end a task whose result nobody waits for any more.
+    """
+    params = CallToolRequestParams(name=tool, arguments=arguments, task=TaskMetadata())
+    session = client.session
+    made: CreateTaskResult | CallToolResult
+    try:
+        made = await session.send_request(CallToolRequest(params=params), _CREATED)
+    except ValidationError as error:
+        # The mcp package (2.3) takes every answer to a call for a result, whatever it is asked for. What is none is in
+        # its error.
+        inputs = [line["input"] for line in error.errors()]
+        task = next((one for one in inputs if type(one) is dict and "task" in one), None)
+        if task is None:
+            raise
+        made = CreateTaskResult.model_validate(task, by_name=False)
+    if isinstance(made, CallToolResult):
+        return made
+    task_id = made.task.task_id
+    try:
+        # It is answered when the task has ended.
+        wanted = GetTaskPayloadRequest(params=GetTaskPayloadRequestParams(task_id=task_id))
+        answer = await session.send_request(wanted, CallToolResult)
+    except asyncio.CancelledError:
+        given_up = CancelTaskRequest(params=CancelTaskRequestParams(task_id=task_id))
+        with suppress(ProtocolError):
+            await session.send_request(given_up, CancelTaskResult, _CANCELLING)
+        raise
+    if not answer.is_error:
+        await session.validate_tool_result(tool, answer)
+    return answer
 
 
 async def list_tools(conversation: Conversation, answered: Callable[[], None] | None = None) -> list[Tool]:

@@ -24,6 +24,7 @@ from stbass.testing import RedisServer, Worker
 from tests.support.backends import registry_of
 from tests.support.mcp_server import serving
 from tests.support.mcp_stdio import pids, probe_address
+from tests.support.waiting import until
 
 LONG = 60.0
 
@@ -320,7 +321,22 @@ async def test_what_does_not_fit_is_an_error_and_not_a_value(log: Path, tool: st
     assert (await run(server.tool("echo", LONG).with_arguments(text="a"))).value == "a"
 
 
-async def test_a_tool_that_can_only_be_a_task_is_refused_in_clear_words(log: Path) -> None:
-    error = (await run(MCPServer(probe_address(log)).tool("tasked", LONG))).failure.error
-    assert isinstance(error, MCPToolError)
-    assert "runs only as a task" in str(error)
+async def test_a_tool_that_runs_only_as_a_task_is_run_as_one(log: Path) -> None:
+    server = MCPServer(probe_address(log))
+    assert (await run(server.tool("tasked", LONG).with_arguments(text="a"))).value == "task: a"
+    error: Any = (await run(server.tool("tasked", LONG))).failure.error
+    assert type(error) is MCPToolError
+    assert "tool 'tasked' on stdio:" in str(error)
+    assert "failed: task: None" in str(error)
+    assert len(pids(log)) == 1
+
+
+async def test_a_task_that_nobody_waits_for_is_cancelled_there(log: Path) -> None:
+    told = log.with_suffix(".tasks")
+    process = MCPServer(probe_address(log)).tool("tasked at length", LONG)
+    running = asyncio.create_task(run(process))
+    await until(told.exists)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert told.read_text() == "cancelled"

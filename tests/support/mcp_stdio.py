@@ -22,6 +22,7 @@ _TOOLS: list[dict[str, Any]] = [
     *({"name": name, "inputSchema": _SCHEMA} for name in ("echo", "die", "hold", "release", "huge", "broken")),
     {"name": "misfit", "inputSchema": _SCHEMA, "outputSchema": _ANSWER},
     {"name": "tasked", "inputSchema": _SCHEMA, "execution": {"taskSupport": "required"}},
+    {"name": "tasked at length", "inputSchema": _SCHEMA, "execution": {"taskSupport": "required"}},
 ]
 
 
@@ -44,6 +45,11 @@ def _text(text: str) -> dict[str, Any]:
     return {"content": [{"type": "text", "text": text}]}
 
 
+def _task(name: str, status: str) -> dict[str, Any]:
+    at = "2026-01-01T00:00:00Z"
+    return {"taskId": name, "status": status, "createdAt": at, "lastUpdatedAt": at, "ttl": None}
+
+
 def _listed(manner: str, cursor: str | None) -> dict[str, Any]:
     if manner == "endless":
         return {"tools": [{"name": f"t{cursor}", "inputSchema": _SCHEMA}], "nextCursor": f"{cursor}x"}
@@ -61,6 +67,7 @@ def _main(log: str, manner: str) -> None:
     if manner == "die":
         raise SystemExit("no configuration")
     held: list[Any] = []
+    tasks: dict[str, dict[str, Any]] = {}
     for line in sys.stdin:
         message = json.loads(line)
         result: dict[str, Any]
@@ -103,8 +110,12 @@ def _main(log: str, manner: str) -> None:
                 for waiting in held:
                     _write({"id": waiting, "result": _text("released")})
                 held.clear()
-            if name == "tasked":
-                _write({"id": number, "error": {"code": -32601, "message": "task augmentation required"}})
+            if name.startswith("tasked"):
+                if "task" not in params:
+                    _write({"id": number, "error": {"code": -32601, "message": "task augmentation required"}})
+                    continue
+                tasks[str(number)] = params
+                _write({"id": number, "result": {"task": _task(str(number), "working")}})
                 continue
             if name == "huge":
                 result = _text("x" * 8_000_000)
@@ -114,6 +125,16 @@ def _main(log: str, manner: str) -> None:
                 result = {"content": 7}
             else:
                 result = _text(str(params.get("arguments", {}).get("text")))
+        elif method == "tasks/result" and params["taskId"] in tasks:
+            call = tasks[params["taskId"]]
+            if call["name"] == "tasked at length":
+                Path(f"{log}.tasks").write_text("waiting")
+                continue
+            text = call["arguments"].get("text")
+            result = {**_text(f"task: {text}"), "isError": text is None}
+        elif method == "tasks/cancel" and params["taskId"] in tasks:
+            Path(f"{log}.tasks").write_text("cancelled")
+            result = _task(params["taskId"], "cancelled")
         else:
             _write({"id": number, "error": {"code": -32601, "message": "Method not found"}})
             continue
