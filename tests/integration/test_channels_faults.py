@@ -18,6 +18,7 @@ from stbass.testing import RedisServer, check_transport
 from stbass.transports.redis import RedisTransport
 from tests.support.ends import ends
 from tests.support.proxy import Direction, Proxy
+from tests.support.waiting import until
 
 
 async def write(channel: Chan[int], count: int) -> None:
@@ -236,3 +237,44 @@ async def test_connections_that_the_server_closes_between_two_operations(
             await goes_through(value)
     channel.close()
     await transport.aclose()
+
+
+@pytest.mark.parametrize("capacity", [0, 8])
+async def test_a_reader_whose_connection_is_forgotten_while_it_waits_there(server: RedisServer, capacity: int) -> None:
+    async with (
+        asyncio.timeout(60),
+        Proxy(server.port) as proxy,
+        ends(server.url, proxy.url, capacity=capacity, lease=1.5) as (writer, reader),
+    ):
+        # given a reader that waits for a value, on a connection of its own
+        waiting = asyncio.create_task(reader.recv())
+        await until(lambda: "blmove" in server.command("CLIENT", "LIST"), timeout=30)
+        # when a firewall forgets that one, which nobody is told of, and none other
+        connections = iter(range(9))
+        proxy.forget_all(lambda: next(connections) == 1)
+        sending = asyncio.create_task(writer.send(1))
+        # then the value comes
+        assert await waiting == 1
+        await sending
+        waiting = asyncio.create_task(reader.recv())
+        await writer.send(2)
+        assert await waiting == 2
+
+
+@pytest.mark.parametrize("capacity", [0, 8])
+async def test_a_reader_whose_connection_is_forgotten_while_values_come(server: RedisServer, capacity: int) -> None:
+    async with (
+        asyncio.timeout(60),
+        Proxy(server.port) as proxy,
+        ends(server.url, proxy.url, capacity=capacity, lease=1.5) as (writer, reader),
+    ):
+        writing = asyncio.create_task(write(writer, 300))
+        received = []
+        async for value in reader:
+            received.append(value)
+            if value in (20, 100):
+                # All connections but the first, on which other answers would be missed.
+                connections = iter(range(99))
+                proxy.forget_all(lambda: next(connections) > 0)  # noqa: B023 - called at once
+        await writing
+    assert received == list(range(300))

@@ -176,6 +176,9 @@ class EndState:
     """Whether the server was told that a receive waits."""
     stale: bool = False
     """Whether values may have been moved for a connection that is gone: only new lists bring them here."""
+    overdue: tuple[int, int, float] | None = None
+    """How far the reader was when values were in the server, and an answer on that connection was still to come; since
+    when that is so."""
     fetching: int = 0
     """How many fetches are under way."""
     overtaking: list[bytes] = field(default_factory=list)

@@ -14,6 +14,7 @@ by a blocking move on a connection of its own while somebody waits here, or by a
 from __future__ import annotations
 
 import asyncio
+import logging
 from abc import abstractmethod
 from asyncio import Future
 from collections.abc import Callable
@@ -30,6 +31,8 @@ from stbass.transports.redis.end_state import ASKING, FREE, HELD, LEAVING, EndSt
 from stbass.transports.redis.scripts import Script
 
 __all__ = ["RedisLink"]
+
+_log = logging.getLogger(__name__)
 
 _RESTARTED = "the server was restarted without its data, or another one without it took its place"
 _DELETED = (
@@ -579,7 +582,7 @@ class RedisLink(Link):
             s.syncing = False
             if not isinstance(reply, list) or s.left or self.route(reply) is None:
                 return
-            _, closed, offered, acked, sent, w, r, now, received, arms = reply
+            _, closed, offered, acked, sent, w, r, now, received, arms, there = reply
             if (w and offered < written) or (r and received < progress):
                 # Values were lost, or would come once more.
                 self.call(scripts.LOSE)
@@ -596,6 +599,7 @@ class RedisLink(Link):
                 self._lose("w")
             if not r and s.holds("r"):
                 self._lose("r")
+            self._see_that_values_come(bool(r and there))
             if s.look_again or arms < heard:
                 s.look_again = False
                 for arm in list(s.arms):
@@ -609,6 +613,23 @@ class RedisLink(Link):
         if not s.syncing:
             s.syncing = True
             self.call(scripts.SYNC, s.lease, s.ttl, answer=answered)
+
+    def _see_that_values_come(self, there: bool) -> None:
+        """An answer on the connection of the blocking move may have got lost without a word: nobody else looks there.
+
+        Args:
+            there: whether the server has values for this end.
+        """
+        s = self.state
+        now = self.here.loop.time()
+        if not there or not (s.waiters or s.acking) or s.pipe is None or s.pipe.idle:
+            s.overdue = None
+        elif s.overdue is None or s.overdue[:2] != (s.got, s.confirmed):
+            s.overdue = (s.got, s.confirmed, now)  # it may be on its way
+        elif now - s.overdue[2] > s.options.lease / 4:
+            s.overdue = None
+            _log.warning("channel %r: a value does not come though it is there; connecting anew", self.name)
+            s.pipe.reset()
 
     # Who holds the places ------------------------------------------------------------------------
 

@@ -136,11 +136,12 @@ SYNC = Script(
     r"""
 -- lease, ttl (ms): the party lives; what is true now?
 -- ok: closed, offered, acked, sent, w is mine, r is mine, what became of the latest offer that could not wait, how far
--- the reader is (done with a capacity, else got), how many arms are mine
+-- the reader is (done with a capacity, else got), how many arms are mine, how many elements are there
 local type, closed, offered, acked, sent, w, r, now, epoch, cap, got, done, left = unpack(call('HMGET', S, 'type',
   'closed', 'offered', 'acked', 'sent', 'w', 'r', 'now', 'epoch', 'cap', 'got', 'done', 'left'))
 if not type then return {'gone'} end
-if values(epoch) < tonumber(left or 0) then return lose() end
+local there = values(epoch)
+if there < tonumber(left or 0) then return lose() end
 local offers, taken = lists(epoch)
 -- First, because a server that is full lets us do it, and then all else.
 for _, key in ipairs({S, P, A, R, offers, taken}) do call('PEXPIRE', key, ARGV[3]) end
@@ -150,7 +151,7 @@ for _, arm in ipairs(call('HKEYS', A)) do
   if string.match(arm, '^(.+)/') == me then arms = arms + 1 end
 end
 return {'ok', closed or 0, tonumber(offered or 0), tonumber(acked or 0), tonumber(sent or 0), w == me and 1 or 0,
-        r == me and 1 or 0, now or '', tonumber(cap == '0' and got or done or 0), arms}
+        r == me and 1 or 0, now or '', tonumber(cap == '0' and got or done or 0), arms, there}
 """,
 )
 
