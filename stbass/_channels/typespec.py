@@ -93,9 +93,12 @@ class _Float(_Plain):
         value = plain_number(value)
         if isinstance(value, int) and not isinstance(value, bool):
             try:
-                return float(value)
+                made = float(value)
             except OverflowError as error:
                 raise Misfit(str(error)) from None
+            if made != value:
+                raise Misfit(f"a float does not hold {value!r}, but {made!r}")
+            return made
         return super().convert(value)
 
 

@@ -20,6 +20,12 @@ def plain_number_type(cls: type) -> type:
 
 
 def plain_number(value: Any) -> Any:
-    """NumPy's ``int64``, ``float32``, ``bool_`` and their like as int, float, bool; anything else as it is."""
+    """NumPy's ``int64``, ``float32``, ``bool_`` and their like as int, float, bool; anything else as it is.
+
+    So is a ``longdouble`` that a float does not hold.
+    """
     plain = plain_number_type(type(value))
-    return value if plain is type(value) else plain(value)
+    if plain is type(value):
+        return value
+    made = plain(value)
+    return made if made == value or value != value else value

@@ -326,3 +326,20 @@ def test_two_classes_of_one_name_are_told_apart() -> None:
     here, there = (type("Job", (), {"__module__": module}) for module in ("one", "two"))
     with pytest.raises(ChannelTypeError, match=r"expects one\.Job, got two\.Job"):
         ChannelType(here, "c").fit(there())
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (2**53 + 1, "a float does not hold 9007199254740993, but 9007199254740992.0"),
+        (numpy.int64(2**53 + 1), "a float does not hold 9007199254740993, but 9007199254740992.0"),
+        (numpy.longdouble("0.1"), "expects float, got numpy.longdouble"),
+        (numpy.longdouble("1e400"), "expects float, got numpy.longdouble"),
+    ],
+    ids=["int", "int64", "longdouble", "too large"],
+)
+def test_a_number_that_a_float_does_not_hold_is_refused(value: Any, told: str) -> None:
+    with pytest.raises(ChannelTypeError) as raised:
+        ChannelType(float, "c").fit(value)
+    assert told in str(raised.value)
+    assert ChannelType(float, "c").fit(2**53 + 2) == 2.0**53 + 2
