@@ -6,8 +6,10 @@ import asyncio
 import csv
 import gzip
 import re
+import sqlite3
 import threading
 from collections.abc import Sequence
+from contextlib import closing
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from math import isnan
@@ -23,7 +25,7 @@ from hypothesis import strategies as st
 
 from stbass._values.texts import value_text
 from stbass.dataflow import LocalProcess
-from stbass.dataflow.library import Chunk, DataReader, DataWriter, FileReader, FileWriter
+from stbass.dataflow.library import Chunk, DataReader, DataWriter, FileReader, FileWriter, SQLReader, SQLWriter
 from stbass.errors import DataflowError, StbassError
 from tests.support.dataflow_parts import Rows, connected, read_all, reading, write_all
 
@@ -591,6 +593,38 @@ async def test_the_documentation_says_what_becomes_of_a_value(
             else:
                 [(got, _)] = await read_all(FileReader(path=path, field_names=["a", "b"], name="r"))
                 assert (type(got), got) == (type(eval(expected, names)), eval(expected, names))
+
+
+def documented_tables() -> list[tuple[str, str, str]]:
+    """The rows of the table of tables in the documentation."""
+    page = (Path(__file__).parents[2] / "docs" / "dataflow.md").read_text()
+    table = page.split("| value | column of a table in SQLite | back from a plain query |")[1].split("\n\n")[0]
+    rows = [re.fullmatch(r"\| `(.*?)` \| `(.*?)` \| (.*?) \|", line) for line in table.splitlines()[2:]]
+    return [(row[1], row[2], row[3].strip("`")) for row in rows if row is not None]
+
+
+def test_the_table_of_tables_in_the_documentation_is_found() -> None:
+    assert len(documented_tables()) > 30
+
+
+@pytest.mark.parametrize(("value", "kind", "back"), documented_tables())
+async def test_the_documentation_says_what_a_table_makes_of_a_value(
+    tmp_path: Path, value: str, kind: str, back: str
+) -> None:
+    names = {one.__name__: one for one in (np, date, datetime, time, timedelta, Decimal)} | {"UTC": UTC}
+    with closing(sqlite3.connect(tmp_path / "x.db")) as made, made:
+        made.execute(f"CREATE TABLE t (a {kind})")
+    where = f"sqlite:///{tmp_path / 'x.db'}"
+    writer = SQLWriter(connection_string=where, table="t", field_names=["a"], name="w")
+    if back == "refused":
+        with pytest.raises(ExceptionGroup) as caught:
+            await write_all(writer, [(eval(value, names),)])
+        assert isinstance(only(caught.value), DataflowError)
+    else:
+        await write_all(writer, [(eval(value, names),)])
+        reader = SQLReader(connection_string=where, query="SELECT a FROM t", field_names=["a"], name="r")
+        [(got,)] = await read_all(reader)
+        assert (type(got), got) == (type(eval(back)), eval(back))
 
 
 async def test_what_others_keep_beside_the_parts_stays(tmp_path: Path) -> None:

@@ -10,8 +10,10 @@ table ``stbass_writer``: how far each writer of each job is
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from datetime import datetime, time
 from typing import TYPE_CHECKING, Any
 
 from stbass._values.texts import value_text
@@ -25,6 +27,7 @@ from stbass.errors import CheckpointError, DataflowError
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Table
+    from sqlalchemy.types import TypeEngine
 
 __all__ = ["SQLWriter"]
 
@@ -264,7 +267,32 @@ class SQLWriter(DataWriter):
 
         columns = self.columns
         if rows:
-            connection.execute(insert(table), [dict(zip(columns, map(plain_value, row), strict=True)) for row in rows])
+            assert self._table is not None
+            kinds = [self._table.columns[name].type for name in columns]
+            database = connection.dialect.name
+            connection.execute(
+                insert(table),
+                [
+                    {
+                        name: self._fitted(name, kind, value, database)
+                        for name, kind, value in zip(columns, kinds, row, strict=True)
+                    }
+                    for row in rows
+                ],
+            )
+
+    def _fitted(self, column: str, kind: TypeEngine[Any], value: Any, database: str) -> Any:
+        try:
+            plain = plain_value(value)
+            why = _what_is_lost(plain, kind, database)
+        except ValueError as error:
+            why = str(error)
+        if why:
+            raise DataflowError(
+                f"component {self.name!r}: column {column!r} of table {self._called()!r} does not hold"
+                f" {value_text(value)}: {why}"
+            )
+        return plain
 
     def _make_progress_table(self) -> None:
         from sqlalchemy import inspect
@@ -302,3 +330,40 @@ class SQLWriter(DataWriter):
 
     def _called(self) -> str:
         return f"{self._schema}.{self._table_name}" if self._schema else self._table_name
+
+
+def _what_is_lost(value: Any, kind: TypeEngine[Any], database: str) -> str:
+    """What a column of that kind would drop of a value without a word; empty: nothing that is known."""
+    from sqlalchemy import JSON, DateTime, Float, Time
+
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and isinstance(value, numpy.generic):
+        return f"a {type(value).__module__}.{type(value).__name__} is nothing that a database has"
+    if isinstance(value, (datetime, time)) and value.tzinfo is not None:
+        # SQL Server's type with a zone does not say so.
+        if isinstance(kind, (DateTime, Time)) and not (kind.timezone or type(kind).__name__ == "DATETIMEOFFSET"):
+            return f"its zone would be dropped, as the column is of type {kind!r}"
+    elif isinstance(value, float):
+        if database == "sqlite" and value != value:
+            return "SQLite makes NULL of it"
+    elif isinstance(value, int):
+        if isinstance(kind, Float) and not isinstance(value, bool) and not _is_exact(value):
+            return "a float does not hold it"
+        if database == "sqlite" and not -(2**63) <= value < 2**63:
+            return "SQLite has no larger integers than those of 64 bits"
+    elif isinstance(kind, JSON) and not _has_text_keys(value):
+        return "JSON has only text as keys"
+    return ""
+
+
+def _is_exact(value: int) -> bool:
+    try:
+        return float(value) == value
+    except OverflowError:
+        return False
+
+
+def _has_text_keys(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _has_text_keys(one) for key, one in value.items())
+    return not isinstance(value, (list, tuple)) or all(map(_has_text_keys, value))
