@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -38,9 +39,21 @@ def site(server: RedisServer) -> Iterator[tuple[int, GuardedProcess]]:
             )
             try:
                 uvicorn.wait_for_log("Application startup complete", 60)
+                until_it_listens(port, time.monotonic() + 30)
                 yield port, uvicorn
             finally:
                 uvicorn.kill()
+
+
+def until_it_listens(port: int, until: float) -> None:
+    """Its first worker has started; whether it takes connections is another matter."""
+    while time.monotonic() < until:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/openapi.json", timeout=10):
+                return
+        except urllib.error.URLError:
+            """Not yet."""
+    raise AssertionError("it does not listen")
 
 
 def get(port: int, query: str) -> tuple[int, object]:
