@@ -16,6 +16,8 @@ import stbass
 from stbass import PLACED_PAR, BackendRegistry, Chan, Placement
 from stbass._values.ids import new_id
 from stbass.backends.celery import CeleryBackend, make_app
+from stbass.backends.celery.settings import read_settings
+from stbass.backends.celery.worker.recorder import EventWriter, ProcessRecorder
 from stbass.errors import (
     BackendUnavailableError,
     ChannelClosedError,
@@ -450,6 +452,23 @@ async def test_a_server_that_is_away_is_told() -> None:
         await stbass.start(counts(1), registry=registry, id="x")
     with pytest.raises(BackendUnavailableError, match="look for run 'x'"):
         await stbass.find("x", registry=registry)
+
+
+async def test_what_is_being_written_comes_before_the_result(server: RedisServer) -> None:
+    # given a server that does not answer yet what it was asked to write
+    settings = read_settings(make_app("tests", broker_url=server.url).conf)
+    async with settings.backend.async_client() as client, asyncio.timeout(LONG):
+        writer = EventWriter(settings, "life", b"celery-task-meta-")
+        writer.open(client)
+        assert not writer.is_behind
+        server.command("CLIENT", "PAUSE", "1000", "WRITE")
+        ProcessRecorder(writer, "run", "process", 1, b"").record(Event("output", "name", "inside", value=1))
+        writing = asyncio.ensure_future(writer.flush())
+        await asyncio.sleep(0)
+        # then whoever is about to store a result knows that it is under way
+        assert writer.is_behind
+        await writing
+        assert not writer.is_behind
 
 
 # Who writes there --------------------------------------------------------------------------------

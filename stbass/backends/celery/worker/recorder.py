@@ -157,8 +157,8 @@ class EventWriter:
 
     @property
     def is_behind(self) -> bool:
-        """Whether there is something to be written."""
-        return bool(self._waiting)
+        """Whether there is something to be written, or being written."""
+        return bool(self._waiting) or self._writing.locked()
 
     def open(self, client: redis.asyncio.Redis) -> None:
         """Use this client, on this event loop."""
