@@ -204,7 +204,9 @@ async def waiting_has_a_deadline_of_its_own(bench: BackendBench) -> None:
 @_check
 async def a_deadline_ends_it(bench: BackendBench) -> None:
     """The run's own deadline cancels it."""
-    run = await _start(bench, bench.held("late"), deadline=1.0)
+    # Who runs it is there by then.
+    _value(await (await _start(bench, agents.say([]))).result())
+    run = await _start(bench, bench.held("late"), deadline=2.0)
     visitor = await bench.arrival()
     require(await visitor.last_words() == "cancelled", "it was not cancelled")
     result = await run.result()
