@@ -22,6 +22,7 @@ from stbass._channels.cancellation import defer, owed, raise_owed, to_the_end
 from stbass._channels.choice import CLAIMED, DECIDING, IDLE, WAITING, Choice
 from stbass._channels.ready_list import FairList, ListedChoice, PriorityList, ReadyList, attempt, pick
 from stbass._channels.transport import NOTHING, Arm
+from stbass._values.checks import refuse_generator
 from stbass._values.texts import value_text
 from stbass.channel import Chan
 from stbass.errors import AllGuardsDisabledError, ChannelClosedError
@@ -75,6 +76,10 @@ class Guard:
                 raise TypeError(f"a guard waits for a Chan, a TIMER, a DEADLINE or SKIP, not {value_text(channel)}")
             if send is not NOTHING:
                 raise TypeError(f"only a channel can be sent to, not {value_text(channel)}")
+        if callable(precondition):
+            refuse_generator(precondition, "a guard's precondition")
+        if handler is not None:
+            refuse_generator(handler, "a guard's handler")
         self.channel = channel
         self.precondition = precondition
         self.handler = handler

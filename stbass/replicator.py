@@ -14,7 +14,7 @@ from stbass._engine.composition import CompositionResult, PlacedProcess, Process
 from stbass._engine.registry import BackendRegistry
 from stbass._engine.supervise import Child
 from stbass._process.context import Composable, ProcessContext, given_to
-from stbass._values.checks import checked_count
+from stbass._values.checks import checked_count, refuse_generator
 from stbass._values.policy import FailurePolicy, OnFailure
 from stbass._values.texts import value_text
 from stbass._values.usage import Budget
@@ -123,6 +123,7 @@ class _Replicated:
                     f"the factory of {what} must be a function (index, ctx) or a process, got {value_text(factory)};"
                     " for a class write lambda index, ctx: TheClass(...)"
                 )
+            refuse_generator(factory, f"the factory of {what}")
         self.what = what
         self.count = count
         self.factory = factory

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stbass import Process
+from stbass import PAR_FOR, SEQ_FOR, Chan, Guard, Process
 from stbass.context import ProcessContext
 from stbass.dataflow import Component, Event, IOController, component
 from stbass.tasklist import Process as TaskList
@@ -61,6 +61,10 @@ TAKE: list[Callable[[Any], Any]] = [
     lambda function: TaskList("t").add_step(function),
     lambda function: ProcessConfig(validation_rules=[function]),
     component(inputs=["a"], outputs=["b"]),
+    lambda function: PAR_FOR(1, function),
+    lambda function: SEQ_FOR(1, function),
+    lambda function: Guard(Chan(int), handler=function),
+    lambda function: Guard(Chan(int), precondition=function),
     Happens.handler,
 ]
 
