@@ -125,6 +125,7 @@ async def test_a_query_without_rows(address: str, key: str | None) -> None:
         ("SELECT id, name, 'x' AS name FROM t", None, "more than one column 'name'"),
         ("SELECT id, name, 'x' AS name FROM t", "id", "more than one column 'name'"),
         ("SELECT id, name, 1 AS id FROM t", "id", "more than one column 'id'"),
+        ("SELECT id, name, 'x' AS NAME FROM t", "id", "more than one column 'name'"),
     ],
 )
 async def test_what_is_wrong_with_a_query_shows_before_any_step(

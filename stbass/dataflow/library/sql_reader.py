@@ -151,13 +151,15 @@ class SQLReader(DataReader):
         return [tuple([row[place] for place in places]) for row in rows]
 
     def _check(self, found: Sequence[str]) -> None:
-        wanted = [*self.columns, *([] if self._key is None else [self._key])]
+        wanted = list(dict.fromkeys([*self.columns, *([] if self._key is None else [self._key])]))
         missing = [name for name in wanted if name not in found]
         if missing:
             raise DataflowError(
                 f"component {self.name!r}: the query has no column {', '.join(map(repr, missing))}; it has {found}"
             )
-        double = [name for name in wanted if found.count(name) > 1]
+        # With a key the query is asked from inside another, where databases find names in upper or lower case alike.
+        alike = found if self._key is None else [name.casefold() for name in found]
+        double = [name for name in wanted if alike.count(name if self._key is None else name.casefold()) > 1]
         if double:
             raise DataflowError(
                 f"component {self.name!r}: the query has more than one column {', '.join(map(repr, double))}; "
