@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from stbass.channel import Chan
-from stbass.errors import ChannelTopologyError
+from stbass.errors import ChannelClosedError, ChannelTopologyError
 from stbass.testing import RedisServer
 from stbass.transports.redis import RedisTransport
 from tests.support.waiting import until
@@ -32,6 +32,11 @@ class Attempt:
 
     def end(self, channel: Chan[int]) -> Chan[int]:
         return Chan.open(channel.share(), transport=self.scope)
+
+    @property
+    def paused(self) -> bool:
+        """Whether the server refuses for now what it asks."""
+        return self._transport.client().paused
 
     async def ends(self) -> None:
         """As a worker that has lost it: whatever it holds is left."""
@@ -133,3 +138,64 @@ async def test_what_an_earlier_attempt_has_sent_away_is_earlier_too(
         assert [value async for value in out] == [1, 2]
         for attempt in (first, second, stranger):
             await attempt.ends()
+
+
+@pytest.mark.parametrize("capacity", [0, 8])
+@pytest.mark.parametrize("ends", [False, True])
+async def test_a_process_that_is_handed_over_leaves_its_channels_open(
+    server: RedisServer, transport: RedisTransport, capacity: int, ends: bool
+) -> None:
+    out = await channel(transport, capacity)
+    first, second = Attempt(server, 1), Attempt(server, 2)
+    async with asyncio.timeout(60):
+        # given a process that its worker is about to cancel, and that closes what it writes to on the way
+        async with first.end(out) as old:
+            sending = asyncio.create_task(old.send(1))
+            assert await out.recv() == 1
+            await sending
+            first.scope.break_off()
+        with pytest.raises(ChannelClosedError):
+            await old.send(2)
+        if ends:
+            # when it ends by itself after all, then the channel is closed
+            await first.scope.aclose()
+            with pytest.raises(ChannelClosedError):
+                await out.recv()
+        else:
+            # when the next attempt goes on, then it can
+            await first.ends()
+            sending = asyncio.create_task(second.end(out).send(2))
+            assert await out.recv() == 2
+            await sending
+        await second.ends()
+
+
+async def test_what_was_sent_before_a_process_is_handed_over_goes_with_what_it_received(
+    server: RedisServer, transport: RedisTransport
+) -> None:
+    inp, out = await channel(transport), await channel(transport)
+    for number in (1, 2, 3):
+        await inp.send(number)
+    await inp.flush()
+    first, second = Attempt(server, 1), Attempt(server, 2)
+    async with asyncio.timeout(60):
+        old_inp, old_out = first.end(inp), first.end(out)
+        await old_out.send(await old_inp.recv())
+        await old_out.flush()
+        value = await old_inp.recv()
+        # given a stage that has sent what it made of a value, which the server refuses for now
+        server.command("CONFIG", "SET", "maxmemory", "1")
+        await old_out.send(value)
+        refused = asyncio.create_task(old_out.flush())
+        await until(lambda: first.paused, timeout=30)
+        # when it is handed over, and the server is well again
+        first.scope.break_off()
+        leaving = asyncio.create_task(first.scope.leave())
+        server.command("CONFIG", "SET", "maxmemory", "0")
+        await leaving
+        await asyncio.gather(refused, return_exceptions=True)
+        # then the next one gets what comes after that, and nothing twice
+        assert await second.end(inp).recv() == 3
+        assert [await out.recv(), await out.recv()] == [1, 2]
+        await first.ends()
+        await second.ends()

@@ -11,7 +11,6 @@ the value that a killed program was at work on goes to the next reader, or was h
 from __future__ import annotations
 
 import time
-import weakref
 from asyncio import Future
 from collections.abc import Callable
 from functools import partial
@@ -22,7 +21,16 @@ from stbass.errors import ChannelTopologyError, SignatureError, StateLostError, 
 from stbass.transports.redis import scripts
 from stbass.transports.redis.client import ScriptCall
 from stbass.transports.redis.connection import LATER, Pipe
-from stbass.transports.redis.end_state import FREE, HELD, MovedValue, PendingSend
+from stbass.transports.redis.end_state import (
+    ASKING,
+    FREE,
+    HELD,
+    LEAVING,
+    UNDONE_FOR_NOW,
+    MovedValue,
+    PendingSend,
+    is_undone,
+)
 from stbass.transports.redis.entries import parse_entry
 from stbass.transports.redis.link import RedisLink
 
@@ -34,11 +42,6 @@ _FAR = 4
 
 class Buffered(RedisLink):
     """One end of a channel with a capacity."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        # A value in hand does not keep its channel.
-        self._me: weakref.ref[Buffered] = weakref.ref(self)
 
     @property
     def busy(self) -> bool:
@@ -63,7 +66,7 @@ class Buffered(RedisLink):
         s = self.state
         payload = s.codec.encode(value)
         if s.write_failure is not None:
-            self._raise_write_failure()
+            self._raise_failure()
         if not s.queue and s.places["w"] == HELD and s.number - s.acked < self.capacity:
             self._accept(payload)
             return None
@@ -79,6 +82,7 @@ class Buffered(RedisLink):
         outbox = s.outbox
         if not outbox:
             client.happened(self, wakes=wakes)
+            s.journal.writing[self._me] = None
         s.number += 1
         outbox.append(payload)
         s.unwritten += 1
@@ -126,7 +130,7 @@ class Buffered(RedisLink):
 
     async def _meet_writer(self, arm: Arm) -> Happened | None:
         self._check_open()
-        self._raise_write_failure()
+        self._raise_failure()
         if self.room <= 0:
             if self.forsaken is not None:
                 raise self.closed_error()
@@ -240,13 +244,19 @@ class Buffered(RedisLink):
             s.received, s.got = acked, got
         s.received = s.last_moved = max(acked, s.received)
         s.told = s.confirmed = s.credited = acked
+        s.journal.unheard.pop(self._me, None)
         # That there is room may have been lost with the connection, as an acknowledgement may.
         if s.received > acked:
             self.here.happened(self)
 
     def _reader_lost(self, free: bool) -> None:
         s = self.state
-        if s.received > s.confirmed:
+        count = s.received - s.confirmed
+        if s.journal.in_hand is self._me:
+            s.journal.in_hand = None
+        s.told = s.confirmed = s.credited = s.received
+        s.journal.unheard.pop(self._me, None)
+        if count > 0:
             what = (
                 "the place of the reader was lost, and whoever takes it"
                 if free
@@ -254,12 +264,11 @@ class Buffered(RedisLink):
             )
             s.doubt = ChannelTopologyError(
                 f"channel {self.name!r}: {what} receives once more what was received here and not acknowledged"
-                f" ({s.received - s.confirmed} values at most)",
+                f" ({count} values at most)",
                 channel_name=self.name,
             )
-        if s.journal.in_hand is self._me:
-            s.journal.in_hand = None
-        s.told = s.confirmed = s.credited = s.received
+            # What is made of these values must not be sent: they come to somebody else.
+            self.here.undo(s.journal, s.doubt)
 
     def _end_receives(self) -> None:
         s = self.state
@@ -281,7 +290,12 @@ class Buffered(RedisLink):
     @property
     def _news(self) -> bool:
         s = self.state
-        return s.holds("r") and (self._due > s.told or s.received > s.credited)
+        return self._may_tell and (self._due > s.told or s.received > s.credited)
+
+    @property
+    def _may_tell(self) -> bool:
+        """Whether what was received can be acknowledged."""
+        return self.state.places["r"] in (HELD, LEAVING) and not self.state.left
 
     @property
     def _can_fetch(self) -> bool:
@@ -303,7 +317,8 @@ class Buffered(RedisLink):
     def _untold(self) -> None:
         s = self.state
         s.told = s.credited = s.confirmed
-        self.here.uncommitted[self] = None
+        s.journal.unheard.pop(self._me, None)
+        self.here.happened(self)
 
     def _when_written(self, then: Callable[[], None]) -> None:
         s = self.state
@@ -320,17 +335,29 @@ class Buffered(RedisLink):
 
     def _acknowledging(self, most: int = 0, *, whole: bool = False) -> tuple[bytes, ...]:
         s = self.state
-        s.told = self._due
+        number = self._due
+        if number > s.confirmed and s.journal.unsure(self._me):
+            # It is told together with what must be there before.
+            number = s.confirmed
+            self.here.happened(self)
+        else:
+            self._tells(number)
         s.credited = s.received
-        return b"%d" % s.told, b"%d" % most, b"1" if whole else b"0", b"%d" % s.credited
+        return b"%d" % number, b"%d" % most, b"1" if whole else b"0", b"%d" % s.credited
+
+    def _tells(self, number: int) -> None:
+        """From now on, what was received up to that number counts as acknowledged."""
+        s = self.state
+        s.told = number
+        if number > s.confirmed:
+            s.journal.unheard[self._me] = None
 
     def tell_alone(self) -> bool:
         """Acknowledge and fetch in one, if there is nothing else to tell; whether it was so. See :class:`.Teller`."""
         s = self.state
-        if s.outbox or not self._news or not self._can_fetch or not self.here.pipe.idle:
+        if s.outbox or not self._news or not self._can_fetch or not self.here.pipe.idle or s.journal.unsure(self._me):
             return False
         assert s.pipe is not None
-        self.here.beside[self] = None
         args = self._acknowledging(self.capacity)
         self._fetch(s.pipe, args, s.told)
         return True
@@ -346,12 +373,22 @@ class Buffered(RedisLink):
             found.append(
                 ScriptCall(scripts.OFFER, s.key, (s.party, s.ttl, *elements), partial(self._written, payloads))
             )
-        if self._news or (s.confirmed < s.told and s.holds("r")):
-            args = (s.party, *self._acknowledging())
+        if self._news or (s.confirmed < s.told and self._may_tell):
+            self._tells(self._due)
+            s.credited = s.received
+            args = (s.party, b"%d" % s.told, b"0", b"0", b"%d" % s.credited)
             found.append(ScriptCall(scripts.ACK, s.key, args, partial(self._acknowledged, s.told)))
+        elif s.places["r"] == ASKING and s.received > s.confirmed:
+            # With new lists it is told again; if the place is lost, nothing that follows may be done.
+            found.append(ScriptCall(scripts.ACK, s.key, (s.party, b"0", b"0", b"0", b"0"), _nothing))
         if found:
             self.prepare()
         return found
+
+    def precondition(self) -> ScriptCall:
+        """A call that does nothing: others are done with it only if all that was sent here is there."""
+        s = self.state
+        return ScriptCall(scripts.OFFER, s.key, (s.party, s.ttl, b"%dc" % s.number), _nothing)
 
     def after_calls(self) -> None:
         """What :meth:`calls` gave was sent: fetch what is there."""
@@ -376,14 +413,15 @@ class Buffered(RedisLink):
         """
         s = self.state
         self.here.commit()
-        if s.received > s.confirmed and s.holds("r"):
-            args = self._acknowledging()
-            self.here.pipe.call(s.text(scripts.ACK, *args), partial(self._acknowledged, s.told))
+        if s.received > s.confirmed and self._may_tell and s.journal.failure is None:
+            number, *more = self._acknowledging()
+            told = partial(self._acknowledged, int(number))
+            self.here.pipe.call(s.text(scripts.ACK, number, *more), told)
 
     def _last_words(self) -> list[bytes]:
         s = self.state
         words = super()._last_words()
-        if s.received > s.confirmed and s.holds("r"):
+        if s.received > s.confirmed and self._may_tell and not s.journal.broken_off and s.journal.failure is None:
             number = b"%d" % s.received
             words.insert(0, s.text(scripts.ACK, number, b"0", b"0", number))
         return words
@@ -392,10 +430,10 @@ class Buffered(RedisLink):
         s = self.state
         s.confirmed = max(s.confirmed, number)
         if s.confirmed >= s.told:
-            self.here.beside.pop(self, None)
+            s.journal.unheard.pop(self._me, None)
 
     def _acknowledged(self, number: int, reply: Any) -> None:
-        if reply is LATER:
+        if reply is LATER or is_undone(reply):
             self._untold()
         elif not isinstance(reply, list):
             self._fail_reader(self.state.problem(reply))
@@ -407,17 +445,18 @@ class Buffered(RedisLink):
 
     def _written(self, payloads: list[bytes], reply: Any) -> None:
         s = self.state
-        if reply is LATER:
+        if reply is LATER or reply == UNDONE_FOR_NOW:
             # Refusals come in the order of what was refused.
             s.outbox[s.put_back : s.put_back] = payloads
             s.put_back += len(payloads)
-            self.here.uncommitted[self] = None
+            self.here.happened(self)
             return
-        if not isinstance(reply, list):
+        if not isinstance(reply, list) or is_undone(reply):
             s.unwritten -= len(payloads)
             s.doubt_number()
-            self._lose_written(s.problem(reply))
-            self._fail_writer(s.problem(reply))
+            error = s.undone() if is_undone(reply) else s.problem(reply)
+            self._lose_written(error)
+            self._fail_writer(error)
         elif self.route(reply, "w") is not None:
             s.unwritten -= len(payloads)
             s.written = s.number - s.unwritten
@@ -431,6 +470,7 @@ class Buffered(RedisLink):
         else:
             # Another end took the place while we thought that it is ours: they are written when it is again.
             s.returned += payloads
+            s.journal.placeless[self._me] = None
             self.held("w")
         self._tell_written()
 
@@ -443,46 +483,48 @@ class Buffered(RedisLink):
 
     async def flush(self) -> None:
         s = self.state
+        if s.journal.failure is not None and s.joined:
+            raise s.problem(s.journal.failure)
         if s.client is None or not self.uncertain:
             return
         self.goes_on()
         s.client.commit()
-        while s.unwritten and s.write_failure is None:
-            done: Future[None] = self.here.loop.create_future()
-            s.flushes.append(done)
-            await done
+        await self.written()
         if s.write_failure is not None:
             raise self._failed(s.write_failure)
         wanted = s.received
         while s.confirmed < wanted or s.doubt is not None:
+            if s.journal.failure is not None:
+                raise s.problem(s.journal.failure)
             if s.doubt is not None:
                 doubt, s.doubt = s.doubt, None
                 raise doubt
-            args, number = self._acknowledging(), s.told
+            for end in s.journal.writers():
+                await end.written()
+            args = self._acknowledging()
             # On the connection that all else follows on; once more, if it was told on the other one.
             reply = await self.ask(scripts.ACK, *args, place="r")
             if reply is not None or s.vain:
                 # A channel that is gone has nothing that another reader could get: the next operation says so.
-                self._confirm(number)
+                self._confirm(int(args[0]))
+
+    async def written(self) -> None:
+        """Return when the server has everything that was accepted here, or never will."""
+        s = self.state
+        while s.unwritten and s.write_failure is None:
+            done: Future[None] = self.here.loop.create_future()
+            s.flushes.append(done)
+            await done
 
     def _lose_written(self, error: StbassError) -> None:
         self.state.write_failure = error
         self.here.warn("lost", f"channel {self.name!r}: values that were accepted may be lost: {error}")
 
-    def _failed(self, error: StbassError) -> StbassError:
-        """The error for whoever asks what has become of accepted values."""
-        return type(error)(f"values that channel {self.name!r} had accepted may be lost: {error}", **error.__dict__)
-
-    def _raise_write_failure(self) -> None:
-        """Once, whoever sends the next value must know."""
-        s = self.state
-        if s.write_failure is not None:
-            error, s.write_failure = s.write_failure, None
-            raise self._failed(error)
-
     def _tell_written(self) -> None:
         s = self.state
-        if s.unwritten and s.write_failure is None:
+        if not s.unwritten:
+            s.journal.writing.pop(self._me, None)
+        elif s.write_failure is None:
             return
         flushes, s.flushes = s.flushes, []
         for done in flushes:
@@ -492,11 +534,28 @@ class Buffered(RedisLink):
         for then in waiting:
             then()
 
-    def _fail_writer(self, error: StbassError) -> None:
-        super()._fail_writer(error)
+    def _lose_returned(self, error: StbassError | None) -> None:
         s = self.state
-        if s.returned:
-            s.unwritten -= len(s.returned)
-            s.returned.clear()
+        s.unwritten -= len(s.returned)
+        s.returned.clear()
+        if error is not None:
             self._lose_written(error)
-            self._tell_written()
+        self._tell_written()
+
+    def undo(self, error: StbassError) -> None:
+        s = self.state
+        if s.outbox:
+            s.unwritten -= len(s.outbox)
+            s.outbox.clear()
+            s.put_back = 0
+            s.doubt_number()
+            self._lose_written(error)
+        if s.journal.failure is not None:
+            s.received = s.told = s.credited = s.confirmed
+            s.journal.unheard.pop(self._me, None)
+        super().undo(error)
+        self._tell_written()
+
+
+def _nothing(reply: Any) -> None:
+    """What must be there is told of by those who sent it."""

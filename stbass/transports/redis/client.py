@@ -44,7 +44,7 @@ ALONE = 0.0001
 
 
 class ScriptCall(NamedTuple):
-    """A call of the script OFFER or ACK, which may be sent with others."""
+    """A call of the script OFFER or ACK, which may be sent with others: see the script TURN."""
 
     script: Script
     key: bytes
@@ -81,6 +81,13 @@ class OpenEnd(Protocol):
     async def flush(self) -> None:
         """Return when the server knows everything that has happened there."""
 
+    @property
+    def journal(self) -> Journal:
+        """Of the program whose end it is."""
+
+    def undo(self, error: StbassError) -> None:
+        """What the program has not told is lost, with what it has received; ``error`` says why."""
+
     def leave(self, *, final: bool) -> asyncio.Future[None] | None:
         """Give up the end. Done when the server knows."""
 
@@ -89,7 +96,11 @@ class OpenEnd(Protocol):
 
 
 class Teller(Protocol):
-    """An end of a channel with a capacity, where operations have happened that the server does not know of."""
+    """An end of a channel where operations have happened that the server does not know of."""
+
+    @property
+    def journal(self) -> Journal:
+        """Of the program whose end it is."""
 
     def tell_alone(self) -> bool:
         """There is nothing else to tell: use a connection of its own, if that is better; whether it was done."""
@@ -102,22 +113,87 @@ class Teller(Protocol):
 
 
 class Journal:
-    """What one program does with channels that have a capacity: a process of a fleet, or all that is in one event loop.
+    """What one program does with channels: a process of a fleet, or all that is in one event loop.
 
     The server learns of its operations in their order, but not of a receive that is the latest of all: the program may
     still be at work on that value, and if it is killed the value goes to the next reader. So the receive is told
     together with what the program does next: with what it sends, in one step.
+
+    If it has lost a place by then, the whole step is not done, and none that comes after it. Ends are kept by weak
+    references: what was not told keeps no channel.
+
+    Args:
+        is_process: whether it is one process, which fails as a whole if a part of what it has done is lost.
     """
 
-    __slots__ = ("broken_off", "in_hand", "runs")
+    __slots__ = ("broken_off", "failure", "in_hand", "is_process", "placeless", "put_off", "runs", "unheard", "writing")
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_process: bool = False) -> None:
+        self.is_process = is_process
         self.in_hand: weakref.ref[Any] | None = None
         """The end (a :class:`Teller`) where the latest operation of all was a receive."""
         self.broken_off = False
         """Whether it is run again elsewhere: to give up an end does not say that the value in hand is dealt with."""
+        self.failure: StbassError | None = None
+        """Why nothing that the process does counts any more."""
         self.runs = b""
         """Which attempts at which runs of processes it is a part of, as :mod:`.keys` says."""
+        self.writing: dict[weakref.ref[Any], None] = {}
+        """Ends that have accepted values of which is not known whether the server has them."""
+        self.unheard: dict[weakref.ref[Any], None] = {}
+        """Ends that have told what was received, and have no answer yet."""
+        self.placeless: dict[weakref.ref[Any], None] = {}
+        """Ends that have lost the writer's place with values under way, and ask for it: until they have it nothing is
+        told."""
+        self.put_off: dict[Teller, None] = {}
+        """What is to be told then."""
+
+    def unsure(self, end: weakref.ref[Any]) -> bool:
+        """Whether something was told of other ends, or sent, that the server may not do: then what follows is told
+        together with that."""
+        beside = self.is_process and any(one is not end for one in self.unheard)
+        return bool(self.writing or self.placeless or beside)
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether something was told that the server may not do."""
+        return bool(self.writing or self.unheard or self.placeless)
+
+    def unsettled_ends(self) -> list[Any]:
+        """The ends of which that is so."""
+        return _living(self.writing | self.unheard)
+
+    def writers(self) -> list[Any]:
+        """The ends that have accepted values of which is not known whether the server has them."""
+        return _living(self.writing)
+
+    def forget(self, end: weakref.ref[Any]) -> None:
+        """Nobody has that end any more."""
+        for ends in (self.writing, self.unheard, self.placeless):
+            ends.pop(end, None)
+
+    def calls(self, ends: dict[Teller, None]) -> list[ScriptCall]:
+        """What tells the server, in one step, what has happened at these ends, and what it may not know of others."""
+        if self.failure is not None:
+            return []
+        if self.placeless:
+            self.put_off |= ends
+            return []
+        # What was told before may be refused, or lost with another connection, and must not be missing before this.
+        for ref in self.unheard:
+            if (end := ref()) is not None:
+                ends[end] = None
+        before = list(self.writing)
+        calls = [call for end in ends for call in end.calls()]
+        if calls and before:
+            offering = {call.key for call in calls if call.script is scripts.OFFER}
+            writers = [end for ref in before if (end := ref()) is not None]
+            calls += [end.precondition() for end in writers if end.state.key not in offering]
+        return calls
+
+
+def _living(ends: dict[weakref.ref[Any], None]) -> list[Any]:
+    return [end for ref in ends if (end := ref()) is not None]
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -171,8 +247,6 @@ class Client:
         self.journal = Journal()
         self.uncommitted: dict[Teller, None] = {}
         """What has happened here and the server does not know, in order of what came first."""
-        self.beside: dict[Teller, None] = {}
-        """Who has told something on a connection of its own, and has no answer yet."""
         self.committed_at = 0.0
         self.offered_at = 0.0
         self._end = self.loop.create_task(self._close_at_the_end(), name="stbass-channels")
@@ -272,7 +346,7 @@ class Client:
         return now - before > ALONE
 
     def commit(self) -> None:
-        """Tell the server what has happened so far: it learns all of it, or nothing.
+        """Tell the server what has happened so far: of each program it learns all of it, or nothing.
 
         It is called between two operations of the program, never within one, and before the server is told anything
         else. So what is in Redis is always what the program had done at one moment.
@@ -284,23 +358,30 @@ class Client:
         self.committed_at = time.time()
         if len(ends) == 1 and next(iter(ends)).tell_alone():
             return
-        # What was told on another connection may be lost with that, and must not be missing before this.
-        ends |= self.beside
-        self.beside = {}
-        calls = [call for end in ends for call in end.calls()]
-        if len(calls) == 1:
-            [(script, key, args, answer)] = calls
-            self.pipe.call(command(b"EVALSHA", script.sha, b"1", key, *args), answer, waits=False)
-        elif calls:
-            self._call_together(calls)
-        self.pipe.push()
+        programs: dict[Journal, dict[Teller, None]] = {}
         for end in ends:
-            end.after_calls()
+            if (own := programs.get(end.journal)) is None:
+                programs[end.journal] = {end: None}
+            else:
+                own[end] = None
+        turn = [calls for journal, own in programs.items() if (calls := journal.calls(own))]
+        if len(turn) == 1 and len(turn[0]) == 1:
+            [(script, key, args, answer)] = turn[0]
+            self.pipe.call(command(b"EVALSHA", script.sha, b"1", key, *args), answer, waits=False)
+        elif turn:
+            self._call_together(turn)
+        self.pipe.push()
+        for own in programs.values():
+            for end in own:
+                end.after_calls()
 
-    def _call_together(self, calls: list[ScriptCall]) -> None:
-        args = [b"turn"]
-        for call in calls:
-            args += (b"o" if call.script is scripts.OFFER else b"a", b"%d" % len(call.args), *call.args)
+    def _call_together(self, turn: list[list[ScriptCall]]) -> None:
+        args, calls = [b"turn"], []
+        for number, program in enumerate(turn):
+            for call in program:
+                calls.append(call)
+                kind = b"o" if call.script is scripts.OFFER else b"a"
+                args += (kind, b"%d" % number, b"%d" % len(call.args), *call.args)
 
         def answered(reply: Any) -> None:
             replies = reply if isinstance(reply, list) else [reply] * len(calls)
@@ -309,6 +390,24 @@ class Client:
 
         keys = [call.key for call in calls]
         self.pipe.call(command(b"EVALSHA", scripts.TURN.sha, b"%d" % len(keys), *keys, *args), answered, waits=False)
+
+    def has_place(self, end: weakref.ref[Any], journal: Journal) -> None:
+        """An end has the writer's place again, or gives it up: what was put off can be told."""
+        journal.placeless.pop(end, None)
+        if not journal.placeless:
+            put_off, journal.put_off = journal.put_off, {}
+            for one in put_off:
+                self.happened(one)
+
+    def undo(self, journal: Journal, error: StbassError) -> None:
+        """A part of what a program has done is lost, so nothing that follows may count."""
+        if journal.is_process:
+            if journal.failure is not None:
+                return
+            journal.failure = error
+        for link in list(self._links.values()):
+            if link.journal is journal:
+                link.undo(error)
 
     # Connections for blocking reads --------------------------------------------------------------
 

@@ -18,13 +18,33 @@ from stbass.transports.redis.entries import Codec
 from stbass.transports.redis.keys import base_key
 from stbass.transports.redis.scripts import ALL, Script
 
-__all__ = ["ASKING", "FREE", "HELD", "LEAVING", "EndState", "MovedValue", "PendingSend", "Place"]
+__all__ = [
+    "ASKING",
+    "FREE",
+    "HELD",
+    "LEAVING",
+    "UNDONE_FOR_NOW",
+    "EndState",
+    "MovedValue",
+    "PendingSend",
+    "Place",
+    "is_undone",
+]
 
 Place: TypeAlias = Literal["w", "r"]
 """One of the two sides of a channel, as the server knows it."""
 
 FREE, ASKING, HELD, LEAVING = range(4)
 """What an end has to do with a place: nothing, it waits for it, it has it, it is about to give it back."""
+
+
+UNDONE_FOR_NOW = [b"undone", b"w"]
+"""What a script answers that would have been done if the program had not lost another channel's writer's place."""
+
+
+def is_undone(reply: Any) -> bool:
+    """Whether a script did nothing because the program has lost a place of another channel."""
+    return isinstance(reply, list) and reply[0] == b"undone"
 
 
 @dataclass(slots=True, eq=False)
@@ -101,6 +121,8 @@ class EndState:
     look_again: bool = False
     """Whether something may have become ready that nobody has told of."""
     left: bool = False
+    close_put_off: bool = False
+    """Whether it is closed if the process turns out not to be run again elsewhere."""
     vain: bool = False
     """Whether the channel is gone, so that nothing can come of it any more."""
     total: int | None = None
@@ -158,6 +180,7 @@ class EndState:
     flushes: list[Future[None]] = field(default_factory=list)
     when_written: list[Callable[[], None]] = field(default_factory=list)
     write_failure: StbassError | None = None
+    """Whoever sends next must know."""
 
     # Reading: who waits, what is here for them, how many were received in the channel's life.
     waiters: deque[Future[Any]] = field(default_factory=deque)
@@ -270,6 +293,14 @@ class EndState:
             channel_name=self.spec.name,
         )
 
+    def undone(self) -> ChannelTopologyError:
+        """The error for a value that was not sent because of what the program has lost elsewhere."""
+        return ChannelTopologyError(
+            f"channel {self.spec.name!r}: nothing was sent, because what this program had received on another channel,"
+            f" and not acknowledged, goes to somebody else: it has lost the reader's place there",
+            channel_name=self.spec.name,
+        )
+
     def other_type(self, theirs: bytes) -> ChannelTopologyError:
         """The error for an end whose type is not that of the channel."""
         return ChannelTopologyError(
@@ -366,10 +397,14 @@ class EndState:
         self.pending.clear()
         self.queue.clear()
         for send in sends:
-            if not send.waiter.done():
-                self.sends.pop(send.waiter, None)
-                send.waiter.set_exception(error())
+            self.fail_send(send, error())
         self.settle_urgent()
+
+    def fail_send(self, send: PendingSend, error: StbassError) -> None:
+        """A send that waits cannot go on."""
+        if not send.waiter.done():
+            self.sends.pop(send.waiter, None)
+            send.waiter.set_exception(error)
 
     def settle_urgent(self) -> None:
         """No offer that cannot wait is taken."""

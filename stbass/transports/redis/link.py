@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import weakref
 from abc import abstractmethod
 from asyncio import Future
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
@@ -25,7 +27,7 @@ from stbass._channels.transport import Arm, ChannelStats, Happened, Link, LinkSp
 from stbass._values.texts import shortened
 from stbass.errors import ChannelTopologyError, SignatureError, StateLostError, StbassError
 from stbass.transports.redis import scripts
-from stbass.transports.redis.client import Client, Options
+from stbass.transports.redis.client import Client, Journal, Options
 from stbass.transports.redis.connection import LATER, Answer, Pipe, command
 from stbass.transports.redis.end_state import ASKING, FREE, HELD, LEAVING, EndState, PendingSend, Place
 from stbass.transports.redis.scripts import Script
@@ -73,6 +75,8 @@ class RedisLink(Link):
         loose: bool = False,
         lasting: bool = False,
     ) -> None:
+        # What a program has not told does not keep its channel.
+        self._me: weakref.ref[RedisLink] = weakref.ref(self)
         self.state = EndState(spec, options, transport, channel_id, namespace, creates, loose, lasting)
         self.state.shared = lasting
         super().__init__(spec)
@@ -158,6 +162,23 @@ class RedisLink(Link):
         """Call a function when the server has everything that was accepted here, or never will."""
         then()
 
+    def _when_all_written(self, then: Callable[[], None]) -> None:
+        """Call a function when what was sent by now is written or lost, here and where it was made of what came here.
+
+        (In a program of one's own, others may send all the time: they are waited for only if nothing is told now.)
+        """
+        journal, client = self.state.journal, self.state.client
+        whole = journal.is_process or client is None or client.paused
+        waited_for = [self, *(journal.writers() if whole else ())]
+
+        def next_one() -> None:
+            if waited_for:
+                waited_for.pop()._when_written(next_one)
+            else:
+                then()
+
+        next_one()
+
     def tell_received(self) -> None:
         """Acknowledge what may be, before anything that follows."""
         self.here.commit()
@@ -178,7 +199,9 @@ class RedisLink(Link):
 
     def touch(self) -> None:
         """Somebody wants to use this end: if the event loop or its connections are others by now, join anew."""
-        client = self.state.client
+        client, failure = self.state.client, self.state.journal.failure
+        if failure is not None:
+            raise self.state.problem(failure)
         if client is None or client.closing or client.loop is not asyncio.get_running_loop():
             if client is not None and not client.closing and client.loop.is_running():
                 # Here, in another thread.
@@ -274,7 +297,9 @@ class RedisLink(Link):
                 delay = reply[4] / 1000 + 0.01
                 self.state.retries[place] = self.here.loop.call_later(delay, self._hold, place)
             case b"old", ("w" | "r"):
-                self._refuse(place, self.state.superseded(place))
+                superseded = self.state.superseded(place)
+                self.here.undo(self.state.journal, superseded)
+                self._refuse(place, superseded)
             case b"type", ("w" | "r"):
                 self._refuse(place, self.state.other_type(reply[1]))
         return None
@@ -364,6 +389,13 @@ class RedisLink(Link):
         if self.closed and (s.left or s.client is None):
             return None
         self.closed = True
+        if s.journal.broken_off or s.journal.failure is not None:
+            # Whoever runs it again goes on with the channel.
+            s.close_put_off = s.journal.failure is None
+            s.fail_sends(self.closed_error)
+            s.fail_receives(self.closed_error)
+            self.heat_all()
+            return None
         self.goes_on()
         if s.client is None and not s.shared and not s.loose and s.namespace is None and s.creates:
             return None  # nobody else can know of it
@@ -390,6 +422,12 @@ class RedisLink(Link):
         self._when_written(lambda: self.call(scripts.CLOSE, why, answer=answered))
         return done
 
+    async def close_after_all(self) -> None:
+        """The process is not run again elsewhere: close what it has closed."""
+        if self.state.close_put_off:
+            self.state.close_put_off = False
+            await self.aclose()
+
     def _vanished(self, cause: str = "") -> None:
         """There is no such channel in Redis: it was closed and all of it received, or its data is lost."""
         s = self.state
@@ -405,6 +443,7 @@ class RedisLink(Link):
         for place, state in s.places.items():
             if state == ASKING:
                 s.places[place] = FREE
+        self._place_given_up(s.data_lost)
         self.told_closed()
         s.tell_places()
 
@@ -450,7 +489,7 @@ class RedisLink(Link):
             return None
         self._gives_up()
         done: Future[None] = client.loop.create_future()
-        self._when_written(partial(self._leave, client, done, final))
+        self._when_all_written(partial(self._leave, client, done, final))
         return done
 
     def _leave(self, client: Client, done: Future[None], final: bool) -> None:
@@ -483,6 +522,7 @@ class RedisLink(Link):
     def __del__(self) -> None:
         s = self.state
         client = s.client
+        s.journal.forget(self._me)
         if client is not None and s.joined and not s.left and not client.closing:
             if not client.loop.is_closed():
                 client.loop.call_soon_threadsafe(client.leave_for, self._last_words(), s.pipe)
@@ -658,12 +698,14 @@ class RedisLink(Link):
             s.places[place] = FREE
             return
         self._gives_up()
-        self.tell_received()
         s.places[place] = LEAVING
         s.giving_back += 1
         # What is under way on another connection, or is refused for now, must not come after it.
-        give_back = partial(self._give_back, place)
-        s.on_fetched(give_back) if place == "r" else self._when_written(give_back)
+        self._when_all_written(partial(self._tell_and_give_back, place))
+
+    def _tell_and_give_back(self, place: Place) -> None:
+        self.tell_received()
+        self.state.on_fetched(partial(self._give_back, place))
 
     def _give_back(self, place: Place) -> None:
         s = self.state
@@ -762,6 +804,7 @@ class RedisLink(Link):
         s.refusal = None
         s.left = False
         if place == "w":
+            self.here.has_place(self._me, s.journal)
             self._writer_held(offered, acked, sent)
             if why:
                 self._forsaken(why)
@@ -836,6 +879,52 @@ class RedisLink(Link):
 
     def _fail_writer(self, error: StbassError) -> None:
         self.state.fail_sends(lambda: self.state.problem(error))
+        self._place_given_up(error)
+
+    def _place_given_up(self, error: StbassError | None) -> None:
+        """The writer's place is not ours any more, and will not be."""
+        s = self.state
+        if self._me in s.journal.placeless:
+            self._lose_returned(error)
+            self.here.has_place(self._me, s.journal)
+            if error is not None and s.journal.is_process:
+                self.here.undo(s.journal, error)
+
+    def undo(self, error: StbassError) -> None:
+        """What the program has not told is lost, with what it has received; ``error`` says why."""
+        s = self.state
+        if s.journal.failure is not None:
+            s.renewed()
+            self._fail_writer(error)
+            self._fail_reader(error)
+            self.heat_all()
+        elif s.holds("w") or s.queue:
+            # In a program of one's own nobody knows which values were made of which.
+            s.write_failure = s.write_failure or error
+            queue, s.queue = s.queue, deque()
+            for send in queue:
+                s.fail_send(send, error)
+
+    def _lose_returned(self, error: StbassError | None) -> None:
+        """What was accepted, and refused because the place was another's, is lost; without an error nobody needs it."""
+
+    @property
+    def journal(self) -> Journal:
+        """Of the program whose end it is."""
+        return self.state.journal
+
+    def _raise_failure(self) -> None:
+        """Whoever sends the next value must know, once; if the process has failed, always."""
+        s = self.state
+        if s.journal.failure is not None:
+            raise s.problem(s.journal.failure)
+        if s.write_failure is not None:
+            error, s.write_failure = s.write_failure, None
+            raise self._failed(error)
+
+    def _failed(self, error: StbassError) -> StbassError:
+        """The error for whoever asks what has become of accepted values."""
+        return type(error)(f"values that channel {self.name!r} had accepted may be lost: {error}", **error.__dict__)
 
     async def withdraw(self, waiter: Future[Any]) -> Happened | None:
         s = self.state
@@ -924,7 +1013,8 @@ class RedisLink(Link):
         self.here.commit()
         s.fetching += 1
         args = self._acknowledging(max(1, self.capacity), whole=True)
-        self.call(scripts.ACK, *args, answer=partial(self._fetched, s.told, s.told < s.received), waits=False)
+        told = int(args[0])
+        self.call(scripts.ACK, *args, answer=partial(self._fetched, told, told < s.received), waits=False)
 
     def _fetched(self, told: int, in_hand: bool, reply: Any) -> None:
         """What was asked for came.
@@ -1146,6 +1236,8 @@ class RedisLink(Link):
         async with s.meeting[place]:
             if not self.closed and not self.held(place) and not await self._placed(place):
                 return None
+            if s.journal.failure is not None:
+                raise s.problem(s.journal.failure)
             try:
                 happened: Happened | None = await (self._meet_reader(arm) if arm.reader else self._meet_writer(arm))
             except StbassError:

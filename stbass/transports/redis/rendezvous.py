@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import time
 from asyncio import Future
+from functools import partial
 from typing import Any
 
 from stbass._channels.choice import DECIDING
@@ -22,8 +23,9 @@ from stbass._channels.transport import Arm, Happened
 from stbass._values.ids import new_id
 from stbass.errors import BackendUnavailableError, SignatureError, StbassError, WireError
 from stbass.transports.redis import scripts
+from stbass.transports.redis.client import ScriptCall
 from stbass.transports.redis.connection import LATER
-from stbass.transports.redis.end_state import MovedValue, PendingSend, Place
+from stbass.transports.redis.end_state import UNDONE_FOR_NOW, MovedValue, PendingSend, Place, is_undone
 from stbass.transports.redis.entries import parse_entry
 from stbass.transports.redis.link import RedisLink
 
@@ -60,6 +62,7 @@ class Rendezvous(RedisLink):
         self._check_open()
         self.touch()
         payload = self.state.codec.encode(value)
+        self._raise_failure()
         self.goes_on()
         return self._enqueue(payload)
 
@@ -67,6 +70,19 @@ class Rendezvous(RedisLink):
         s = self.state
         if s.offering or s.withdrawing or not s.queue or self.closed or self.here.paused or not self.held("w"):
             return
+        client = self.here
+        if s.journal.unsettled or (client.uncommitted and any(end.journal is s.journal for end in client.uncommitted)):
+            # In one step with what was received before.
+            client.happened(self)
+            client.commit()
+            return
+        entries = self._entries()
+        if entries:
+            self.call(scripts.OFFER, s.ttl, *entries, answer=self._offered, now=True, waits=False)
+
+    def _entries(self) -> list[bytes]:
+        """Offer what waits."""
+        s = self.state
         entries = []
         while s.queue:
             send = s.queue.popleft()
@@ -76,20 +92,39 @@ class Rendezvous(RedisLink):
             send.number = s.number
             s.pending[s.number] = send
             entries.append(s.codec.entry(s.number, b"s", send.payload))
-        if entries:
-            s.offering = True
-            self.call(scripts.OFFER, s.ttl, *entries, answer=self._offered, now=True, waits=False)
+        s.offering = bool(entries)
+        return entries
 
-    def _offered(self, reply: Any) -> None:
+    def tell_alone(self) -> bool:
+        """See :class:`.Teller`."""
+        return False
+
+    def calls(self) -> list[ScriptCall]:
+        """What waits is offered together with what was received before. See :class:`.Teller`."""
+        s = self.state
+        if s.offering or s.withdrawing or self.closed or not s.holds("w"):
+            return []
+        entries = self._entries()
+        answer = partial(self._offered, together=True)
+        return [ScriptCall(scripts.OFFER, s.key, (s.party, s.ttl, *entries), answer)] if entries else []
+
+    def after_calls(self) -> None:
+        """See :class:`.Teller`."""
+
+    def _offered(self, reply: Any, *, together: bool = False) -> None:
         s = self.state
         s.offering = False
-        if reply is LATER:
+        if reply is LATER or is_undone(reply):
             # Not offered after all: those whose numbers the server does not know.
             again = [send for number, send in s.pending.items() if number > s.written]
             for send in again:
                 del s.pending[send.number]
-            s.queue.extendleft(reversed(again))
             s.number = s.written
+            if reply is LATER or reply == UNDONE_FOR_NOW:
+                s.queue.extendleft(reversed(again))
+            else:
+                for send in again:
+                    s.fail_send(send, s.undone())
         elif not isinstance(reply, list):
             s.doubt_number()
             self._fail_writer(s.problem(reply))
@@ -99,6 +134,9 @@ class Rendezvous(RedisLink):
             if reply[3]:
                 self.told_closed(why=reply[3])
             self.settle()
+        elif together and s.queue:
+            # What was received before is not acknowledged until this can be offered.
+            s.journal.placeless[self._me] = None
         if s.place_waiters:
             s.tell_places()
         if s.queue:
@@ -338,6 +376,7 @@ class Rendezvous(RedisLink):
         self._check_open()
         payload = s.codec.encode(arm.value)
         self.goes_on()
+        await self._settled()
         tried: list[bytes] = []
         while True:
             self._check_open()
@@ -367,6 +406,19 @@ class Rendezvous(RedisLink):
                     return None
             finally:
                 s.urgent.pop(number, None)
+
+    async def _settled(self) -> None:
+        """Return when the server knows what was received before a value is offered that is taken at once, if at all.
+
+        Raises:
+            StbassError: a place was lost: it must not be offered.
+        """
+        s = self.state
+        if s.journal.unsettled or self.here.uncommitted:
+            self.here.commit()
+            for end in s.journal.unsettled_ends():
+                await end.flush()
+        self._raise_failure()
 
     async def _answer(self, future: Future[bool]) -> bool:
         handle = self.here.loop.call_later(_ANSWER_SECONDS, _set, future, False)
@@ -465,6 +517,7 @@ class Rendezvous(RedisLink):
             if arm.reader:
                 happened = await self._take_now()
             else:
+                await self._settled()
                 s.number += 1
                 entry = s.codec.entry(s.number, b"g", s.codec.encode(arm.value))
                 s.withdrawing += 1

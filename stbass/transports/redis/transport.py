@@ -204,7 +204,7 @@ class Scope(Transport):
     def __init__(self, transport: RedisTransport, user: str = "") -> None:
         self._transport = transport
         self._user = user
-        self._journal = Journal()
+        self._journal = Journal(is_process=True)
         self._opened: list[RedisLink] = []
         self._waiting: set[asyncio.Task[None]] = set()
 
@@ -280,6 +280,10 @@ class Scope(Transport):
             StbassError: as :meth:`stbass.Chan.flush`; everything was left.
         """
         try:
+            if self._journal.broken_off:
+                self._journal.broken_off = False
+                for link in list(self._opened):
+                    await link.close_after_all()
             await self.flush()
             if self._waiting:
                 await asyncio.wait(self._waiting)

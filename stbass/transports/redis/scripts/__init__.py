@@ -13,6 +13,7 @@ change: then nothing was done. The first element of an answer is a word:
 ``free``    nobody holds the side, and nothing was done; which channel it is, follows
 ``none``    there is nobody to do it with
 ``held``    another party holds the place; what follows says who
+``undone``  another channel's place, of the same program, was lost, and nothing was done
 ``old``     a later attempt of the same process holds the place, or held it last
 ``type``    the channel carries another type, which follows
 """

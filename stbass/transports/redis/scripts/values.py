@@ -296,9 +296,11 @@ return {'ok'}
 TURN = Script(
     "TURN",
     r"""
--- What one client has done with several channels: all of it or nothing.  Instead of the party: 'turn'.
--- for each channel, of which KEYS has the base: 'o' or 'a', how many arguments, the arguments of OFFER or ACK
--- an answer or an error for each
+-- What one client has done with several channels: of each program all or nothing.  Instead of the party: 'turn'.
+-- for each channel, of which KEYS has the base: 'o' or 'a', number of the program, how many arguments, the arguments of
+-- OFFER or ACK.  An entry '<number>c' of OFFER: nothing is offered, but all up to that number must be there.
+-- an answer or an error for each.  undone: nothing was done, because the program has lost a place: a reader's (r), with
+-- what it had received there, or only a writer's (w), which it may get back
 local function offer(KEYS, ARGV)
 """
     + OFFER.text.decode()
@@ -309,25 +311,55 @@ local function acknowledge(KEYS, ARGV)
     + ACK.text.decode()
     + r"""
 end
-local calls, at = {}, 2
+local calls, programs, at = {}, {}, 2
 for i, key in ipairs(KEYS) do
-  local last = at + 1 + ARGV[at + 1]
+  -- Before anything is done: does each program hold the places of all that it tells, and is all there that came before?
+  local kind, number, last = ARGV[at], ARGV[at + 1], at + 2 + ARGV[at + 2]
   local args = {}
-  for j = at + 2, last do args[#args + 1] = ARGV[j] end
-  calls[i] = {ARGV[at] == 'o' and offer or acknowledge, args}
-  if ARGV[at] == 'o' then
-    -- Before anything is done: does what was offered before stand there?
-    local fine, holder, offered = pcall(function() return unpack(redis.call('HMGET', key, 'w', 'offered')) end)
-    local number = string.match(args[3] or '', '^(%d+)b')
-    if fine and number and holder == args[1] and tonumber(number) > tonumber(offered or 0) + 1 then
-      return {err = 'TRYAGAIN the values before these were refused'}
+  for j = at + 3, last do args[#args + 1] = ARGV[j] end
+  at = last + 1
+  local program = programs[number] or {}
+  local writes = kind == 'o'
+  local one = {kind = kind, program = program, args = args}
+  programs[number], calls[i] = program, one
+  local fine, known = pcall(redis.call, 'HMGET', key, writes and 'w' or 'r', 'epoch', 'offered', 'born')
+  if fine and known[2] then
+    local held, offered = known[1] == args[1], tonumber(known[3] or 0)
+    if not held then
+      one.refused = {known[1] and 'taken' or 'free', known[4]}
+      if program.lost ~= 'r' then program.lost = writes and 'w' or 'r' end
+    end
+    if writes then
+      local first, first_kind = string.match(args[3], '^(%d+)(%a)')
+      local final, _, count = string.match(args[#args], '^(%d+)(%a)(%d*)')
+      if first_kind == 'b' then first = first - 1 end
+      if held and first_kind ~= 's' and tonumber(first) > offered then program.gap = true end
+      if first_kind == 'c' then
+      elseif held and final + (tonumber(count) or 1) - 1 <= offered then
+        program.written = true
+      else
+        program.fresh = true
+      end
     end
   end
-  at = last + 1
+end
+for _, program in pairs(programs) do
+  -- (If all that it sends is there already, this has been done, and comes again because the answer was lost.)
+  program.repeated = program.written and not program.fresh
+  if program.gap and not program.lost then return {err = 'TRYAGAIN the values before these were refused'} end
 end
 local answers = {}
 for i, key in ipairs(KEYS) do
-  local fine, answer = pcall(calls[i][1], {key}, calls[i][2])
+  local one = calls[i]
+  local program = one.program
+  local fine, answer = true, nil
+  if program.lost and not program.repeated then
+    answer = one.refused or {'undone', program.lost}
+  elseif one.refused and one.kind == 'a' then
+    answer = {'ok', 0, 0}
+  else
+    fine, answer = pcall(one.kind == 'o' and offer or acknowledge, {key}, one.args)
+  end
   if not fine then
     answer = type(answer) == 'table' and answer or {err = tostring(answer)}
     -- What the server refuses for now it refuses before anything was done: all of it comes again.
