@@ -47,7 +47,8 @@ class Guard:
 
     Args:
         channel: a channel to receive from (or to send to: see ``send``), a :class:`TIMER`, a :class:`DEADLINE`, or
-            ``SKIP``. A closed channel is ready: if it is chosen, the choice raises ``ChannelClosedError``.
+            ``SKIP``. A closed channel is ready: if it is chosen, the choice raises ``ChannelClosedError``. One at whose
+            other end nobody is left is not ready, unless there is no other guard that could be.
         precondition: whether the guard takes part. A callable is asked when the choice starts, and again when a
             partner comes to one of the choice's channels or :meth:`ALT.recheck` is called; nothing polls it.
         handler: called with what the guard gives if it wins (or with nothing, if it takes no argument); may be async.
@@ -233,11 +234,23 @@ class _Alternation(Coroutine[Any, Any, Any]):
             shut = self._ask_preconditions() if self._dynamic else _NONE
             if remote:
                 await self._ask_links()
+            forsaken: set[int] = set()
             while True:
-                ready = [arm.index for arm in self._arms if arm.open and arm.link.ready(arm)]
+                ready = [
+                    arm.index
+                    for arm in self._arms
+                    if arm.open and not (arm.index in forsaken and arm.link.forsaken) and arm.link.ready(arm)
+                ]
                 ready += self._due(shut)
                 if ready:
-                    outcome = await self._commit(self._pick(ready))
+                    index = self._pick(ready)
+                    try:
+                        outcome = await self._commit(index)
+                    except ChannelClosedError:
+                        forsaken.add(index)
+                        if self._is_over(index, forsaken):
+                            raise
+                        outcome = None
                 else:
                     for index in self._skips:
                         if index not in shut:
@@ -305,6 +318,19 @@ class _Alternation(Coroutine[Any, Any, Any]):
         if cancel is not None:
             defer(cancel)
         return index, happened.value if arm.reader else arm.value
+
+    def _is_over(self, index: int, forsaken: Set[int]) -> bool:
+        """Whether guard ``index`` is closed, or nobody is left at its other end, nor at that of any other guard.
+
+        Args:
+            forsaken: those at which nobody is left, and that have no more to give.
+        """
+        links = {arm.index: arm.link for arm in self._arms}
+        if links[index].forsaken is None:
+            return True
+        return not (self._timers or self._skips) and all(
+            link.forsaken is not None and place in forsaken for place, link in links.items()
+        )
 
     async def _wait(self, choice: Choice, arms: Sequence[Arm], shut: Set[int] = _NONE) -> Outcome | None:
         """Wait until a partner completes the choice, or until there is a reason to look again (None)."""
@@ -383,7 +409,7 @@ class _Alternation(Coroutine[Any, Any, Any]):
             assert isinstance(guard.channel, Chan)
             by_index[old.index] = Arm(choice, old.index, guard.channel.link, old.reader, old.value)
         self._arms = [arm for arm in by_index if arm is not None]
-        choice.ready = self._ready_list(by_index)
+        choice.ready = self._ready_list(by_index, alone=not self._timers and not self._skips)
         self._choice = choice
         self._kept = True
         self._attach(self._arms)

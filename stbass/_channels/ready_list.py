@@ -15,6 +15,7 @@ from typing import Any
 
 from stbass._channels.choice import Choice
 from stbass._channels.transport import NOTHING, Arm
+from stbass.errors import ChannelClosedError
 
 __all__ = ["FairList", "ListedChoice", "PriorityList", "ReadyList", "attempt", "pick"]
 
@@ -43,15 +44,19 @@ class ReadyList(ABC):
 
     Args:
         arms: by index of the guard; None where a guard is no channel's.
+        alone: whether there are no other guards than these.
 
     ``faced`` are those that were not ready at the last look and have a choice on their other side: that one may begin
     to wait without anything else happening, so they stay on the list.
     """
 
-    __slots__ = ("_arms", "faced", "tried")
+    __slots__ = ("_alone", "_arms", "_forsaken", "faced", "tried")
 
-    def __init__(self, arms: Sequence[Arm | None]) -> None:
+    def __init__(self, arms: Sequence[Arm | None], *, alone: bool) -> None:
         self._arms = arms
+        self._alone = alone
+        self._forsaken: set[int] = set()
+        """Those at whose other end nobody was left, and that had no more to give."""
         self.faced: list[Arm] = []
         self.tried = 0
         """The latest that was tried: when trying it raises, the one that is closed."""
@@ -75,10 +80,20 @@ class ReadyList(ABC):
         arm = self._arms[index]
         assert arm is not None
         self.tried = index
-        value = attempt(arm)
+        try:
+            value = attempt(arm)
+        except ChannelClosedError:
+            self._forsaken.add(index)
+            if arm.link.forsaken is None or (self._alone and all(map(self._is_over, range(len(self._arms))))):
+                raise
+            return NOTHING  # nobody is left at its other end, but perhaps at that of another
         if value is NOTHING and arm.link.faced(arm):
             self.faced.append(arm)
         return value
+
+    def _is_over(self, index: int) -> bool:
+        arm = self._arms[index]
+        return arm is None or (arm.link.forsaken is not None and index in self._forsaken)
 
     def _put_back(self) -> None:
         for arm in self.faced:
@@ -90,10 +105,10 @@ class FairList(ReadyList):
 
     __slots__ = ("_place", "_ready")
 
-    def __init__(self, arms: Sequence[Arm | None]) -> None:
+    def __init__(self, arms: Sequence[Arm | None], *, alone: bool) -> None:
         self._ready: list[int] = []
         self._place = [-1] * len(arms)
-        super().__init__(arms)
+        super().__init__(arms, alone=alone)
 
     def add(self, index: int) -> None:
         if self._place[index] < 0:
@@ -128,10 +143,10 @@ class PriorityList(ReadyList):
 
     __slots__ = ("_heap", "_listed")
 
-    def __init__(self, arms: Sequence[Arm | None]) -> None:
+    def __init__(self, arms: Sequence[Arm | None], *, alone: bool) -> None:
         self._heap: list[int] = []
         self._listed = bytearray(len(arms))
-        super().__init__(arms)
+        super().__init__(arms, alone=alone)
 
     def add(self, index: int) -> None:
         if not self._listed[index]:

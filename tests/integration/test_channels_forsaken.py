@@ -19,7 +19,7 @@ from stbass.testing import RedisServer, Worker
 from stbass.transports.redis import RedisTransport
 from tests.integration.conftest import APP, Fleet
 from tests.support.backends import registry_of
-from tests.support.talkers import Die, Fall, Produce, Take, choose_all, collect, take_all
+from tests.support.talkers import Die, Fall, Merge, Produce, Take, choose_all, collect, take_all
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.timeout(120)
@@ -89,6 +89,12 @@ async def test_a_writer_with_room_goes_on_and_one_without_is_told(registry: Back
     assert outcomes == [[], [f"{GONE}'Take' has ended"]]
 
 
+def _is_closed(fleet: Fleet, key: str) -> bool:
+    """Whether it is the record of a channel that is closed."""
+    of_channel = key.startswith("stbass:chan:") and fleet.server.command("TYPE", key) in (b"hash", "hash")
+    return of_channel and bool(fleet.server.command("HEXISTS", key, "closed"))
+
+
 async def test_who_comes_later_is_told_too_and_the_next_phase_talks(fleet: Fleet, backend: CeleryBackend) -> None:
     # given a reader whose turn on its worker comes when the writer has long failed
     numbers: Chan[int] = Chan(int, name="numbers")
@@ -106,8 +112,7 @@ async def test_who_comes_later_is_told_too_and_the_next_phase_talks(fleet: Fleet
     )
     async with asyncio.timeout(90), aclosing(blocking):
         running = asyncio.ensure_future(SEQ(first, second, registry=registry, on_failure=COLLECT).run())
-        key = await until(lambda: [one for one in fleet.keys() if one.startswith("stbass:chan:")])  # noqa: SIM118
-        await until(lambda: fleet.server.command("HEXISTS", key[0], "closed"))
+        await until(lambda: any(_is_closed(fleet, key) for key in fleet.keys()))  # noqa: SIM118
         async with Worker(APP, "later", env=fleet.env):
             result = await running
     # then it is told all the same, and what comes after the two can use the channel
@@ -168,3 +173,33 @@ async def test_one_whose_worker_is_killed_comes_again_until_it_has_had_its_attem
             lost, waited = result.failures
             assert isinstance(lost.error, WorkerLostError)
             assert str(waited.error).startswith(f"{GONE}'Die' failed (WorkerLostError: ")
+
+
+@pytest.mark.parametrize("capacity", [0, 4])
+async def test_a_choice_goes_on_with_the_channel_whose_writer_is_left(registry: BackendRegistry, capacity: int) -> None:
+    left, right = (Chan(int, name=name, capacity=capacity) for name in ("left", "right"))
+    async with asyncio.timeout(60):
+        result = await PLACED_PAR(
+            (Produce(1, closes=False).with_channels(out=left), ANTHROPIC),
+            (Produce(20, closes=False).with_channels(out=right), LOCAL),
+            (Merge(21).with_channels(left=left, right=right), LOCAL),
+            registry=registry,
+            on_failure=COLLECT,
+        ).run()
+    assert result.is_ok
+    assert sorted(result.value[2]) == sorted([0, *range(20)])
+
+
+async def test_a_choice_of_which_nobody_is_left_at_any_end_is_told_so(registry: BackendRegistry) -> None:
+    left, right = (Chan(int, name=name) for name in ("left", "right"))
+    async with asyncio.timeout(60):
+        result = await PLACED_PAR(
+            (Produce(1, closes=False).with_channels(out=left), ANTHROPIC),
+            (Produce(4, closes=False).with_channels(out=right), LOCAL),
+            (Merge(6).with_channels(left=left, right=right), LOCAL),
+            registry=registry,
+            on_failure=COLLECT,
+        ).run()
+    [failure] = result.failures
+    assert isinstance(failure.error, ChannelClosedError)
+    assert "its other end will never come again: process 'Produce'" in str(failure.error)

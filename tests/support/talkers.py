@@ -187,3 +187,14 @@ async def choose_all(ctx: ProcessContext) -> None:
     """Receive on ``inp`` for ever, by a choice."""
     while True:
         ctx.checkpoint(await ALT(Guard(ctx.get_channel("inp"))))
+
+
+class Merge(Process):
+    """Take so many values from ``left`` and ``right``, whichever is ready."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    async def run(self, ctx: ProcessContext) -> list[int]:
+        """Choose so often."""
+        return [await ALT(Guard(ctx.get_channel("left")), Guard(ctx.get_channel("right"))) for _ in range(self.count)]

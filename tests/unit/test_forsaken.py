@@ -15,6 +15,7 @@ from stbass import (
     PLACED_PAR,
     SEQ,
     SEQ_FOR,
+    TIMER,
     Chan,
     Collector,
     Distributor,
@@ -277,3 +278,53 @@ async def test_what_distributes_and_collects_passes_on_that_values_may_be_missin
         # one that ended well is the end of them
         first, second = Chan(int, name="c"), Chan(int, name="d")
         assert await _outcome(PAR(_of(Send(2), first), make(first, second), _of(loop, second))) == [2, 2, [0, 1]]
+
+
+class Merge(Process):
+    """Take so many values from ``left`` and ``right``, whichever is ready."""
+
+    def __init__(self, count: int, *, again: bool = True, extra: tuple[Guard, ...] = ()) -> None:
+        self.count, self.again, self.extra = count, again, extra
+
+    async def run(self, ctx: ProcessContext) -> list[Any]:
+        def made() -> ALT:
+            return ALT(Guard(ctx.get_channel("left")), Guard(ctx.get_channel("right")), *self.extra)
+
+        kept = made()
+        return [await (kept if self.again else made()) for _ in range(self.count)]
+
+
+@pytest.mark.parametrize("again", [True, False])
+@pytest.mark.parametrize("capacity", [0, 3])
+async def test_a_choice_goes_on_with_the_channels_whose_other_ends_are_left(again: bool, capacity: int) -> None:
+    left, right = (Chan(int, name=name, capacity=capacity) for name in ("left", "right"))
+    sending = (Send(1).with_channels(c=left), Send(40).with_channels(c=right))
+    merge = Merge(41, again=again).with_channels(left=left, right=right)
+    async with asyncio.timeout(30):
+        result = await PAR(*sending, merge, on_failure=COLLECT).run()
+    assert result.is_ok
+    assert sorted(result.value[2]) == sorted([0, *range(40)])
+
+
+@pytest.mark.parametrize("again", [True, False])
+async def test_a_choice_of_which_nobody_is_left_at_any_end_is_told_so(again: bool) -> None:
+    left, right = (Chan(int, name=name) for name in ("left", "right"))
+    sending = (Send(1).with_channels(c=left), Send(4).with_channels(c=right))
+    merge = Merge(6, again=again).with_channels(left=left, right=right)
+    async with asyncio.timeout(30):
+        result = await PAR(*sending, merge, on_failure=COLLECT).run()
+    [failure] = result.failures
+    assert isinstance(failure.error, ChannelClosedError)
+    assert "its other end will never come again: process 'Send' has ended" in str(failure.error)
+
+
+@pytest.mark.parametrize("again", [True, False])
+async def test_a_choice_with_a_timer_goes_on_with_that(again: bool) -> None:
+    left, right = (Chan(int, name=name) for name in ("left", "right"))
+    sending = (Send(1).with_channels(c=left), Send(1).with_channels(c=right))
+    timer = Guard(TIMER(0.05), handler=lambda: "late")
+    merge = Merge(4, again=again, extra=(timer,)).with_channels(left=left, right=right)
+    async with asyncio.timeout(30):
+        result = await PAR(*sending, merge, on_failure=COLLECT).run()
+    assert result.is_ok
+    assert result.value[2] == [0, 0, "late", "late"]
