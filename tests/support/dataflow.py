@@ -31,6 +31,8 @@ class Lasting(DictStateBackend):
         super().__init__(job_id)
         if before is not None:
             self._jobs = copy.deepcopy(before._jobs)
+            for job in self._jobs.values():
+                job.holder = None  # as a lock ends with its holder
 
     def after_death(self) -> Lasting:
         """What a run that dies now leaves to the next; what it still does to the store here is not seen there."""
