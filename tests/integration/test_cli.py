@@ -190,6 +190,7 @@ def test_a_page_shows_what_its_commands_print(redis_url: str, page: str) -> None
         (["--off", "--running", "3"], "--off lifts all limits"),
     ],
 )
+@pytest.mark.slow
 def test_a_wrong_limit_is_refused_by_name_and_changes_nothing(redis_url: str, arguments: list[str], error: str) -> None:
     stbass("limit", "llm", "--running", "7", STBASS_BROKER_URL=redis_url)
     done = stbass("limit", "llm", *arguments, STBASS_BROKER_URL=redis_url)

@@ -141,6 +141,7 @@ def test_what_is_not_there_is_told_in_a_sentence(fleet: Fleet, arguments: list[s
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_server_that_is_not_there_is_told_in_a_sentence() -> None:
     nowhere = {"STBASS_BROKER_URL": "redis://127.0.0.1:1/0", "STBASS_RESULT_BACKEND": "redis://127.0.0.1:1/0"}
     for arguments in (["runs"], ["follow", "x"]):

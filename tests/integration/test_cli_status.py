@@ -165,6 +165,7 @@ async def test_an_endpoint_that_is_required_has_a_healthy_worker_or_the_exit_cod
     await asyncio.gather(blocking, return_exceptions=True)
 
 
+@pytest.mark.slow
 async def test_status_of_queues_in_rabbitmq(rabbitmq: RabbitMQ, server: RedisServer, puppeteer: Puppeteer) -> None:
     fleet = Operated(server, rabbitmq.url)
     try:

@@ -534,8 +534,8 @@ async def test_groups_whose_producer_was_killed_end_by_themselves(
     with producer(fleet, tmp_path) as first:
         await well_on_its_way(tmp_path)
         first.kill()
-    await until(lambda: lines(tmp_path / "log")[-1] == "middle destroy", timeout=20)
-    await until(lambda: not fleet.server.command("ZCARD", "stbass:leases"))
+    await until(lambda: lines(tmp_path / "log")[-1] == "middle destroy", timeout=60)
+    await until(lambda: not fleet.server.command("ZCARD", "stbass:leases"), timeout=60)
     channels = {key for key in fleet.keys() if key.startswith("stbass:chan:")}  # noqa: SIM118
     assert channels == set()
     async with asyncio.timeout(SECONDS), fleet_job(backend, tmp_path) as process:

@@ -83,6 +83,7 @@ async def announced(backend: CeleryBackend) -> None:
             await asyncio.sleep(0.02)  # what other processes do cannot wake us
 
 
+@pytest.mark.slow
 async def test_workers_killed_again_and_again_change_nothing_in_the_file(fleet: Fleet, tmp_path: Path) -> None:
     # given orders that take some seconds
     rows = 400

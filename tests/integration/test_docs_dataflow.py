@@ -68,8 +68,12 @@ def terminal(command: Command, folder: Path) -> Iterator[dict[str, str]]:
 def test_on_a_fleet(tmp_path: Path) -> None:
     # Given the fleet that the page tells the reader to start, in a folder with the page's files
     PAGE.save(tmp_path)
+    # (in a folder of its own: what is written beside the programs shall not make its workers start anew)
+    there = tmp_path / "fleet"
+    there.mkdir()
+    PAGE.save(there)
     [command] = FLEET.commands
-    with terminal(command, tmp_path) as settings:
+    with terminal(command, there) as settings:
         # When the rest of the section is done in another terminal, then it prints what the page says
         assert ON_FLEET
         for trial in ON_FLEET:

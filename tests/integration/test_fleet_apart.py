@@ -101,6 +101,7 @@ async def test_two_fleets_see_nothing_of_each_other(server: RedisServer, how: st
 
 
 @on_every_server
+@pytest.mark.slow
 async def test_a_fleet_whose_user_may_use_only_its_prefix(server: RedisServer) -> None:
     server.command(
         "ACL", "SETUSER", "fleet", "on", ">secret", "resetkeys", "~mine:*", "resetchannels", "&mine:*", "+@all"

@@ -508,6 +508,7 @@ async def test_queues_in_another_database_than_the_results(server: RedisServer, 
         await fleet.aclose()
 
 
+@pytest.mark.slow
 async def test_queues_in_rabbitmq(rabbitmq: RabbitMQ, server: RedisServer, puppeteer: Puppeteer) -> None:
     server.command("FLUSHALL")
     fleet = Limited(server, puppeteer, broker=rabbitmq.url)

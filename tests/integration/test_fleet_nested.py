@@ -337,6 +337,7 @@ async def test_what_a_lost_worker_has_sent_does_not_run_on(server: RedisServer, 
     assert lines(log)[2:] == (["started", "ended"] if lost == "redeliver" else [])
 
 
+@pytest.mark.slow
 async def test_what_is_still_queued_does_not_run_for_who_has_failed(server: RedisServer, tmp_path: Path) -> None:
     # given processes that have sent others to a queue which nobody consumes yet
     log, go, fleet = tmp_path / "log", tmp_path / "go", Fleet(server, {})

@@ -113,6 +113,7 @@ async def test_a_worker_of_three_queues_is_killed_twenty_times_under_12000_messa
     await _killed_again_and_again(server, fleet, 12_000, 20)
 
 
+@pytest.mark.slow
 async def test_a_queue_is_added_and_cancelled_while_the_worker_waits(server: RedisServer, fleet: Celery) -> None:
     with worker(server, "a"):
         assert (await start(fleet, "a", 0)).value == 0

@@ -357,6 +357,7 @@ async def test_a_standby_or_a_user_without_rights(postgres_server: PostgresServe
             session.execute("DROP ROLE reader")
 
 
+@pytest.mark.slow
 async def test_redis_without_memory_keeps_the_last_checkpoint() -> None:
     with RedisServer() as server:
         async with RedisStateBackend(server.url, job_id=JOB) as state:
