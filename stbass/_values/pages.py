@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from stbass._values.texts import shortened
+from stbass._values.texts import printable, shortened
 
 __all__ = ["html_page", "safe_html"]
 
@@ -13,7 +13,7 @@ _LONGEST_TEXT = 2_000
 
 def safe_html(text: str) -> str:
     """Text that may stand in HTML and XML, which have no place for control characters."""
-    return escape("".join(sign if sign.isprintable() else " " for sign in shortened(text, _LONGEST_TEXT)))
+    return escape(printable(shortened(text, _LONGEST_TEXT)))
 
 
 def html_page(title: str, body: str) -> str:

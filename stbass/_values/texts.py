@@ -25,8 +25,10 @@ __all__ = [
     "error_text",
     "message_of",
     "notes_of",
+    "one_line",
     "outline_of",
     "plain_text",
+    "printable",
     "shortened",
     "text_of",
     "traceback_text",
@@ -49,6 +51,17 @@ def shortened(text: str, longest: int) -> str:
         half = longest // 2
         text = f"{text[:half]} … {len(text) - 2 * half} characters left out … {text[-half:]}"
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
+def printable(text: str) -> str:
+    """``text`` with a space for each control character, line end and lone surrogate."""
+    return "".join(sign if sign.isprintable() else " " for sign in text)
+
+
+def one_line(text: str, longest: int) -> str:
+    """``text`` in one line of printable characters, cut to ``longest``."""
+    line = " ".join(printable(text).split())
+    return line if len(line) <= longest else f"{line[: longest - 1]}…"
 
 
 def plain_text(value: Any) -> str:

@@ -17,10 +17,10 @@ from typing import Literal, Protocol
 from stbass._values.endpoint import place_of
 from stbass._values.outcome import ProcessResult, RunInfo, aware
 from stbass._values.pages import html_page, safe_html
-from stbass._values.texts import error_text, plain_text
+from stbass._values.texts import error_text, one_line, plain_text
 from stbass.errors import DeadlineExceeded, ProcessCancelled
 
-__all__ = ["Span", "Timeline"]
+__all__ = ["Span", "State", "Timeline", "state_after"]
 
 State = Literal["done", "failed", "too late", "cancelled", "running"]
 
@@ -41,6 +41,14 @@ _HEIGHT = 16
 _LABELS = 260
 _WIDTH = 700
 _MARGIN = 110
+
+
+def state_after(error: BaseException) -> State:
+    """How a process ended that failed with ``error``."""
+    kind = type(error)
+    if issubclass(kind, ProcessCancelled):
+        return "cancelled"
+    return "too late" if issubclass(kind, DeadlineExceeded) else "failed"
 
 
 class _Happened(Protocol):
@@ -125,7 +133,7 @@ class Timeline:
 
     def __init__(self, spans: Sequence[Span], title: str = "", deadline_at: datetime | None = None) -> None:
         self.spans = tuple(spans)
-        self.title = _cut(plain_text(title), _LONGEST_NAME)
+        self.title = one_line(plain_text(title), _LONGEST_NAME)
         self.deadline_at = deadline_at
 
     @classmethod
@@ -189,15 +197,15 @@ class Timeline:
                 state = "cancelled" if kind.startswith("ProcessCancelled") else state
             spans.append(
                 Span(
-                    _cut(path, _LONGEST_NAME),
+                    one_line(path, _LONGEST_NAME),
                     process_id,
-                    "" if worker is None else _cut(f"worker {worker}", _LONGEST_NAME),
+                    "" if worker is None else one_line(f"worker {worker}", _LONGEST_NAME),
                     1 if begun is None else begun.attempt,
                     since,
                     began_at,
                     max(last if end is None else end.at, began_at or since),
                     state,
-                    _cut(error, _LONGEST_ERROR),
+                    one_line(error, _LONGEST_ERROR),
                 )
             )
         return cls(spans, title)
@@ -242,12 +250,12 @@ class Timeline:
         lines = [f"{self.title}: {self.summary}" if self.title else self.summary]
         for span in shown:
             taken = _seconds(span.ran if span.started_at is not None else span.waited)
-            name = set_cell_size(_cut(span.name, names), names)
+            name = set_cell_size(one_line(span.name, names), names)
             line = f"{name} {scale.bar(span)} {_MARKS[span.state]} {taken:>8}"
             lines.append(line.rstrip())
             more = ", ".join(text for text in (span.where, span.error) if text and span.state != "done")
             if more:
-                lines.append(f"{'':<{names}} {_cut(more, width - names - 1)}")
+                lines.append(f"{'':<{names}} {one_line(more, width - names - 1)}")
         return "\n".join([*lines, *left])
 
     def to_svg(self, most: int = _MOST_BARS) -> str:
@@ -362,9 +370,7 @@ def _span(result: ProcessResult, began: datetime | None, at_once: bool) -> Span 
         failure = result.failure
         name, process_id, placement = failure.process_name, failure.process_id, placement or failure.placement
         started, ended = started or failure.started_at, ended or failure.failed_at
-        kind = type(failure.error)
-        state = "too late" if issubclass(kind, DeadlineExceeded) else "failed"
-        state = "cancelled" if issubclass(kind, ProcessCancelled) else state
+        state = state_after(failure.error)
         error = error_text(failure.error, _LONGEST_ERROR)
     if ended is None:
         return None
@@ -375,9 +381,9 @@ def _span(result: ProcessResult, began: datetime | None, at_once: bool) -> Span 
     where = [] if placement is None else [place_of(placement)]
     where += [] if run.worker is None else [f"worker {run.worker}"]
     return Span(
-        _cut(plain_text(name), _LONGEST_NAME),
+        one_line(plain_text(name), _LONGEST_NAME),
         process_id,
-        ", ".join(_cut(plain_text(one), _LONGEST_NAME) for one in where if one),
+        ", ".join(one_line(plain_text(one), _LONGEST_NAME) for one in where if one),
         run.attempt,
         min(queued or started or ended, started or ended),
         started,
@@ -393,7 +399,7 @@ def _bar(span: Span, scale: _Scale, top: int) -> str:
     colour = _COLOURS[span.state]
     parts = [f"<g><title>{safe_html(span.text)}</title>"]
     label = f"{span.name} {span.where}".rstrip()
-    parts.append(f'<text x="4" y="{top + 11}">{safe_html(_cut(label, 44))}</text>')
+    parts.append(f'<text x="4" y="{top + 11}">{safe_html(one_line(label, 44))}</text>')
     if start - begin >= 0.1:
         parts.append(
             f'<rect x="{_LABELS + begin:.1f}" y="{top}" width="{start - begin:.1f}" height="12" fill="{_WAITING}"/>'
@@ -419,8 +425,3 @@ def _seconds(time: timedelta) -> str:
     if not seconds or seconds >= 0.9995:
         return f"{seconds:.3g} s"
     return f"{seconds * 1000:.3g} ms"
-
-
-def _cut(text: str, longest: int) -> str:
-    line = " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
-    return line if len(line) <= longest else f"{line[: longest - 1]}…"

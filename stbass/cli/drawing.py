@@ -12,7 +12,7 @@ from stbass._values.endpoint import Placement
 from stbass._values.mermaid import mermaid_text
 from stbass._values.pages import safe_html
 from stbass._values.policy import FailurePolicy, RetryPolicy
-from stbass._values.texts import plain_text, shortened
+from stbass._values.texts import one_line, plain_text, shortened
 from stbass._values.usage import Budget
 from stbass.channel import Chan
 from stbass.replicator import PAR_FOR, SEQ_FOR
@@ -123,8 +123,7 @@ def _settings(settings: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _name(text: str) -> str:
-    plain = " ".join("".join(sign if sign.isprintable() else " " for sign in plain_text(text)).split())
-    return plain if len(plain) <= _LONGEST_NAME else f"{plain[: _LONGEST_NAME - 1]}…"
+    return one_line(plain_text(text), _LONGEST_NAME)
 
 
 def _talks(root: Drawn) -> Iterator[tuple[Drawn, Drawn, str]]:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from stbass._values.texts import shortened, text_of
+from stbass._values.texts import printable, shortened, text_of
 from stbass._values.timeline import Timeline
 from stbass.backends.celery import CeleryBackend
 from stbass.cli.compositions import outcome_data
@@ -181,7 +181,7 @@ def _line(event: RunEvent) -> str:
         said = "done" if event.error is None else f"failed: {event.error}"
     if event.attempt > 1 and event.kind == "started":
         said = f"{said}, attempt {event.attempt}"
-    text = "".join(sign if sign.isprintable() else " " for sign in shortened(f"{event.path}: {said}", 2000))
+    text = printable(shortened(f"{event.path}: {said}", 2000))
     return f"{event.at.astimezone():%H:%M:%S}  {text}"
 
 

@@ -25,7 +25,7 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode
 
 from stbass._values.masking import masked
 from stbass._values.texts import error_text, plain_text, shortened, type_name_of
-from stbass.errors import DeadlineExceeded, ProcessCancelled
+from stbass._values.timeline import State, state_after
 from stbass.observe import spans
 from stbass.result import ProcessResult
 
@@ -124,14 +124,14 @@ class _Span(spans.OpenSpan):
         telemetry.running.add(1, self._about)
 
     def end(self, result: ProcessResult | None) -> None:
-        telemetry, about, state = self._telemetry, self._about, "done"
+        telemetry, about = self._telemetry, self._about
+        state: State = "done"
         if result is None:
             state = "too late" if self._ctx.remaining == 0 else "cancelled"
         elif result.is_fail:
             error = result.failure.error
             kind = type(error)
-            state = "too late" if issubclass(kind, DeadlineExceeded) else "failed"
-            state = "cancelled" if issubclass(kind, ProcessCancelled) else state
+            state = state_after(error)
             text = error_text(error, 1000)
             self._span.set_status(Status(StatusCode.ERROR, text))
             name = type_name_of(kind).replace(":", ".")
