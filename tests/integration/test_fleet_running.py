@@ -20,7 +20,7 @@ from stbass.result import FailurePolicy
 from stbass.seq import SEQ
 from tests.integration.conftest import Fleet
 from tests.support import agents
-from tests.support.agents import Fail, Give, Steps, Unregistered, noop, sync_thread, unsendable, whoami
+from tests.support.agents import Fail, Give, Steps, Unregistered, left_in_circles, noop, sync_thread, unsendable, whoami
 from tests.support.backends import registry_of
 from tests.support.waiting import until
 
@@ -46,6 +46,15 @@ async def test_a_process_runs_on_the_worker_of_its_endpoint(fleet: Fleet, regist
     ]
     # One event loop per worker process.
     assert one["thread"] == "stbass-processes"
+
+
+@pytest.mark.parametrize("process", [noop, sync_thread, Give("x"), Steps(2, 0.0)])
+async def test_what_has_ended_leaves_nothing_to_the_garbage_collector(
+    backend: CeleryBackend, registry: BackendRegistry, process: Process
+) -> None:
+    await backend.execute(left_in_circles, context("before"))
+    await PLACED_PAR(*[(process, ANTHROPIC)] * 100, registry=registry).run()
+    assert (await backend.execute(left_in_circles, context("after"))).value < 100
 
 
 async def test_a_timeline_says_which_worker_ran_what_and_how_long_it_waited(

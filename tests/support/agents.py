@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
+import gc
 import importlib
 import os
 import sys
@@ -36,6 +37,12 @@ class Unregistered(Exception):
 @Process
 async def noop(ctx: ProcessContext) -> None:
     """Nothing."""
+
+
+@Process
+async def left_in_circles(ctx: ProcessContext) -> int:
+    """How many objects only the garbage collector could free, since it last looked."""
+    return gc.collect()
 
 
 @Process

@@ -857,6 +857,8 @@ class Runtime:
     def _done(self, job: Job, outcome: Outcome) -> None:
         # Not before its result is stored, which may take longer than a lease: nobody else shall run it meanwhile.
         self.keeper.release(job.id)
+        # It knows the job, too: a circle would be left to the garbage collector.
+        job.ctx = None
         if outcome.status in ("done", "lost") and (reply := job.envelope.reply):
             # Whoever stored a result here may know nothing of who waits for it.
             self._tell(reply, msgspec.json.encode(Reply(ready=[job.id])))

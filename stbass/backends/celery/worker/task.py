@@ -286,7 +286,6 @@ class Places:
 class ProcessRequest(Request):
     """A request whose process runs on the pool's event loop."""
 
-    _job: Job | None = None
     signum: int | None = None
     """With which somebody told the worker to end it."""
     _waits = False
@@ -305,7 +304,8 @@ class ProcessRequest(Request):
             raise TaskRevokedError(self.id)
         pool.notice_limits(self.task)
         self._pool = pool
-        self._job = _job(
+        # The job knows the request, which must not know it: a circle would be left to the garbage collector.
+        job = _job(
             self.id,
             _carriers(self._message),
             self.delivery_info,
@@ -317,7 +317,7 @@ class ProcessRequest(Request):
             on_busy=lambda: pool.call_worker(self.waits),
             message=self._sent_again,
         )
-        pool.submit(self._job)
+        pool.submit(job)
 
     def _sent_again(self) -> tuple[str, dict[str, Any]]:
         body, headers = self._message.body, self._message.headers
