@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import http.client
-import json
-import os
 import re
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
@@ -18,67 +14,14 @@ from typing import Any
 import pytest
 
 from stbass.testing import RedisServer, Worker
-from stbass.testing._guarded import GuardedProcess
-from stbass.testing.redis_server import free_port
+from tests.support.site import ROOT, Site
 
 pytest.importorskip("fastapi", reason="the example needs FastAPI")
 pytest.importorskip("uvicorn", reason="the example needs uvicorn")
 
-ROOT = Path(__file__).parents[2]
 TEXT = "A report on the tides. It is written word by word, as a model would write it, and every reader sees all of it."
 
 pytestmark = pytest.mark.acceptance
-
-
-class Web:
-    """The web server."""
-
-    def __init__(self, environment: dict[str, str]) -> None:
-        self.port = free_port()
-        self._environment = {**os.environ, **environment, "PYTHONPATH": str(ROOT)}
-        self._process: GuardedProcess | None = None
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "uvicorn", "examples.web.app:web", "--port", str(self.port)]
-        self._process = GuardedProcess(command, name="the web server", env=self._environment, cwd=ROOT)
-        self._process.wait_for_log("Uvicorn running on", 60.0)
-
-    def kill(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-
-    def open(
-        self, method: str, path: str, body: Any = None, **headers: str
-    ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
-        """The answer, of which nothing has been read."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        if body is not None:
-            named["Content-Type"] = "application/json"
-        connection.request(method, path, None if body is None else json.dumps(body), named)
-        return connection, connection.getresponse()
-
-    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
-        """The status of the answer, and what it says."""
-        connection, answer = self.open(method, path, body, **headers)
-        with closing(connection):
-            text = answer.read()
-            return answer.status, json.loads(text) if text else None
-
-    def follow(self, run_id: str, after: str | None = None) -> Iterator[dict[str, Any]]:
-        """The events of a run; whoever closes this cuts the connection."""
-        headers = {} if after is None else {"Last_Event_ID": after}
-        connection, answer = self.open("GET", f"/runs/{run_id}/events", **headers)
-        with closing(connection):
-            assert answer.status == 200
-            assert answer.headers["Content-Type"].startswith("text/event-stream")
-            fields: dict[str, str] = {}
-            while line := answer.readline().decode():
-                name, _, value = line.rstrip("\n").partition(": ")
-                if name:
-                    fields[name] = value
-                else:
-                    yield {**json.loads(fields["data"]), "sent": (fields["id"], fields["event"])}
 
 
 @pytest.fixture(scope="module")
@@ -92,14 +35,15 @@ def environment() -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def web(environment: dict[str, str]) -> Iterator[Web]:
-    made = Web(environment)
+def web(environment: dict[str, str]) -> Iterator[Site]:
+    command = ("-m", "uvicorn", "examples.web.app:web", "--port", "{port}")
+    made = Site(*command, ready="Uvicorn running on", environment=environment)
     made.start()
     yield made
     made.kill()
 
 
-def test_a_reader_that_is_cut_off_misses_nothing(web: Web) -> None:
+def test_a_reader_that_is_cut_off_misses_nothing(web: Site) -> None:
     topic, key = {"topic": "the tides"}, "order-42"
     assert web.ask("POST", "/runs", topic, Idempotency_Key=key) == (201, {"id": key})
     assert web.ask("POST", "/runs", topic, Idempotency_Key=key) == (200, {"id": key})
@@ -108,7 +52,7 @@ def test_a_reader_that_is_cut_off_misses_nothing(web: Web) -> None:
     assert "'report'" in told["detail"]
     # given a reader that is cut off in the middle
     seen: list[dict[str, Any]] = []
-    following = web.follow(key)
+    following = web.follow(f"/runs/{key}/events")
     while sum(event["kind"] == "output" for event in seen) < 5:
         seen.append(next(following))
     following.close()  # type: ignore[attr-defined]
@@ -116,7 +60,7 @@ def test_a_reader_that_is_cut_off_misses_nothing(web: Web) -> None:
     web.kill()
     web.start()
     # when it connects again, as a browser does
-    following = web.follow(key, seen[-1]["id"])
+    following = web.follow(f"/runs/{key}/events", seen[-1]["id"])
     while seen[-1]["path"] != "report/publish":
         seen.append(next(following))
     assert web.ask("GET", f"/runs/{key}")[1]["status"]["state"] == "running"
@@ -129,24 +73,24 @@ def test_a_reader_that_is_cut_off_misses_nothing(web: Web) -> None:
     assert " ".join(event["value"] for event in seen if event["kind"] == "output") == TEXT
     assert (seen[-1]["kind"], seen[-1]["value"]) == ("ended", TEXT)
     # and so has whoever comes later
-    assert list(web.follow(key)) == seen
+    assert list(web.follow(f"/runs/{key}/events")) == seen
     assert web.ask("GET", f"/runs/{key}")[1]["value"] == TEXT
     assert web.ask("POST", f"/runs/{key}/approval", {"approved": True})[0] == 409
 
 
-def test_a_reader_can_say_no_and_stop_a_report(web: Web) -> None:
+def test_a_reader_can_say_no_and_stop_a_report(web: Site) -> None:
     _, told = web.ask("POST", "/runs", {"topic": "the sun"})
-    for event in web.follow(told["id"]):
+    for event in web.follow(f"/runs/{told['id']}/events"):
         if event["path"] == "report/publish" and event["kind"] == "started":
             web.ask("POST", f"/runs/{told['id']}/approval", {"approved": False})
     assert event["value"] == "It was not published."
     _, told = web.ask("POST", "/runs", {"topic": "the stars"})
     assert web.ask("DELETE", f"/runs/{told['id']}") == (204, None)
-    assert [event["kind"] for event in web.follow(told["id"])][-1] == "ended"
+    assert [event["kind"] for event in web.follow(f"/runs/{told['id']}/events")][-1] == "ended"
     assert "cancelled" in web.ask("GET", f"/runs/{told['id']}")[1]["error"]
 
 
-def test_wrong_requests_are_told(web: Web) -> None:
+def test_wrong_requests_are_told(web: Site) -> None:
     assert web.ask("GET", "/runs/unknown")[0] == 404
     assert web.ask("DELETE", "/runs/unknown")[0] == 404
     assert web.ask("GET", "/runs/unknown/events")[0] == 404
@@ -160,9 +104,9 @@ def test_wrong_requests_are_told(web: Web) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="there is no chromium: apt install chromium")
-def test_the_page_in_a_browser(web: Web, tmp_path: Path) -> None:
+def test_the_page_in_a_browser(web: Site, tmp_path: Path) -> None:
     _, told = web.ask("POST", "/runs", {"topic": "the tides"})
-    following = web.follow(told["id"])
+    following = web.follow(f"/runs/{told['id']}/events")
     while next(following)["path"] != "report/publish":
         pass
     command = ["chromium", "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}"]

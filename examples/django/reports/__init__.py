@@ -1,0 +1,1 @@
+"""Reports, which processes write."""
