@@ -81,6 +81,15 @@ $(VENV)/.installed-demo: $(SETUP) | $(BIN)/python
 	@.venv-agents/bin/python $(PIP_INSTALL) --no-deps "instructor>=1.17.0"
 	@touch $@
 
+# What makes values of its own where it is installed.
+.venv-pandas/.installed: $(SETUP)
+	@python="$(PYTHON)"; [ -n "$$python" ] || exit 1; \
+	[ -x .venv-pandas/bin/python ] || { echo "making .venv-pandas with $$python"; "$$python" -m venv .venv-pandas; }
+	@echo "installing stbass-celery[dev] and pandas into .venv-pandas"
+	@.venv-pandas/bin/python $(PIP_INSTALL) --upgrade pip
+	@.venv-pandas/bin/python $(PIP_INSTALL) -e ".[dev]" pandas
+	@touch $@
+
 $(VENV)/.installed-docs: $(VENV)/.installed
 	@echo "installing stbass-celery[docs] into $(VENV)"
 	@$(BIN)/python $(PIP_INSTALL) -e ".[dev,docs]"
@@ -132,6 +141,10 @@ test-servers: install  ## the tests that need a server, quick and slow, on Redis
 .PHONY: test-agents
 test-agents: .venv-agents/.installed  ## examples and values of agents' SDKs, in an environment that has them
 	@.venv-agents/bin/python $(PYTEST) -m agents tests/agents
+
+.PHONY: test-pandas
+test-pandas: .venv-pandas/.installed  ## values of dataflow, in an environment that has pandas
+	@.venv-pandas/bin/python $(PYTEST) tests/unit/test_dataflow_files.py tests/unit/test_dataflow_readers_writers.py
 
 .PHONY: soak
 soak: install  ## ten minutes of a fleet that is harmed in every way, and a table (SOAK='--seconds 60 --seed 2')

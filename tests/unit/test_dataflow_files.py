@@ -8,24 +8,27 @@ import gzip
 import re
 import sqlite3
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from math import isnan
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import pytz
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stbass._values.texts import value_text
 from stbass.dataflow import LocalProcess
 from stbass.dataflow.library import Chunk, DataReader, DataWriter, FileReader, FileWriter, SQLReader, SQLWriter
+from stbass.dataflow.library.plain import with_own_zone
 from stbass.errors import DataflowError, StbassError
 from tests.support.dataflow_parts import Rows, connected, read_all, reading, write_all
 
@@ -508,7 +511,12 @@ async def test_what_parquet_keeps(tmp_path: Path, rows: list[Any]) -> None:
         ([None, NOON], None, "datetime"),
         ([None, Decimal("1.5")], None, "decimal"),
         ([1, 2.5], None, "float"),
+        ([2**53 + 1, 2.5], None, None),
+        ([1, None, 2, 2.5], None, "float"),
+        ([Decimal(10) ** 30, Decimal("0.25")], None, None),
         ([1, "x"], None, None),
+        ([{"t": np.datetime64(1, "ns")}], None, None),
+        ([[np.datetime64(1, "ns")]], None, None),
         ([NotImplemented], None, None),
         ([np.datetime64(1, "ns")], None, None),
     ],
@@ -536,17 +544,66 @@ async def test_what_parquet_would_change_is_refused_with_a_hint_that_works(
     ]
 
 
+WITHIN: dict[str, tuple[Callable[[pa.DataType], pa.DataType], Callable[[Any], Any]]] = {
+    "plain": (lambda kind: kind, lambda value: value),
+    "list": (pa.list_, lambda value: [value]),
+    "large list": (pa.large_list, lambda value: [value]),
+    "list of two": (lambda kind: pa.list_(kind, 2), lambda value: [value, None]),
+    "struct": (lambda kind: pa.struct([("t", kind)]), lambda value: {"t": value}),
+    "map": (lambda kind: pa.map_(pa.string(), kind), lambda value: [("t", value)]),
+    "list of maps": (lambda kind: pa.list_(pa.map_(pa.string(), kind)), lambda value: [[("t", value)]]),
+}
+"""Types of Parquet files that hold another type, and a value in each."""
+
+
 @pytest.mark.parametrize("unit", ["ns", "us", "ms"])
-@pytest.mark.parametrize("shape", ["plain", "list", "struct"])
-async def test_times_are_the_same_whether_pandas_is_there_or_not(tmp_path: Path, unit: str, shape: str) -> None:
-    value: Any = {"plain": NOON, "list": [NOON], "struct": {"t": NOON}}[shape]
-    kind = pa.timestamp(unit)
-    arrow = {"plain": kind, "list": pa.list_(kind), "struct": pa.struct([("t", kind)])}[shape]
-    pq.write_table(pa.table({"a": pa.array([value], arrow)}), tmp_path / "in.parquet")
+@pytest.mark.parametrize("shape", list(WITHIN))
+@pytest.mark.parametrize("zone", [None, "Europe/Vienna", "+02:00", "UTC"])
+async def test_times_are_pythons_own_whatever_else_is_installed(
+    tmp_path: Path, unit: str, shape: str, zone: str | None
+) -> None:
+    kind, within = WITHIN[shape]
+    value = within(NOON if zone is None else NOON.replace(tzinfo=timezone(timedelta(hours=2))))
+    column = pa.array([value], kind(pa.timestamp(unit, zone)))
+    pq.write_table(pa.table({"a": column}), tmp_path / "in.parquet")
     [(got,)] = await read_all(FileReader(path=tmp_path / "in.parquet", field_names=["a"], name="r"))
     assert got == value
-    assert "pandas" not in repr(got)
-    assert "Timestamp" not in repr(got)
+    # Neither pandas' times nor the zones of pytz.
+    assert not {word for word in ("Timestamp", "pytz", "DstTzInfo", "<UTC>") if word in repr(got)}
+
+
+@pytest.mark.parametrize("shape", list(WITHIN))
+@pytest.mark.parametrize("kind", [pa.timestamp("ns"), pa.duration("ns"), pa.timestamp("us")], ids=str)
+async def test_a_time_that_no_datetime_holds_is_refused_wherever_it_is(
+    tmp_path: Path, shape: str, kind: pa.DataType
+) -> None:
+    outer, within = WITHIN[shape]
+    pq.write_table(
+        pa.table({"a": pa.array([within(2**62 + 1)], outer(pa.int64())).cast(outer(kind))}), tmp_path / "in.parquet"
+    )
+    error, _ = await failure_of_reading(FileReader(path=tmp_path / "in.parquet", field_names=["a"], name="r"))
+    assert isinstance(error, DataflowError)
+    assert str(error).startswith(f"{tmp_path}/in.parquet, row group 0, cannot be read")
+
+
+async def test_times_that_are_written_once_each(tmp_path: Path) -> None:
+    column = pa.array([NOON, NOON, None], pa.timestamp("ns")).dictionary_encode()
+    pq.write_table(pa.table({"a": column}), tmp_path / "in.parquet")
+    got = await read_all(FileReader(path=tmp_path / "in.parquet", field_names=["a"], name="r"))
+    assert repr(got) == repr([(NOON,), (NOON,), (None,)])
+
+
+def test_zones_of_pytz_as_pythons_own() -> None:
+    vienna = pytz.timezone("Europe/Vienna").localize(NOON)
+    fixed = NOON.replace(tzinfo=pytz.FixedOffset(90))
+    got = with_own_zone({"a": [vienna], "b": ("x", fixed), "c": NOON})
+    assert repr(got) == repr(
+        {
+            "a": [NOON.replace(tzinfo=ZoneInfo("Europe/Vienna"))],
+            "b": ("x", NOON.replace(tzinfo=timezone(timedelta(minutes=90)))),
+            "c": NOON,
+        }
+    )
 
 
 async def test_a_time_that_python_cannot_hold_is_refused(tmp_path: Path) -> None:

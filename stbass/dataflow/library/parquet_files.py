@@ -9,17 +9,18 @@ wanted, which appears at once and whole. Where there was no checkpoint there is 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from enum import Enum
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from stbass._values.texts import text_of
 from stbass.dataflow.library.disk import beside, check_replaceable, place, sync, sync_folder
 from stbass.dataflow.library.formats import Chunk, Row
-from stbass.dataflow.library.plain import plain_value
+from stbass.dataflow.library.plain import plain_value, with_own_zone
 from stbass.errors import CheckpointError, DataflowError, MissingDependencyError
 
 __all__ = ["ParquetSink", "ParquetSource", "pyarrow"]
@@ -90,8 +91,8 @@ class ParquetSource:
                 self._group, self._row = self._group + 1, 0
                 self._batches = self._from(self._group, 0)
             self._row += batch.num_rows
-            values = [_plain_times(pa, batch.column(name)).to_pylist() for name in self._columns]
-        except (pa.ArrowException, OSError, ValueError) as error:
+            values = [_values(pa, batch.column(name)) for name in self._columns]
+        except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
             raise DataflowError(f"{self._path}, row group {self._group}, cannot be read: {error}") from error
         return Chunk(list(zip(*values, strict=True)), self._position())
 
@@ -117,19 +118,25 @@ class ParquetSource:
             skip = 0
 
 
-def _plain_times(pa: Any, array: Any) -> Any:
-    """Times and spans of nanoseconds as microseconds, which Python's own hold; pyarrow would give pandas' own instead,
-    where pandas is installed.
+def _values(pa: Any, array: Any) -> list[Any]:
+    """The values of an array, with times, spans and zones as Python's own.
+
+    Of nanoseconds pyarrow makes pandas' own, and of zones those of pytz, where these are installed.
 
     Raises:
-        ArrowInvalid: something would be lost.
+        ArrowException, ValueError, OverflowError: Python's own cannot hold one of them.
     """
     kind = _in_microseconds(pa, array.type)
-    return array if kind == array.type else array.cast(kind, safe=True)
+    values: list[Any] = (array if kind == array.type else array.cast(kind, safe=True)).to_pylist()
+    return list(map(with_own_zone, values)) if "tz=" in str(kind) else values
 
 
 def _in_microseconds(pa: Any, kind: Any) -> Any:
     types = pa.types
+
+    def within(field: Any) -> Any:
+        return field.with_type(_in_microseconds(pa, field.type))
+
     if types.is_timestamp(kind):
         return pa.timestamp("us", kind.tz) if kind.unit == "ns" else kind
     if types.is_duration(kind):
@@ -137,9 +144,17 @@ def _in_microseconds(pa: Any, kind: Any) -> Any:
     if types.is_time64(kind):
         return pa.time64("us")
     if types.is_struct(kind):
-        return pa.struct([field.with_type(_in_microseconds(pa, field.type)) for field in kind])
+        return pa.struct([within(field) for field in kind])
     if types.is_list(kind):
-        return pa.list_(kind.value_field.with_type(_in_microseconds(pa, kind.value_type)))
+        return pa.list_(within(kind.value_field))
+    if types.is_large_list(kind):
+        return pa.large_list(within(kind.value_field))
+    if types.is_fixed_size_list(kind):
+        return pa.list_(within(kind.value_field), kind.list_size)
+    if types.is_map(kind):
+        return pa.map_(within(kind.key_field), within(kind.item_field), kind.keys_sorted)
+    if types.is_dictionary(kind):
+        return _in_microseconds(pa, kind.value_type)
     return kind
 
 
@@ -278,14 +293,11 @@ class ParquetSink:
             kind = self._schema.field(name).type
             try:
                 array = pa.array(values, kind)
+                lost = None if _sure(pa, kind, values) else _lost(pa, values, array)
             except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
                 raise self._misfit(name, kind, values, str(error)) from error
-            if not _sure(pa, kind, values):
-                lost = next(
-                    (one for one, read in zip(values, array.to_pylist(), strict=True) if not _is_kept(one, read)), None
-                )
-                if lost is not None:
-                    raise self._misfit(name, kind, values, f"{text_of(lost, _SHOWN)} would be changed")
+            if lost is not None:
+                raise self._misfit(name, kind, values, f"{text_of(lost, _SHOWN)} would be changed")
             arrays.append(array)
         return pa.Table.from_arrays(arrays, schema=self._schema)
 
@@ -309,7 +321,7 @@ class ParquetSink:
         return f"{self._path}, rows {self._rows + 1} to {self._rows + count}, column {name!r}"
 
     def _misfit(self, name: str, kind: Any, values: Sequence[Any], why: str) -> DataflowError:
-        works = next((given for given in _KINDS if self._would_work(given, kind, values)), None)
+        works = next((given for given in _KINDS if self._would_work(given, name, values)), None)
         advice = (
             f"types= can say what it holds: {{{name!r}: {works!r}}}"
             if works
@@ -320,18 +332,23 @@ class ParquetSink:
             f"{why}. {advice}"
         )
 
-    def _would_work(self, given: str, kind: Any, values: Sequence[Any]) -> bool:
+    def _would_work(self, given: str, name: str, values: Sequence[Any]) -> bool:
         """Whether this kind would have kept these values, and those that were written before."""
         pa = pyarrow()
-        if self._rows and not pa.types.is_null(kind):
-            is_wider = {"float": pa.types.is_int64(kind), "decimal": pa.types.is_decimal(kind)}
-            if not is_wider.get(given):
-                return False
         try:
-            array = pa.array(values, _kind(pa, given, values))
+            kind = _kind(pa, given, values)
+            return all(_lost(pa, some, pa.array(some, kind)) is None for some in chain([values], self._written(name)))
         except (pa.ArrowException, TypeError, ValueError, OverflowError):
             return False
-        return all(map(_is_kept, values, array.to_pylist()))
+
+    def _written(self, name: str) -> Iterator[list[Any]]:
+        """What was written to a column, for a message; nothing can be written after it."""
+        pa = pyarrow()
+        self.close()
+        for _, path in self._parts():
+            with pa.parquet.ParquetFile(path) as part:
+                for group in range(part.num_row_groups):
+                    yield _values(pa, part.read_row_group(group, [name]).column(0))
 
 
 _KINDS = ("int", "float", "bool", "str", "date", "datetime", "decimal")
@@ -376,6 +393,11 @@ def _sure(pa: Any, kind: Any, values: Sequence[Any]) -> bool:
         if is_kind(kind):
             return classes <= {cls}
     return False
+
+
+def _lost(pa: Any, values: Sequence[Any], array: Any) -> Any:
+    """The first value that is not in an array as it was; None: all are."""
+    return next((one for one, read in zip(values, _values(pa, array), strict=True) if not _is_kept(one, read)), None)
 
 
 def _is_kept(value: Any, read: Any) -> bool:

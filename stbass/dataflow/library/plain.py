@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
+from types import NoneType
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from stbass._values.numbers import plain_number
 
-__all__ = ["plain_value"]
+__all__ = ["plain_value", "with_own_zone"]
 
 
 def plain_value(value: Any) -> Any:
@@ -36,4 +38,17 @@ def plain_value(value: Any) -> Any:
             if value.nanosecond:
                 raise ValueError(f"{value!r} is finer than a microsecond, which is as fine as a datetime is")
             return value.to_pydatetime()
+    return value
+
+
+def with_own_zone(value: Any) -> Any:
+    """A time in a zone of pytz, also inside of lists and mappings, in the same zone of Python's; else the value."""
+    match value:
+        case dict():
+            return {key: with_own_zone(one) for key, one in value.items()}
+        case list() | tuple():
+            return type(value)(map(with_own_zone, value))
+        case datetime() if not isinstance(value.tzinfo, ZoneInfo | timezone | NoneType):
+            name = getattr(value.tzinfo, "zone", None)
+            return value.astimezone(ZoneInfo(name) if name else timezone(value.utcoffset() or timedelta()))
     return value
