@@ -13,7 +13,7 @@ from typing_extensions import TypeVar
 from stbass._values.endpoint import Placement, place_of
 from stbass._values.ids import new_id
 from stbass._values.pages import safe_html
-from stbass._values.texts import error_text, notes_of, plain_text, shortened, text_of, value_text
+from stbass._values.texts import attribute_of, error_text, notes_of, plain_text, shortened, text_of, value_text
 from stbass._values.usage import NO_USAGE, Usage
 
 _LONGEST_VALUE = 10_000
@@ -89,7 +89,8 @@ class Failure:
         traceback_str: text of the traceback, of the remote one if it ran elsewhere.
         leaves: of a composition: what failed in it, at whatever depth, a line each, at most a hundred: the names of the
             processes from the outside in, the error, and where it ran, such as
-            ``"research/fetch: ValueError: no such page (opus @ anthropic, worker w1@host)"``.
+            ``"research/fetch: ValueError: no such page (opus @ anthropic, worker w1@host)"``. Of a process that raised
+            a group of errors: those errors.
         usage: what it had used, if it said so.
         worker: the worker that ran it; None if it ran in this Python process, or nobody ran it.
         last_progress: what it last gave to ``ctx.progress``, such as ``"3 of 10 reading"``; empty if it never did.
@@ -109,6 +110,10 @@ class Failure:
     usage: Usage | None = None
     worker: str | None = None
     last_progress: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.leaves and issubclass(type(self.error), BaseExceptionGroup):
+            object.__setattr__(self, "leaves", _errors_in(self.error))
 
     @property
     def elapsed(self) -> timedelta | None:
@@ -171,21 +176,40 @@ def leaves_of(failed: Iterable[ProcessResult]) -> tuple[str, ...]:
     for result in failed:
         failure = result.failure
         name = shortened(failure.process_name, _LONGEST_VALUE)
-        found += [f"{name}/{leaf}" for leaf in failure.leaves] or [f"{name}: {_leaf(failure, result.run)}"]
+        raised = _errors_in(failure.error)
+        if failure.leaves and failure.leaves != raised:
+            found += [f"{name}/{leaf}" for leaf in failure.leaves]
+        else:
+            found += [f"{name}: {leaf}{_place(failure, result.run)}" for leaf in raised]
         if len(found) > _MOST_LEAVES:
             break
-    if len(found) > _MOST_LEAVES:
-        return (*found[: _MOST_LEAVES - 1], "and more")
-    return tuple(found)
+    return _bounded(found)
 
 
-def _leaf(failure: Failure, run: RunInfo | None) -> str:
+def _errors_in(error: BaseException) -> tuple[str, ...]:
+    """The texts of the errors in a group, at whatever depth; of another error its own."""
+    found: list[str] = []
+    rest = [error]
+    while rest and len(found) <= _MOST_LEAVES:
+        one = rest.pop()
+        if issubclass(type(one), BaseExceptionGroup):
+            rest += reversed(attribute_of(one, "exceptions") or ())
+        else:
+            found.append(error_text(one, _LONGEST_VALUE))
+    return _bounded(found)
+
+
+def _bounded(leaves: list[str]) -> tuple[str, ...]:
+    return tuple(leaves) if len(leaves) <= _MOST_LEAVES else (*leaves[: _MOST_LEAVES - 1], "and more")
+
+
+def _place(failure: Failure, run: RunInfo | None) -> str:
     place = failure.placement
     where = [] if place is None else [place_of(place)]
     if run is not None and run.worker is not None:
         where.append(f"worker {run.worker}")
     where = [plain_text(one) for one in where if one]
-    return error_text(failure.error, _LONGEST_VALUE) + (f" ({', '.join(where)})" if where else "")
+    return f" ({', '.join(where)})" if where else ""
 
 
 def aware(moment: datetime) -> datetime:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from stbass import PAR, SEQ, FailurePolicy, FailureReport, Placement, Process
 from stbass._values.outcome import Failure, ProcessResult
 from stbass.context import ProcessContext
@@ -59,6 +61,34 @@ async def test_those_that_were_only_cancelled_are_not_named() -> None:
 async def test_they_travel() -> None:
     [one] = (await PAR(PAR(bad).with_name("inner")).run()).results
     assert failure_of(load_result(dump_result(one))).leaves == (f"bad: {LEAF}",)
+
+
+@Process
+async def gathers(ctx: ProcessContext) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(fails("one"))
+        group.create_task(fails("two"))
+
+
+async def fails(text: str) -> None:
+    raise ExceptionGroup("inner", [OSError(text)])
+
+
+async def test_the_errors_of_a_group_that_a_process_raised_are_named() -> None:
+    [failure] = (await PAR(gathers).run()).failures
+    assert failure.leaves == ("OSError: one", "OSError: two")
+    assert failure.summary == (
+        "[gathers] ExceptionGroup: unhandled errors in a TaskGroup (2 sub-exceptions): OSError: one (and 1 more)"
+    )
+    assert "Failed in it: OSError: two\n" in failure.detailed
+    assert failure_of(load_result(dump_result(ProcessResult.fail(failure.error)))).leaves == failure.leaves
+
+
+async def test_and_inside_of_a_composition_with_its_path() -> None:
+    [failure] = (await PAR(PAR(gathers, placed, on_failure=COLLECT).with_name("inner")).run()).failures
+    assert failure.leaves == ("gathers: OSError: one", "gathers: OSError: two", f"placed: {LEAF} (disk @ here)")
+    [failure] = (await PAR(SEQ(PAR(gathers).with_name("inner")).with_name("outer")).run()).failures
+    assert failure.leaves == ("inner/gathers: OSError: one", "inner/gathers: OSError: two")
 
 
 async def test_they_are_bounded() -> None:
