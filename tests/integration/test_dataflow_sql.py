@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -200,6 +200,40 @@ async def test_values_that_only_sql_has(tmp_path: Path, postgres: str) -> None:
     await write_all(SQLWriter(connection_string=postgres, table="v", field_names=["t", "m"], name="writer"), [row])
     query = "SELECT t, m FROM v"
     assert await read_all(SQLReader(connection_string=postgres, query=query, field_names=["t", "m"], name="r")) == [row]
+
+
+@pytest.mark.parametrize(
+    ("kind", "kept", "lost", "says"),
+    [
+        ("INTEGER", 2.0, 2.5, "it would be rounded"),
+        ("INTEGER", "7", "007", "another text"),
+        ("BIGINT", Decimal("2.0"), Decimal("2.5"), "it would be rounded"),
+        ("NUMERIC(8, 2)", Decimal("12.500"), Decimal("12.345"), "it would be rounded"),
+        ("NUMERIC(8, 2)", 12.5, 0.1 + 0.2, "it would be rounded"),
+        ("NUMERIC", Decimal("1234567890123456789012345678901.25"), "1_000", "another text"),
+        ("DOUBLE PRECISION", Decimal("0.5"), Decimal("12345678901234567.25"), "a float does not hold it"),
+        ("DATE", datetime(2031, 5, 9), datetime(2031, 5, 9, 8, 30), "its time of day would be dropped"),
+        ("DATE", date(2031, 5, 9), datetime(2031, 5, 9, tzinfo=UTC), "its time of day would be dropped"),
+        ("TIMESTAMP", datetime(2031, 5, 9, 8, 30, 1, 5), datetime(2031, 5, 9, tzinfo=UTC), "its zone"),
+        ("TIMESTAMP(0)", datetime(2031, 5, 9, 8, 30, 1), datetime(2031, 5, 9, 8, 30, 1, 5), "it would be rounded"),
+        ("TIME(3)", time(8, 30, 1, 5000), time(8, 30, 1, 5), "it would be rounded"),
+        ("TEXT", "é", "\ud800", "surrogates not allowed"),
+    ],
+)
+async def test_what_a_column_would_change_is_refused(postgres: str, kind: str, kept: Any, lost: Any, says: str) -> None:
+    execute(postgres, "DROP TABLE IF EXISTS v", f"CREATE TABLE v (a {kind})")
+
+    def writer() -> SQLWriter:
+        return SQLWriter(connection_string=postgres, table="v", field_names=["a"], name="writer")
+
+    await write_all(writer(), [(kept,)])
+    with pytest.raises(ExceptionGroup) as caught:
+        await write_all(writer(), [(lost,)])
+    [error] = caught.value.exceptions
+    assert isinstance(error, DataflowError)
+    assert says in str(error)
+    [(got,)] = execute(postgres, "SELECT a FROM v")
+    assert got == {"7": 7}.get(kept, date(2031, 5, 9) if kind == "DATE" else kept)
 
 
 @pytest.mark.parametrize(

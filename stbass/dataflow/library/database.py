@@ -93,12 +93,14 @@ class Database:
 
     @contextmanager
     def errors(self, doing: str) -> Iterator[None]:
-        """Errors of SQLAlchemy as ours, which say what was being done, and neither passwords nor rows."""
+        """Errors of SQLAlchemy, and of text that is not valid Unicode, as ours, which say what was being done, and
+        neither passwords nor rows.
+        """
         from sqlalchemy.exc import SQLAlchemyError
 
         try:
             yield
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, UnicodeError) as error:
             # `orig` is what the driver said; SQLAlchemy's own text has the rows in it, which may be thousands.
             said = getattr(error, "orig", None) or error
             raise DataflowError(f"cannot {doing} {self.shown}: {type(said).__name__}: {said}") from error

@@ -14,9 +14,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime, time
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from stbass._values.texts import value_text
+from stbass.dataflow.library.cells import guess
 from stbass.dataflow.library.data import DataWriter
 from stbass.dataflow.library.database import Database
 from stbass.dataflow.library.fields import FieldNames
@@ -26,7 +28,7 @@ from stbass.dataflow.model.components import wiring_of
 from stbass.errors import CheckpointError, DataflowError
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Table
+    from sqlalchemy import Connection, Date, DateTime, Float, Integer, Numeric, Table, Time
     from sqlalchemy.types import TypeEngine
 
 __all__ = ["SQLWriter"]
@@ -334,33 +336,97 @@ class SQLWriter(DataWriter):
 
 def _what_is_lost(value: Any, kind: TypeEngine[Any], database: str) -> str:
     """What a column of that kind would drop of a value without a word; empty: nothing that is known."""
-    from sqlalchemy import JSON, DateTime, Float, Time
+    from sqlalchemy import JSON, Date, DateTime, Float, Integer, Numeric, Time
 
     numpy = sys.modules.get("numpy")
     if numpy is not None and isinstance(value, numpy.generic):
         return f"a {type(value).__module__}.{type(value).__name__} is nothing that a database has"
-    if isinstance(value, (datetime, time)) and value.tzinfo is not None:
-        # SQL Server's type with a zone does not say so.
-        if isinstance(kind, (DateTime, Time)) and not (kind.timezone or type(kind).__name__ == "DATETIMEOFFSET"):
-            return f"its zone would be dropped, as the column is of type {kind!r}"
-    elif isinstance(value, float):
-        if database == "sqlite" and value != value:
-            return "SQLite makes NULL of it"
-    elif isinstance(value, int):
-        if isinstance(kind, Float) and not isinstance(value, bool) and not _is_exact(value):
-            return "a float does not hold it"
-        if database == "sqlite" and not -(2**63) <= value < 2**63:
-            return "SQLite has no larger integers than those of 64 bits"
-    elif isinstance(kind, JSON) and not _has_text_keys(value):
+    if isinstance(value, (datetime, time)) and isinstance(kind, (Date, DateTime, Time)):
+        return _time_lost(value, kind)
+    if isinstance(kind, (Integer, Numeric, Float)) and isinstance(value, (str, int, float, Decimal)):
+        return _number_lost(value, kind, database)
+    if isinstance(kind, JSON) and not _has_text_keys(value):
         return "JSON has only text as keys"
+    if database == "sqlite":
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            return _TOO_LARGE
+        if isinstance(value, float) and value != value:
+            return "SQLite makes NULL of it"
+        if not isinstance(value, (bytes, bytearray, memoryview)) and _is_buffer(value):
+            return "SQLite makes bytes of it"
     return ""
 
 
-def _is_exact(value: int) -> bool:
+def _time_lost(value: datetime | time, kind: Date | DateTime | Time) -> str:
+    from sqlalchemy import Date
+
+    if isinstance(kind, Date):
+        if isinstance(value, datetime) and value.timetz() != time():
+            return f"its time of day would be dropped, as the column is of type {kind!r}"
+        return ""
+    # SQL Server's type with a zone does not say so.
+    if value.tzinfo is not None and not (kind.timezone or type(kind).__name__ == "DATETIMEOFFSET"):
+        return f"its zone would be dropped, as the column is of type {kind!r}"
+    # PostgreSQL's types have a precision if they are not exact, and MySQL's are not exact if they have none.
+    digits = kind.fsp or 0 if hasattr(kind, "fsp") else getattr(kind, "precision", None)
+    if digits is not None and value.microsecond % 10 ** max(0, 6 - digits):
+        return f"it would be rounded, as the column is of type {kind!r}"
+    return ""
+
+
+def _number_lost(value: str | float | Decimal, kind: Integer | Numeric[Any] | Float[Any], database: str) -> str:
+    from sqlalchemy import Float, Integer
+
+    if isinstance(value, str):
+        # Databases make numbers of text that looks like one.
+        return "" if value == value.strip() and (guess([value]) != "str" or not _is_number(value)) else _NOT_AS_TEXT
+    exact = Decimal(float.__repr__(value)) if isinstance(value, float) else Decimal(value)
+    if not exact.is_finite():
+        return "SQLite makes NULL of it" if database == "sqlite" and exact.is_nan() else ""
+    if isinstance(kind, Float) or (database == "sqlite" and isinstance(value, Decimal)):
+        return "" if isinstance(value, float) or _is_float(exact) else "a float does not hold it"
+    if database == "sqlite":
+        return _TOO_LARGE if isinstance(value, int) and not -(2**63) <= value < 2**63 else ""
+    places = 0 if isinstance(kind, Integer) else kind.scale
+    if places is not None and _places(exact) > places:
+        return f"it would be rounded, as the column is of type {kind!r}"
+    return ""
+
+
+_TOO_LARGE = "SQLite has no larger integers than those of 64 bits"
+_NOT_AS_TEXT = "it is text, and the number that the column makes of it is another text"
+
+
+def _is_number(text: str) -> bool:
     try:
-        return float(value) == value
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_float(exact: Decimal) -> bool:
+    """Whether a float holds it."""
+    try:
+        return Decimal(repr(float(exact))) == exact
     except OverflowError:
         return False
+
+
+def _places(exact: Decimal) -> int:
+    """How many digits it has after the point, without zeros at the end."""
+    _, digits, exponent = exact.as_tuple()
+    zeros = len(digits) - len("".join(map(str, digits)).rstrip("0"))
+    return max(0, -int(exponent) - zeros)
+
+
+def _is_buffer(value: Any) -> bool:
+    """Whether it gives access to its memory, as arrays do."""
+    try:
+        memoryview(value).release()
+    except TypeError:
+        return False
+    return True
 
 
 def _has_text_keys(value: Any) -> bool:
