@@ -22,7 +22,7 @@ from stbass._channels.cancellation import defer, owed, raise_owed, to_the_end
 from stbass._channels.choice import CLAIMED, DECIDING, IDLE, WAITING, Choice
 from stbass._channels.ready_list import FairList, ListedChoice, PriorityList, ReadyList, attempt, pick
 from stbass._channels.transport import NOTHING, Arm
-from stbass._values.checks import refuse_generator
+from stbass._values.checks import checked_verdict, refuse_generator, refuse_unrun
 from stbass._values.texts import value_text
 from stbass.channel import Chan
 from stbass.errors import AllGuardsDisabledError, ChannelClosedError
@@ -90,14 +90,19 @@ class Guard:
     @property
     def is_eligible(self) -> bool:
         """Whether its precondition holds now."""
-        return bool(self.precondition()) if callable(self.precondition) else bool(self.precondition)
+        if not callable(self.precondition):
+            return bool(self.precondition)
+        return checked_verdict(self.precondition(), "a guard's precondition")
 
     async def handle(self, handler: Callable[..., Any], value: Any) -> Any:
         """Call the handler with the value, or without one, and wait for it if it is async."""
         if self._takes_value is None:
             self._takes_value = _takes_argument(handler)
         result = handler(value) if self._takes_value else handler()
-        return await result if inspect.isawaitable(result) else result
+        if inspect.isawaitable(result):
+            result = await result
+        refuse_unrun(result, "a guard's handler")
+        return result
 
     def __repr__(self) -> str:
         offer = "" if self.send is NOTHING else ", send=…"

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from time import monotonic
+from types import AsyncGeneratorType, GeneratorType
 from typing import Any, Generic, Literal, Self
 
 from typing_extensions import TypeVar
@@ -23,6 +24,7 @@ from stbass._process.frame import Frame
 from stbass._process.logs import NO_FIELDS, LogFields, ProcessLog, carry
 from stbass._process.meter import Meter
 from stbass._process.sync_threads import shared_threads
+from stbass._values.checks import refuse_unrun
 from stbass._values.endpoint import Placement
 from stbass._values.ids import new_id
 from stbass._values.masking import masked
@@ -74,6 +76,8 @@ _naming = threading.Lock()
 _LONGEST_NAME = 1000
 _LOOKED_AT = 64
 # Of contexts that have inherited nothing.
+_GENERATORS = (GeneratorType, AsyncGeneratorType)
+
 _NO_FRAME = Frame()
 _NO_FRAME.shared = True
 
@@ -738,6 +742,8 @@ class Composable(ABC, Generic[V_co]):
             emit_event(ctx, "started")
         try:
             value = await self._perform(ctx)
+            if type(value) in _GENERATORS:
+                refuse_unrun(value, f"process {ctx.process_name!r}")
         except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
             spans.end(span, None)
             raise

@@ -7,23 +7,27 @@ import inspect
 import math
 from enum import Enum
 from numbers import Real
+from types import AsyncGeneratorType, GeneratorType
 from typing import Any, TypeGuard, TypeVar
 
 from stbass._values.texts import value_text
 
 __all__ = [
+    "awaited",
     "bare",
     "called_by",
     "checked_count",
     "checked_deadline",
     "checked_limit",
     "checked_number",
+    "checked_verdict",
     "checked_wait",
     "is_between",
     "is_number",
     "is_whole",
     "member_of",
     "refuse_generator",
+    "refuse_unrun",
 ]
 
 
@@ -52,10 +56,56 @@ def refuse_generator(function: object, what: str) -> None:
     """
     called = called_by(function)
     if inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called):
-        raise TypeError(
-            f"{what} has a `yield` in it, so that calling it runs nothing: `return` what it gives, once; "
-            f"send what it gives bit by bit over a channel"
-        )
+        raise TypeError(f"{what} has a `yield` in it, {_RUNS_NOTHING}")
+
+
+def refuse_unrun(value: object, what: str) -> None:
+    """Raise an error if a call gave a generator instead of running: that of a function with a ``yield`` in it that is
+    wrapped in another, which :func:`refuse_generator` cannot know.
+
+    Raises:
+        TypeError: it is a generator, sync or async; not an expression such as ``(n for n in numbers)``.
+    """
+    if type(value) is GeneratorType:
+        code = value.gi_code
+    elif type(value) is AsyncGeneratorType:
+        code = value.ag_code
+    else:
+        return
+    if code.co_name != "<genexpr>":
+        raise TypeError(f"{what} gave a generator: {code.co_qualname} has a `yield` in it, {_RUNS_NOTHING}")
+
+
+_RUNS_NOTHING = (
+    "so that calling it runs nothing: `return` what it gives, once; send what it gives bit by bit over a channel"
+)
+
+
+async def awaited(made: Any, what: str) -> Any:
+    """What a call of a function gave that may be a plain one or a coroutine function, once it has run.
+
+    Raises:
+        TypeError: it gave a generator.
+    """
+    if inspect.isawaitable(made):
+        made = await made
+    refuse_unrun(made, what)
+    return made
+
+
+def checked_verdict(value: object, what: str) -> bool:
+    """The truth of what a predicate gave.
+
+    Raises:
+        TypeError: it gave a coroutine or a generator, so that it has not run.
+        Exception: what ``bool()`` raises, as it does of an array.
+    """
+    refuse_unrun(value, what)
+    if inspect.isawaitable(value):
+        if inspect.iscoroutine(value):
+            value.close()
+        raise TypeError(f"{what} gave something to await: it must be a plain function")
+    return bool(value)
 
 
 def is_whole(value: object) -> TypeGuard[int]:

@@ -14,6 +14,7 @@ from stbass._engine.supervise import Child, Unobserved, ended, has_limits, lent,
 from stbass._process.context import Composable, ProcessContext, failure_of, frame_of, peek_frame, top_context
 from stbass._process.interrupts import interruptible
 from stbass._process.sync_threads import SyncThreads
+from stbass._values.checks import checked_verdict
 from stbass._values.endpoint import Placement
 from stbass._values.outcome import ProcessResult as CoreResult
 from stbass._values.outcome import utc_now
@@ -195,7 +196,7 @@ def look_at_input(process: ProcessLike, input_data: Any) -> Verdict:
         what = getattr(rule, "__qualname__", None) or repr(rule)
         try:
             verdict = rule(input_data)
-            is_fine = verdict is None or bool(verdict)
+            is_fine = verdict is None or checked_verdict(verdict, "it")
         except Exception as error:
             broken = ValidationFailed(f"process {name!s}: the validation rule {what} raised {described(error)}")
             broken.__cause__ = error

@@ -7,13 +7,13 @@ A process on one machine has one host; a process on many has one on each, and th
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
 from logging import getLogger
 from typing import Any
 
 from stbass._channels.cancellation import is_being_cancelled
+from stbass._values.checks import awaited
 from stbass._values.policy import FailurePolicy
 from stbass.dataflow.engine.boundary import CLOSED, Inlet, Outlet, OutletEdge
 from stbass.dataflow.engine.edge import Edge, Inbox, LocalEdge, by_name, type_of_field
@@ -162,9 +162,7 @@ class Host:
                 if state is not None:
                     await state.attach(component)
                     await state.upsert_component(record_of(component))
-                made: Any = component.init()
-                if inspect.isawaitable(made):
-                    await made
+                await awaited(component.init(), "it")
             except BaseException as error:
                 runner.wiring.status = Status.FAILED
                 error.add_note(f"component {runner.name!r}, init")
@@ -366,9 +364,7 @@ class Host:
         errors: list[Exception] = []
         for name, tell in components.items():
             try:
-                made = tell()
-                if inspect.isawaitable(made):
-                    await made
+                await awaited(tell(), "it")
             except Exception as error:
                 error.add_note(f"component {name!r}, {what}")
                 errors.append(error)
@@ -441,9 +437,7 @@ def _destroy_of(runner: Runner) -> Callable[[], Coroutine[Any, Any, None]]:
     async def destroy() -> None:
         component, state = runner.component, runner.wiring.own_state
         try:
-            made: Any = component.destroy()
-            if inspect.isawaitable(made):
-                await made
+            await awaited(component.destroy(), "it")
         except BaseException as error:
             error.add_note(f"component {component.name!r}, destroy")
             raise

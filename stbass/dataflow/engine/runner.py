@@ -11,6 +11,7 @@ from stbass._channels.cancellation import is_being_cancelled
 from stbass._channels.choice import Choice
 from stbass._channels.transport import NOTHING
 from stbass._process.context import Composable, ProcessContext
+from stbass._values.checks import awaited
 from stbass.dataflow.engine.edge import ATOMS, Inbox, LocalEdge, OutEdge, copy_of, event_name, fitted, type_of_field
 from stbass.dataflow.model.components import Component, wiring_of
 from stbass.dataflow.model.events import Event, StopEvent
@@ -310,11 +311,11 @@ class Runner:
             self.steps += 1
             self.in_user = True
             if is_async:
-                await step()
+                made = await step()
             else:
                 made = step()
-                if made is not None and inspect.isawaitable(made):
-                    await made
+            if made is not None:
+                await awaited(made, "it")
             self.in_user = False
             if self.snapshot is not None or wiring.events:
                 await self._settle()
@@ -351,9 +352,7 @@ class Runner:
             name, handled = found
             populated = self.wiring.populated
             populated.clear()
-            made = getattr(component, name)(event)
-            if inspect.isawaitable(made):
-                made = await made
+            made = await awaited(getattr(component, name)(event), f"the handler {name!r}")
             if isinstance(made, Event):
                 component.io.queue_event(made)
             for field in handled.populates_fields:
@@ -361,9 +360,7 @@ class Runner:
                     self._populate(field, populated[field])
         if not self.inboxes and self._steps_at_all:
             self.steps += 1
-            stepped: Any = self._step()
-            if inspect.isawaitable(stepped):
-                await stepped
+            await awaited(self._step(), "it")
         self.in_user = False
         await self._settle()
 

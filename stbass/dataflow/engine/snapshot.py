@@ -19,6 +19,7 @@ import inspect
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+from stbass._values.checks import awaited
 from stbass.dataflow.engine.boundary import Inlet, OutletEdge
 from stbass.dataflow.engine.edge import Inbox
 from stbass.dataflow.engine.runner import Runner
@@ -256,9 +257,7 @@ async def restore(runner: Runner, part: bytes) -> None:
     runner.wiring.last.update(rest["last"])
     if runner.events is not None:
         runner.events.own.extend(runner.events.backlog.popleft() for _ in range(rest["own"]))
-    made = runner.component.restore(load_state(state))
-    if inspect.isawaitable(made):
-        await made
+    await awaited(runner.component.restore(load_state(state)), "it")
     if rest["ended"] is not None:
         runner.end(Status(rest["ended"]))
     elif rest["closing"]:
