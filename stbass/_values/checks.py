@@ -97,15 +97,19 @@ def checked_verdict(value: object, what: str) -> bool:
     """The truth of what a predicate gave.
 
     Raises:
-        TypeError: it gave a coroutine or a generator, so that it has not run.
-        Exception: what ``bool()`` raises, as it does of an array.
+        TypeError: it gave a coroutine or a generator, so that it has not run, or an array.
+        Exception: what ``bool()`` raises.
     """
     refuse_unrun(value, what)
     if inspect.isawaitable(value):
         if inspect.iscoroutine(value):
             value.close()
         raise TypeError(f"{what} gave something to await: it must be a plain function")
-    return bool(value)
+    verdict = bool(value)
+    if hasattr(type(value), "__array__") and getattr(value, "ndim", 0):
+        # One of a single element has a truth value, and the next one of two has none.
+        raise TypeError(f"{what} gave {value_text(value)}, and not whether all or any of it are true")
+    return verdict
 
 
 def is_whole(value: object) -> TypeGuard[int]:
