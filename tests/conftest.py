@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,11 @@ from tests.support.rabbitmq import RabbitMQ, find_rabbitmq
 from tests.support.state_backends import DURABLE, Kind, kind_of
 
 MakeWorker = Callable[..., Worker]
+
+# A shell that is not interactive has what it starts in the background ignore SIGINT, and so would all that the tests
+# start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

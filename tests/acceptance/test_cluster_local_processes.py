@@ -142,6 +142,7 @@ def test_what_does_not_start_says_why() -> None:
         pass
 
 
+@pytest.mark.slow
 def test_a_suite_for_containers_runs_as_documented_and_asks_no_docker_engine(tmp_path: Path) -> None:
     line = "    from stbass.testing.pytest_celery_local import *"
     assert pytest_celery_local.__doc__ is not None

@@ -70,7 +70,7 @@ PRINTED = rf"""orders: completed in \d+\.\d s
 """
 
 
-@pytest.mark.parametrize("kind", ["local", "ray", "celery"])
+@pytest.mark.parametrize("kind", ["local", pytest.param("ray", marks=pytest.mark.slow), "celery"])
 def test_the_same_model_gives_the_same_file_everywhere(kind: str, folder: Path, deployed: dict[str, str]) -> None:
     done = stbass("process", "run", folder / "model.yaml", "--process-type", kind, "--quiet", env=deployed)
     assert (done.returncode, done.stderr) == (0, "")

@@ -82,7 +82,12 @@ IN_THE_BACKGROUND = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]
 
 @pytest.mark.parametrize(
     ("how", "code", "around"),
-    [(None, 0, []), (signal.SIGINT, 130, []), (signal.SIGINT, 130, IN_THE_BACKGROUND), (signal.SIGKILL, 137, [])],
+    [
+        pytest.param(None, 0, [], marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, 130, [], marks=pytest.mark.slow),
+        (signal.SIGINT, 130, IN_THE_BACKGROUND),
+        (signal.SIGKILL, 137, []),
+    ],
 )
 def test_however_it_ends_it_leaves_nothing_behind(how: signal.Signals | None, code: int, around: list[str]) -> None:
     process = GuardedProcess([*around, *COMMAND], name="demo", cwd=ROOT)

@@ -111,7 +111,8 @@ async def test_two_processes_meet_through_restarts_of_redis() -> None:
         assert len(set(meetings(first))) == ROUNDS
 
 
-@pytest.mark.parametrize("pause", [0.15, pytest.param(0.04, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("pause", [0.15, 0.04])
 async def test_two_processes_meet_through_connections_that_are_cut(server: RedisServer, pause: float) -> None:
     rng = random.Random(1)
     async with Proxy(server.port) as proxy, Proxy(server.port) as another:
@@ -133,7 +134,7 @@ async def test_two_processes_meet_through_connections_that_are_cut(server: Redis
     assert len(set(meetings(first))) == ROUNDS
 
 
-@pytest.mark.parametrize("guards", ["in", "out", "both"])
+@pytest.mark.parametrize("guards", [*(pytest.param(one, marks=pytest.mark.slow) for one in ("in", "out")), "both"])
 async def test_choices_through_restarts_of_redis(guards: str) -> None:
     """A choice on one side or on both, values in order."""
     count = 2000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import re
 import signal
@@ -239,3 +240,29 @@ async def test_a_writer_that_was_killed_frees_its_place_within_two_leases_and_wh
         async with asyncio.timeout(0.05):
             pytest.fail(f"received {await channel.recv()}")
     await transport.aclose()
+
+
+async def test_an_end_that_nobody_used_goes_while_values_of_another_are_under_way(
+    own_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given
+    unraisable: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
+    transport = RedisTransport(own_server.url)
+    try:
+        channel: Chan[int] = Chan(int, capacity=8, transport=transport)
+        unused: Chan[int] = Chan(int, capacity=8, transport=transport)
+        unused.bind_reader("nobody")
+        await asyncio.gather(unused.bound(), channel.send(0))
+        await channel.flush()
+        await channel.send(1)
+        # when (in a cycle, so that references to it are dead before it says that it is gone)
+        cycle: list[Any] = [unused]
+        cycle.append(cycle)
+        del unused, cycle
+        gc.collect()
+        # then
+        assert [error.exc_value for error in unraisable] == []
+        assert [await channel.recv(), await channel.recv()] == [0, 1]
+    finally:
+        await transport.aclose()

@@ -178,7 +178,7 @@ async def test_a_send_after_a_pause_is_there_when_it_has_returned(
 
 
 @pytest.mark.parametrize(
-    ("kills", "count"), [(6, 30_000), pytest.param(100, 500_000, marks=[pytest.mark.slow, pytest.mark.timeout(300)])]
+    ("kills", "count"), [(3, 15_000), pytest.param(100, 500_000, marks=[pytest.mark.slow, pytest.mark.timeout(300)])]
 )
 async def test_a_stage_that_is_killed_again_and_again_hands_on_every_value_once(
     server: RedisServer, transport: RedisTransport, kills: int, count: int
@@ -302,6 +302,7 @@ async def test_a_reader_that_ends_or_gives_back_its_place_has_received_what_it_r
     assert len(received) == 15 * (20 + 30)
 
 
+@pytest.mark.slow
 async def test_a_checkpoint_is_never_ahead_of_what_was_sent() -> None:
     with RedisServer() as server:
         env = {"STBASS_BROKER_URL": server.url, "STBASS_RESULT_BACKEND": server.url, "TEST_LEASE": "0.5"}
@@ -335,7 +336,7 @@ async def test_a_checkpoint_is_never_ahead_of_what_was_sent() -> None:
         await backend.aclose()
 
 
-@pytest.mark.parametrize("stop", ["handed back", "lease lost"])
+@pytest.mark.parametrize("stop", [pytest.param("handed back", marks=pytest.mark.slow), "lease lost"])
 async def test_a_stage_that_is_broken_off_leaves_the_value_that_it_was_at_work_on(stop: str) -> None:
     lease = 1.0
     with RedisServer() as server:

@@ -170,6 +170,7 @@ def postgres() -> Iterator[str]:
         yield address
 
 
+@pytest.mark.slow
 def test_postgres_to_postgres(tmp_path: Path, postgres: str) -> None:
     command = job(
         tmp_path,

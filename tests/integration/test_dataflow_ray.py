@@ -338,6 +338,7 @@ def expected_of_job() -> list[Any]:
     return asyncio.run(whole())
 
 
+@pytest.mark.slow
 def test_a_killed_program_goes_on_where_it_was(cluster: str, tmp_path: Path) -> None:
     # given
     pids = tmp_path / "pids"
@@ -359,6 +360,7 @@ def test_a_killed_program_goes_on_where_it_was(cluster: str, tmp_path: Path) -> 
     assert json.loads(result) == expected_of_job()
 
 
+@pytest.mark.slow
 async def test_a_killed_actor_is_noticed_at_once_and_the_job_goes_on_where_it_was(tmp_path: Path) -> None:
     # given
     pids, safe = tmp_path / "pids", asyncio.Event()

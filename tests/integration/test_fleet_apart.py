@@ -63,7 +63,7 @@ class Side:
             await made.aclose()
 
 
-@pytest.mark.parametrize("how", ["databases", "prefixes"])
+@pytest.mark.parametrize("how", [pytest.param("databases", marks=pytest.mark.slow), "prefixes"])
 async def test_two_fleets_see_nothing_of_each_other(server: RedisServer, how: str) -> None:
     if how == "databases":
         with_worker, without = Side(server), Side(server, database=1)

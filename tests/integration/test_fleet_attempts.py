@@ -57,7 +57,7 @@ def _worker(server: RedisServer, **options: Any) -> Worker:
     [
         pytest.param({}, 3, marks=pytest.mark.slow),
         ({"max_attempts": 2}, 2),
-        ({"max_attempts": 1}, 1),
+        pytest.param({"max_attempts": 1}, 1, marks=pytest.mark.slow),
         ({"on_worker_lost": "fail", "max_attempts": 5}, 1),
     ],
     indirect=["attempts"],
@@ -290,6 +290,7 @@ async def _storm(
         return await waiting
 
 
+@pytest.mark.slow
 async def test_suspects_that_wait_for_each_other_are_apart_for_no_longer_than_a_lease(
     server: RedisServer, attempts: CeleryBackend
 ) -> None:

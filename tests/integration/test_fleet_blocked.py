@@ -21,7 +21,7 @@ from tests.support.waiting import until
 pytestmark = pytest.mark.timeout(120)
 
 
-@pytest.mark.parametrize("attempts", [3, 1])
+@pytest.mark.parametrize("attempts", [pytest.param(3, marks=pytest.mark.slow), 1])
 async def test_a_claim_that_is_older_than_its_lease_is_not_started(tmp_path: Path, attempts: int) -> None:
     log, told = tmp_path / "log", tmp_path / "told"
     claimed, let_go = asyncio.Event(), asyncio.Event()

@@ -70,7 +70,7 @@ async def give(backend: CeleryBackend, value: object, seconds: float = 0.0) -> o
     return result.value
 
 
-@pytest.mark.parametrize("how", ["killed", "timed out"])
+@pytest.mark.parametrize("how", ["killed", pytest.param("timed out", marks=pytest.mark.slow)])
 async def test_connections_that_were_closed_while_idle_are_made_anew_silently(
     server: RedisServer, backend: CeleryBackend, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:

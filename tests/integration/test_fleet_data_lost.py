@@ -84,7 +84,7 @@ async def _serves(backend: CeleryBackend, server: RedisServer, worker: Worker) -
 
 EMPTIED = [
     pytest.param(lambda server: server.command("FLUSHALL"), id="flushed"),
-    pytest.param(lambda server: server.restart(empty=True), id="restarted"),
+    pytest.param(lambda server: server.restart(empty=True), id="restarted", marks=pytest.mark.slow),
     pytest.param(_delete("*"), id="deleted"),
 ]
 
@@ -148,11 +148,11 @@ async def test_it_is_told_within_thirty_seconds_however_long_leases_are(
 @pytest.mark.parametrize(
     "harm",
     [
-        pytest.param(_delete("stbass:run:*"), id="records"),
-        pytest.param(_delete("stbass:leases"), id="leases"),
+        pytest.param(_delete("stbass:run:*"), id="records", marks=pytest.mark.slow),
+        pytest.param(_delete("stbass:leases"), id="leases", marks=pytest.mark.slow),
         pytest.param(_delete("stbass:run:*", "stbass:leases"), id="records and leases"),
         pytest.param(_delete("unacked*"), id="messages that are being worked on"),
-        pytest.param(_delete("stbass:since"), id="since"),
+        pytest.param(_delete("stbass:since"), id="since", marks=pytest.mark.slow),
         pytest.param(_delete("stbass:worker:*", "stbass:took:*", "_kombu*"), id="what belongs to the worker"),
     ],
 )
@@ -189,7 +189,7 @@ async def test_a_record_that_is_written_again_has_the_last_checkpoint(server: Re
     assert value["from"] >= 2
 
 
-@pytest.mark.parametrize("busy", [False, True])
+@pytest.mark.parametrize("busy", [pytest.param(False, marks=pytest.mark.slow), True])
 async def test_a_queue_that_is_deleted_is_told_to_who_waits_for_what_was_in_it(
     server: RedisServer, app: Celery, busy: bool
 ) -> None:

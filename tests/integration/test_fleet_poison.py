@@ -27,7 +27,7 @@ from tests.support.poison import ERRORS, HALF, IN_THREADS, VALUES, CancelAll, Ra
 from tests.support.waiting import until
 
 COLLECT = FailurePolicy.COLLECT
-POOLS = ["asyncio", "prefork", "threads", "solo"]
+POOLS = ["asyncio", "prefork", *(pytest.param(pool, marks=pytest.mark.slow) for pool in ("threads", "solo"))]
 ALL: list[Composable] = [
     *(Raise(kind).with_name(f"raise {kind}") for kind in ERRORS),
     *(Return(kind).with_name(f"return {kind}") for kind in VALUES),

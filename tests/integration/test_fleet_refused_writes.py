@@ -26,7 +26,7 @@ SECONDS = 3.0
 """For so long the server refuses: longer than a lease."""
 
 
-QUICK = ("OOM", "NOREPLICAS")
+QUICK = ("OOM",)
 
 
 @pytest.fixture

@@ -145,7 +145,7 @@ async def test_a_forged_record_of_a_run_is_refused_and_counted(server: RedisServ
     await until(lambda: _refused(server, "run record") == before + 1)
 
 
-@pytest.mark.parametrize("forged", [False, True])
+@pytest.mark.parametrize("forged", [pytest.param(False, marks=pytest.mark.slow), True])
 async def test_a_forged_checkpoint_is_refused_and_counted(forged: bool) -> None:
     with RedisServer() as server:
         env = {"STBASS_BROKER_URL": server.url, "STBASS_RESULT_BACKEND": server.url, "TEST_SIGNING_KEY": KEY}

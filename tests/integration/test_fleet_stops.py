@@ -33,7 +33,7 @@ SIGQUIT, SIGINT, SIGTERM = signal.SIGQUIT, signal.SIGINT, signal.SIGTERM
         pytest.param([SIGINT, SIGINT], {}, None, id="SIGINT twice"),
         pytest.param([SIGTERM, SIGQUIT], {}, None, id="SIGTERM, SIGQUIT"),
         pytest.param([SIGQUIT, SIGQUIT], {}, None, id="SIGQUIT twice", marks=pytest.mark.slow),
-        pytest.param([SIGQUIT], {"TEST_SOFT_SHUTDOWN": "0.5"}, 0, id="soft shutdown"),
+        pytest.param([SIGQUIT], {"TEST_SOFT_SHUTDOWN": "0.5"}, 0, id="soft shutdown", marks=pytest.mark.slow),
         pytest.param([SIGTERM], {"TEST_GRACE": "0.1"}, 0, id="SIGTERM", marks=pytest.mark.slow),
     ],
 )

@@ -101,12 +101,12 @@ async def _killed_again_and_again(server: RedisServer, fleet: Celery, count: int
             one.kill()
 
 
-@on_every_server
 async def test_a_worker_of_three_queues_is_killed_three_times(server: RedisServer, fleet: Celery) -> None:
     await _killed_again_and_again(server, fleet, 600, 3)
 
 
 @pytest.mark.slow
+@on_every_server
 async def test_a_worker_of_three_queues_is_killed_twenty_times_under_12000_messages(
     server: RedisServer, fleet: Celery
 ) -> None:
@@ -212,7 +212,7 @@ async def test_the_message_is_acknowledged_with_the_result(server: RedisServer, 
             assert (server.command("HLEN", "unacked"), server.command("ZCARD", "unacked_index")) == (0, 0)
 
 
-@pytest.mark.parametrize("after", [True, False])
+@pytest.mark.parametrize("after", [True, pytest.param(False, marks=pytest.mark.slow)])
 async def test_the_connection_is_cut_at_any_moment(server: RedisServer, after: bool) -> None:
     """Every message is delivered, and once, unless it was its acknowledgement that was cut off."""
     cuts = 0

@@ -114,6 +114,7 @@ async def test_failures_and_figures_of_a_worker(registry: BackendRegistry) -> No
     assert [about["stbass.state"] for about in ended] == ["failed"]
 
 
+@pytest.mark.slow
 async def test_what_is_run_again_after_a_lost_worker_has_a_link_to_where_it_was_sent(
     server: RedisServer, backend: CeleryBackend
 ) -> None:

@@ -57,6 +57,7 @@ def left() -> tuple[int, int, set[str]]:
     return len(list(Path("/proc/self/fd").iterdir())), len(here.children(recursive=True)), threads
 
 
+@pytest.mark.slow
 async def test_a_hundred_workflows_leave_nothing_behind() -> None:
     # Given what the first workflow starts once for all: the tracker of multiprocessing.
     for number in range(4):
@@ -66,7 +67,8 @@ async def test_a_hundred_workflows_leave_nothing_behind() -> None:
     for number in range(ROUNDS):
         await one(number, with_processes=number % 5 == 0)
     # Then there is not a thread, process or file descriptor more, once those have ended that were left in a thread
-    await until(lambda: left() == before, timeout=30)
+    # (less, if what another test had left was still there)
+    await until(lambda: all(now <= then for now, then in zip(left(), before, strict=True)), timeout=60)
     manager = WorkflowPoolManager.get_instance()
     assert (manager.open_pools, manager.abandoned_threads) == ([], 0)
 

@@ -77,6 +77,8 @@ class RedisLink(Link):
     ) -> None:
         # What a program has not told does not keep its channel.
         self._me: weakref.ref[RedisLink] = weakref.ref(self)
+        # In a cycle it is gone before it says so, and then the hash is there only if it was asked for before.
+        hash(self._me)
         self.state = EndState(spec, options, transport, channel_id, namespace, creates, loose, lasting)
         self.state.shared = lasting
         super().__init__(spec)
