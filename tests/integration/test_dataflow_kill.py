@@ -190,7 +190,7 @@ MARKS = ["before mark_target", "after mark_target", "after checkpoint"]
 ENDS = ["before finish_target", "after finish_target", "before publish_target", "after publish_target"]
 
 
-@pytest.mark.parametrize("name", ["out.csv", "out.parquet"])
+@pytest.mark.parametrize("name", [pytest.param("out.csv", marks=pytest.mark.slow), "out.parquet"])
 @pytest.mark.parametrize(
     ("where", "count"),
     [
