@@ -23,10 +23,14 @@ def called_here(function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) 
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
+def interruptible(*, cancels: bool = False) -> Iterator[None]:
     """While it lasts, Ctrl-C raises ``KeyboardInterrupt`` in what :func:`called_here` calls.
 
     Otherwise it does what it did, as it does in a thread and where the program has a handler of its own.
+
+    Args:
+        cancels: whether it is ``CancelledError`` instead, and Ctrl-C also does what it did, which is to cancel the
+            task: then everything ends in good order, and the error at the end is ``KeyboardInterrupt`` all the same.
     """
     before = signal.getsignal(signal.SIGINT)
     in_main = threading.current_thread() is threading.main_thread()
@@ -36,8 +40,11 @@ def interruptible() -> Iterator[None]:
     cancel_task: Callable[[int, FrameType | None], None] = before
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        if not _is_called_here(frame):
+        is_called_here = _is_called_here(frame)
+        if cancels or not is_called_here:
             cancel_task(number, frame)
+            if is_called_here:
+                raise asyncio.CancelledError
             return
         # Put back first: the event loop ends with this error, and asyncio then looks for its own handler.
         signal.signal(signal.SIGINT, cancel_task)

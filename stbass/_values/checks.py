@@ -106,7 +106,7 @@ def checked_verdict(value: object, what: str) -> bool:
             value.close()
         raise TypeError(f"{what} gave something to await: it must be a plain function")
     verdict = bool(value)
-    if hasattr(type(value), "__array__") and getattr(value, "ndim", 0):
+    if hasattr(type(value), "__array__") and getattr(value, "ndim", False):
         # One of a single element has a truth value, and the next one of two has none.
         raise TypeError(f"{what} gave {value_text(value)}, and not whether all or any of it are true")
     return verdict

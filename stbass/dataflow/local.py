@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
+from stbass._process.interrupts import interruptible
 from stbass.dataflow.engine.edge import edges_of
 from stbass.dataflow.engine.host import Host
 from stbass.dataflow.process import Process
@@ -28,13 +29,16 @@ class LocalProcess(Process):
     async def _start(self, parts: Mapping[str, bytes] | None) -> None:
         components = list(self.components.values())
         self._host = Host(components, edges_of(components, self.connectors.values()), listener=self)
-        await self._host.init(parts)
+        with interruptible(cancels=True):
+            await self._host.init(parts)
 
     async def _step_all(self) -> None:
-        await self._running_host.step()
+        with interruptible(cancels=True):
+            await self._running_host.step()
 
     async def _run_all(self) -> None:
-        await self._running_host.run()
+        with interruptible(cancels=True):
+            await self._running_host.run()
 
     def _cancel_all(self) -> None:
         if self._host is not None:
@@ -43,7 +47,8 @@ class LocalProcess(Process):
     async def _end(self) -> None:
         host, self._host = self._host, None
         if host is not None:
-            await host.destroy()
+            with interruptible(cancels=True):
+                await host.destroy()
 
     def _is_over(self) -> Status | None:
         host = self._running_host

@@ -20,6 +20,7 @@ from typing import Any
 from stbass import PAR, PLACED_PAR, SEQ, Process
 from stbass.backends.pools import ProcessPoolBackend
 from stbass.backends.threads import ThreadBackend
+from stbass.dataflow import Component, LocalProcess
 from stbass.process import ProcessContext
 from stbass.result import RetryPolicy
 from stbass.tasklist import Process as TaskList
@@ -108,6 +109,39 @@ def nodes(kind: ProcessType, *more: BaseProcess, **config: Any) -> Workflow:
     return made
 
 
+class Waits(Component):
+    """A source beside one that blocks."""
+
+    destroyed = False
+
+    async def step(self) -> None:
+        await asyncio.sleep(600)
+
+    async def destroy(self) -> None:
+        await asyncio.sleep(0.01)
+        Waits.destroyed = True
+
+
+def component(method: str) -> Callable[[], None]:
+    """Runs a component that blocks in one of its methods, and looks whether the other one is destroyed."""
+
+    def run() -> None:
+        async def main() -> None:
+            source: Any = type("Source", (Component,), {"step": lambda self: None, method: block})
+            async with LocalProcess([Waits(name="waits"), source(name="blocks")], []) as process:
+                if method == "destroy":
+                    return
+                await process.run()
+
+        Waits.destroyed = False
+        try:
+            asyncio.run(main())
+        finally:
+            assert Waits.destroyed or method == "destroy"
+
+    return run
+
+
 async def in_a_loop(run: Callable[[], Any]) -> None:
     """What blocks the event loop that it is called in."""
     run()
@@ -147,6 +181,9 @@ INTERRUPTED: dict[str, Callable[[], Any]] = {
     "node in a thread": lambda: asyncio.run(nodes(THREAD).execute()),
     "node by itself": lambda: asyncio.run(Blocks(ProcessConfig()).run(None)),
     "node by itself, in a thread": lambda: asyncio.run(Blocks(ProcessConfig(THREAD)).run(None)),
+    "step of a component": component("step"),
+    "init of a component": component("init"),
+    "destroy of a component": component("destroy"),
 }
 
 ENDED: dict[str, Callable[[], Any]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -622,3 +623,20 @@ async def test_a_job_that_goes_on_takes_the_arguments_of_the_new_program() -> No
     # what the steps changed was kept, and what they did not change is the new program's
     assert (scales.count, scales.seen) == (6, [0, 1, 2, 3, 4, 5])
     assert got(process) == [0, 10, 20, 300, 400, 500]
+
+
+async def test_long_sync_steps_let_others_have_the_event_loop_between_any_two() -> None:
+    class Slow(Component):
+        io = IOController()
+        steps = 0
+
+        def step(self) -> None:  # type: ignore[override]
+            self.steps += 1
+            time.sleep(0.1)
+
+    slow = Slow(name="slow")
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.15), LocalProcess([slow], []) as process:
+            await process.run()
+    # Without that there are 64 before a deadline is looked at.
+    assert slow.steps <= 4

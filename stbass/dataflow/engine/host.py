@@ -13,6 +13,7 @@ from logging import getLogger
 from typing import Any
 
 from stbass._channels.cancellation import is_being_cancelled
+from stbass._process.interrupts import called_here
 from stbass._values.checks import awaited
 from stbass._values.policy import FailurePolicy
 from stbass.dataflow.engine.boundary import CLOSED, Inlet, Outlet, OutletEdge
@@ -162,7 +163,7 @@ class Host:
                 if state is not None:
                     await state.attach(component)
                     await state.upsert_component(record_of(component))
-                await awaited(component.init(), "it")
+                await awaited(called_here(component.init), "it")
             except BaseException as error:
                 runner.wiring.status = Status.FAILED
                 error.add_note(f"component {runner.name!r}, init")
@@ -437,7 +438,7 @@ def _destroy_of(runner: Runner) -> Callable[[], Coroutine[Any, Any, None]]:
     async def destroy() -> None:
         component, state = runner.component, runner.wiring.own_state
         try:
-            await awaited(component.destroy(), "it")
+            await awaited(called_here(component.destroy), "it")
         except BaseException as error:
             error.add_note(f"component {component.name!r}, destroy")
             raise

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Container, Iterable
+from time import monotonic
 from typing import Any, Protocol
 
 from stbass._channels.cancellation import is_being_cancelled
 from stbass._channels.choice import Choice
 from stbass._channels.transport import NOTHING
 from stbass._process.context import Composable, ProcessContext
+from stbass._process.interrupts import called_here
 from stbass._values.checks import awaited
 from stbass.dataflow.engine.edge import ATOMS, Inbox, LocalEdge, OutEdge, copy_of, event_name, fitted, type_of_field
 from stbass.dataflow.model.components import Component, wiring_of
@@ -20,8 +22,9 @@ from stbass.errors import ChannelClosedError, IOClosedError
 
 __all__ = ["Runner", "RunnerHost", "RunnerSnapshot", "Stepping"]
 
-_TURN = 64
-"""How many steps a component makes at most without letting others have the event loop."""
+_TURN, _LONGEST_TURN = 64, 0.01
+"""How many steps a component makes at most, and for how many seconds it begins sync ones, without letting others have
+the event loop."""
 
 
 class RunnerHost(Protocol):
@@ -267,7 +270,7 @@ class Runner:
                 return  # the round is over
         if self.interrupt and await self._attend():
             return
-        turn = _TURN
+        turn, until = _TURN, monotonic() + _LONGEST_TURN
         while True:
             if self.interrupt and await self._attend():
                 return
@@ -313,7 +316,9 @@ class Runner:
             if is_async:
                 made = await step()
             else:
-                made = step()
+                made = called_here(step)
+                if monotonic() > until:
+                    turn = 1
             if made is not None:
                 await awaited(made, "it")
             self.in_user = False
@@ -333,8 +338,8 @@ class Runner:
                 return
             turn -= 1
             if not turn:
-                turn = _TURN
                 await asyncio.sleep(0)
+                turn, until = _TURN, monotonic() + _LONGEST_TURN
 
     def _next_of(self, inbox: Inbox) -> Any:
         try:
@@ -352,7 +357,7 @@ class Runner:
             name, handled = found
             populated = self.wiring.populated
             populated.clear()
-            made = await awaited(getattr(component, name)(event), f"the handler {name!r}")
+            made = await awaited(called_here(getattr(component, name), event), f"the handler {name!r}")
             if isinstance(made, Event):
                 component.io.queue_event(made)
             for field in handled.populates_fields:
@@ -360,7 +365,7 @@ class Runner:
                     self._populate(field, populated[field])
         if not self.inboxes and self._steps_at_all:
             self.steps += 1
-            await awaited(self._step(), "it")
+            await awaited(called_here(self._step), "it")
         self.in_user = False
         await self._settle()
 
