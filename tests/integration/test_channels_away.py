@@ -105,3 +105,31 @@ async def test_a_server_that_comes_back_in_time_has_everything(lasting_server: R
         await flushing
         assert [await channel.recv(), await channel.recv()] == [1, 2]
     await transport.aclose()
+
+
+async def test_a_process_whose_server_stayed_away_can_end_when_it_is_back(lasting_server: RedisServer) -> None:
+    # given a process that has received of two channels what the server has not heard of when it dies
+    transport = RedisTransport(lasting_server.url, give_up=GIVE_UP, lease=60)
+    others = [RedisTransport(lasting_server.url) for _ in range(2)]
+    writers = [Chan(int, transport=one, capacity=8) for one in others]
+    scope = transport.scope("reader")
+    readers = [Chan.open(one.share(), transport=scope) for one in writers]
+    for writer in writers:
+        await writer.send(1)
+        await writer.send(2)
+    assert [await reader.recv() for reader in readers] == [1, 1]
+    await scope.flush()
+    for reader in readers:
+        await reader.readable()
+    lasting_server.kill()
+    assert [await reader.recv() for reader in readers] == [2, 2]
+    for reader in readers:
+        with pytest.raises(BackendUnavailableError, match="cannot be reached"):
+            await reader.recv()
+    # when it is back
+    await asyncio.to_thread(lasting_server.restart)
+    # then neither channel waits for the other
+    async with asyncio.timeout(30):
+        await scope.aclose()
+        for one in (transport, *others):
+            await one.aclose()

@@ -12,10 +12,11 @@ import pytest
 
 from stbass.alt import ALT, Guard
 from stbass.channel import Chan
-from stbass.errors import ChannelClosedError, StateLostError
+from stbass.errors import BackendUnavailableError, ChannelClosedError, StateLostError
 from stbass.testing import RedisServer
 from stbass.transports.redis import RedisTransport
 from tests.support.ends import ends
+from tests.support.proxy import Proxy
 from tests.support.waiting import until
 
 TOLD = 30.0
@@ -314,3 +315,77 @@ async def test_a_reader_that_blocks_its_loop_for_longer_than_its_lease_finds_the
         await transport.aclose()
         # then it was told that the channel is closed, and ends as it should
         assert await reading == [1]
+
+
+async def test_a_process_ends_though_several_channels_are_gone_of_which_it_has_values(own_server: RedisServer) -> None:
+    # given a process that has fetched two values of each of two channels, and received one
+    there, here = RedisTransport(own_server.url), RedisTransport(own_server.url)
+    scope = there.scope("reader")
+    writers = [Chan(int, capacity=8, transport=here) for _ in range(2)]
+    readers = [Chan.open(one.share(), transport=scope) for one in writers]
+    for one in writers:
+        await one.send(1)
+        await one.send(2)
+    assert [await one.recv() for one in readers] == [1, 1]
+    await scope.flush()
+    for one in readers:
+        await one.readable()
+    # when both are gone, and it receives what it has fetched
+    delete(own_server, "stbass:chan:*")
+    assert [await one.recv() for one in readers] == [2, 2]
+    # then neither waits for what becomes of the other
+    async with asyncio.timeout(TOLD):
+        await scope.aclose()
+        await there.aclose()
+        with contextlib.suppress(StateLostError):
+            await here.aclose()
+
+
+@pytest.mark.parametrize("waits", [False, True])
+async def test_a_channel_that_was_ended_is_closed_on_whichever_connection_its_end_is_found(
+    own_server: RedisServer, waits: bool
+) -> None:
+    # given a reader to whom nothing is told for a while, but what it asks for on the connection of its blocking move
+    told = asyncio.Event()
+
+    async def before(chunk: bytes) -> None:
+        if b"closed" in chunk:
+            await told.wait()
+
+    async with (
+        Proxy(own_server.port, before=before) as proxy,
+        ends(own_server.url, proxy.url, capacity=8) as (writer, reader),
+    ):
+        await writer.send(1)
+        assert await reader.recv() == 1
+        receiving = asyncio.ensure_future(reader.recv())
+        if waits:
+            await until(lambda: "wait" in str(own_server.command("HKEYS", base_of(writer))))
+        # when somebody ends the channel
+        assert isinstance(writer.transport, RedisTransport)
+        await writer.transport.purge([str(writer.described()["link"]["id"])])
+        if waits:
+            receiving.cancel()
+        asyncio.get_running_loop().call_later(0.2, told.set)
+        with pytest.raises(ChannelClosedError):
+            await (reader.recv() if waits else receiving)
+
+
+async def test_what_a_process_has_left_behind_cannot_join_a_channel_anew(own_server: RedisServer) -> None:
+    # given a process that has ended, and a task of it that has not
+    transport = RedisTransport(own_server.url)
+    scope = transport.scope("careless")
+    mine: Chan[int] = Chan(int, capacity=8, transport=RedisTransport(own_server.url))
+    its: Chan[int] = Chan.open(mine.share(), transport=scope)
+    await its.send(1)
+    await scope.aclose()
+    # when that goes on with a channel
+    for use in (its.send(2), its.recv(), its.bound(), as_coroutine(ALT(Guard(its)))):
+        with pytest.raises(BackendUnavailableError, match="process 'careless' has ended, and its ends"):
+            await use
+    await its.aclose()
+    # then nobody is at its end
+    assert own_server.command("HLEN", f"{base_of(mine)}:parties") == 1
+    assert await mine.recv() == 1
+    await transport.aclose()
+    await mine.transport.aclose()

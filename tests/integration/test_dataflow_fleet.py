@@ -14,8 +14,13 @@ from typing import Any
 
 import pytest
 
+from stbass import PLACED_PAR, Chan, Placement
 from stbass.backends.celery import CeleryBackend
 from stbass.dataflow import CeleryProcess, Component, Process, Status
+from stbass.dataflow.distributed.fleet_host import FleetHost
+from stbass.dataflow.distributed.fleet_line import CAPACITY, Line
+from stbass.dataflow.distributed.groups import groups_of
+from stbass.dataflow.distributed.plan import plan_of
 from stbass.dataflow.state import SqliteStateBackend
 from stbass.errors import (
     AdmissionError,
@@ -29,7 +34,9 @@ from stbass.errors import (
     WorkerLostError,
 )
 from stbass.testing import RedisServer, Worker
+from stbass.transports.redis import RedisTransport
 from tests.integration.conftest import APP, Fleet
+from tests.support.backends import registry_of
 from tests.support.dataflow import Add, Count, Endless, Join, Keep, wire
 from tests.support.dataflow_fleet import (
     LEASE,
@@ -541,3 +548,41 @@ async def test_groups_whose_producer_was_killed_end_by_themselves(
     async with asyncio.timeout(SECONDS), fleet_job(backend, tmp_path) as process:
         await process.run()
     assert got(process) == list(range(40))
+
+
+@pytest.mark.parametrize("ends", ["full", "failed"])
+async def test_a_group_ends_and_clears_away_whatever_it_does_when_its_producer_goes(
+    ends: str, fleet: Fleet, backend: CeleryBackend
+) -> None:
+    # given a group on the fleet, and a producer that does not read what it reports
+    producer, other = (RedisTransport(fleet.server.url, lease=LEASE) for _ in range(2))
+    commands, reports = (Chan(bytes, name=name, capacity=CAPACITY, transport=producer) for name in ("c", "r"))
+    [group] = groups_of([Keep(name="sink")], (), None)
+    host = FleetHost("sink", plan_of(group, {}).decode(), {}, producer.here, 1000)
+    placed = (host.with_channels(commands=commands, reports=reports), Placement(endpoint="right"))
+    running = asyncio.create_task(PLACED_PAR(placed, registry=registry_of(backend)).run())
+    assert await reports.recv() == b".+"
+    line = Line(commands, 1000)
+    line.post(b"m")
+    assert await reports.recv() == b".m"
+    base = f"stbass:chan:{{{reports.share()['link']['id']}}}"
+    if ends == "full":
+        for number in range(2 * CAPACITY):
+            line.post(b"c%d views null" % number)
+        await until(lambda: int(fleet.server.command("HGET", base, "offered")) >= CAPACITY)
+    # when the producer is gone, and the group could say more; or fails before it has noticed
+    late = Line(Chan.open(commands.share(), transport=other), 1000)
+    await producer.aclose()
+    if ends == "failed":
+        late.post(b"?")
+        await late.flush()
+    # then it ends, and nothing of it is left
+    async with asyncio.timeout(30):
+        result = await running
+    said = "whoever ran its process is gone" if ends == "full" else "which is nothing that there is"
+    assert said in str(result.failures[0].error)
+    assert {key for key in fleet.keys() if key.startswith("stbass:chan:")} == set()  # noqa: SIM118
+    for key in fleet.keys():  # noqa: SIM118
+        if key.startswith("stbass:group:"):
+            fleet.server.command("DEL", key)
+    await other.aclose()

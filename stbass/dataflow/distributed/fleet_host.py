@@ -176,28 +176,47 @@ class _Service:
         answer = await self._made.call(name, argument)
         self._reports.post(b"a%b %b" % (number, answer))
         if name == "destroy":
-            await self._reports.flush()
+            await self._tell()
             resolve(self._end)
 
     # Whether there is somebody who says anything --------------------------------------------------
 
     async def _watch(self) -> None:
-        """End when the producer is gone: look for it as often as leases are renewed."""
-        pause = self._transport.options.lease / 2
-        missed = False
-        while True:
-            await asyncio.sleep(pause)
-            there = await self._transport.connected(self._host.producer)
-            if not there and missed:
-                self._orphaned = True
-                raise DataflowError(f"group {self._host.group!r}: whoever ran its process is gone")
-            missed = not there
+        """End when the producer is gone."""
+        await self._until_gone()
+        raise DataflowError(f"group {self._host.group!r}: whoever ran its process is gone")
+
+    async def _until_gone(self) -> None:
+        """Return when the producer is gone: look for it as often as leases are renewed."""
+        while not await self._is_gone():  # noqa: ASYNC110 - whoever dies tells nobody
+            await asyncio.sleep(self._pause)
+
+    async def _is_gone(self) -> bool:
+        """Whether the producer is gone: not one whose connection was cut, and is made anew at once."""
+        if not self._orphaned and not await self._transport.connected(self._host.producer):
+            await asyncio.sleep(self._pause)
+            self._orphaned = not await self._transport.connected(self._host.producer)
+        return self._orphaned
+
+    @property
+    def _pause(self) -> float:
+        return self._transport.options.lease / 2
 
     # The end --------------------------------------------------------------------------------------
 
+    async def _tell(self) -> None:
+        """Return when everything that was reported is there; or nobody is left who would read it, and make room."""
+        waits = [asyncio.ensure_future(self._reports.flush()), asyncio.ensure_future(self._until_gone())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+
     async def _give_up(self) -> None:
         """End the components, whatever they are doing."""
-        await self._reports.flush()
+        await self._tell()
         if self._group is not None:
             self._group.order("cancel")
             if self._calls:
@@ -205,20 +224,17 @@ class _Service:
             await self._group.call("destroy")
 
     async def _leave(self) -> None:
-        await self._reports.flush()
+        await self._tell()
         self._links.close()
         for task in [*self._beside, *self._calls]:
             task.cancel()
         self._reports.abandon()
-        if self._orphaned:
-            # Nobody else is left who would clear away.
-            ids = [str(one.described()["link"]["id"]) for one in self._ctx.channels.values()]
-            try:
+        ids = [str(one.described()["link"]["id"]) for one in self._ctx.channels.values()]
+        try:
+            if await self._is_gone():  # then nobody else is left who would clear away
                 await self._transport.purge(ids)
-            except BackendUnavailableError as error:
-                raise DataflowError(
-                    f"group {self._host.group!r}: its channels are left to their time: {error}"
-                ) from error
+        except BackendUnavailableError as error:
+            raise DataflowError(f"group {self._host.group!r}: its channels are left to their time: {error}") from error
 
 
 def _nothing(reference: str) -> bool:

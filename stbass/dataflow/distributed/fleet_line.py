@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 
 from stbass.channel import Chan
-from stbass.errors import ChannelClosedError, StbassError, WireError
+from stbass.errors import ChannelClosedError, DataflowError, StbassError, WireError
 
 __all__ = ["CAPACITY", "Line", "piece_size"]
 
@@ -99,7 +99,9 @@ class Line:
                 pieces, size = [], 0
 
     def abandon(self) -> None:
-        """Send nothing more."""
+        """Send nothing more, whatever is still posted."""
+        if self.broken is None:
+            self.broken = DataflowError(f"channel {self._channel.name!r} is not used any more")
         if self._sending is not None:
             self._sending.cancel()
         self._waiting.clear()

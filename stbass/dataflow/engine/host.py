@@ -201,6 +201,8 @@ class Host:
 
     async def _carry_on(self) -> None:
         """Wait until what lies at the edges to other hosts has been carried; once stopped, it may stay there."""
+        if self._cancelled:
+            raise ProcessCancelled("the process was cancelled")
         if self.stopping or not self._outlets:
             return
         carrying = self._carrying = asyncio.ensure_future(self._finish_edges())

@@ -270,6 +270,10 @@ class Buffered(RedisLink):
             # What is made of these values must not be sent: they come to somebody else.
             self.here.undo(s.journal, s.doubt)
 
+    def _over(self) -> None:
+        super()._over()
+        self.state.journal.unheard.pop(self._me, None)  # what other ends tell need not wait for its answer
+
     def _end_receives(self) -> None:
         s = self.state
         if s.drained or s.vain:
@@ -493,7 +497,8 @@ class Buffered(RedisLink):
         if s.write_failure is not None:
             raise self._failed(s.write_failure)
         wanted = s.received
-        while s.confirmed < wanted or s.doubt is not None:
+        # A channel that is gone has nothing that another reader could get: the next operation says so.
+        while (s.confirmed < wanted and not s.vain) or s.doubt is not None:
             if s.journal.failure is not None:
                 raise s.problem(s.journal.failure)
             if s.doubt is not None:
@@ -501,12 +506,26 @@ class Buffered(RedisLink):
                 raise doubt
             for end in s.journal.writers():
                 await end.written()
+            await self._regain()
             args = self._acknowledging()
             # On the connection that all else follows on; once more, if it was told on the other one.
             reply = await self.ask(scripts.ACK, *args, place="r")
-            if reply is not None or s.vain:
-                # A channel that is gone has nothing that another reader could get: the next operation says so.
+            if reply is not None:
                 self._confirm(int(args[0]))
+
+    async def _regain(self) -> None:
+        """Return when the reader's place is ours, if it was refused: only then what was received is told of.
+
+        Raises:
+            StbassError: it is refused again.
+        """
+        s = self.state
+        if s.places["r"] == FREE:
+            self._hold("r")
+        while s.places["r"] == ASKING:
+            await s.place_changed()
+        if s.places["r"] == FREE and not s.vain and s.refusal is not None:
+            raise s.refusal
 
     async def written(self) -> None:
         """Return when the server has everything that was accepted here, or never will."""

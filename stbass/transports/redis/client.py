@@ -126,7 +126,18 @@ class Journal:
         is_process: whether it is one process, which fails as a whole if a part of what it has done is lost.
     """
 
-    __slots__ = ("broken_off", "failure", "in_hand", "is_process", "placeless", "put_off", "runs", "unheard", "writing")
+    __slots__ = (
+        "broken_off",
+        "ended",
+        "failure",
+        "in_hand",
+        "is_process",
+        "placeless",
+        "put_off",
+        "runs",
+        "unheard",
+        "writing",
+    )
 
     def __init__(self, *, is_process: bool = False) -> None:
         self.is_process = is_process
@@ -134,6 +145,8 @@ class Journal:
         """The end (a :class:`Teller`) where the latest operation of all was a receive."""
         self.broken_off = False
         """Whether it is run again elsewhere: to give up an end does not say that the value in hand is dealt with."""
+        self.ended = False
+        """Whether it has left all of its ends, for good."""
         self.failure: StbassError | None = None
         """Why nothing that the process does counts any more."""
         self.runs = b""

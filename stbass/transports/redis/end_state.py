@@ -342,6 +342,13 @@ class EndState:
         """The error for what was under way when the transport was closed."""
         return BackendUnavailableError(f"channel {self.spec.name!r}: {self.transport} was closed meanwhile")
 
+    def process_ended(self) -> BackendUnavailableError:
+        """The error for who uses an end that was a process's, after that has ended: a task that it has left behind."""
+        return BackendUnavailableError(
+            f"channel {self.spec.name!r}: process {self.user!r} has ended, and its ends of channels were given up;"
+            f" whatever uses them must be awaited in the process"
+        )
+
     def holds(self, place: Place) -> bool:
         """Whether this end holds the place."""
         return self.places[place] == HELD

@@ -204,6 +204,8 @@ class RedisLink(Link):
         client, failure = self.state.client, self.state.journal.failure
         if failure is not None:
             raise self.state.problem(failure)
+        if self.state.journal.ended:
+            raise self.state.process_ended()
         if client is None or client.closing or client.loop is not asyncio.get_running_loop():
             if client is not None and not client.closing and client.loop.is_running():
                 # Here, in another thread.
@@ -391,8 +393,8 @@ class RedisLink(Link):
         if self.closed and (s.left or s.client is None):
             return None
         self.closed = True
-        if s.journal.broken_off or s.journal.failure is not None:
-            # Whoever runs it again goes on with the channel.
+        if s.journal.broken_off or s.journal.failure is not None or s.journal.ended:
+            # Whoever runs it again, or what the process has not left behind, goes on with the channel.
             s.close_put_off = s.journal.failure is None
             s.fail_sends(self.closed_error)
             s.fail_receives(self.closed_error)
@@ -972,6 +974,8 @@ class RedisLink(Link):
     def _waits(self, reply: Any) -> None:
         if reply is LATER:
             self.state.told_wait = False
+        elif _is_gone(reply):
+            self._not_there()
         elif not isinstance(reply, list):
             self._fail_reader(self.state.problem(reply))
         elif self.route(reply, "r") is not None and reply[1]:
@@ -1009,6 +1013,16 @@ class RedisLink(Link):
 
         return command(b"BLMOVE", offers, taken, b"LEFT", b"RIGHT", b"0"), moved
 
+    def _not_there(self) -> None:
+        """A script found no channel, perhaps on the connection of the blocking move.
+
+        That it was closed may still be on its way on the other connection: the next answer there comes after it.
+        """
+        if self.state.left:
+            self._vanished()
+        else:
+            self.sync()
+
     def _check(self) -> None:
         """Ask what is there."""
         s = self.state
@@ -1031,6 +1045,8 @@ class RedisLink(Link):
         if reply is LATER:
             self._untold()
             self._take_in_all([])
+        elif _is_gone(reply):
+            self._not_there()
         elif not isinstance(reply, list):
             self._fail_reader(s.problem(reply))
         elif self.route(reply, "r") is not None:
@@ -1280,6 +1296,10 @@ class RedisLink(Link):
             if _has_loop() and not self.closed and not s.joined:
                 self.call(scripts.SYNC, s.lease, s.ttl)
         return {"id": s.id, "new": s.loose, "namespace": s.namespace}
+
+
+def _is_gone(reply: Any) -> bool:
+    return isinstance(reply, list) and reply[0] == b"gone"
 
 
 def _has_loop() -> bool:

@@ -306,11 +306,13 @@ class Scope(Transport):
         self._journal.broken_off = True
 
     async def leave(self) -> None:
-        """Leave what was opened, whatever becomes of what was sent and received."""
+        """Leave what was opened, whatever becomes of what was sent and received; nobody can use it after that."""
         opened, self._opened = self._opened, []
         left = [future for link in opened if (future := link.leave(final=True)) is not None]
         if left:
             await asyncio.wait(left, timeout=_LEAVE_SECONDS)
+        # A task that the process has left behind must not join a channel anew: nobody would ever leave it.
+        self._journal.ended = True
 
     def __repr__(self) -> str:
         return repr(self._transport)
