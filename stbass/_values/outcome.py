@@ -332,8 +332,8 @@ class ProcessResult(_Draft, Generic[T_co]):
             return source
         started = ended = None
         if self._started is not None:
-            started = moment_of(self._started)
-            ended = started if self.elapsed is None else started + self.elapsed
+            started, elapsed = moment_of(self._started), self.elapsed
+            ended = started if elapsed is None else started + elapsed
         made = source.run_info(started, ended)
         object.__setattr__(self, "_run", made)
         return made

@@ -48,12 +48,12 @@ async def test_a_process_runs_on_the_worker_of_its_endpoint(fleet: Fleet, regist
     assert one["thread"] == "stbass-processes"
 
 
-@pytest.mark.parametrize("process", [noop, sync_thread, Give("x"), Steps(2, 0.0)])
+@pytest.mark.parametrize("process", [noop, sync_thread, Give("x"), Steps(2, 0.0), Fail("so far")])
 async def test_what_has_ended_leaves_nothing_to_the_garbage_collector(
     backend: CeleryBackend, registry: BackendRegistry, process: Process
 ) -> None:
     await backend.execute(left_in_circles, context("before"))
-    await PLACED_PAR(*[(process, ANTHROPIC)] * 100, registry=registry).run()
+    await PLACED_PAR(*[(process, ANTHROPIC)] * 100, registry=registry, on_failure=FailurePolicy.COLLECT).run()
     assert (await backend.execute(left_in_circles, context("after"))).value < 100
 
 

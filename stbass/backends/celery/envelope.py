@@ -184,10 +184,11 @@ class Envelope(msgspec.Struct, omit_defaults=True):
         Raises:
             WireError: what it says of that is no placement.
         """
-        found = wire.loads(bytes(self.placement), what="placement") if bytes(self.placement) else None
-        if found is not None and not isinstance(found, Placement):
-            raise WireError(f"the placement is not one that stbass wrote: it is {text_of(found, 60)}")
-        return found
+        raw = bytes(self.placement)
+        if not raw:
+            return None
+        is_shared = raw.endswith(_WITHOUT_CONFIG) and len(raw) <= _LONGEST_SHARED
+        return _read_shared_placement(raw) if is_shared else _read_placement(raw)
 
     def read_given(self, limit: int) -> tuple[Any, ...] | None:
         """The values on the ``input`` of a stage; None if it is none.
@@ -409,6 +410,18 @@ def wired_placement(placement: Placement | None) -> msgspec.Raw:
     return msgspec.Raw(wire.dumps(placement, what="placement"))
 
 
+def _read_placement(raw: bytes) -> Placement:
+    found = wire.loads(raw, what="placement")
+    if not isinstance(found, Placement):
+        raise WireError(f"the placement is not one that stbass wrote: it is {text_of(found, 60)}")
+    return found
+
+
+_read_shared_placement = lru_cache(maxsize=1024)(_read_placement)
+"""For those that nobody can change: thousands of processes have the same one."""
+_WITHOUT_CONFIG, _LONGEST_SHARED = b",null]}", 1000
+
+
 @lru_cache(maxsize=1024)
 def _wired_plain_placement(placement: Placement | None) -> msgspec.Raw:
     return ABSENT if placement is None else msgspec.Raw(wire.dumps(placement, what="placement"))
@@ -460,7 +473,7 @@ def open_envelope(
         envelope = _envelope_decoder.decode(raw)
     except _UNDECODABLE as error:
         raise WireError(f"the message {task_id} in queue {queue!r} is not one of stbass: {error}") from error
-    if not envelope.reply.startswith(settings.keys.reply_channel("")) and envelope.reply:
+    if not envelope.reply.startswith(settings.keys.replies) and envelope.reply:
         raise WireError(f"the message {task_id} in queue {queue!r} wants its answer at {text_of(envelope.reply, 60)}")
     if envelope.id != task_id or envelope.queue != queue:
         raise WireError(
@@ -595,7 +608,7 @@ class _Followers(msgspec.Struct):
 def reply_to(headers: Mapping[str, Any], names: keys.FleetKeys) -> str:
     """Who to tell that a message was refused; empty if it does not say so."""
     reply = _followers(headers).reply
-    return reply if reply.startswith(names.reply_channel("")) else ""
+    return reply if reply.startswith(names.replies) else ""
 
 
 def run_of(headers: Mapping[str, Any]) -> str:
@@ -717,12 +730,12 @@ def seal_result(
 
 
 def _written(task_id: str, result: ProcessResult, settings: FleetSettings, ctx: ProcessContext | None) -> bytes:
-    info = result.run or RunInfo()
+    info, elapsed = result.run or RunInfo(), result.elapsed
     ran = Ran(
         info.worker,
         info.attempt,
         info.started_at,
-        None if result.elapsed is None else result.elapsed.total_seconds(),
+        None if elapsed is None else elapsed.total_seconds(),
         used=None if info.usage is None else Used.of(info.usage),
     )
     body = b""

@@ -177,6 +177,8 @@ class FleetKeys:
         self.parked = self.key("parked")
         self.cancel_channel = f"{self.key('cancel')}:{self.database}"
         """On which producers say what is cancelled."""
+        self.replies = self._channel("reply", "")
+        """What the names begin with of channels on which producers hear of their processes."""
 
     def key(self, name: str) -> str:
         """A key of ours."""
@@ -257,7 +259,7 @@ class FleetKeys:
 
     def reply_channel(self, client_id: str) -> str:
         """Channel on which a producer hears of its processes."""
-        return self._channel("reply", client_id)
+        return f"{self.replies}{client_id}"
 
 
 _SERVER = """

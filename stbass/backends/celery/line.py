@@ -137,7 +137,7 @@ class WaitingLine:
         packed = []
         for *texts, places, kept in late:
             process_id, queue, reply, name, deadline, run = (text.decode("utf-8", "replace") for text in texts)
-            if not reply.startswith(self._settings.keys.reply_channel("")):
+            if not reply.startswith(self._settings.keys.replies):
                 reply = ""
             limit = Limit.read(kept) or Limit()
             error = waited_too_long(name, float(deadline), queue, limit.used_up(places))

@@ -64,7 +64,7 @@ class _Run(msgspec.Struct):
             tag, queue, worker, attempt, reply, signature = (text.decode() for text in texts)
             values: dict[str, Any] = {"id": raw_id.decode(), "tag": tag, "queue": queue, "worker": worker}
             values |= {"attempt": int(attempt), "reply": reply}
-            if reply and not reply.startswith(settings.keys.reply_channel("")):
+            if reply and not reply.startswith(settings.keys.replies):
                 raise ValueError(f"it wants its answer at {reply[:60]!r}")
             if signature != run_signature(raw_id.decode(), settings):
                 raise ValueError("its signature is missing or wrong")

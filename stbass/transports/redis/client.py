@@ -9,6 +9,7 @@ import socket
 import time
 import weakref
 from collections.abc import Sequence
+from hashlib import blake2b
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -112,6 +113,10 @@ class Teller(Protocol):
         """What :meth:`calls` gave was written."""
 
 
+def _short(run: str) -> bytes:
+    return blake2b(run.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest().encode()
+
+
 class Journal:
     """What one program does with channels: a process of a fleet, or all that is in one event loop.
 
@@ -149,8 +154,8 @@ class Journal:
         """Whether it has left all of its ends, for good."""
         self.failure: StbassError | None = None
         """Why nothing that the process does counts any more."""
-        self.runs = b""
-        """Which attempts at which runs of processes it is a part of, as :mod:`.keys` says."""
+        self.runs: Sequence[tuple[str, int]] = ()
+        """Which attempts at which runs of processes it is a part of."""
         self.writing: dict[weakref.ref[Any], None] = {}
         """Ends that have accepted values of which is not known whether the server has them."""
         self.unheard: dict[weakref.ref[Any], None] = {}
@@ -160,6 +165,10 @@ class Journal:
         told."""
         self.put_off: dict[Teller, None] = {}
         """What is to be told then."""
+
+    def known_runs(self) -> bytes:
+        """:attr:`runs`, as :mod:`.keys` says. Made when it is asked for: most processes have no channels."""
+        return b" ".join([b"%b:%d" % (_short(run), attempt) for run, attempt in self.runs])
 
     def unsure(self, end: weakref.ref[Any]) -> bool:
         """Whether something was told of other ends, or sent, that the server may not do: then what follows is told

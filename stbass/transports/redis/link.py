@@ -797,7 +797,7 @@ class RedisLink(Link):
             s.type_name,
             s.lease,
             b"1" if anew else b"0",
-            s.journal.runs,
+            s.journal.known_runs(),
             answer=answered,
         )
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
-from hashlib import blake2b
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from stbass._channels.transport import LinkSpec, Transport
@@ -290,13 +289,13 @@ class Scope(Transport):
         finally:
             await self.leave()
 
-    def belongs_to(self, runs: Iterable[tuple[str, int]]) -> None:
+    def belongs_to(self, runs: Sequence[tuple[str, int]]) -> None:
         """Say what the process is a part of: it takes the places of earlier attempts, and a later one takes its.
 
         Args:
             runs: the process's own run and those around it: what each is known by, and which attempt at it this is.
         """
-        self._journal.runs = b" ".join([b"%b:%d" % (_short(run), attempt) for run, attempt in runs])
+        self._journal.runs = runs
 
     def break_off(self) -> None:
         """The process is about to be cancelled, and is run again elsewhere.
@@ -316,7 +315,3 @@ class Scope(Transport):
 
     def __repr__(self) -> str:
         return repr(self._transport)
-
-
-def _short(run: str) -> bytes:
-    return blake2b(run.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest().encode()

@@ -869,6 +869,8 @@ class Runtime:
             _log_failure(job, outcome.result)
         if job.listener is not None:
             job.listener.ended(outcome)
+        elif outcome.result is not None and outcome.result.is_fail:
+            _drop_tracebacks(outcome.result.failure.error)
         job.on_done(outcome)
         for twin in job.twins:
             if outcome.status in ("lost", "parked"):
@@ -959,7 +961,7 @@ class Runtime:
             if checkpoint:
                 ctx.resumed_from = wire.loads(checkpoint, limit=self.settings.max_message_bytes)
             watched = envelope.path is not None and not envelope.follow
-            keepers = tuple(one.message() for one in envelope.keepers)
+            keepers = tuple(one.message() for one in envelope.keepers) if envelope.keepers else ()
             current_message.set(
                 RunningMessage(job.name, job.id, job.attempt, self.worker, job.slot is not None, watched, keepers)
             )
@@ -1348,6 +1350,26 @@ def _log_failure(job: Job, result: ProcessResult) -> None:
     )
     if failure.traceback_str:
         _log.debug("traceback of process %s (%s):\n%s", job.name, job.id, failure.traceback_str)
+
+
+_CAUSE: Any = vars(BaseException)["__cause__"]
+_CONTEXT: Any = vars(BaseException)["__context__"]
+_PARTS: Any = vars(BaseExceptionGroup)["exceptions"]
+
+
+def _drop_tracebacks(error: BaseException) -> None:
+    """Nobody looks at them here, and all that is in their frames would lie there until the garbage collector comes."""
+    seen: set[int] = set()
+    rest: list[BaseException | None] = [error]
+    while rest:
+        one = rest.pop()
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            # Not its own attributes, which are anybody's.
+            BaseException.with_traceback(one, None)
+            rest += [_CAUSE.__get__(one), _CONTEXT.__get__(one)]
+            if issubclass(type(one), BaseExceptionGroup):
+                rest += _PARTS.__get__(one)
 
 
 _has_failed = threading.Event()
