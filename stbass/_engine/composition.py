@@ -348,15 +348,21 @@ class ProcessComposition(Composition[V_co], Generic[R, V_co]):
         """Run its processes inside ``ctx``, whose registry and deadline are set."""
 
     async def _perform(self, ctx: ProcessContext) -> ProcessResult:
-        around = peek_frame(ctx).deadline_at
-        if peek_frame(ctx).depth >= MOST_NESTED:
+        before = peek_frame(ctx)
+        if before.depth >= MOST_NESTED:
             raise _too_deep(self.name)  # made by factories while it ran
+        around, span, date = before.deadline_at, before.deadline_span, before.deadline
         self._prepare(ctx)
-        if running_context() is not ctx:
-            return _outcome(ctx, await self._run_in(ctx), around)
-        # It was called by a process's own code, with that process's context.
-        async with lent(ctx):
-            return _outcome(ctx, await self._run_in(ctx), around)
+        try:
+            if running_context() is not ctx:
+                return _outcome(ctx, await self._run_in(ctx), around)
+            # It was called by a process's own code, with that process's context.
+            async with lent(ctx):
+                return _outcome(ctx, await self._run_in(ctx), around)
+        finally:
+            # Its own deadline is over with it, for its next attempt and for whatever else runs in this context.
+            frame = frame_of(ctx)
+            frame.deadline_at, frame.deadline_span, frame.deadline = around, span, date
 
     async def _run_at_top(self, ctx: ProcessContext) -> R:
         if self.lacks_arguments and (given_to(ctx) or (None,)) == (None,):

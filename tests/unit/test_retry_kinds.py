@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from stbass import PAR, SEQ, FailurePolicy, Process, wire
+from stbass import PAR, PLACED_PAR, SEQ, FailurePolicy, Process, wire
 from stbass._process.context import ProcessContext
 from stbass._values.retry_after import retry_after
 from stbass.context import running_context
@@ -342,3 +342,51 @@ async def test_what_raises_when_it_is_asked_when_to_try_again_says_nothing(monke
     assert retry_after(error) is None
     for policy in (FailurePolicy.retry(3, base_delay=0), FailurePolicy.retry(3, base_delay=0, on=(WallError,))):
         assert await attempts_of(policy, WallError(), WallError()) == 3
+
+
+# The deadline of an attempt ----------------------------------------------------------------------
+
+
+def late_at_first() -> Process[[], int]:
+    """A process that comes to its end at its second attempt."""
+    attempts = 0
+
+    @Process
+    async def late(ctx: ProcessContext) -> int:
+        nonlocal attempts
+        attempts += 1
+        if attempts == 1:
+            await asyncio.sleep(60)
+        return attempts
+
+    return late
+
+
+@pytest.mark.parametrize("outer", [None, 60.0])
+@pytest.mark.parametrize("kind", ["PAR", "PLACED_PAR", "in a SEQ", "deeper"])
+async def test_each_attempt_at_a_composition_has_its_deadline_anew(kind: str, outer: float | None) -> None:
+    late = late_at_first()
+    inner: Any = PLACED_PAR(late, deadline=0.2) if kind == "PLACED_PAR" else PAR(late, deadline=0.2)
+    if kind == "in a SEQ":
+        inner = SEQ(inner)
+    if kind == "deeper":
+        inner = PAR(PAR(late), deadline=0.2)
+    policy = FailurePolicy.retry(3, base_delay=0.01, on=TimeoutError)
+    result = await PAR(inner, on_failure=policy, deadline=outer).run()
+    assert result.is_ok, result.failures
+    assert "[2]" in str(result.value)
+
+
+async def test_the_deadline_of_a_composition_in_the_code_of_a_process_ends_with_it() -> None:
+    @Process
+    async def asks(ctx: ProcessContext) -> float | None:
+        late = await PAR(late_at_first(), deadline=0.05).execute(ctx)
+        assert late.is_fail
+        again = await PAR(late_at_first(), deadline=0.05).execute(ctx)
+        assert "0.05 s" in again.failure.summary
+        return ctx.remaining
+
+    assert (await PAR(asks).run()).value == [None]
+    [left] = (await PAR(asks, deadline=60).run()).value
+    assert left is not None
+    assert left > 30
