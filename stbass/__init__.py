@@ -9,11 +9,21 @@ The names are loaded when they are first used, so that importing the package cos
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 from stbass._lazy import lazy
+
+DISTRIBUTION = "stbass-celery"
+"""Of which this package is: another one has a package of this name too."""
+
+if sys.version_info < (3, 11):  # noqa: UP036 - run from its files, nothing else says so
+    raise ImportError(
+        f"stbass needs Python 3.11 to 3.13, and {sys.executable} is Python {sys.version.partition(' ')[0]}:"
+        " make an environment with a newer one, such as python3.12 -m venv .venv"
+    )
 
 if TYPE_CHECKING:
     from stbass.alt import ALT, PRI_ALT, Guard
@@ -98,7 +108,7 @@ _HOME = {
 def _version() -> str:
     from importlib import metadata
 
-    return metadata.version("stbass-celery")
+    return metadata.version(DISTRIBUTION)
 
 
 # The modules of these names, and some others that programs use as `stbass.failure` or `stbass.mcp`.

@@ -7,9 +7,17 @@ All of them survive a trip through a worker (see :mod:`stbass.wire`).
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
+
+if getattr(sys.modules["stbass"], "DISTRIBUTION", None) != "stbass-celery":
+    # Here, since this module is of ours alone, and the first of ours that is loaded.
+    raise ImportError(
+        "the distribution 'stbass', which is another implementation, has put its files over those of stbass-celery:"
+        " pip uninstall stbass, and then install stbass-celery once more, with pip install --force-reinstall"
+    )
 
 __all__ = [
     "AdmissionError",

@@ -41,6 +41,13 @@ def load_application(app: str) -> Any:
     found = _imported(f"--app {app!r}", "there is no such Celery application", lambda: find_app(app))
     if not isinstance(found, celery.Celery):
         raise ConfigurationError(f"--app {app!r}: this is {found!r}, and not a Celery application")
+    names = vars(sys.modules[app]) if app in sys.modules else {}
+    several = {value: name for name, value in names.items() if isinstance(value, celery.Celery)}
+    if len(several) > 1 and found not in (names.get("app"), names.get("celery")):
+        raise ConfigurationError(
+            f"--app {app!r}: this module has several Celery applications, {', '.join(several.values())};"
+            f" say which one: --app {app}:{several[found]}"
+        )
     if not fleet_of(found).installed:
         raise ConfigurationError(
             f"--app {app!r}: this Celery application does not run processes; add this line where it is made: {_INSTALL}"

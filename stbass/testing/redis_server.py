@@ -209,12 +209,18 @@ class RedisServer(StartedInContext):
         return [*command, *self._args]
 
     def _directory(self) -> Path:
-        if self._given_dir is not None:
-            self._given_dir.mkdir(parents=True, exist_ok=True)
-            return self._given_dir
-        if self._temporary is None:
-            self._temporary = tempfile.TemporaryDirectory(prefix="stbass-redis-", ignore_cleanup_errors=True)
-        return Path(self._temporary.name)
+        try:
+            if self._given_dir is not None:
+                self._given_dir.mkdir(parents=True, exist_ok=True)
+                return self._given_dir
+            if self._temporary is None:
+                self._temporary = tempfile.TemporaryDirectory(prefix="stbass-redis-", ignore_cleanup_errors=True)
+            return Path(self._temporary.name)
+        except OSError as error:
+            remedy = (
+                "set TMPDIR to one where you may write" if self._given_dir is None else "name one where you may write"
+            )
+            raise StbassError(f"cannot make a folder for the data of Redis: {error}; {remedy}") from error
 
     def _wipe(self) -> None:
         directory = self._directory()

@@ -80,6 +80,27 @@ def test_an_application_that_cannot_be_used(tmp_path: Path, command: list[str]) 
     assert line == f"stbass: --app 'shop': {place} raises ZeroDivisionError: division by zero\n"
 
 
+def test_a_module_with_two_applications_needs_the_name_of_one(tmp_path: Path) -> None:
+    text = APPLICATION.format(url="redis://127.0.0.1:1/0")
+    (tmp_path / "agents.py").write_text(AGENTS)
+    # given two, neither of which has the name that Celery looks for first
+    (tmp_path / "two.py").write_text(f"{text}\nfirst, second = app, Celery('second')\ndel app\n")
+    line = refused(tmp_path, "worker", "-e", "desk", "-A", "two")
+    assert "this module has several Celery applications, first, second; say which one: --app two:first" in line
+    # and two of which one has
+    (tmp_path / "shops.py").write_text(f"{text}\nother = Celery('other')\n")
+    assert "Redis at redis://127.0.0.1:1/0 cannot be reached" in status(tmp_path, "shops")
+    # and one that is named
+    assert "Redis at redis://127.0.0.1:1/0 cannot be reached" in status(tmp_path, "two:first")
+
+
+def status(cwd: Path, app: str) -> str:
+    command = [*STBASS, "status", "-A", app]
+    done = subprocess.run(command, env=environment(), cwd=cwd, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    return done.stderr
+
+
 def test_a_module_that_raises_is_told_with_its_line(project: Path) -> None:
     (project / "broken.py").write_text("import os\nos.environ['NO_SUCH_KEY_OF_MINE']\n")
     line = refused(project, "worker", "-e", "desk", "-A", "shop", "--include", "broken")

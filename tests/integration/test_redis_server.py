@@ -85,6 +85,15 @@ def test_a_given_directory_stays_and_a_temporary_one_goes(tmp_path: Path) -> Non
     assert not temporary.exists()
 
 
+@pytest.mark.parametrize("given", [None, "/proc/nowhere"])
+def test_a_folder_that_cannot_be_made_is_told(monkeypatch: pytest.MonkeyPatch, given: str | None) -> None:
+    # /proc takes no folder, not even from root.
+    monkeypatch.setattr("tempfile.tempdir", "/proc")
+    said = "cannot make a folder for the data of Redis: .*where you may write"
+    with pytest.raises(StbassError, match=said), RedisServer(data_dir=given):
+        pass
+
+
 def test_a_password_is_asked_for_and_is_in_the_url() -> None:
     with RedisServer(password="p@ss/word") as server:
         assert server.command("PING")
