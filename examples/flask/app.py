@@ -12,8 +12,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Iterator
 
-from flask import Flask, Response, abort, render_template, request
+from flask import Flask, Response, render_template, request
 from flask.typing import ResponseReturnValue
+from werkzeug.exceptions import NotFound
 
 import stbass
 from examples.web.report import draft
@@ -33,7 +34,7 @@ web = Flask(__name__)
 
 
 @web.get("/")
-def page() -> str:
+def page() -> ResponseReturnValue:
     """The page."""
     return render_template("page.html")
 
@@ -83,7 +84,7 @@ async def known(run_id: str) -> Run[str]:
     try:
         return await stbass.find(run_id, registry=registry)
     except (LookupError, ValueError) as error:
-        abort(404, str(error))
+        raise NotFound(str(error)) from error
 
 
 def events(run_id: str, after: str | None) -> Iterator[str]:

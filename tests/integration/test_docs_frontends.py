@@ -16,10 +16,8 @@ import pytest
 from stbass.testing import RedisServer, Worker
 
 ROOT = Path(__file__).parents[2]
-PAGES = (
-    "README.md",
-    *(f"docs/{page}.md" for page in ("tutorial", "agents", "limits", "look-at-a-run", "runs", "tasklist", "workflow")),
-)
+TITLES = ["tutorial", "agents", "algebra", "limits", "look-at-a-run", "runs", "stop-and-retry", "tasklist", "workflow"]
+PAGES = ("README.md", *(f"docs/{page}.md" for page in TITLES))
 FENCE = re.compile(r"^```(python|text)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 MODULE = re.compile(r"# (\w+)\.py\n")
 
