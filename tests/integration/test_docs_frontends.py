@@ -16,7 +16,18 @@ import pytest
 from stbass.testing import RedisServer, Worker
 
 ROOT = Path(__file__).parents[2]
-TITLES = ["tutorial", "agents", "algebra", "limits", "look-at-a-run", "runs", "stop-and-retry", "tasklist", "workflow"]
+TITLES = [
+    "agents",
+    "algebra",
+    "limits",
+    "look-at-a-run",
+    "pass-data",
+    "runs",
+    "stop-and-retry",
+    "tasklist",
+    "tutorial",
+    "workflow",
+]
 PAGES = ("README.md", *(f"docs/{page}.md" for page in TITLES))
 FENCE = re.compile(r"^```(python|text)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 MODULE = re.compile(r"# (\w+)\.py\n")

@@ -69,3 +69,13 @@ def test_the_page_of_the_command_line_has_every_command(hooks: ModuleType) -> No
     for command in ("worker", "dev", "demo", "process run"):
         assert f"## `stbass {command}`" in text
     assert "| `-e, --endpoint ENDPOINT` |" in text
+
+
+def test_whatever_a_page_shows_to_be_run_is_run_by_a_test() -> None:
+    # What it shows of an example stands there (test_docs_examples), and tests of examples run that.
+    shown = re.compile(r"^```(?:console$|python\n(?!# examples/))", re.MULTILINE)
+    pages = {page.name for page in DOCS.glob("*.md") if shown.search(page.read_text())}
+    tests = "".join(file.read_text() for file in Path(__file__).parents[1].glob("*/test_*.py"))
+    tried = {page for page in pages if page in tests or f'"{page.removesuffix(".md")}"' in tests}
+    assert len(pages) > 10
+    assert pages == tried
