@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 from rich.console import Console
@@ -147,7 +148,8 @@ def print_sections(sections: Sequence[Section]) -> None:
 def write_markdown(path: Path, sections: Sequence[Section], versions: Mapping[str, str], how: str) -> None:
     """Write the sections, in place of those of the same name that the file already has; the others stay as they are."""
     kept = _read_sections(path.read_text()) if path.exists() else {}
-    line = f"Measured with {how}, on {machine()}; {', '.join(f'{name} {versions[name]}' for name in sorted(versions))}."
+    what = ", ".join(f"{name} {versions[name]}" for name in sorted(versions))
+    line = f"Measured on {date.today():%d %B %Y} with {how}, on {machine()}; {what}."
     kept.update({section.name: _markdown(section, line) for section in sections})
     body = "\n".join(kept[name] for name in sorted(kept, key=_order))
     path.write_text(

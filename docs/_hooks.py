@@ -1,7 +1,7 @@
 """What mkdocs does beside building: it lists the public names and the commands, and reads references in docstrings.
 
 A page asks for all public names of a module with ``<!-- names: stbass.tasklist -->``, and for the command line with
-``<!-- commands -->``. So no page can lack one.
+``<!-- commands -->``. So no page can lack one. ``<!-- chart: F1 -->`` is a picture of what was measured last.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import click
@@ -18,9 +20,13 @@ import typer.main
 from stbass.cli.commands import cli
 from stbass.errors import StbassError
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.charts import RESULTS, chart
+
 __all__ = ["names_of", "on_page_content", "on_page_markdown", "on_pre_build"]
 
 _NAMES = re.compile(r"<!-- names: ([\w. ]+) -->")
+_CHART = re.compile(r"<!-- chart: (\w+) -->")
 _ROLE = re.compile(r":(?:attr|class|data|exc|func|meth|mod):<code>~?([\w.]+)(\(\))?</code>")
 _OUTSIDE = re.compile(r"\]\(\.\./((?:examples|benchmarks|deploy)[\w/.-]*|[A-Z]+\.md|Dockerfile|docker-compose\.yml)\)")
 
@@ -37,6 +43,7 @@ def on_pre_build(**_: Any) -> None:
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Put in what the page asks for; name files of the repository that are no pages, in place of linking to them."""
     markdown = _NAMES.sub(lambda found: _entries(found[1].split()), markdown)
+    markdown = _CHART.sub(lambda found: _chart(found[1]), markdown)
     if "<!-- commands -->" in markdown:
         markdown = markdown.replace("<!-- commands -->", "\n".join(_commands(typer.main.get_command(cli), "stbass")))
     return re.sub(r"\[([^]\[]*)" + _OUTSIDE.pattern, r"\1 (`\2` in the repository)", markdown)
@@ -58,6 +65,14 @@ def names_of(module: str) -> Iterator[str]:
         home = getattr(value, "__module__", None)
         is_ours = isinstance(home, str) and home.startswith("stbass") and hasattr(value, "__qualname__")
         yield f"{home}.{value.__qualname__}" if is_ours else f"{module}.{name}"
+
+
+def _chart(section: str) -> str:
+    """The chart, in one line, as Markdown wants it; or that it was not measured."""
+    try:
+        return chart(RESULTS.read_text(), section).replace("\n", "")
+    except (FileNotFoundError, LookupError):
+        return f"({section}: not measured in this checkout. `make bench` does.)"
 
 
 def _entries(modules: list[str]) -> str:

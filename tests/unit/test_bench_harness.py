@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from datetime import date
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
 from benchmarks import harness
+from benchmarks.charts import chart
 from benchmarks.fleet import steepest
 from benchmarks.harness import Journal, Row, Sample, SubjectFailed, median_alternating
 from benchmarks.peers.driver import percentile
@@ -312,6 +315,36 @@ def test_the_page_escapes_what_would_break_its_table(tmp_path: Path) -> None:
     page = tmp_path / "results.md"
     write_markdown(page, [section_of("F5", _rows(), Journal())], {}, "1 round")
     assert "a \\| b" in page.read_text()
+
+
+def test_a_chart_has_a_bar_for_each_subject_and_says_where_and_when(tmp_path: Path) -> None:
+    # given what was measured, of two benches, with a peer whose name has to be escaped
+    page = tmp_path / "results.md"
+    rows = [
+        Row("F2 median", "stbass", 2.0, "ms", False),
+        Row("F2 median", "a|b <c>", 8.0, "ms", False),
+        Row("F2 p99", "stbass", 1500.0, "ms", False),
+    ]
+    write_markdown(page, [section_of("F2", rows, Journal())], {"celery": "5.7.0"}, "5 rounds")
+    # when
+    drawn = ElementTree.fromstring(chart(page.read_text(), "F2"))
+    # then
+    name = "{http://www.w3.org/2000/svg}"
+    bars = [(round(float(bar.attrib["width"])), bar.attrib["fill"]) for bar in drawn.iter(f"{name}rect")]
+    ours = bars[0][1]
+    assert [(width, colour == ours) for width, colour in bars] == [(82, True), (330, False), (330, True)]
+    texts = " ".join(text.text or "" for text in drawn.iter(f"{name}text"))
+    for part in (
+        "F2 median, ms",
+        "a|b <c> 8 (ours is 4 x better)",
+        "F2 p99, ms",
+        "1,500",
+        "cores",
+        str(date.today().year),
+    ):
+        assert part in texts
+    with pytest.raises(LookupError, match="python -m benchmarks F1 measures it"):
+        chart(page.read_text(), "F1")
 
 
 # Drivers -----------------------------------------------------------------------------------------
