@@ -243,6 +243,31 @@ def _in_a_process(path: Path, limit: int = 0) -> str:
     return done.stdout
 
 
+_WRITES = """
+import os, sys
+from pathlib import Path
+from stbass.dataflow.library.disk import check_replaceable
+if os.geteuid() == 0:
+    os.setgid(65534)
+    os.setuid(65534)
+try:
+    check_replaceable(Path(sys.argv[1]))
+except PermissionError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_file_of_results_that_may_not_be_written(open_folder: Path, there: bool) -> None:
+    path = open_folder / "results.csv"
+    if there:
+        path.touch(0o444)
+    open_folder.chmod(0o555)
+    done = subprocess.run([sys.executable, "-c", _WRITES, path], capture_output=True, text=True, check=False)
+    said = "no permission" if there else f"no permission to make a file in {open_folder}"
+    assert (done.stdout, done.stderr) == (f"cannot write {path}: {said}\n", "")
+
+
 @pytest.mark.parametrize("what", ["file", "folder", "both"])
 async def test_a_database_that_may_only_be_read(open_folder: Path, what: str) -> None:
     path = open_folder / "state.db"
