@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from stbass.dataflow.model.connector import (
         AsyncioConnector,
         Connector,
+        ConnectorBuilder,
         ConnectorMode,
         ConnectorSpec,
         RayConnector,
@@ -37,6 +38,7 @@ __all__ = [
     "AsyncioConnector",
     "Component",
     "Connector",
+    "ConnectorBuilder",
     "ConnectorMode",
     "ConnectorSpec",
     "DictStateBackend",
@@ -61,6 +63,7 @@ _HOME = {
     "CeleryProcess": "fleet",
     "Component": "model.components",
     "Connector": "model.connector",
+    "ConnectorBuilder": "model.connector",
     "ConnectorMode": "model.connector",
     "ConnectorSpec": "model.connector",
     "DictStateBackend": "state",

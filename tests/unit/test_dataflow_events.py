@@ -8,7 +8,16 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from stbass.dataflow import AsyncioConnector, Component, Event, IOController, LocalProcess, Status, StopEvent
+from stbass.dataflow import (
+    AsyncioConnector,
+    Component,
+    ConnectorBuilder,
+    Event,
+    IOController,
+    LocalProcess,
+    Status,
+    StopEvent,
+)
 from stbass.errors import ChannelTypeError, DataflowError, IOClosedError
 from tests.support.dataflow import Count, Endless, Forever, Keep, local
 
@@ -374,10 +383,22 @@ class Hears(Component):
         self.got.append(event.data)
 
 
-async def test_an_event_that_a_handler_returns_is_sent() -> None:
+class ReturnsTwo(Component):
+    """Answers an event with two."""
+
+    io = IOController(input_events=[Probed], output_events=[Doubled])
+
+    @Probed.handler
+    async def on_reading(self, event: Probed) -> list[Doubled]:
+        """Return them."""
+        return [Doubled(source=self.name, data=2 * event.data), Doubled(source=self.name, data=-2 * event.data)]
+
+
+@pytest.mark.parametrize(("kind", "heard"), [(Returns, [6, 8]), (ReturnsTwo, [6, -6, 8, -8])])
+async def test_an_event_that_a_handler_returns_is_sent(kind: type[Component], heard: list[int]) -> None:
     hears = Hears(name="hears")
-    components = [Probe(3, name="probe"), Returns(name="returns"), hears]
-    connectors = AsyncioConnector.builder().build_event_connectors(components)
+    components = [Probe(3, name="probe"), kind(name="returns"), hears]
+    connectors = ConnectorBuilder(connector_cls=AsyncioConnector).build_event_connectors(components)
     async with asyncio.timeout(30), LocalProcess(components, connectors) as process:
         await process.run()
-    assert hears.got == [6, 8]
+    assert hears.got == heard

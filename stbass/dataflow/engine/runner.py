@@ -358,8 +358,9 @@ class Runner:
             populated = self.wiring.populated
             populated.clear()
             made = await awaited(called_here(getattr(component, name), event), f"the handler {name!r}")
-            if isinstance(made, Event):
-                component.io.queue_event(made)
+            for one in made if isinstance(made, (list, tuple)) else (made,):
+                if isinstance(one, Event):
+                    component.io.queue_event(one)
             for field in handled.populates_fields:
                 if field in populated:
                     self._populate(field, populated[field])

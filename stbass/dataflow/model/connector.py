@@ -137,7 +137,7 @@ class Connector(Exportable):
     @classmethod
     def builder(cls, **kwargs: Any) -> ConnectorBuilder[Self]:
         """A function that makes such connectors from specs, with these arguments for each."""
-        return ConnectorBuilder(cls, kwargs)
+        return ConnectorBuilder(cls, **kwargs)
 
     def export(self) -> dict[str, Any]:
         """What it takes to make it again; see :meth:`Exportable.export`. The spec is plain data."""
@@ -161,12 +161,12 @@ class ConnectorBuilder(Generic[C]):
     """Makes connectors of one kind; see :meth:`Connector.builder`.
 
     Args:
-        kind: the class.
-        arguments: what each is given beside its spec.
+        connector_cls: the class.
+        **arguments: what each is given beside its spec.
     """
 
-    def __init__(self, kind: type[C], arguments: dict[str, Any]) -> None:
-        self.kind = kind
+    def __init__(self, connector_cls: type[C], **arguments: Any) -> None:
+        self.kind = connector_cls
         self.arguments = arguments
 
     def __call__(self, spec: ConnectorSpec) -> C:
