@@ -21,7 +21,7 @@ PLACE = Placement(endpoint="bench")
 class Ours(AsyncSubject):
     """``make_app`` as it comes; the variant is how many processes a worker holds at once, its default if empty."""
 
-    packages = ("stbass", "celery", "kombu", "redis", "hiredis")
+    packages = ("stbass-celery", "celery", "kombu", "redis", "hiredis")
 
     def commands(self) -> list[list[str]]:
         """One command per worker process, with the pool that ``make_app`` names."""

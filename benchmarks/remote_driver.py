@@ -175,7 +175,7 @@ def main(subject: str, count: int, url: str, role: str = "writer") -> None:
     taken: float = asyncio.run(write(url, count, capacity))  # type: ignore[arg-type]
     if other.wait(30):
         raise RuntimeError("the reader failed")
-    versions = {name: version(name) for name in ("stbass", "redis", "hiredis")}
+    versions = {name: version(name) for name in ("stbass-celery", "redis", "hiredis")}
     print(json.dumps({"values": {"value": count / taken}, "versions": versions}))
 
 
