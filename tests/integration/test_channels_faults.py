@@ -129,6 +129,29 @@ async def test_redis_down_at_the_start_is_told_at_once() -> None:
     assert "secret" not in str(caught.value)
 
 
+async def test_a_server_whose_first_connections_are_forgotten(server: RedisServer) -> None:
+    async def sent(deaf: int, *, known: bool) -> str:
+        async with Proxy(server.port, deaf=deaf) as proxy:
+            options = {"socket_connect_timeout": 1.0}
+            transport = RedisTransport(proxy.url, options=options, known=known)
+            try:
+                channel: Chan[int] = Chan(int, transport=transport, capacity=1)
+                await channel.send(1)
+                await channel.flush()
+                return "sent"
+            except BackendUnavailableError as error:
+                return str(error)
+            finally:
+                await transport.aclose()
+
+    # given a server that was there a moment ago, and ones that nobody knows
+    async with asyncio.timeout(60):
+        known, unknown, never = await asyncio.gather(sent(4, known=True), sent(2, known=False), sent(99, known=False))
+    # then who knows it tries again for long, who does not twice; and one that never speaks is told
+    assert (known, unknown) == ("sent", "sent")
+    assert "cannot be reached (no answer)" in never
+
+
 @pytest.mark.parametrize(
     ("name", "rounds"),
     [

@@ -27,6 +27,7 @@ class Proxy:
         change: applied to what the server says.
         before: awaited before that is handed on.
         tls: whether clients speak TLS to it, with the certificate in :data:`CERTIFICATE`.
+        deaf: how many connections it accepts before the first that it does not forget at once.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Proxy:
         change: Callable[[bytes], bytes] | None = None,
         before: Callable[[bytes], Awaitable[None]] | None = None,
         tls: bool = False,
+        deaf: int = 0,
     ) -> None:
         self._server_port = port
         self._cut_at = cut_at
@@ -54,6 +56,7 @@ class Proxy:
         self._server: asyncio.Server | None = None
         self.chunks: dict[Direction, int] = {"to server": 0, "to client": 0}
         self.cuts = 0
+        self.deaf = deaf
         self.port = 0
 
     @property
@@ -106,6 +109,9 @@ class Proxy:
             return
         pair = (to_client, to_server)
         self._pairs[pair] = None
+        if self.deaf:
+            self.deaf -= 1
+            self._forgotten.update(pair)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._forward("to server", from_client, to_server, pair))

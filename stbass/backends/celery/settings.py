@@ -130,14 +130,15 @@ class FleetSettings:
         """Whether ``functions`` names the module itself: only of such a module may plain functions be called."""
         return module in self.functions
 
-    def make_transport(self) -> RedisTransport:
-        """Channels in the Redis that holds the results."""
+    def make_transport(self, *, known: bool = False) -> RedisTransport:
+        """Channels in the Redis that holds the results; ``known``: which was there a moment ago."""
         return RedisTransport(
             self.backend,
             lease=self.lease,
             ttl=max(_CHANNEL_TTL, 2 * self.lease),
             signing_key=self.signer,
             max_message_bytes=self.max_message_bytes,
+            known=known,
         )
 
 

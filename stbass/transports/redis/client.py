@@ -228,6 +228,7 @@ class Options(msgspec.Struct, frozen=True):
     namespace: str | None
     signer: Signer | None
     max_message_bytes: int
+    known: bool
 
 
 class Client:
@@ -254,6 +255,7 @@ class Client:
             on_refused=self._refused,
             vigil=self._vigil,
             subscribe=inbox(options.address.prefix, self.id),
+            known=options.known,
         )
         self._links: weakref.WeakValueDictionary[int, OpenEnd] = weakref.WeakValueDictionary()
         self._numbers = 0

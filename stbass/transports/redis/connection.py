@@ -23,7 +23,7 @@ import hiredis
 import redis
 
 from stbass.errors import BackendUnavailableError, StbassError
-from stbass.transports.redis.address import CONNECT_TIMEOUT, NO_CLUSTER, RedisAddress, find_endpoint, is_cluster
+from stbass.transports.redis.address import NO_CLUSTER, RedisAddress, find_endpoint, is_cluster
 from stbass.transports.redis.scripts import ALL
 from stbass.transports.redis.trouble import Trouble, Vigil, trouble_of
 
@@ -33,6 +33,8 @@ _log = logging.getLogger(__name__)
 
 OLDEST = (6, 2)
 _PAUSES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5)
+_SILENT_TRIES = 2
+"""How often a server is tried once more from which there was no answer, if it is not known to be there."""
 _UNWELCOME = ("NOPERM", "NOAUTH", "WRONGPASS")
 
 Answer = Callable[[Any], None]
@@ -63,6 +65,10 @@ def _keep_alive(transport: asyncio.Transport, address: RedisAddress) -> None:
     connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in address.options.socket_keepalive_options:
         connected.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def _reason(error: BaseException) -> str:
+    return str(error) or ("no answer" if isinstance(error, TimeoutError) else type(error).__name__)
 
 
 class _Refused(Exception):
@@ -137,7 +143,8 @@ class Pipe(asyncio.Protocol):
         self._aborted = False
         self._closing = False
         self._connecting: asyncio.Task[None] | None = None
-        self._was_up = known
+        self._known = known
+        self._was_up = False
         self._heard_at = 0.0
         self._looks: asyncio.TimerHandle | None = None
         self.run_id = ""
@@ -329,7 +336,7 @@ class Pipe(asyncio.Protocol):
         refused = False
         while True:
             try:
-                async with asyncio.timeout(CONNECT_TIMEOUT):
+                async with asyncio.timeout(self.address.options.socket_connect_timeout):
                     await self._open()
                 break
             except _RefusedForNow as error:
@@ -341,25 +348,26 @@ class Pipe(asyncio.Protocol):
                 continue
             except (OSError, TimeoutError, redis.RedisError, hiredis.HiredisError, _Refused) as error:
                 self._abort()
-                if self._was_up:
+                if self._known:
                     # (Rules that let us do nothing may be just changing.)
                     passes = not isinstance(error, _Refused) or any(word in str(error) for word in _UNWELCOME)
                     again = passes and self._loop.time() - began < self._give_up
                 else:
-                    # It is there, but hung up: perhaps it has just started.
-                    again = isinstance(error, ConnectionResetError) and attempt < len(_PAUSES)
+                    # Perhaps it has just started, and hung up; or something between has forgotten the connection.
+                    hung_up = isinstance(error, ConnectionResetError) and attempt < len(_PAUSES)
+                    again = hung_up or (isinstance(error, TimeoutError) and attempt < _SILENT_TRIES)
                 if not again:
                     self._connecting = None
                     self._fail(error, self._loop.time() - began)
                     return
                 if attempt == 0:
-                    _log.warning("lost the connection to Redis at %s (%s); connecting anew", self.address, error)
+                    _log.warning("no connection to Redis at %s (%s); connecting anew", self.address, _reason(error))
             # Nobody tells when a server is back: it can only be tried, ever more slowly.
             await asyncio.sleep(_PAUSES[min(attempt, len(_PAUSES) - 1)])
             attempt += 1
         self._connecting = None
         again, self._was_up = self._was_up, True
-        self._ready = True
+        self._known = self._ready = True
         if refused:
             self._vigil.over()
         if self._waiting and self._transport is not None:
@@ -368,8 +376,8 @@ class Pipe(asyncio.Protocol):
             self._on_up(self._restarted)
 
     def _fail(self, error: BaseException, seconds: float) -> None:
-        reason = str(error) or ("no answer" if isinstance(error, TimeoutError) else type(error).__name__)
-        tried = f", tried for {seconds:.0f} s" if self._was_up else ""
+        reason = _reason(error)
+        tried = f", tried for {seconds:.0f} s" if self._known else ""
         problem: StbassError
         if isinstance(error, _Refused):
             problem = BackendUnavailableError(f"Redis at {self.address} cannot be used for channels: {reason}")
@@ -378,7 +386,7 @@ class Pipe(asyncio.Protocol):
             problem = BackendUnavailableError(
                 f"Redis at {self.address} cannot be reached ({reason}{tried}){outcome}; start it, or correct the URL"
             )
-        was_up, self._was_up = self._was_up, False
+        was_up, self._was_up, self._known = self._was_up, False, False
         waiting, self._waiting = [*self._waiting, *self._later], deque()
         self._later.clear()
         self._repeated = 0

@@ -45,6 +45,7 @@ class RedisTransport(Transport):
         lease: seconds after which an end that is not heard of is given up.
         ttl: seconds after which Redis forgets a channel of which all ends were killed.
         give_up: seconds for which a connection that was lost is tried again; then what waits fails.
+        known: whether the server was there a moment ago: then the first connection is tried again, too.
         namespace: channels of the same name are the same channel, in every transport with this namespace.
         signing_key: sign values, and refuse those that are not signed with this key.
         max_message_bytes: how large a value may be on the wire.
@@ -67,6 +68,7 @@ class RedisTransport(Transport):
         namespace: str | None = None,
         signing_key: str | bytes | Signer | None = None,
         max_message_bytes: int = LIMIT,
+        known: bool = False,
     ) -> None:
         given: Any = url
         if not isinstance(given, (str, RedisAddress)):
@@ -92,7 +94,9 @@ class RedisTransport(Transport):
         if value is not None and (not isinstance(value, str) or not value):
             raise ConfigurationError(f"RedisTransport(namespace={namespace!r}): a text that is not empty, or None")
         signer = Signer(signing_key) if isinstance(signing_key, (str, bytes)) else signing_key
-        self._options = Options(url, float(lease), float(ttl), float(give_up), namespace, signer, max_message_bytes)
+        self._options = Options(
+            url, float(lease), float(ttl), float(give_up), namespace, signer, max_message_bytes, known
+        )
         self._clients: PerLoop[Client] = PerLoop()
 
     @property

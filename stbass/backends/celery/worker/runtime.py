@@ -367,7 +367,7 @@ class Runtime:
         self._idle = asyncio.Event()
         self._idle.set()
         # Never from a message: where channels are is this worker's own setting.
-        self._transport = settings.make_transport()
+        self._transport = settings.make_transport(known=True)  # it has given us the message
         self._cancellations = Subscription(
             settings.backend, self._keys.cancel_channel, self._hear, self._check_cancelled, patient=True
         )
