@@ -7,13 +7,14 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from stbass.testing import RedisServer, Worker
+from tests.support.site import Site
 
 ROOT = Path(__file__).parents[2]
 TITLES = [
@@ -121,6 +122,29 @@ def test_a_program_prints_what_the_page_says(program: Program, folder: Path, req
 def test_every_page_has_programs() -> None:
     places = {program.place.rpartition(" ")[0] for program in PROGRAMS}
     assert places == set(PAGES)
+
+
+def test_the_page_of_the_tutorial_follows_a_run(settings: dict[str, str], folder: Path) -> None:
+    command = ("-m", "uvicorn", "word_page:web", "--port", "{port}")
+    site = Site(*command, ready="Uvicorn running on", environment=settings, cwd=folder)
+    try:
+        site.start()
+        connection, answer = site.open("GET", "/")
+        with closing(connection):
+            assert "EventSource" in answer.read().decode()
+        run_id = site.ask("POST", "/runs")[1]
+        following = site.follow(f"/runs/{run_id}/events")
+        seen = [next(event for event in following if event["kind"] == "output")]
+        # A reader that is cut off, and a server that is started anew.
+        following.close()  # type: ignore[attr-defined]
+        site.kill()
+        site.start()
+        seen += site.follow(f"/runs/{run_id}/events", seen[-1]["id"])
+        words = [event["value"] for event in seen if event["kind"] == "output"]
+        assert " ".join(words) == "to be or not to be, that is the question"
+        assert seen[-1]["value"] == 10
+    finally:
+        site.kill()
 
 
 def example(name: str) -> list[str]:
