@@ -7,34 +7,18 @@ from __future__ import annotations
 
 import re
 import sys
-from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from benchmarks.harness import ROOT
+from benchmarks.harness import ROOT, Row
+from benchmarks.report import figure
+from benchmarks.targets import is_ours
 
 __all__ = ["RESULTS", "chart"]
 
 RESULTS = ROOT / "benchmarks" / "results.md"
 _LABELS, _BARS, _FIGURES, _LINE, _TEXT = 190, 330, 200, 24, 12
 _OURS, _PEER = "#c2571a", "#8aa5b8"
-
-
-@dataclass(frozen=True)
-class _Bar:
-    bench: str
-    subject: str
-    figure: str
-    ratio: str
-
-    @property
-    def value(self) -> float:
-        return float(self.figure.split()[0].replace(",", ""))
-
-    @property
-    def is_ours(self) -> bool:
-        # Of a peer it says how ours compares.
-        return not self.ratio
 
 
 def chart(results: str, section: str) -> str:
@@ -46,21 +30,19 @@ def chart(results: str, section: str) -> str:
     found = re.search(rf"^## {section}\b:? ?([^\n]*)\n(.*?)(?=^## |\Z)", results, re.MULTILINE | re.DOTALL)
     if found is None:
         raise LookupError(f"benchmarks/results.md has no section {section}: python -m benchmarks {section} measures it")
-    lines = [
-        [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in found[2].splitlines() if "|" in line
-    ]
-    bars = [_Bar(*(cell.replace("\\|", "|") for cell in line[:4])) for line in lines[2:]]
+    _headings, _rule, *lines = (line for line in found[2].splitlines() if line.startswith("|"))
+    rows = [_row(line) for line in lines]
     remarks = [line.removeprefix("- ") for line in found[2].splitlines() if line.startswith("- ")]
-    parts: list[str] = []
-    top = _heading(parts, 0, f"{section}: {found[1]}" if found[1] else section)
-    for bench in dict.fromkeys(bar.bench for bar in bars):
-        of_bench = [bar for bar in bars if bar.bench == bench]
-        unit = of_bench[0].figure.partition(" ")[2]
+    parts = [_text(0, 16, f"{section}: {found[1]}" if found[1] else section, size=14)]
+    top = _LINE
+    for bench in dict.fromkeys(row.bench for row in rows):
+        of_bench = [row for row in rows if row.bench == bench]
+        unit = of_bench[0].unit
         parts.append(_text(0, top + 16, f"{bench}, {unit}" if bench != section else unit, colour="#777"))
         top += _LINE
-        most = max(bar.value for bar in of_bench) or 1.0
-        for bar in of_bench:
-            parts += _drawn(bar, top, bar.value / most * _BARS)
+        most = max(row.value for row in of_bench) or 1.0
+        for row in of_bench:
+            parts += _bar(row, top, row.value / most * _BARS)
             top += _LINE
     for line in (piece for remark in remarks for piece in _wrapped(remark)):
         parts.append(_text(0, top + 16, line, colour="#777", size=10))
@@ -70,19 +52,20 @@ def chart(results: str, section: str) -> str:
     return "\n".join([f'{begin} font-family="system-ui, sans-serif" fill="currentColor">', *parts, "</svg>"])
 
 
-def _heading(parts: list[str], top: int, text: str) -> int:
-    parts.append(_text(0, top + 16, text, size=14))
-    return top + _LINE
+def _row(line: str) -> Row:
+    """A line of the table; the note says how ours compares."""
+    cells = [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+    number, _, unit = cells[2].partition(" ")
+    return Row(cells[0], cells[1], float(number.replace(",", "")), unit, note=cells[3])
 
 
-def _drawn(bar: _Bar, top: int, length: float) -> list[str]:
-    ratio = f" (ours is {bar.ratio})" if bar.ratio else ""
-    number = bar.figure.split()[0]
+def _bar(row: Row, top: int, length: float) -> list[str]:
+    compared = f" (ours is {row.note})" if row.note else ""
     return [
-        _text(0, top + 16, bar.subject),
+        _text(0, top + 16, row.subject),
         f'<rect x="{_LABELS}" y="{top + 4}" width="{max(length, 1):.1f}" height="{_LINE - 8}" rx="2"'
-        f' fill="{_OURS if bar.is_ours else _PEER}"/>',
-        _text(_LABELS + max(length, 1) + 6, top + 16, f"{number}{ratio}"),
+        f' fill="{_OURS if is_ours(row) else _PEER}"/>',
+        _text(_LABELS + max(length, 1) + 6, top + 16, figure(row.value) + compared),
     ]
 
 
