@@ -227,6 +227,8 @@ class Slot:
                 limiter.give_back(1)
             else:
                 self._wanted()
+            if self.users:
+                self._limiter.inside += 1
 
     def _leave(self) -> None:
         with _lock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
@@ -259,6 +260,8 @@ async def test_a_slot_that_is_closed_lets_go_what_it_left_behind(limiter: Limite
     assert limiter.inside == 0
     slot.leave()
     first.leave()
+    # Nor is anything left where they were in the meantime.
+    assert not any(one.inside for one in gc.get_objects() if type(one) is Limiter)
 
 
 async def test_who_is_in_a_hurry_does_not_wait(limiter: Limiter) -> None:

@@ -312,6 +312,8 @@ class Told(msgspec.Struct, omit_defaults=True):
 
 def finite(number: Any) -> float | None:
     """A number as JSON has it; None for what is none."""
+    if number is None:
+        return None
     try:
         found = float(number)
     except (TypeError, ValueError, OverflowError):
