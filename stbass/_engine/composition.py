@@ -276,22 +276,21 @@ class ProcessComposition(Composition[V_co], Generic[R, V_co]):
             TypeError: one needs more arguments than the one that it may find on its channel ``input``.
             ValueError: compositions are nested too deep.
         """
-        inner = [one.depth for one, _ in members if one.runs_others and isinstance(one, ProcessComposition)]
-        self.depth = 1 + max(inner, default=0)
-        if self.depth > MOST_NESTED:
-            raise _too_deep(self.name)
-        self._members = members
-        holding = [member for member, _ in members if member.holds_channels]
-        if holding:
-            self.holds_channels = True
-            self.makes_more = any(member.makes_more for member in holding)
-        lacking = [member for member, _ in members if member.lacks_arguments]
-        if lacking:
-            self.lacks_arguments = True
-            for member in lacking:
+        depth = 1
+        for member, _ in members:
+            if member.runs_others and isinstance(member, ProcessComposition):
+                depth = max(depth, 1 + member.depth)
+            if member.holds_channels:
+                self.holds_channels = True
+                self.makes_more = self.makes_more or member.makes_more
+            if member.lacks_arguments:
+                self.lacks_arguments = True
                 for lack in member.lacking():
                     if len(lack.arguments) > 1:
                         raise lack.error()
+        if depth > MOST_NESTED:
+            raise _too_deep(self.name)
+        self.depth, self._members = depth, members
 
     def given_channels(self) -> Iterator[Chan[Any]]:
         for member, _ in self._members:
@@ -374,8 +373,11 @@ class ProcessComposition(Composition[V_co], Generic[R, V_co]):
         outcome: ProcessResult | None = None
         try:
             emit_event(ctx, "started")
-            async with lent(ctx):
+            if running_context() is None:
                 result = await self._run_in(ctx)
+            else:
+                async with lent(ctx):
+                    result = await self._run_in(ctx)
             if events.subscribers or span is not None or peek_frame(ctx).recorder is not None:
                 outcome = with_run(_outcome(ctx, result, None), started, monotonic() - started, ctx)
                 emit_event(ctx, "ended", result=outcome)

@@ -279,6 +279,9 @@ async def run_child(child: Child, retry: RetryPolicy | None = None) -> ProcessRe
     if (frame.deadline_at is None and not limits) or (child.backend is None and child.process.runs_others):
         return await run_attempts(child, retry)
     try:
+        if not limits:
+            async with until(frame.deadline_at, child.backend):
+                return await run_attempts(child, retry)
         if spent_around(child.ctx) is not None:
             raise TimeoutError
         async with until(frame.deadline_at, child.backend) as scope:
