@@ -307,7 +307,8 @@ class Stages:
         self._around = around
         self._last: dict[_Held, int] = {}
         """Which of them is the last to have a channel: until its turn has come, the composition has it."""
-        self._unknown = max((index for index, stage in enumerate(stages) if stage.makes_more), default=-1)
+        # From the end: of thousands that a factory makes the last tells it.
+        self._unknown = next((index for index in reversed(range(len(stages))) if stages[index].makes_more), -1)
         node.start(in_turn=True)
         for index, stage in enumerate(stages):
             self._last |= dict.fromkeys(node.take((*around, *stage.held_channels())), index)
