@@ -39,6 +39,7 @@ from stbass.timer import running
 __all__ = [
     "Composable",
     "ProcessContext",
+    "age_of",
     "begin_span",
     "call_in_thread",
     "changed",
@@ -60,6 +61,7 @@ __all__ = [
     "optional_among",
     "own_channels",
     "peek_frame",
+    "progress_of",
     "running_as",
     "running_context",
     "sent_by",
@@ -806,8 +808,18 @@ def _failure(error: BaseException, ctx: ProcessContext, traceback_str: str = "")
         traceback_str=traceback_str,
         usage=ctx.used or None,
         worker=ctx._frame.worker,
-        last_progress="" if ctx._progress is None else progress_text(*ctx._progress),
+        last_progress=progress_of(ctx),
     )
+
+
+def progress_of(ctx: ProcessContext) -> str:
+    """What it last gave to ``ctx.progress``, for people; empty if it never did."""
+    return "" if ctx._progress is None else progress_text(*ctx._progress)
+
+
+def age_of(ctx: ProcessContext) -> float:
+    """Seconds since it started; 0 if it has not."""
+    return 0.0 if ctx._started is None else monotonic() - ctx._started
 
 
 def failure_of(error: BaseException, ctx: ProcessContext, traceback_str: str = "") -> ProcessResult:

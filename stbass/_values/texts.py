@@ -29,6 +29,7 @@ __all__ = [
     "outline_of",
     "plain_text",
     "printable",
+    "short_text",
     "shortened",
     "text_of",
     "traceback_text",
@@ -109,6 +110,17 @@ def _text(value: Any, make: Callable[[Any], str], longest: int) -> str:
         raise_ctrl_c(error)
         text = f"<{type_name_of(type(value))}, whose repr raised {type(error).__name__}>"
     return shortened(text, longest)
+
+
+_LONGEST_SHORT = 80
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = _LONGEST_SHORT
+
+
+def short_text(value: Any) -> str:
+    """Some of the ``repr`` of anything, for one line: a value of any size costs little."""
+    text = printable(_text(value, _short.repr, _LONGEST_TEXT))
+    return text if len(text) <= _LONGEST_SHORT else f"{text[: _LONGEST_SHORT - 1]}…"
 
 
 _SHOWN = (str, bytes, bool, int, float, complex, Number, Enum, type(None))

@@ -126,6 +126,26 @@ def status(
     raise typer.Exit(run_status(require or [], as_json, app))
 
 
+@cli.command(epilog="Example: stbass top --serve 8400")
+def top(
+    serve: Annotated[
+        int | None,
+        typer.Option("--serve", min=1, max=65535, metavar="PORT", help="Show it in a browser, at this port."),
+    ] = None,
+    host: Annotated[
+        str, typer.Option("--host", metavar="ADDRESS", help="Where that port is. Whoever reaches it sees all.")
+    ] = "127.0.0.1",
+    url: Annotated[
+        str | None, typer.Option("--url", metavar="URL", help="How browsers reach it, if that is not its address.")
+    ] = None,
+    app: Application = "stbass.app",
+) -> None:
+    """Show the fleet live: endpoints, what runs and how far it is, failures; follow a run, or cancel it."""
+    from stbass.cli.top import run_top
+
+    raise typer.Exit(run_top(app, serve, host, url))
+
+
 @cli.command(epilog="Example: stbass doctor")
 def doctor(as_json: AsJson = False, app: Application = "stbass.app") -> None:
     """Check what is installed, the servers and the workers: a line for each, with the remedy; 1 on an error."""

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from stbass._values.texts import printable, shortened, text_of
+from stbass._values.texts import one_line, printable, shortened, text_of
 from stbass._values.timeline import Timeline
 from stbass.backends.celery import CeleryBackend
 from stbass.cli.compositions import outcome_data
@@ -26,7 +26,7 @@ from stbass.placement import PLACED_PAR, BackendRegistry
 from stbass.result import FailureReport, ProcessResult
 from stbass.runs import Run, RunEvent, RunStatus, find
 
-__all__ = ["attach", "cancel", "follow", "list_runs"]
+__all__ = ["attach", "cancel", "event_line", "follow", "list_runs"]
 
 _LONGEST = 200
 
@@ -75,7 +75,7 @@ def follow(app: str, run_id: str, after: str | None, as_json: bool, timeline: bo
                 if timeline:
                     events.append(event)
                 else:
-                    _tell(_line(event) if not as_json else json.dumps(_event(event)))
+                    _tell(event_line(event) if not as_json else json.dumps(_event(event)))
         except ValueError as error:
             raise ConfigurationError(f"--after {after!r}: {error}") from None
         if timeline:
@@ -163,7 +163,8 @@ def _tell(line: str) -> None:
     sys.stdout.flush()
 
 
-def _line(event: RunEvent) -> str:
+def event_line(event: RunEvent, longest_path: int = 1000) -> str:
+    """What has happened, in one line for people; of the path to the process it shows so many characters at most."""
     said = {
         "queued": "waits",
         "started": f"runs{f' on {event.worker}' if event.worker else ''}",
@@ -181,7 +182,7 @@ def _line(event: RunEvent) -> str:
         said = "done" if event.error is None else f"failed: {event.error}"
     if event.attempt > 1 and event.kind == "started":
         said = f"{said}, attempt {event.attempt}"
-    text = printable(shortened(f"{event.path}: {said}", 2000))
+    text = printable(shortened(f"{one_line(event.path, longest_path)}: {said}", 2000))
     return f"{event.at.astimezone():%H:%M:%S}  {text}"
 
 

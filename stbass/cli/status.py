@@ -14,9 +14,9 @@ from stbass.cli.exits import Exit
 from stbass.cli.named import load_application
 from stbass.errors import ConfigurationError
 
-__all__ = ["run_status"]
+__all__ = ["HEADS", "age_text", "endpoint_cells", "run_status"]
 
-_HEADS = ("endpoint", "workers", "running", "queued", "oldest", "lost", "refused")
+HEADS = ("endpoint", "workers", "running", "queued", "oldest", "lost", "refused")
 _LONGEST_NAME = 40
 _PATIENCE = 1.0
 _PATIENCE_MOST = 5.0
@@ -39,7 +39,8 @@ def run_status(required: Sequence[str], as_json: bool, app: str) -> int:
     by_name = {one.endpoint: one for one in status.endpoints}
     missing = [name for name in dict.fromkeys(required) if not by_name[name].healthy]
     if as_json:
-        typer.echo(msgspec.json.encode({"ok": not missing, **msgspec.structs.asdict(status)}).decode())
+        told = {"endpoints": status.endpoints, "workers": status.workers, "refused": status.refused}
+        typer.echo(msgspec.json.encode({"ok": not missing, **told}).decode())
     else:
         _show(status)
     for name in missing:
@@ -51,8 +52,8 @@ def _show(status: FleetStatus) -> None:
     if not status.endpoints:
         typer.echo("no worker is there, and nothing waits")
     else:
-        rows = [_HEADS, *(_row(one) for one in status.endpoints)]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADS))]
+        rows = [HEADS, *(endpoint_cells(one) for one in status.endpoints)]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(HEADS))]
         for first, *others in rows:
             cells = [f"{cell:>{width}}" for cell, width in zip(others, widths[1:], strict=True)]
             typer.echo("  ".join([f"{first:<{widths[0]}}", *cells]))
@@ -63,7 +64,8 @@ def _show(status: FleetStatus) -> None:
         typer.echo("refused: " + ", ".join(f"{number} {_name(kind)}" for kind, number in status.refused.items()))
 
 
-def _row(one: EndpointStatus) -> tuple[str, ...]:
+def endpoint_cells(one: EndpointStatus) -> tuple[str, ...]:
+    """What is shown of an endpoint: a text for each of :data:`HEADS`."""
     workers = str(one.workers) if one.healthy == one.workers else f"{one.healthy} of {one.workers}"
     running = str(one.running) if one.limit is None else f"{one.running} / {one.limit}"
     return (
@@ -71,8 +73,8 @@ def _row(one: EndpointStatus) -> tuple[str, ...]:
         workers,
         running,
         str(one.queued),
-        _age(one.oldest),
-        "-" if one.lost is None else f"{_age(one.lost)} ago",
+        age_text(one.oldest),
+        "-" if one.lost is None else f"{age_text(one.lost)} ago",
         str(one.refused),
     )
 
@@ -81,7 +83,8 @@ def _name(text: str) -> str:
     return shortened(plain_text(text), _LONGEST_NAME)
 
 
-def _age(seconds: float | None) -> str:
+def age_text(seconds: float | None) -> str:
+    """A time for people: ``3 min``; ``-`` if it is not known."""
     if seconds is None:
         return "-"
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):

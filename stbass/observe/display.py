@@ -5,7 +5,6 @@ Everything goes to standard error, so that a program's output stays its own.
 
 from __future__ import annotations
 
-import reprlib
 import textwrap
 import threading
 import time
@@ -22,8 +21,7 @@ from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from stbass._values.masking import masked
-from stbass._values.texts import error_text, progress_text, shortened
+from stbass._values.texts import error_text, progress_text, short_text, shortened
 from stbass.observe import events
 from stbass.observe.events import Event
 
@@ -32,10 +30,6 @@ __all__ = ["LinesView", "LiveView", "View", "progress", "view_for"]
 _STYLES = {"waits": "dim", "runs": "cyan", "done": "green", "failed": "red"}
 # Lines of a terminal that are not for processes: the header, the count of the rest, and the prompt.
 _RESERVED = 4
-
-_LONGEST_VALUE = 80
-_short = reprlib.Repr()
-_short.maxstring = _short.maxother = _LONGEST_VALUE
 
 _shown = threading.Lock()
 
@@ -88,7 +82,7 @@ class _Row:
         if event.kind == "progress":
             self.done, self.total, self.note = event.done or 0.0, event.total, event.note
         elif event.kind == "checkpoint":
-            self.note = f"checkpoint {_value(event)}"
+            self.note = f"checkpoint {short_text(event.value)}"
         elif event.kind == "started":
             self.state, self.began = "runs", time.monotonic()
             self.where = event.worker or self.where
@@ -207,18 +201,13 @@ def _sentence(event: Event) -> str:
     if event.kind == "progress":
         return progress_text(event.done, event.total, event.note)
     if event.kind == "checkpoint":
-        return f"checkpoint {_value(event)}"
+        return f"checkpoint {short_text(event.value)}"
     if event.kind == "output":
-        return f"says {_value(event)}"
+        return f"says {short_text(event.value)}"
     if event.kind == "retried":
         return f"is tried again, {_error_of(event) or 'because its worker was lost'}"
     error = _error_of(event)
     return f"failed: {error}" if error else "done"
-
-
-def _value(event: Event) -> str:
-    text = masked(_short.repr(event.value))
-    return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 1] + "…"
 
 
 def _error_of(event: Event) -> str:

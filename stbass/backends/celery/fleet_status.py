@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable
-from contextlib import ExitStack, closing
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 from typing import Any
 
 import msgspec
@@ -19,7 +19,7 @@ from stbass.backends.celery.refusals import COUNTS, REFUSED
 from stbass.backends.celery.settings import EXECUTE, FleetState
 from stbass.transports.redis.address import unavailable
 
-__all__ = ["EndpointStatus", "FleetStatus", "WorkerHealth", "look_at"]
+__all__ = ["EndpointStatus", "FleetStatus", "FleetWatch", "WorkerHealth", "look_at"]
 
 _SCAN = 2000
 
@@ -73,11 +73,12 @@ class EndpointStatus(msgspec.Struct):
 
 
 class FleetStatus(msgspec.Struct):
-    """All of it; ``refused`` counts what was ever refused, by kind."""
+    """All of it; ``refused`` counts what was ever refused, by kind; ``answers`` of workers are there by their names."""
 
     endpoints: list[EndpointStatus]
     workers: list[WorkerHealth]
     refused: dict[str, int]
+    answers: dict[str, keys.WorkerAnswer]
 
 
 def look_at(fleet: FleetState, endpoints: Iterable[str] = (), patience: float = 1.0) -> FleetStatus:
@@ -91,28 +92,69 @@ def look_at(fleet: FleetState, endpoints: Iterable[str] = (), patience: float = 
     Raises:
         BackendUnavailableError: Redis or the broker cannot be reached.
     """
-    address = fleet.settings.backend
-    with ExitStack() as stack:
-        client = stack.enter_context(closing(address.client()))
-        broker: redis.Redis | None = client
-        if fleet.settings.broker is None:
-            broker = None
-        elif not fleet.settings.one_server:
-            broker = stack.enter_context(closing(fleet.settings.broker.client()))
+    with closing(FleetWatch(fleet)) as watch:
+        return watch.look(endpoints, patience)
+
+
+class FleetWatch:
+    """Looks at a fleet, as often as one likes.
+
+    Args:
+        fleet: of the application.
+        detailed: whether workers are asked what they run, too.
+    """
+
+    def __init__(self, fleet: FleetState, detailed: bool = False) -> None:
+        self._fleet = fleet
+        self._detailed = detailed
+        self._client = fleet.settings.backend.client()
+        self._broker: redis.Redis | None = None
+        if fleet.settings.broker is not None:
+            self._broker = self._client if fleet.settings.one_server else fleet.settings.broker.client()
+
+    def close(self) -> None:
+        """Close its connections."""
+        self._client.close()
+        if self._broker is not None:
+            self._broker.close()
+
+    def look(self, endpoints: Iterable[str] = (), patience: float = 1.0, find: bool = True) -> FleetStatus:
+        """What the fleet does now.
+
+        Args:
+            endpoints: that are to be told of even if nothing is known of them.
+            patience: seconds for workers to answer.
+            find: whether queues that nobody consumes are looked for, which goes through all keys.
+
+        Raises:
+            BackendUnavailableError: Redis or the broker cannot be reached.
+        """
         try:
-            return _Look(fleet, client, broker).result(endpoints, patience)
+            return _Look(self._fleet, self._client, self._broker, self._detailed).result(endpoints, patience, find)
         except (redis.RedisError, OSError) as error:
-            raise unavailable(address, "look at the fleet", error) from error
+            raise unavailable(self._fleet.settings.backend, "look at the fleet", error) from error
+
+    def latest_runs(self, most: int) -> list[str]:
+        """The ids of the runs that were started last, the latest first.
+
+        Raises:
+            BackendUnavailableError: Redis cannot be reached.
+        """
+        try:
+            found: Any = self._client.zrange(self._fleet.settings.keys.runs, 0, most - 1, desc=True)
+        except (redis.RedisError, OSError) as error:
+            raise unavailable(self._fleet.settings.backend, "look for runs", error) from error
+        return [run_id.decode("utf-8", "replace") for run_id in found]
 
 
 class _Look:
-    def __init__(self, fleet: FleetState, client: redis.Redis, broker: redis.Redis | None) -> None:
+    def __init__(self, fleet: FleetState, client: redis.Redis, broker: redis.Redis | None, detailed: bool) -> None:
         self._app, self._settings, self._names = fleet.app, fleet.settings, fleet.settings.keys
-        self._client, self._broker = client, broker
+        self._client, self._broker, self._detailed = client, broker, detailed
         self._endpoints: dict[str, EndpointStatus] = {}
 
-    def result(self, endpoints: Iterable[str], patience: float) -> FleetStatus:
-        workers = live_workers(self._client, self._names, patience)
+    def result(self, endpoints: Iterable[str], patience: float, find: bool) -> FleetStatus:
+        workers, answers = live_workers(self._client, self._names, patience, self._detailed)
         for worker in workers:
             for name in worker.endpoints:
                 one = self._of(name)
@@ -120,17 +162,17 @@ class _Look:
                 one.healthy += worker.trouble is None
         for name in endpoints:
             self._of(name)
-        self._running()
+        self._running([answers.get(worker.name) for worker in workers])
         limits = self._hash(self._names.limits)
         for name, kept in limits.items():
             limit = Limit.read(kept)
             self._of(name).limit = None if limit is None or limit.is_none else str(limit)
-        for name in self._queues():
+        for name in self._queues() if find else ():
             self._of(name)
         self._waiting()
         refused = self._refused()
         made = sorted(self._endpoints.values(), key=lambda one: one.endpoint)
-        return FleetStatus(made, workers, refused)
+        return FleetStatus(made, workers, refused, answers)
 
     def _of(self, name: str) -> EndpointStatus:
         return self._endpoints.setdefault(name, EndpointStatus(name))
@@ -139,9 +181,16 @@ class _Look:
         found: Any = self._client.hgetall(key)
         return {name.decode("utf-8", "backslashreplace"): value for name, value in found.items()}
 
-    def _running(self) -> None:
-        _, raw = running_of(self._client, self._names)
-        for name, number in raw.items():
+    def _running(self, answers: list[keys.WorkerAnswer | None]) -> None:
+        told = [answer.running for answer in answers if answer is not None and answer.running is not None]
+        counts = Counter[str]()
+        if self._detailed and len(told) == len(answers):
+            for one in told:
+                counts.update(one)
+        else:
+            # Not all workers say it, so the record of each process that runs is read.
+            counts.update(running_of(self._client, self._names)[1])
+        for name, number in counts.items():
             self._of(name).running = number
 
     def _queues(self) -> set[str]:
@@ -155,51 +204,62 @@ class _Look:
             for key in self._broker.scan_iter(match=pattern, count=_SCAN, _type="list")
             if not key.startswith(f"{prefix}stbass:".encode())
         ]
-        return {name for name in names if name in self._endpoints or self._first(name) is not None}
-
-    def _first(self, queue: str) -> dict[str, Any] | None:
-        """The message in a queue that is the next, if it asks for a process."""
-        assert self._broker is not None
-        raw: Any = self._broker.lindex(f"{self._settings.broker_prefix}{queue}", -1)
-        if raw is None or EXECUTE.encode() not in raw:
-            return None
-        try:
-            headers = msgspec.json.decode(raw)["headers"]
-            return headers if headers["task"] == EXECUTE else None
-        except (msgspec.MsgspecError, ValueError, RecursionError, KeyError, TypeError):
-            return None
+        return {name for name, _ in self._firsts(names)}
 
     def _waiting(self) -> None:
-        seconds, micros = self._now()
-        now = seconds + micros / 1e6
         lost = self._hash(self._names.lost)
-        for name, one in self._endpoints.items():
+        names = list(self._endpoints)
+        pipe = self._client.pipeline(transaction=False)
+        pipe.time()
+        for name in names:
+            pipe.zcard(self._names.line(name))
+        (seconds, micros), *limited = pipe.execute()
+        now = seconds + micros / 1e6
+        pipe = self._client.pipeline(transaction=False)
+        lines = [name for name, number in zip(names, limited, strict=True) if number]
+        for name in lines:
+            pipe.zrange(self._names.line(name), 0, 0, withscores=True)
+        since = {name: [first[0][1] / 1e6] for name, first in zip(lines, pipe.execute(), strict=True) if first}
+        lengths = self._lengths(names)
+        for name, first in self._firsts([name for name in names if self._broker is not None and lengths.get(name)]):
+            sent = first.get("stbass_sent")
+            since.setdefault(name, []).extend([sent] if isinstance(sent, (int, float)) else [])
+        for name, number in zip(names, limited, strict=True):
+            one = self._endpoints[name]
             if name in lost and lost[name].isdigit():
                 one.lost = max(0.0, round(now - int(lost[name]) / 1000, 1))
-            one.limited = int(self._client.zcard(self._names.line(name)))
-            first: Any = self._client.zrange(self._names.line(name), 0, 0, withscores=True)
-            since = [first[0][1] / 1e6] if first else []
-            if self._broker is not None:
-                one.queued = self._length(name)
-                sent = (self._first(name) or {}).get("stbass_sent") if one.queued else None
-                since += [sent] if isinstance(sent, (int, float)) else []
-            one.queued += one.limited
-            one.oldest = max(0.0, round(now - min(since), 1)) if since else None
+            one.limited = number
+            one.queued = number + lengths.get(name, 0)
+            one.oldest = max(0.0, round(now - min(since[name]), 1)) if since.get(name) else None
+
+    def _lengths(self, queues: list[str]) -> dict[str, int]:
+        """How many messages wait in each of these queues."""
         if self._broker is None:
-            lengths = KombuSender(self._app).lengths(list(self._endpoints))
-            for name, length in lengths.items():
-                self._endpoints[name].queued += length
+            return KombuSender(self._app).lengths(queues)
+        pipe = self._broker.pipeline(transaction=False)
+        for name in queues:
+            pipe.llen(f"{self._settings.broker_prefix}{name}")
+        # Where somebody keeps something else there is no queue.
+        found = pipe.execute(raise_on_error=False)
+        return {name: number for name, number in zip(queues, found, strict=True) if isinstance(number, int)}
 
-    def _length(self, queue: str) -> int:
+    def _firsts(self, queues: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Of each of these queues in which the next message asks for a process: the queue, and its headers."""
+        if not queues:
+            return
         assert self._broker is not None
-        try:
-            return int(self._broker.llen(f"{self._settings.broker_prefix}{queue}"))
-        except redis.ResponseError:
-            return 0  # somebody keeps something else there, which is no queue
-
-    def _now(self) -> tuple[int, int]:
-        found: Any = self._client.time()
-        return int(found[0]), int(found[1])
+        pipe = self._broker.pipeline(transaction=False)
+        for name in queues:
+            pipe.lindex(f"{self._settings.broker_prefix}{name}", -1)
+        for name, raw in zip(queues, pipe.execute(raise_on_error=False), strict=True):
+            if not isinstance(raw, bytes) or EXECUTE.encode() not in raw:
+                continue
+            try:
+                headers = msgspec.json.decode(raw)["headers"]
+                if headers["task"] == EXECUTE:
+                    yield name, headers
+            except (msgspec.MsgspecError, ValueError, RecursionError, KeyError, TypeError):
+                continue  # it was not sent by Celery
 
     def _refused(self) -> dict[str, int]:
         address = self._settings.backend
@@ -226,52 +286,57 @@ def running_of(client: redis.Redis, names: keys.FleetKeys) -> tuple[dict[str, in
     return by_worker, by_queue
 
 
-def live_workers(client: redis.Redis, names: keys.FleetKeys, patience: float) -> list[WorkerHealth]:
-    """The workers of a fleet that are there, each with what is the matter with it: all of them are asked.
+def live_workers(
+    client: redis.Redis, names: keys.FleetKeys, patience: float, detailed: bool = False
+) -> tuple[list[WorkerHealth], dict[str, keys.WorkerAnswer]]:
+    """The workers of a fleet that are there, each with what is the matter with it, and what they have answered.
 
     Args:
         client: of the results.
         names: of the fleet.
         patience: seconds for them to answer.
+        detailed: whether they are asked what they run, too.
     """
     prefix = names.alive_channel("")
     channels: Any = client.pubsub_channels(names.pattern(prefix))
     instances = [channel.decode("utf-8", "backslashreplace").removeprefix(prefix) for channel in channels]
     if not instances:
-        return []
-    key = names.here(new_id())
+        return [], {}
+    key = names.here(new_id(), detailed)
     pipe = client.pipeline(transaction=False)
-    for instance in instances:
-        pipe.get(names.worker(instance))
+    pipe.mget([names.worker(instance) for instance in instances])
     for instance in instances:
         pipe.publish(names.alive_channel(instance), key)
-    found = pipe.execute()
-    infos = [info for raw in found[: len(instances)] if raw and (info := _read(raw, keys.WorkerInfo)) is not None]
-    answers = _answers(client, key, sum(found[len(instances) :]), patience)
+    told, *heard = pipe.execute()
+    infos = [info for raw in told if raw and (info := _read(raw, keys.WorkerInfo)) is not None]
+    answers = _answers(client, key, sum(heard), patience)
     silent = f"it has not answered within {patience:g} s"
-    return sorted(
-        (
-            WorkerHealth(
-                info.name, info.queues, info.concurrency or 1, answers.get(info.name, silent), info.include, info.signs
-            )
-            for info in infos
-        ),
-        key=lambda worker: worker.name,
-    )
+    found = []
+    for info in infos:
+        answer = answers.get(info.name)
+        trouble = silent if answer is None else answer.blocked or None
+        slots = info.concurrency or 1
+        found.append(WorkerHealth(info.name, info.queues, slots, trouble, info.include, info.signs))
+    return sorted(found, key=lambda worker: worker.name), answers
 
 
-def _answers(client: redis.Redis, key: str, count: int, patience: float) -> dict[str, str | None]:
-    """What each worker that answered in time says is the matter with it."""
-    answers: dict[str, str | None] = {}
-    until = time.monotonic() + patience
-    for _ in range(count):
+def _answers(client: redis.Redis, key: str, count: int, patience: float) -> dict[str, keys.WorkerAnswer]:
+    """What each worker answers that does so in time."""
+    answers: dict[str, keys.WorkerAnswer] = {}
+    until, heard = time.monotonic() + patience, 0
+    while heard < count:
         left = until - time.monotonic()
-        found: Any = client.blpop([key], timeout=max(0.01, left)) if left > 0 else client.lpop(key)
-        if found is None:
+        first: Any = client.blpop([key], timeout=max(0.01, left)) if left > 0 else None
+        # Those that have come meanwhile, in one go.
+        rest: Any = client.lpop(key, count) or []
+        raws = [*([] if first is None else [first[1]]), *rest]
+        if not raws:
             break
-        answer = _read(found[1] if isinstance(found, (list, tuple)) else found, keys.WorkerAnswer)
-        if answer is not None:
-            answers[answer.worker] = answer.blocked or None
+        heard += len(raws)
+        for raw in raws:
+            answer = _read(raw, keys.WorkerAnswer)
+            if answer is not None:
+                answers[answer.worker] = answer
     return answers
 
 

@@ -63,7 +63,8 @@ Keys (type; written by; read by; time to live):
     hash, id -> msgpack of: queue, reply, name, deadline (s), message (JSON, as in a queue), the run of which it is the
     whole; a worker, for what waits in line; scripts; until the message is in its queue again, or the process has ended.
 ``stbass:here:<uuid>``
-    list (JSON of :class:`WorkerAnswer`); workers, to answer a health check; the producer that asked; ``HERE_TTL``.
+    list (JSON of :class:`WorkerAnswer`); workers, to answer a health check; the producer that asked; ``HERE_TTL``. At
+    ``stbass:here:<uuid>:detailed`` they also say what they run.
 ``celery-task-meta-<id>``
     string (Celery's JSON); the worker; producer and Celery; Celery's ``result_expires``.
 ``celery-taskset-meta-<id>``
@@ -106,6 +107,7 @@ __all__ = [
     "LEAVE",
     "LEND",
     "LIMIT",
+    "MOST_TOLD",
     "NOWHERE",
     "PARK",
     "RELEASE",
@@ -118,7 +120,9 @@ __all__ = [
     "SWEEP",
     "TEND",
     "TOUCH",
+    "FailedProcess",
     "FleetKeys",
+    "RunningProcess",
     "Superseded",
     "WorkerAnswer",
     "WorkerInfo",
@@ -148,11 +152,56 @@ class WorkerInfo(msgspec.Struct):
     """What tells its signing key from others, without giving it away; empty: it does not sign."""
 
 
+MOST_TOLD = 50
+"""Of how many processes that run a worker tells, and of how many that have failed."""
+_DETAILED = ":detailed"
+_Text = Annotated[str, msgspec.Meta(max_length=4000)]
+
+
+class RunningProcess(msgspec.Struct):
+    """A process that a worker runs, as it tells of it; times are seconds."""
+
+    id: _Text
+    name: _Text
+    queue: _Text
+    attempt: int
+    age: float
+    left: float | None = None
+    """To its deadline."""
+    progress: _Text = ""
+    checkpoint: _Text = ""
+    run: _Text = ""
+    """The run that it is part of."""
+    is_whole: bool = False
+    """Whether it is the whole of that run."""
+
+
+class FailedProcess(msgspec.Struct):
+    """A process that has failed on a worker, ``ago`` seconds ago."""
+
+    id: _Text
+    name: _Text
+    queue: _Text
+    attempt: int
+    error: _Text
+    run: _Text = ""
+    ago: float = 0.0
+
+
 class WorkerAnswer(msgspec.Struct):
-    """A worker's answer to a health check; ``blocked`` says what keeps it from running anything."""
+    """A worker's answer to a health check; ``blocked`` says what keeps it from running anything.
+
+    What runs there and what has failed is told to who asks for it. On Celery's pools of Python processes it is not
+    known: ``running``, how many processes of each queue run, is then None.
+    """
 
     worker: Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
-    blocked: Annotated[str, msgspec.Meta(max_length=4000)] = ""
+    blocked: _Text = ""
+    running: dict[str, int] | None = None
+    oldest: list[RunningProcess] = []
+    """Those that have run longest."""
+    failed: list[FailedProcess] = []
+    """The latest first."""
 
 
 class Superseded(msgspec.Struct):
@@ -224,9 +273,13 @@ class FleetKeys:
         """Key of what ``attach`` must know of a group."""
         return self.key(f"group:{group_id}")
 
-    def here(self, number: str) -> str:
-        """Key of the list at which a health check waits for answers."""
-        return self.key(f"here:{number}")
+    def here(self, number: str, detailed: bool = False) -> str:
+        """Key of the list at which a health check waits for answers; ``detailed``: it asks what runs there, too."""
+        return self.key(f"here:{number}{_DETAILED if detailed else ''}")
+
+    def asks_what_runs(self, here: str) -> bool:
+        """Whether the health check that waits there asks that."""
+        return here.endswith(_DETAILED)
 
     def started(self, run_id: str) -> str:
         """Key of the record of a run."""

@@ -24,6 +24,7 @@ from stbass.backends.celery.sweep import Sweeper
 from stbass.backends.celery.transport import Channel
 from stbass.backends.celery.worker.loop_watch import BLOCKED_SECONDS
 from stbass.backends.celery.worker.runtime import exit_code_of_failure, this_runtime
+from stbass.backends.celery.worker.what_runs import tell_what_runs
 from stbass.errors import ConfigurationError
 from stbass.transports.redis.address import NO_CLUSTER, RedisAddress, is_cluster
 from stbass.transports.redis.trouble import LONGEST_PAUSE, Trouble, Vigil, trouble_of
@@ -220,7 +221,9 @@ class _Announcer(threading.Thread):
             runtime = this_runtime()
             blocked = None if runtime is None else runtime.watch.blocked(BLOCKED_SECONDS)
             answer = keys.WorkerAnswer(self._consumer.hostname, shortened(blocked or "", _LONGEST_REASON))
-            pipe = client.pipeline()
+            if runtime is not None and self._settings.keys.asks_what_runs(name):
+                tell_what_runs(runtime, answer)
+            pipe = client.pipeline(transaction=False)
             pipe.rpush(name, msgspec.json.encode(answer))
             pipe.expire(name, keys.HERE_TTL)
             pipe.execute()

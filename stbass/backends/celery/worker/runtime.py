@@ -40,7 +40,7 @@ from stbass._process.meter import Meter
 from stbass._process.sync_threads import SyncThreads, shared_threads
 from stbass._values.endpoint import Placement
 from stbass._values.ids import new_id
-from stbass._values.outcome import ProcessResult
+from stbass._values.outcome import Failure, ProcessResult
 from stbass._values.texts import error_text, plain_text, shortened, traceback_text
 from stbass._values.usage import Usage
 from stbass.backends.celery import keys
@@ -97,6 +97,7 @@ _log = logging.getLogger(__name__)
 _EXIT_CODE = 1
 _AT_ONCE = 1000
 _FAILURES_MOST = 20
+_LONGEST_TOLD = 500
 _LOOK_SECONDS = 1.0
 _TOUCH_MOST = 5000
 _LONGEST_NOTE = 2000
@@ -338,6 +339,8 @@ class Runtime:
         self._jobs: dict[str, Job] = {}
         self._running: dict[str, Job] = {}
         self._finished: list[Job] = []
+        self.failed: deque[tuple[float, keys.FailedProcess]] = deque(maxlen=keys.MOST_TOLD)
+        """The last that have failed, each with when it did (monotonic)."""
         self._stale: list[Job] = []
         """Claimed too long ago to be started."""
         self._suspects: dict[str, float] = {}
@@ -402,6 +405,11 @@ class Runtime:
     def running(self) -> int:
         """How many processes run now."""
         return len(self._running)
+
+    @property
+    def running_jobs(self) -> list[Job]:
+        """Those of the processes that run now."""
+        return list(self._running.values())
 
     def submit(self, job: Job) -> None:
         """Run a job; its callbacks are called in the event loop's thread."""
@@ -864,9 +872,8 @@ class Runtime:
             self._tell(reply, msgspec.json.encode(Reply(ready=[job.id])))
         if self._jobs.get(job.id) is job:
             del self._jobs[job.id]
-        if outcome.result is not None and outcome.result.is_fail and job.on_started is not None:
-            # Under Celery's own pools, which have no on_started, Celery writes this line.
-            _log_failure(job, outcome.result)
+        if outcome.result is not None and outcome.result.is_fail:
+            self._note_failure(job, outcome.result.failure)
         if job.listener is not None:
             job.listener.ended(outcome)
         elif outcome.result is not None and outcome.result.is_fail:
@@ -878,6 +885,18 @@ class Runtime:
                 self.submit(twin)
             else:
                 twin.on_done(Outcome("done"))
+
+    def _note_failure(self, job: Job, failure: Failure) -> None:
+        envelope = job.envelope
+        text = "; ".join([error_text(failure.error, _LONGEST_NOTE), *failure.leaves[:_MOST_LEAVES]])
+        if job.on_started is not None:
+            # Under Celery's own pools, which have no on_started, Celery writes this line.
+            _log_failure(job, failure, text)
+        if not issubclass(type(failure.error), ProcessCancelled):
+            told = [shortened(one, _LONGEST_TOLD) for one in (job.id, job.name, envelope.queue, text, envelope.follow)]
+            process_id, name, queue, error, run = told
+            failed = keys.FailedProcess(process_id, name, queue, job.attempt, error, run)
+            self.failed.append((time.monotonic(), failed))
 
     def _not_started(self, job: Job, cancelled: bool) -> None:
         envelope = job.envelope
@@ -1331,11 +1350,9 @@ class Runtime:
 _MOST_LEAVES = 5
 
 
-def _log_failure(job: Job, result: ProcessResult) -> None:
+def _log_failure(job: Job, failure: Failure, text: str) -> None:
     """One line for each process that failed or was cancelled; its traceback only when debugging."""
-    failure = result.failure
     cancelled = issubclass(type(failure.error), ProcessCancelled)
-    text = "; ".join([error_text(failure.error, _LONGEST_NOTE), *failure.leaves[:_MOST_LEAVES]])
     details = {"process": job.name, "id": job.id, "attempt": job.attempt, "endpoint": job.envelope.queue, "error": text}
     _log.log(
         logging.WARNING if cancelled else logging.ERROR,
