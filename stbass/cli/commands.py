@@ -202,6 +202,7 @@ class _Format(StrEnum):
     MERMAID = "mermaid"
     DOT = "dot"
     SVG = "svg"
+    JSON = "json"
 
 
 Reference = Annotated[
@@ -232,11 +233,12 @@ def run(
 def graph(
     composition: Reference,
     form: Annotated[_Format, typer.Option("--format", "-f", help="What it is drawn as.")] = _Format.TEXT,
+    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
     """Draw a composition: what runs in order and what at once, where it is placed, and the channels between."""
     from stbass.cli.compositions import draw
 
-    raise typer.Exit(draw(composition, form.value))
+    raise typer.Exit(draw(composition, (_Format.JSON if as_json else form).value))
 
 
 RunId = Annotated[str, typer.Argument(metavar="ID", help="The id of the run.")]
@@ -271,11 +273,11 @@ def follow(
 
 
 @cli.command(epilog="Example: stbass cancel order-42")
-def cancel(run_id: RunId, app: Application = "stbass.app") -> None:
+def cancel(run_id: RunId, app: Application = "stbass.app", as_json: AsJson = False) -> None:
     """Cancel a run, with all that it has placed elsewhere, and wait until it has ended."""
     from stbass.cli.runs import cancel as cancel_run
 
-    raise typer.Exit(cancel_run(app, run_id))
+    raise typer.Exit(cancel_run(app, run_id, as_json))
 
 
 @cli.command(epilog="Example: stbass attach 4f1c… --deadline 600")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -315,7 +316,27 @@ def _line(one: Drawn, other: Drawn, name: str) -> str:
     )
 
 
+def as_json(root: Drawn) -> str:
+    """Its titles, notes and parts, and which channels are bound to each, as one line of JSON."""
+    numbers: dict[int, int] = {}
+
+    def data(one: Drawn) -> dict[str, Any]:
+        made: dict[str, Any] = {"title": one.title, "notes": one.notes}
+        if one.channels:
+            # A channel has the same number wherever it is bound.
+            ends = {
+                _name(name): numbers.setdefault(id(channel), len(numbers)) for name, channel in one.channels.items()
+            }
+            made["channels"] = ends
+        if one.parts:
+            made |= {"in_order": one.in_order, "parts": [data(part) for part in one.parts]}
+        return made
+
+    return json.dumps(data(root)) + "\n"
+
+
 FORMATS: Mapping[str, Callable[[Drawn], str]] = {
+    "json": as_json,
     "text": as_text,
     "mermaid": as_mermaid,
     "dot": as_dot,

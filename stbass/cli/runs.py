@@ -85,7 +85,7 @@ def follow(app: str, run_id: str, after: str | None, as_json: bool, timeline: bo
     return _on_fleet(app, following)
 
 
-def cancel(app: str, run_id: str) -> int:
+def cancel(app: str, run_id: str, as_json: bool) -> int:
     """Cancel a run, and wait until it has ended; gives back the exit code.
 
     Raises:
@@ -94,13 +94,15 @@ def cancel(app: str, run_id: str) -> int:
 
     async def cancelling(_: CeleryBackend, registry: BackendRegistry) -> int:
         run = await _found(run_id, registry)
-        if (await run.status()).state == "ended":
-            sys.stdout.write(f"run {run_id} ({run.name}) had ended already\n")
-            return Exit.OK
-        await run.cancel()
+        cancels = (await run.status()).state != "ended"
+        if cancels:
+            await run.cancel()
         result = await run.result()
+        if as_json:
+            _tell(json.dumps({"id": run_id, "name": run.name, "had_ended": not cancels, **outcome_data(result)}))
+            return Exit.OK
         ended = "it ended by itself meanwhile" if result.is_ok else result.failure.summary
-        sys.stdout.write(f"run {run_id} ({run.name}): {shortened(ended, 1000)}\n")
+        _tell(f"run {run_id} ({run.name})" + (f": {shortened(ended, 1000)}" if cancels else " had ended already"))
         return Exit.OK
 
     return _on_fleet(app, cancelling)

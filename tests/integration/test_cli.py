@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import pty
 import re
+import select
 import shlex
 import signal
 import subprocess
 import sys
+import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -46,11 +49,44 @@ def test_the_help_names_the_commands_and_the_exit_codes() -> None:
     assert "Exit codes: 0 done, 1 failed" in done.stdout
 
 
-@pytest.mark.parametrize("command", ["worker", "dev", "demo"])
-def test_the_help_of_a_command_has_an_example(command: str) -> None:
-    done = stbass(command, "--help")
-    assert done.returncode == 0
-    assert f"Example: stbass {command}" in done.stdout
+def test_bash_completes_commands_and_options(tmp_path: Path) -> None:
+    # given a shell that has read what the command prints for it
+    command = tmp_path / "stbass"
+    command.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m stbass.cli "$@"\n')
+    command.chmod(0o755)
+    (tmp_path / "init").write_text(
+        f"PS1='$ '\nbind 'set enable-bracketed-paste off'\n{stbass('--show-completion', 'bash').stdout}"
+    )
+    ours, theirs = pty.openpty()
+    env = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "TERM": "dumb"}
+    shell = subprocess.Popen(
+        ["bash", "--noprofile", "--rcfile", str(tmp_path / "init"), "-i"],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=env,
+        cwd=tmp_path,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    try:
+        # when a tab is typed, the rest is there
+        os.write(ours, b"stbass stat\t")
+        _shown(ours, "stbass status")
+        os.write(ours, b"--requ\t")
+        _shown(ours, "--require ")
+    finally:
+        shell.kill()
+        shell.wait()
+        os.close(ours)
+
+
+def _shown(terminal: int, wanted: str) -> None:
+    shown, until = b"", time.monotonic() + 60
+    while wanted.encode() not in shown:
+        assert time.monotonic() < until, shown
+        if select.select([terminal], [], [], 1.0)[0]:
+            shown += os.read(terminal, 4096)
 
 
 def test_the_help_loads_nothing_that_is_heavy() -> None:

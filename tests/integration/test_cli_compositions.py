@@ -145,7 +145,7 @@ def test_ctrl_c_ends_it(folder: Path) -> None:
         assert "Traceback" not in running.stderr.read()
 
 
-@pytest.mark.parametrize("form", ["text", "mermaid", "dot", "svg"])
+@pytest.mark.parametrize("form", ["text", "mermaid", "dot", "svg", "json"])
 def test_graph_draws_in_each_language(folder: Path, form: str) -> None:
     done = stbass(folder, "graph", "pipes:daily", "--format", form)
     assert (done.returncode, done.stderr) == (0, "")

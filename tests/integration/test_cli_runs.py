@@ -110,6 +110,8 @@ async def test_runs_are_listed_the_newest_first(fleet: Fleet, registry: BackendR
     finally:
         await running.cancel()
     assert "had ended already" in stbass(fleet, "cancel", running.id).stdout
+    told = json.loads(stbass(fleet, "cancel", running.id, "--json").stdout)
+    assert (told["id"], told["name"], told["had_ended"], told["ok"]) == (running.id, "forever", True, False)
     assert stbass(fleet, "follow", running.id).returncode == 1
 
 

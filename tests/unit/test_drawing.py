@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from xml.etree import ElementTree
 
 import pytest
@@ -123,3 +124,12 @@ def test_of_very_many_the_first_are_drawn_and_the_rest_is_counted(form: str) -> 
 def test_a_process_alone() -> None:
     assert as_text(drawn(analyse)) == "analyse\n"
     assert '["analyse"]' in as_mermaid(drawn(analyse))
+
+
+def test_as_json_it_is_data_in_which_the_ends_of_a_channel_have_one_number() -> None:
+    data = json.loads(FORMATS["json"](drawn(TREE)))
+    assert (data["title"], data["in_order"]) == ("SEQ daily", True)
+    placed = data["parts"][1]
+    assert [part.get("channels") for part in placed["parts"]] == [{"out": 0}, {"inp": 0}]
+    assert "secret" not in str(data)
+    assert json.loads(FORMATS["json"](drawn(fetch("x").with_name(HOSTILE))))["notes"] == []
