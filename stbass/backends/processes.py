@@ -77,7 +77,6 @@ class ProcessPoolBackend(ExecutionBackend):
         """
         body = _packed(process, ctx)
         await self._loop_end.watch()
-        emit_event(ctx, "queued")
         slot = await take_slot(self._limiter)
         try:
             worker = await self._free_worker()

@@ -170,8 +170,6 @@ class LinesView(View):
     def __init__(self, console: Console) -> None:
         self._console = console
         self._began = time.monotonic()
-        self._waiting: set[str] = set()
-        """Ids of those whose waiting was told: for their turn, and then where they were sent, is one wait."""
 
     def __enter__(self) -> Self:
         return self
@@ -182,12 +180,6 @@ class LinesView(View):
         return None
 
     def on_event(self, event: Event) -> None:
-        if event.kind == "queued":
-            if event.process_id in self._waiting:
-                return
-            self._waiting.add(event.process_id)
-        elif event.kind in ("started", "ended"):
-            self._waiting.discard(event.process_id)
         line = f"{time.monotonic() - self._began:6.2f} s  {event.name}: {_sentence(event)}"
         self._console.print(shortened(line, len(line)), markup=False, highlight=False, soft_wrap=True)
 

@@ -91,8 +91,7 @@ class Work:
         if events.subscribers:
             for index in range(len(calls)):
                 self._contexts[index] = self.context(index)
-                if calls[index].placement is None:
-                    emit_event(self._contexts[index], "queued")
+                emit_event(self._contexts[index], "queued")
 
     def context(self, index: int) -> ProcessContext:
         """The context of a task."""

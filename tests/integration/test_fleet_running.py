@@ -282,14 +282,14 @@ async def test_nothing_is_left_in_redis(fleet: Fleet, registry: BackendRegistry)
     await until(lambda: {key for key in fleet.keys() - before if not key.startswith("stbass:group:")} == set())
 
 
-async def test_progress_and_checkpoints_are_seen_live(backend: CeleryBackend, fleet: Fleet) -> None:
+async def test_progress_and_checkpoints_are_seen_live(registry: BackendRegistry, fleet: Fleet) -> None:
     events: list[observe.Event] = []
     with observe.subscribe(events.append):
-        await backend.execute(Steps(3, 0.05), context("steps"))
-    kinds = [event.kind for event in events]
-    assert kinds[0] == "queued"
-    assert kinds[1] == "started"
-    assert kinds[-1] == "ended"
+        await PLACED_PAR((Steps(3, 0.05).with_name("steps"), ANTHROPIC), registry=registry).run()
+    events = [event for event in events if event.name == "steps"]
+    # Each once, its waiting too.
+    told = [event.kind for event in events if event.kind not in ("progress", "checkpoint")]
+    assert told == ["queued", "started", "ended"]
     progress = [(event.done, event.total, event.note) for event in events if event.kind == "progress"]
     assert progress == [(1, 3, "step 1"), (2, 3, "step 2"), (3, 3, "step 3")]
     assert [event.value for event in events if event.kind == "checkpoint"] == [1, 2, 3]

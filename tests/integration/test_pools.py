@@ -122,7 +122,8 @@ async def test_an_idle_worker_that_died_is_replaced(pool: ProcessPoolBackend) ->
 async def test_events_and_progress_come_back(pool: ProcessPoolBackend) -> None:
     seen: list[observe.Event] = []
     with observe.subscribe(seen.append):
-        await pool.execute(agents.reports, ProcessContext("reports"))
+        await PLACED_PAR((agents.reports, THERE), registry=registry_of(pool)).run()
+    seen = [event for event in seen if event.name == "reports"]
     assert [event.kind for event in seen] == ["queued", "started", "progress", "checkpoint", "ended"]
     assert seen[2].note == "half"
     assert seen[1].worker is not None

@@ -13,7 +13,6 @@ from stbass import PAR, FailurePolicy, Process, ProcessResult
 from stbass._process.context import ProcessContext
 from stbass._values.outcome import html_table
 from stbass.observe.display import LinesView, LiveView, progress, view_for
-from stbass.observe.events import Event, emit
 from tests.support.compose import boom, give
 
 
@@ -110,16 +109,6 @@ async def test_a_checkpoint_is_shortened(value: Any) -> None:
         await PAR(saves(value)).run()
     [line] = [line for line in shown(console).splitlines() if "checkpoint " in line]
     assert len(line.split("checkpoint ", 1)[1]) <= 80
-
-
-async def test_a_process_that_waits_twice_over_has_one_line() -> None:
-    # given a process that waits for its turn, and then where it was sent
-    console = lines()
-    with progress(console):
-        for kind in ("queued", "queued", "started", "queued", "started", "ended"):
-            emit(Event(kind, "p", "id"))
-    words = [line.split("p: ", 1)[1] for line in shown(console).splitlines()]
-    assert words == ["waits", "runs", "waits", "runs", "done"]
 
 
 async def test_failures_stay_where_there_is_no_room_for_all() -> None:

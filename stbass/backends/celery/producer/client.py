@@ -143,8 +143,6 @@ class FleetClient:
             self._outbox.append(ticket)
             if ticket.remaining is not None:
                 ticket.timer = self._loop.call_later(ticket.remaining, self._deadline_passed, ticket, False)
-            if events.active():
-                self._emit(ticket, ticket.event("queued"))
             return await ticket.future
         except asyncio.CancelledError:
             await self._cancel(ticket)
@@ -388,7 +386,7 @@ class FleetClient:
 
     def _emit(self, ticket: Ticket, event: events.Event) -> None:
         """Tell those who observe or follow, as part of the message that the process was sent by, if any."""
-        if ticket.recorder is not None and event.kind != "queued":
+        if ticket.recorder is not None:
             ticket.recorder.record(event)
         token = current_message.set(ticket.sender)
         try:
