@@ -33,6 +33,7 @@ from stbass.observe import Event, subscribe
 from stbass.runs import Run, RunEvent
 from stbass.testing import RedisServer, Worker
 from tests.integration.conftest import APP, Fleet, workers_on
+from tests.support.backends import registry_of
 from tests.support.followed import OTHER, asking, counts, fails, notes, registry_at, tree, waits
 from tests.support.nested import pid
 from tests.support.waiting import until
@@ -134,6 +135,15 @@ async def test_what_has_no_placement_goes_to_the_default_queue(registry: Backend
     result = await placed.result()
     assert result.run is not None
     assert result.run.worker == fleet.workers["other"].name
+
+
+async def test_what_has_no_placement_goes_to_the_queue_of_the_backend_itself(fleet: Fleet) -> None:
+    async with aclosing(CeleryBackend(fleet.app(), queue="other")) as backend, asyncio.timeout(LONG):
+        registry = registry_of(backend, "*")
+        run = await stbass.start(counts(1), registry=registry)
+        result = await (await stbass.find(run.id, registry=registry)).result()
+        assert result.run is not None
+        assert result.run.worker == fleet.workers["other"].name
 
 
 async def test_parts_that_are_placed_elsewhere_are_told_in_order(registry: BackendRegistry, fleet: Fleet) -> None:
