@@ -376,6 +376,35 @@ async def test_a_long_field_that_was_written_is_read(tmp_path: Path) -> None:
     assert await read_all(FileReader(path=tmp_path / "x.csv", field_names=["a"], name="r")) == rows
 
 
+class Word(str):
+    """Text that says of itself what it likes, as numbers of such classes do."""
+
+    def __str__(self) -> str:
+        return "seven"
+
+
+class Whole(int):
+    __repr__ = __str__ = Word.__str__
+
+
+class Real(float):
+    __repr__ = __str__ = Word.__str__
+
+
+async def test_values_of_subclasses_in_a_csv_file(tmp_path: Path) -> None:
+    writer = FileWriter(path=tmp_path / "x.csv", field_names=["a", "b", "c"], name="w")
+    await write_all(writer, [(Word("x"), Whole(7), Real(0.5))])
+    assert (tmp_path / "x.csv").read_text() == "a,b,c\nx,7,0.5\n"
+
+
+async def test_an_int_that_has_no_text_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ExceptionGroup) as caught:
+        await write_all(FileWriter(path=tmp_path / "x.csv", field_names=["a"], name="w"), [(1,), (10**5000,)])
+    error = only(caught.value)
+    assert isinstance(error, DataflowError)
+    assert "x.csv, row 2: Exceeds the limit" in str(error)
+
+
 async def test_values_of_numpy_and_pandas_in_a_csv_file(tmp_path: Path) -> None:
     row = (np.int64(7), np.float32(0.5), np.bool_(True), np.datetime64("2031-05-09T08:30", "ns"))
     await write_all(FileWriter(path=tmp_path / "x.csv", field_names=["a", "b", "c", "d"], name="w"), [row])

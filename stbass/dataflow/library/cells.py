@@ -217,5 +217,14 @@ def _writable_row(row: Sequence[Any], columns: Sequence[str], where: str) -> Seq
                 f"{where}, column {column!r}: a {type(plain).__qualname__} has no form in a CSV file; send text, a "
                 f"number, a date or None"
             )
-        cells.append(plain)
+        # Of a subclass, whose own text may be anything, what it is a subclass of.
+        cells.append(next((to(plain) for base, to in _TO_BASE.items() if isinstance(plain, base)), plain))
     return cells
+
+
+_TO_BASE: dict[type, Callable[[Any], Any]] = {
+    bool: bool,
+    str: str.__str__,
+    int: int.__int__,
+    float: float.__float__,
+}

@@ -249,9 +249,13 @@ class CsvSink:
             csv.writer(text, lineterminator="\n"),
             csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL),
         )
-        for row in rows:
+        for number, row in enumerate(rows, self._count + 1):
             # Python's csv module does not notice that this needs quotes.
-            (quoting if any(isinstance(value, str) and "\r" in value for value in row) else plain).writerow(row)
+            writer = quoting if any(isinstance(value, str) and "\r" in value for value in row) else plain
+            try:
+                writer.writerow(row)
+            except ValueError as error:  # an int of thousands of digits
+                raise DataflowError(f"{self._path}, row {number}: {error}") from error
         try:
             data = text.getvalue().encode()
         except UnicodeEncodeError as error:
