@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, Protocol
@@ -17,15 +17,17 @@ from stbass._values.texts import attribute_of, error_text, notes_of, plain_text,
 from stbass._values.usage import NO_USAGE, Usage
 
 _LONGEST_VALUE = 10_000
-_MOST_LEAVES = 100
 """Characters of a value in a text for people."""
+_MOST_LEAVES = 100
 
 __all__ = [
     "Failure",
     "ProcessResult",
     "RunInfo",
     "aware",
+    "errors_in",
     "html_table",
+    "leaf_named",
     "leaves_of",
     "moment_of",
     "outcome_of_run",
@@ -113,7 +115,7 @@ class Failure:
 
     def __post_init__(self) -> None:
         if not self.leaves and issubclass(type(self.error), BaseExceptionGroup):
-            object.__setattr__(self, "leaves", _errors_in(self.error))
+            object.__setattr__(self, "leaves", errors_in(self.error))
 
     @property
     def elapsed(self) -> timedelta | None:
@@ -127,10 +129,7 @@ class Failure:
     def summary(self) -> str:
         """One line: ``[name] ErrorType: message``; of a composition also the first that failed in it."""
         text = f"[{shortened(self.process_name, _LONGEST_VALUE)}] {error_text(self.error)}"
-        if not self.leaves:
-            return text
-        more = f" (and {len(self.leaves) - 1} more)" if len(self.leaves) > 1 else ""
-        return f"{text}: {self.leaves[0]}{more}"
+        return leaf_named(text, self.leaves)
 
     @property
     def detailed(self) -> str:
@@ -170,13 +169,19 @@ class Failure:
         return f"Failure({', '.join(parts)})"
 
 
+def leaf_named(text: str, leaves: Sequence[str]) -> str:
+    """``text`` with the first of :attr:`Failure.leaves` behind it, and how many more there are."""
+    more = f" (and {len(leaves) - 1} more)" if len(leaves) > 1 else ""
+    return f"{text}: {leaves[0]}{more}" if leaves else text
+
+
 def leaves_of(failed: Iterable[ProcessResult]) -> tuple[str, ...]:
     """:attr:`Failure.leaves` of a composition in which these processes failed."""
     found: list[str] = []
     for result in failed:
         failure = result.failure
         name = shortened(failure.process_name, _LONGEST_VALUE)
-        raised = _errors_in(failure.error)
+        raised = errors_in(failure.error)
         if failure.leaves and failure.leaves != raised:
             found += [f"{name}/{leaf}" for leaf in failure.leaves]
         else:
@@ -186,7 +191,7 @@ def leaves_of(failed: Iterable[ProcessResult]) -> tuple[str, ...]:
     return _bounded(found)
 
 
-def _errors_in(error: BaseException) -> tuple[str, ...]:
+def errors_in(error: BaseException) -> tuple[str, ...]:
     """The texts of the errors in a group, at whatever depth; of another error its own."""
     found: list[str] = []
     rest = [error]

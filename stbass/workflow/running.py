@@ -17,7 +17,7 @@ from stbass._process.sync_threads import SyncThreads
 from stbass._values.checks import checked_verdict
 from stbass._values.endpoint import Placement
 from stbass._values.outcome import ProcessResult as CoreResult
-from stbass._values.outcome import utc_now
+from stbass._values.outcome import errors_in, leaf_named, utc_now
 from stbass._values.policy import FailurePolicy
 from stbass.backends._pool_protocol import sendable
 from stbass.errors import NotTransportable, ProcessCancelled, ProcessSkipped, ValidationFailed
@@ -208,8 +208,13 @@ def look_at_input(process: ProcessLike, input_data: Any) -> Verdict:
 
 def described(error: BaseException) -> str:
     """``ErrorType: message``, or only the type."""
-    text = str(error)
+    text = _said(error)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _said(error: BaseException) -> str:
+    """Its message; of a group also what is in it."""
+    return leaf_named(str(error), errors_in(error)) if isinstance(error, BaseExceptionGroup) else str(error)
 
 
 def settle(process: ProcessLike, result: CoreResult, began: float | None) -> ProcessResult:
@@ -228,7 +233,7 @@ def settle(process: ProcessLike, result: CoreResult, began: float | None) -> Pro
         metadata.progress = 1.0
     else:
         error = result.failure.error
-        kind, text = type(error).__name__, str(error)
+        kind, text = type(error).__name__, _said(error)
         made = ProcessResult(
             False, None, elapsed, start, end, text, kind, text or kind, error, result.failure.traceback_str
         )

@@ -490,3 +490,18 @@ def test_create_workflow_takes_nodes_processes_and_pairs() -> None:
 def test_a_result_is_known_by_what_it_holds() -> None:
     assert ProcessResult(True, 1) == ProcessResult(True, 1)
     assert ProcessResult(True, 1) != ProcessResult(True, 2)
+
+
+async def test_a_group_that_a_node_raised_names_what_is_in_it() -> None:
+    class Gathers(BaseProcess):
+        async def execute(self, input_data: Any) -> None:
+            raise ExceptionGroup("several", [OSError("one"), ExceptionGroup("inner", [ValueError("two")])])
+
+    process = Gathers(ProcessConfig(process_id="gathers"))
+    result = await process.run(None)
+    said = "several (2 sub-exceptions): OSError: one (and 1 more)"
+    assert (result.error_message, process.metadata.last_error) == (said, f"ExceptionGroup: {said}")
+    flow = Workflow()
+    Gathers(ProcessConfig(process_id="gathers")).register_to(flow)
+    with pytest.raises(WorkflowError, match=r"node 'gathers' failed: ExceptionGroup: several .*: OSError: one \(and 1"):
+        await flow.execute()
