@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import timedelta
-from functools import cache, partial
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -70,21 +69,10 @@ _REDIS_ERRORS = (redis.RedisError, OSError)
 T = TypeVar("T")
 
 
-@cache
-def _freeze_once() -> None:
-    """Leave what is there now, the modules above all, out of garbage collections.
-
-    Each of those that thousands of processes in flight bring about would look through all of it, and hold up the event
-    loop for many milliseconds.
-    """
-    gc.freeze()
-
-
 class FleetClient:
     """Sends processes, waits for their results, cancels them."""
 
     def __init__(self, fleet: FleetState) -> None:
-        _freeze_once()
         self.settings = settings = fleet.settings
         self.closing = False
         self._loop = asyncio.get_running_loop()
