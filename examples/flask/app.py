@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Iterator
 
 from flask import Flask, Response, render_template, request
 from flask.typing import ResponseReturnValue
-from werkzeug.exceptions import NotFound
+from werkzeug.exceptions import BadRequest, NotFound
 
 import stbass
 from examples.web.report import draft
@@ -31,6 +31,7 @@ KEEP_ALIVE = 15.0
 registry = BackendRegistry(strict=True)
 registry.register("reports", CeleryBackend(fleet))
 web = Flask(__name__)
+web.config["MAX_CONTENT_LENGTH"] = 64 * 1024
 
 
 @web.get("/")
@@ -56,7 +57,10 @@ def start() -> ResponseReturnValue:
         deadline=3600.0,
         id=request.headers.get("Idempotency-Key"),
     )
-    run = asyncio.run(starting)
+    try:
+        run = asyncio.run(starting)
+    except ValueError as error:  # a key that is none
+        raise BadRequest(str(error)) from error
     return {"id": run.id}, 201 if run.is_new else 200
 
 

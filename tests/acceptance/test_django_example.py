@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
@@ -79,6 +80,11 @@ def test_a_report_is_written_into_the_database(site: Site) -> None:
     assert list(site.follow(f"{path}events/", events[4]["id"])) == events[5:]
     assert site.ask("GET", path) == (200, {"topic": "tides", "text": TEXT, "length": 12})
     assert site.ask("GET", "/reports/999/events/")[0] == 404
+    assert [site.ask("GET", f"/titles/{query}")[0] for query in ("", f"?topic={'x' * 101}")] == [400, 400]
+    assert site.ask("POST", "/reports/", form={"topic": ""})[0] == 400
+    connection, answer = site.open("GET", f"{path}events/", Last_Event_ID="999")
+    with closing(connection):
+        assert "has never had an event" in answer.read().decode()
 
 
 def test_a_report_can_be_stopped(site: Site) -> None:
@@ -90,9 +96,9 @@ def test_a_report_can_be_stopped(site: Site) -> None:
 
 
 async def test_a_client_that_goes_away_ends_what_its_async_view_waits_for(server: RedisServer, site: Site) -> None:
-    with site.ask_and_go("/answers/?topic=x&thinks=50"):
+    with site.ask_and_go("/answers/?topic=x&hard"):
         await until(lambda: server.command("ZCARD", "stbass:leases") == 1, timeout=30)
-    # Long before it would be done, in 50 s.
+    # Long before it would be done, in 60 s.
     await until(lambda: server.command("ZCARD", "stbass:leases") == 0, timeout=30)
 
 

@@ -114,6 +114,8 @@ def test_wrong_requests_are_told(site: Site) -> None:
     assert site.ask("GET", "/runs/unknown/events")[0] == 404
     assert site.ask("DELETE", "/runs/unknown")[0] == 404
     assert site.ask("POST", "/runs", form={})[0] == 400
+    assert site.ask("POST", "/runs", form={"topic": "x"}, Idempotency_Key="x" * 201)[0] == 400
+    assert site.ask("POST", "/runs", form={"topic": "x" * 100_000})[0] == 413
     connection, answer = site.open("GET", "/runs/order-42/events", Last_Event_ID="999")
     with closing(connection):
         assert "has never had an event" in answer.read().decode()
