@@ -809,6 +809,8 @@ def _failure(error: BaseException, ctx: ProcessContext, traceback_str: str = "")
         usage=ctx.used or None,
         worker=ctx._frame.worker,
         last_progress=progress_of(ctx),
+        attempt=ctx.attempt,
+        run=None if ctx._frame.meter is None else ctx._frame.meter.run_id,
     )
 
 

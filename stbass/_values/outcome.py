@@ -96,6 +96,8 @@ class Failure:
         usage: what it had used, if it said so.
         worker: the worker that ran it; None if it ran in this Python process, or nobody ran it.
         last_progress: what it last gave to ``ctx.progress``, such as ``"3 of 10 reading"``; empty if it never did.
+        attempt: which attempt this was: above 1 if it had failed before, or its worker was lost.
+        run: id of the run that it was part of, as logs and traces have it; None: nobody knows.
     """
 
     error: BaseException
@@ -112,6 +114,8 @@ class Failure:
     usage: Usage | None = None
     worker: str | None = None
     last_progress: str = ""
+    attempt: int = 1
+    run: str | None = None
 
     def __post_init__(self) -> None:
         if not self.leaves and issubclass(type(self.error), BaseExceptionGroup):
@@ -150,6 +154,10 @@ class Failure:
             lines.append(f"Worker: {self.worker}")
         if self.last_progress:
             lines.append(f"Last progress: {self.last_progress}")
+        if self.attempt > 1:
+            lines.append(f"Attempt: {self.attempt}")
+        if self.run is not None:
+            lines.append(f"Run: {self.run}")
         lines += [f"Failed in it: {leaf}" for leaf in self.leaves]
         if self.checkpoint is not None:
             lines.append(f"Checkpoint: {text_of(self.checkpoint, _LONGEST_VALUE)}")

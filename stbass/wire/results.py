@@ -4,7 +4,7 @@
 |---|---|
 | `result` | `ok`; `v`: value of a success, or `f`: the failure; `t`: microseconds it took; `run`: see `run` |
 | `failure` | `error`, `name`, `id`, `started`, `failed`, `placement`, `parent`, `channels`, `checkpoint`, `traceback` |
-| | also `leaves`: lines of text; `usage` |
+| | also `leaves`: lines of text; `usage`, `worker`, `progress`, `attempt` (if it is not 1), `run` |
 | `run` | `v`: name, id, started, ended, queued (microseconds), worker, attempt, placement, usage |
 | `placement` | `v`: model, endpoint, config |
 | `retry` | `v`: attempts, backoff, base delay, longest delay, jitter, and if given `on`, `unless`, `w` |
@@ -117,6 +117,10 @@ def write_failure(writer: WireWriter, failure: Failure) -> Form:
         form["worker"] = _write_name(writer, failure.worker)
     if failure.last_progress:
         form["progress"] = _write_name(writer, failure.last_progress)
+    if type(failure.attempt) is int and failure.attempt > 1:
+        form["attempt"] = failure.attempt
+    if failure.run is not None:
+        form["run"] = _write_name(writer, failure.run)
     if failure.traceback_str:
         form["traceback"] = _write_name(writer, failure.traceback_str)
     if failure.leaves:
@@ -150,6 +154,8 @@ def _read_failure(reader: WireReader, form: Form) -> Failure:
         usage=_optional(reader, form, "usage", Usage),
         worker=_optional(reader, form, "worker", str),
         last_progress=_optional(reader, form, "progress", str) or "",
+        attempt=_optional(reader, form, "attempt", int) or 1,
+        run=_optional(reader, form, "run", str),
     )
 
 

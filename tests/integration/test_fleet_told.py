@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from stbass import PLACED_PAR, FailurePolicy, Placement
+from stbass import PLACED_PAR, FailurePolicy, Placement, start
 from stbass._process.context import ProcessContext
 from stbass.backends.celery import CeleryBackend
 from stbass.backends.celery.envelope import Envelope, failed_result, seal_result
@@ -72,3 +72,17 @@ async def test_a_failure_names_its_worker_and_its_last_progress(fleet: Fleet, ba
     assert f"Worker: {worker}\nLast progress: 3 of 4 nearly\n" in failed.detailed
     assert isinstance(overdue.error, DeadlineExceeded)
     assert overdue.worker == worker
+    # Both are of one run, whose id logs and traces have, too.
+    assert failed.run is not None
+    assert failed.run == overdue.run
+    assert f"\nRun: {failed.run}\n" in failed.detailed
+
+
+async def test_a_failure_says_which_attempt_of_which_run_it_was(backend: CeleryBackend) -> None:
+    retry, registry = FailurePolicy.retry(2, base_delay=0.0), registry_of(backend)
+    here = Placement(endpoint="anthropic")
+    run = await start(fails_on_the_way, placement=here, registry=registry, id="told-1")
+    assert "\nRun: told-1" in (await run.result()).failure.detailed
+    group = await PLACED_PAR((fails_on_the_way, here), on_failure=retry, registry=registry).run()
+    assert group.failures[0].attempt == 2
+    assert "Attempt: 2" in group.failures[0].detailed

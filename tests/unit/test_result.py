@@ -113,8 +113,12 @@ def test_detailed_says_all_that_is_known() -> None:
         traceback_str="Traceback: there\n",
         worker="w1@host",
         last_progress="3 of 10 reading",
+        attempt=2,
+        run="order-42",
     )
     for part in (
+        "Attempt: 2",
+        "Run: order-42",
         "Worker: w1@host",
         "Last progress: 3 of 10 reading",
         "p (id)",

@@ -25,6 +25,7 @@ import msgspec
 from stbass import wire
 from stbass._channels.transport import Transport
 from stbass._process.context import Composable, ProcessContext, failure_of, frame_of, sent_by
+from stbass._process.meter import Meter
 from stbass._values.endpoint import Placement
 from stbass._values.texts import (
     LONGEST_TRACEBACK,
@@ -689,6 +690,8 @@ def failed_result(
     """
     ctx = ProcessContext(envelope.name, envelope.id, None, envelope.parent, placement)
     ctx.attempt, frame_of(ctx).worker = attempt, worker
+    if envelope.run:
+        frame_of(ctx).meter = Meter(run=envelope.run)
     if checkpoint:
         try:
             ctx.resumed_from = wire.loads(checkpoint, what="checkpoint")
