@@ -40,24 +40,33 @@ def serve_metrics(port: int) -> None:
 
 
 def tell_queues(settings: FleetSettings, endpoints: Sequence[str]) -> None:
-    """Count what runs here, unless the application does so itself, and how many messages wait for these endpoints."""
+    """Count what runs here, unless the application does so itself, and what waits for these endpoints."""
     if spans.current is None:
         observe.instrument()
+    meter = metrics.get_meter("stbass")
     if settings.broker is not None:
-        client = settings.broker.client()
-        metrics.get_meter("stbass").create_observable_gauge(
+        queued = settings.broker.client()
+        meter.create_observable_gauge(
             "stbass.queue.length",
-            [_lengths(client, settings.broker_prefix, endpoints)],
+            [_counts(lambda endpoint: queued.llen(f"{settings.broker_prefix}{endpoint}"), endpoints)],
             description="Messages that no worker has taken, by endpoint",
         )
+    limited = settings.backend.client()
+    meter.create_observable_gauge(
+        "stbass.queue.limited",
+        [_counts(lambda endpoint: limited.zcard(settings.keys.line(endpoint)), endpoints)],
+        description="Processes that wait for the limit of their endpoint",
+    )
 
 
-def _lengths(client: Any, prefix: str, endpoints: Sequence[str]) -> Callable[[CallbackOptions], Iterable[Observation]]:
+def _counts(
+    count: Callable[[str], Any], endpoints: Sequence[str]
+) -> Callable[[CallbackOptions], Iterable[Observation]]:
     def look(_: CallbackOptions) -> Iterable[Observation]:
         try:
             for endpoint in endpoints:
-                yield Observation(client.llen(f"{prefix}{endpoint}"), {"stbass.endpoint": endpoint})
+                yield Observation(count(endpoint), {"stbass.endpoint": endpoint})
         except (redis.RedisError, OSError):
-            return  # a server that is away is told of by the worker; there is no length to be told then
+            return  # a server that is away is told of by the worker; there is nothing to be told then
 
     return look

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import aclosing
+from contextlib import aclosing, closing
 from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
 
 from stbass import PLACED_PAR, FailurePolicy, Placement
+from stbass._values.limits import Limit
 from stbass.backends.celery import CeleryBackend, make_app
+from stbass.backends.celery.line import WaitingLine
+from stbass.backends.celery.settings import fleet_of
 from stbass.testing import RedisServer
 from stbass.testing._guarded import GuardedProcess
 from stbass.testing.redis_server import free_port
@@ -79,6 +83,27 @@ async def test_a_worker_says_what_runs_what_ended_what_waits_and_what_was_refuse
     names = {re.match(r"\w+", name)[0] for name in found}  # type: ignore[index]
     asked = {name for text in expressions() for name in re.findall(r"\bstbass_\w+(?=[\[{)])", text)}
     assert asked - names == {"stbass_workers_lost_total"}
+
+
+async def test_a_worker_says_what_waits_for_a_limit(server: RedisServer, port: int) -> None:
+    def limited() -> list[float]:
+        found = scraped(port).items()
+        return [value for name, value in found if name.startswith("stbass_queue_limited{") and "counted" in name]
+
+    assert limited() == [0]
+    # given an endpoint that is stopped
+    app = make_app("tests", broker_url=server.url, result_backend=server.url)
+    fleet = fleet_of(app)
+    with closing(WaitingLine(fleet.settings, fleet.result_prefix, app)) as line:
+        line.limit("counted", Limit(running=0))
+        async with aclosing(CeleryBackend(app)) as backend:
+            # when processes come
+            group = asyncio.create_task(PLACED_PAR(*[(noop, COUNTED)] * 3, registry=registry_of(backend)).run())
+            await until(lambda: limited() == [3], timeout=30)
+            # and it goes on
+            line.limit("counted", Limit())
+            assert (await group).is_ok
+    assert limited() == [0]
 
 
 def expressions() -> list[str]:
