@@ -622,6 +622,13 @@ async def test_times_that_are_written_once_each(tmp_path: Path) -> None:
     assert repr(got) == repr([(NOON,), (NOON,), (None,)])
 
 
+async def test_a_zone_that_nobody_knows_is_told_with_the_file(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"a": pa.array([NOON], pa.timestamp("us", "Mars/North"))}), tmp_path / "in.parquet")
+    error, _ = await failure_of_reading(FileReader(path=tmp_path / "in.parquet", field_names=["a"], name="r"))
+    assert isinstance(error, DataflowError)
+    assert re.search("in.parquet, row group 0, cannot be read: .*Mars/North", str(error))
+
+
 def test_zones_of_pytz_as_pythons_own() -> None:
     vienna = pytz.timezone("Europe/Vienna").localize(NOON)
     fixed = NOON.replace(tzinfo=pytz.FixedOffset(90))

@@ -92,7 +92,7 @@ class ParquetSource:
                 self._batches = self._from(self._group, 0)
             self._row += batch.num_rows
             values = [_values(pa, batch.column(name)) for name in self._columns]
-        except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+        except (pa.ArrowException, OSError, ValueError, OverflowError, KeyError) as error:  # KeyError: no such zone
             raise DataflowError(f"{self._path}, row group {self._group}, cannot be read: {error}") from error
         return Chunk(list(zip(*values, strict=True)), self._position())
 
