@@ -17,7 +17,18 @@ import pytest
 import ray
 
 from stbass import Budget
-from stbass.dataflow import AsyncioConnector, Component, ConnectorSpec, LocalProcess, RayConnector, RayProcess, Status
+from stbass.dataflow import (
+    AsyncioConnector,
+    Component,
+    ConnectorSpec,
+    LocalProcess,
+    RayConnector,
+    RayProcess,
+    Resource,
+    Status,
+)
+from stbass.dataflow.distributed.groups import Group
+from stbass.dataflow.distributed.ray_cluster import needs_of
 from stbass.dataflow.model.components import steps_of
 from stbass.dataflow.state import SqliteStateBackend
 from stbass.errors import (
@@ -398,3 +409,14 @@ async def test_a_killed_actor_is_noticed_at_once_and_the_job_goes_on_where_it_wa
             assert steps_of(again.components["a"]) == N
             sink: Any = again.components["sink"]
     assert sink.got == await asyncio.to_thread(expected_of_job)
+
+
+def test_what_a_group_needs_of_a_cluster() -> None:
+    parts = [
+        Keep(name="a", resources=Resource(cpu="250m", memory="10Mi", resources={"licence": 1})),
+        Keep(name="b", resources=Resource(cpu=1, gpu=0.5, resources={"licence": 1})),
+        Keep(name="c"),
+    ]
+    assert needs_of(Group("g", tuple(parts))) == Resource(
+        cpu=1.25, gpu=0.5, memory=10 * 2**20, resources={"licence": 2}
+    )

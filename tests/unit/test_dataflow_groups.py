@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from stbass.dataflow import Component, RayProcess, Resource, Status
+from stbass.dataflow import Component, RayProcess, Status
 from stbass.dataflow.distributed import group_side as remote
-from stbass.dataflow.distributed.groups import Group, groups_of
+from stbass.dataflow.distributed.groups import groups_of
 from stbass.dataflow.engine.edge import edges_of
 from stbass.errors import (
     DataflowError,
@@ -248,20 +248,6 @@ async def test_ray_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(MissingDependencyError, match=r"pip install 'stbass-celery\[ray\]'"):
         await process.init()
     await process.destroy()
-
-
-def test_what_a_group_needs_of_a_cluster() -> None:
-    pytest.importorskip("ray")
-    from stbass.dataflow.distributed.ray_cluster import needs_of
-
-    parts = [
-        Keep(name="a", resources=Resource(cpu="250m", memory="10Mi", resources={"licence": 1})),
-        Keep(name="b", resources=Resource(cpu=1, gpu=0.5, resources={"licence": 1})),
-        Keep(name="c"),
-    ]
-    assert needs_of(Group("g", tuple(parts))) == Resource(
-        cpu=1.25, gpu=0.5, memory=10 * 2**20, resources={"licence": 2}
-    )
 
 
 @pytest.mark.parametrize("wrong", [0, -1, "1", True])

@@ -60,6 +60,7 @@ def invalid(**fields: Any) -> Any:
     return caught.value
 
 
+PYDANTIC = tuple(int(part) for part in pydantic.VERSION.split(".")[:3])
 INVALID = [
     {},
     {"number": "x", "size": 0},
@@ -78,6 +79,13 @@ def test_a_validation_error_of_pydantic_arrives_as_what_it_is(fields: Any) -> No
 
     found = arrived(error)
 
+    if fields.get("word") == "custom" and PYDANTIC < (2, 14, 2):
+        # That one does not say what a custom error is made of; what the error says for itself is there.
+        assert type(found) is RemoteError
+        assert [(one["type"], one["msg"]) for one in found.errors] == [
+            (one["type"], one["msg"]) for one in error.errors()
+        ]
+        return
     assert type(found) is pydantic.ValidationError
     assert found.title == error.title
     assert [(one["type"], one["loc"], one["msg"]) for one in found.errors()] == [
