@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import pickle
+import re
 import sys
 import time
 import urllib.request
@@ -27,6 +28,7 @@ from stbass.testing.redis_server import free_port
 from tests.integration.conftest import APP as WORKER
 from tests.support.agents import Give
 from tests.support.backends import registry_of
+from tests.support.puppets import Puppet, Puppeteer
 from tests.support.waiting import until
 
 APP = "tests.support.shop_app"
@@ -108,6 +110,49 @@ async def test_flower_shows_the_queues(server: RedisServer, worker: Worker, by: 
         assert status == 200
         assert _shown(server) in page
         assert "stbass.backends" not in with_flower.log
+    finally:
+        with_flower.kill()
+
+
+@pytest.mark.slow
+async def test_flower_shows_processes_under_way_and_counts_them_by_what_they_are_in_code(
+    server: RedisServer, worker: Worker, puppeteer: Puppeteer
+) -> None:
+    port = free_port()
+    command = [sys.executable, "-m", "celery", "-A", APP, "flower", "--address=127.0.0.1", f"--port={port}"]
+    env = {**os.environ, **_env(server), "FLOWER_UNAUTHENTICATED_API": "1"}
+    patterns = server.command("PUBSUB", "NUMPAT")
+    with_flower = GuardedProcess(command, name="flower", env=env)
+    try:
+        # given a Flower that hears of events, processes that have ended, each of another name, and one under way
+        await until(lambda: server.command("PUBSUB", "NUMPAT") > patterns, timeout=60)
+        # It asks for events every few seconds.
+        assert _shop(server, True).control.enable_events(reply=True, timeout=30, limit=1)
+        async with aclosing(CeleryBackend(make_app("tests", broker_url=server.url))) as backend:
+            there, registry = Placement(endpoint="shop"), registry_of(backend)
+            many = [(Give(f"sk-ant-{'a' * 40}{n}").with_name(f"name {n}"), there) for n in range(100)]
+            assert (await PLACED_PAR(*many, registry=registry).run()).is_ok
+            puppet = Puppet(puppeteer.port).with_name("under [b] way")
+            group = asyncio.create_task(PLACED_PAR((puppet, there), registry=registry).run())
+            hand = await puppeteer.named("under [b] way")
+
+            def under_way() -> list[dict[str, Any]]:
+                known: dict[str, dict[str, Any]] = json.loads(_get(port, "/api/tasks")[1])
+                return [task for task in known.values() if task["state"] == "STARTED"]
+
+            # then its page and its API say what it is, what it is called, where it was sent
+            [task] = await until(under_way, timeout=60)
+            assert (task["name"], task["worker"]) == ("tests.support.puppets:Puppet", worker.name)
+            assert task["args"] == "(under [b] way @ shop)"
+            assert _get(port, "/tasks")[0] == _get(port, f"/task/{hand.process_id}")[0] == 200
+            assert "under [b] way @ shop" in _get(port, f"/task/{hand.process_id}")[1]
+            # and a hundred names are one line of its metrics for each thing that is counted
+            metrics = _get(port, "/metrics")[1]
+            assert {*re.findall(r'flower_events_total{task="([^"]*)"', metrics)} >= {"tests.support.agents:Give"}
+            assert "name 1" not in metrics
+            assert "sk-ant" not in _get(port, "/api/tasks")[1]
+            hand.order("return")
+            assert (await group).is_ok
     finally:
         with_flower.kill()
 

@@ -21,7 +21,7 @@ class Settings:
     result_backend = os.environ["STBASS_RESULT_BACKEND"]
     task_default_queue = "shop"
     worker_pool = POOL if os.environ.get("STBASS_POOL", "asyncio") == "asyncio" else os.environ["STBASS_POOL"]
-    include = ("tests.support.agents",)
+    include = ("tests.support.agents", "tests.support.puppets")
 
 
 app.config_from_object(Settings)

@@ -30,6 +30,7 @@ from stbass.backends.celery.envelope import (
     SIGNATURE_HEADER,
     Envelope,
     Reply,
+    defined_name,
     failed_result,
     reply_to,
     seal_cancellation,
@@ -484,7 +485,8 @@ def strategy(task: Any, app: Any, consumer: Any) -> Any:
             eventer.send(
                 "task-received",
                 uuid=request.id,
-                name=request.name,
+                # Who counts by name, as Flower does, shall not count each of a thousand names; args have that.
+                name=defined_name(headers) or request.name,
                 args=request.argsrepr,
                 kwargs=request.kwargsrepr,
                 root_id=request.root_id,
