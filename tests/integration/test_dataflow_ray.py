@@ -27,8 +27,8 @@ from stbass.dataflow import (
     Resource,
     Status,
 )
+from stbass.dataflow.distributed import ray_actor, ray_cluster
 from stbass.dataflow.distributed.groups import Group
-from stbass.dataflow.distributed.ray_cluster import needs_of
 from stbass.dataflow.model.components import steps_of
 from stbass.dataflow.state import SqliteStateBackend
 from stbass.errors import (
@@ -417,6 +417,11 @@ def test_what_a_group_needs_of_a_cluster() -> None:
         Keep(name="b", resources=Resource(cpu=1, gpu=0.5, resources={"licence": 1})),
         Keep(name="c"),
     ]
-    assert needs_of(Group("g", tuple(parts))) == Resource(
+    assert ray_cluster.needs_of(Group("g", tuple(parts))) == Resource(
         cpu=1.25, gpu=0.5, memory=10 * 2**20, resources={"licence": 2}
     )
+
+
+def test_what_is_in_all_of_its_modules_exists() -> None:
+    for module in (ray_actor, ray_cluster):
+        assert all(hasattr(module, name) for name in module.__all__)

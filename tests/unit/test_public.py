@@ -104,7 +104,11 @@ def test_public_names_are_documented(name: str) -> None:
             assert inspect.getdoc(getattr(found, attribute)), f"{name}.{attribute} has no docstring"
 
 
-@pytest.mark.parametrize("module", [name for name in modules() if not name.startswith(("cli", "testing"))])
+# Older versions of Ray start a program when they are imported: tests/integration/test_dataflow_ray.py has its modules.
+NOT_HERE = ("cli", "testing", "dataflow.distributed.ray_")
+
+
+@pytest.mark.parametrize("module", [name for name in modules() if not name.startswith(NOT_HERE)])
 def test_what_is_in_all_exists(module: str) -> None:
     try:
         found = importlib.import_module(f"stbass.{module}")
