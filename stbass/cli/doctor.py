@@ -14,7 +14,7 @@ import redis
 import typer
 from packaging.requirements import InvalidRequirement, Requirement  # comes with kombu[redis]
 
-from stbass._values.texts import error_text, plain_text, shortened
+from stbass._values.texts import error_text, printable, shortened
 from stbass.backends.celery.fleet_status import FleetStatus, look_at
 from stbass.backends.celery.kombu_sender import KombuSender
 from stbass.backends.celery.settings import FleetSettings, FleetState, fleet_of
@@ -283,7 +283,7 @@ def _check_workers(fleet: FleetState, status: FleetStatus) -> Iterator[Finding]:
         name = f"worker {_shown(worker.name)}"
         unknown = [module for module in settings.include if not _knows(worker.include, module)]
         if worker.trouble is not None:
-            yield Finding(name, "error", shortened(plain_text(worker.trouble), 300), "see its log; start it again")
+            yield Finding(name, "error", printable(shortened(worker.trouble, 300)), "see its log; start it again")
         elif worker.signs != settings.signs:
             found = _signing(settings, worker.signs)
             yield Finding(name, "error", found, "give producers and workers the same STBASS_SIGNING_KEY")
@@ -331,4 +331,4 @@ def _signing(settings: FleetSettings, signs: str) -> str:
 
 
 def _shown(text: str) -> str:
-    return shortened(plain_text(text), 60)
+    return printable(shortened(text, 60))

@@ -53,7 +53,7 @@ def list_runs(app: str, most: int, as_json: bool) -> int:
             since = state.ended_at or state.started_at or state.queued_at
             age = "" if since is None else _span((now - since).total_seconds())
             cells = (run.id, run.name, _state(state), state.worker or "", age, _progress(state))
-            table.add_row(*(escape(shortened(cell, _LONGEST)) for cell in cells))
+            table.add_row(*(escape(printable(shortened(cell, _LONGEST))) for cell in cells))
         _console().print(table)
         return Exit.OK
 
@@ -102,7 +102,8 @@ def cancel(app: str, run_id: str, as_json: bool) -> int:
             _tell(json.dumps({"id": run_id, "name": run.name, "had_ended": not cancels, **outcome_data(result)}))
             return Exit.OK
         ended = "it ended by itself meanwhile" if result.is_ok else result.failure.summary
-        _tell(f"run {run_id} ({run.name})" + (f": {shortened(ended, 1000)}" if cancels else " had ended already"))
+        said = f": {shortened(ended, 1000)}" if cancels else " had ended already"
+        _tell(printable(f"run {run_id} ({shortened(run.name, _LONGEST)}){said}"))
         return Exit.OK
 
     return _on_fleet(app, cancelling)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 import typer
 
-from stbass._values.texts import plain_text, shortened
+from stbass._values.texts import printable, shortened
 from stbass.backends.celery.fleet_status import EndpointStatus, FleetStatus, look_at
 from stbass.backends.celery.settings import fleet_of
 from stbass.cli.exits import Exit
@@ -59,7 +59,7 @@ def _show(status: FleetStatus) -> None:
             typer.echo("  ".join([f"{first:<{widths[0]}}", *cells]))
     for worker in status.workers:
         if worker.trouble is not None:
-            typer.echo(f"worker {_name(worker.name)}: {shortened(plain_text(worker.trouble), 300)}")
+            typer.echo(f"worker {_name(worker.name)}: {printable(shortened(worker.trouble, 300))}")
     if status.refused:
         typer.echo("refused: " + ", ".join(f"{number} {_name(kind)}" for kind, number in status.refused.items()))
 
@@ -80,7 +80,7 @@ def endpoint_cells(one: EndpointStatus) -> tuple[str, ...]:
 
 
 def _name(text: str) -> str:
-    return shortened(plain_text(text), _LONGEST_NAME)
+    return printable(shortened(text, _LONGEST_NAME))
 
 
 def age_text(seconds: float | None) -> str:
@@ -99,5 +99,5 @@ def _trouble(one: EndpointStatus, status: FleetStatus) -> str:
     if not one.workers:
         return f"no worker consumes {name!r}; start one: stbass worker -e {name}"
     its = [worker for worker in status.workers if one.endpoint in worker.endpoints]
-    reasons = "; ".join(f"{_name(worker.name)}: {shortened(plain_text(worker.trouble), 300)}" for worker in its)
+    reasons = "; ".join(f"{_name(worker.name)}: {printable(shortened(worker.trouble or '', 300))}" for worker in its)
     return f"no worker of {name!r} is well: {reasons}"

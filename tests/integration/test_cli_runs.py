@@ -110,6 +110,11 @@ async def test_runs_are_listed_the_newest_first(fleet: Fleet, registry: BackendR
     finally:
         await running.cancel()
     assert "had ended already" in stbass(fleet, "cancel", running.id).stdout
+    # what others have named does not reach the terminal as it is
+    odd = await start(telling.with_name("co\x1b[31mlour"), placement=HERE, registry=registry, id="o\x1b[31mdd")
+    await odd.result()
+    for arguments in (["runs"], ["follow", odd.id], ["cancel", odd.id]):
+        assert "\x1b" not in stbass(fleet, *arguments).stdout
     told = json.loads(stbass(fleet, "cancel", running.id, "--json").stdout)
     assert (told["id"], told["name"], told["had_ended"], told["ok"]) == (running.id, "forever", True, False)
     assert stbass(fleet, "follow", running.id).returncode == 1

@@ -198,3 +198,14 @@ def test_an_application_that_is_not_there() -> None:
 
 def test_a_required_endpoint_has_a_name() -> None:
     assert run("status", "--require", " ").returncode == 3
+
+
+async def test_what_others_have_named_does_not_reach_the_terminal_as_it_is(fleet: Operated) -> None:
+    # given a queue whose name would colour the terminal, and a message in it that asks for a process
+    fleet.server.command("LPUSH", "e\x1b[31mvil\n", json.dumps({"headers": {"task": "stbass.execute"}}))
+    # then commands show it as text
+    for command in ("status", "doctor"):
+        shown = (await fleet.run(command)).stdout
+        assert "e [31mvil" in shown
+        assert "\x1b" not in shown
+    assert "e\x1b[31mvil\n" in await fleet.endpoints()
