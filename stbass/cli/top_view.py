@@ -30,13 +30,15 @@ __all__ = ["Top"]
 
 _PACE = 2.0
 """Seconds between two looks at least."""
-_COMMANDS = 9.0
+_COMMANDS = 8.0
 """How many commands a second it costs Redis at most: a look that costs more is taken less often."""
 _CPU = 0.015
 """How much of a core it uses at most, but for what keys do."""
 _PACE_MOST = 6.0
-_FIND_SECONDS = 20.0
-"""How often it looks for queues that nobody consumes, and asks for runs of which no worker tells."""
+_FIND_SECONDS = 60.0
+"""How often it looks for queues that nobody consumes: that goes through all keys."""
+_ASK_SECONDS = 20.0
+"""How often it asks for runs of which no worker tells."""
 _PATIENCE = 1.0
 _RUNS = 50
 _NARROW = 80
@@ -227,15 +229,17 @@ class _FleetScreen(Screen[None]):
 
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()
-        found_at, busy = -_FIND_SECONDS, 0.0
+        found_at, asked_at, busy = -_FIND_SECONDS, -_ASK_SECONDS, 0.0
         with closing(FleetWatch(self._fleet, detailed=True)) as watch:
             while True:
                 self._look_now.clear()
                 find = loop.time() - found_at >= _FIND_SECONDS
                 found_at = loop.time() if find else found_at
+                ask = loop.time() - asked_at >= _ASK_SECONDS
+                asked_at = loop.time() if ask else asked_at
                 pace, used = _PACE, time.process_time()
                 try:
-                    pace = max(_PACE, await self._look(watch, find) / _COMMANDS, min(busy / _CPU, _PACE_MOST))
+                    pace = max(_PACE, await self._look(watch, find, ask) / _COMMANDS, min(busy / _CPU, _PACE_MOST))
                 except BackendUnavailableError as error:
                     self.query_one("#summary", Static).update(Text(one_line(str(error), 500), "bold red"))
                 else:
@@ -245,7 +249,7 @@ class _FleetScreen(Screen[None]):
                         await self._look_now.wait()
                 busy = time.process_time() - used
 
-    async def _look(self, watch: FleetWatch, find: bool) -> float:
+    async def _look(self, watch: FleetWatch, find: bool, ask: bool) -> float:
         """Look once; gives back about how many commands that was."""
         known = [one.endpoint for one in self._status.endpoints] if self._status else []
         status = await asyncio.to_thread(watch.look, known, _PATIENCE, find)
@@ -256,7 +260,7 @@ class _FleetScreen(Screen[None]):
         for run_id in latest:
             if run_id in self._over or run_id in told:
                 continue
-            if run_id in self._waiting and not find:
+            if run_id in self._waiting and not ask:
                 waiting[run_id] = self._waiting[run_id]
                 continue
             asked += 1
@@ -342,6 +346,7 @@ class _FleetScreen(Screen[None]):
             self.notify(one_line(str(error), 300), severity="error", markup=False)
         else:
             self.notify(f"run {shown} is told to end", markup=False)
+            self._waiting.pop(run_id, None)
             self._look_now.set()
 
     @property
