@@ -29,8 +29,12 @@ def local_ports(pid: int) -> set[int]:
     return {int(one.laddr.port) for each in everyone for one in each.net_connections(kind="tcp")}
 
 
-async def cost_of(url: str, pids: Iterable[int], seconds: float) -> dict[int, Cost]:
-    """What each process costs over so many seconds, everything it sends to Redis included."""
+async def cost_of(url: str, pids: Iterable[int], seconds: float, *, beside: Iterable[int] = ()) -> dict[int, Cost]:
+    """What each process costs over so many seconds, everything it and its children send to Redis included.
+
+    Args:
+        beside: children of it that are something else: what they send does not count.
+    """
     pids = list(pids)
     counts: Counter[int] = Counter()
 
@@ -53,7 +57,8 @@ async def cost_of(url: str, pids: Iterable[int], seconds: float) -> dict[int, Co
         watcher.cancel()
         await asyncio.wait([watcher])
     costs = {}
+    others = {port for pid in beside for port in local_ports(pid)}
     for pid in pids:
-        commands = sum(counts[port] for port in local_ports(pid))
+        commands = sum(counts[port] for port in local_ports(pid) - others)
         costs[pid] = ((after[pid] - before[pid]) / seconds * 100, commands / seconds)
     return costs

@@ -82,7 +82,8 @@ class Ours(AsyncSubject):
         waiting = asyncio.create_task(self.abatch(1, seconds + 2))
         await asyncio.sleep(1)  # what it takes to send it is not part of the waiting
         me = os.getpid()
-        meanwhile = await cost_of(redis_url(), [me], seconds)
+        # The workers are children of this program.
+        meanwhile = await cost_of(redis_url(), [me], seconds, beside=workers)
         await waiting
         return {
             "worker_cpu": max(cpu for cpu, _ in at_rest.values()),

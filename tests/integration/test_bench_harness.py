@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import select
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +15,9 @@ import pytest
 
 from benchmarks import harness
 from benchmarks.harness import SubjectFailed, run_driver
+from benchmarks.idle import cost_of
 from benchmarks.quiet import CpuTimes
+from stbass.testing import RedisServer
 
 
 @pytest.fixture(autouse=True)
@@ -66,3 +70,18 @@ def test_what_a_driver_started_ends_with_it(tmp_path: Path) -> None:
     assert select.select([reader], [], [], 10)[0]
     assert os.read(reader, 1) == b""
     os.close(reader)
+
+
+def test_what_a_worker_sends_is_no_part_of_what_the_program_that_started_it_costs(server: RedisServer) -> None:
+    code = f"from redis import Redis; r = Redis.from_url({server.url!r})\nprint(1, flush=True)\nwhile True: r.ping()"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as child:
+        try:
+            assert child.stdout is not None
+            child.stdout.readline()
+            me = os.getpid()
+            _, commands = asyncio.run(cost_of(server.url, [me], 0.5))[me]
+            _, own = asyncio.run(cost_of(server.url, [me], 0.5, beside=[child.pid]))[me]
+        finally:
+            child.kill()
+    assert commands > 10
+    assert own <= 10
