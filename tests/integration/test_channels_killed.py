@@ -18,6 +18,7 @@ import pytest
 from stbass.alt import PRI_ALT, SKIP, Guard
 from stbass.backends.celery import CeleryBackend, make_app
 from stbass.channel import Chan
+from stbass.errors import ChannelClosedError
 from stbass.placement import PLACED_PAR, Placement
 from stbass.testing import RedisServer, Worker
 from stbass.transports.redis import RedisTransport
@@ -379,3 +380,67 @@ async def test_a_stage_that_is_broken_off_leaves_the_value_that_it_was_at_work_o
                     await running
         assert received == list(range(10, 18))
         await backend.aclose()
+
+
+async def test_what_is_made_of_a_value_is_not_there_without_it_while_the_connection_is_made_anew(
+    server: RedisServer, transport: RedisTransport
+) -> None:
+    # given a stage that is at work on a value, and hears nothing more
+    hears = asyncio.Event()
+    hears.set()
+
+    async def before(chunk: bytes) -> None:
+        await hears.wait()
+
+    inp, out = await channel(transport, 8), await channel(transport, 8)
+    async with asyncio.timeout(60), Proxy(server.port, before=before) as proxy:
+        there = RedisTransport(proxy.url)
+        scope = there.scope("stage")
+        its_inp, its_out = (Chan.open(one.share(), transport=scope) for one in (inp, out))
+        for number in range(3):
+            await inp.send(number)
+        await its_out.send(await its_inp.recv())
+        assert await out.recv() == 0
+        assert await its_inp.recv() == 1
+        base, made_of_it = (f"stbass:chan:{{{one.share()['link']['id']}}}" for one in (inp, out))
+        epoch = server.command("HGET", base, "epoch")
+        hears.clear()
+        # when it loses the connection on which values come, asks for new lists, and sends what it has made
+        connections = iter(range(9))
+        proxy.cut_all(lambda: next(connections) > 0)
+        await until(lambda: server.command("HGET", base, "epoch") != epoch, timeout=30)
+        await its_out.send(1)
+        await until(lambda: server.command("HGET", made_of_it, "offered") == "2", timeout=30)
+        # then whoever took its place now would not get that value once more
+        assert server.command("HGET", base, "done") == "2"
+        # and it goes on itself
+        hears.set()
+        assert await its_inp.recv() == 2
+        await its_out.send(2)
+        assert [await out.recv(), await out.recv()] == [1, 2]
+        await inp.aclose()
+        with pytest.raises(ChannelClosedError):
+            await its_inp.recv()
+        await scope.aclose()
+        await there.aclose()
+
+
+async def test_a_worker_that_closes_its_connections_gives_back_what_its_processes_were_at_work_on(
+    server: RedisServer, transport: RedisTransport
+) -> None:
+    # given a process that was broken off with a value, and that has not left its channels when its worker ends
+    inp = await channel(transport, 8)
+    there = RedisTransport(server.url)
+    scope = there.scope("stage")
+    its_inp = Chan.open(inp.share(), transport=scope)
+    await inp.send(1)
+    await inp.send(2)
+    assert [await its_inp.recv(), await its_inp.recv()] == [1, 2]
+    scope.break_off()
+    # when the worker closes its connections
+    async with asyncio.timeout(30):
+        await there.aclose()
+        # then the next attempt gets that value
+        next_inp = Chan.open(inp.share(), transport=RedisTransport(server.url))
+        assert await next_inp.recv() == 2
+    await next_inp.transport.aclose()

@@ -383,8 +383,9 @@ class Buffered(RedisLink):
             args = (s.party, b"%d" % s.told, b"0", b"0", b"%d" % s.credited)
             found.append(ScriptCall(scripts.ACK, s.key, args, partial(self._acknowledged, s.told)))
         elif s.places["r"] == ASKING and s.received > s.confirmed:
-            # With new lists it is told again; if the place is lost, nothing that follows may be done.
-            found.append(ScriptCall(scripts.ACK, s.key, (s.party, b"0", b"0", b"0", b"0"), _nothing))
+            # With new lists it is told again. Nothing that follows may be there without it, or if the place is lost.
+            args = (s.party, b"%d" % self._due, b"0", b"0", b"%d" % s.received)
+            found.append(ScriptCall(scripts.ACK, s.key, args, _nothing))
         if found:
             self.prepare()
         return found
@@ -491,12 +492,12 @@ class Buffered(RedisLink):
             raise s.problem(s.journal.failure)
         if s.client is None or not self.uncertain:
             return
-        self.goes_on()
+        self._gives_up()
         s.client.commit()
         await self.written()
         if s.write_failure is not None:
             raise self._failed(s.write_failure)
-        wanted = s.received
+        wanted = self._due  # all, but what a process that was broken off was at work on
         # A channel that is gone has nothing that another reader could get: the next operation says so.
         while (s.confirmed < wanted and not s.vain) or s.doubt is not None:
             if s.journal.failure is not None:

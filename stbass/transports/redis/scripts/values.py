@@ -130,16 +130,27 @@ local there = call('LLEN', taken)
 number, received = math.min(number, offered), math.min(received, offered)
 if number > done then
   -- In order, all of them from the front.  An element of which only a part was received stays.
-  local keep = 0
+  local keep, last = 0, done
   for i, entry in ipairs(call('LRANGE', taken, 1, -1)) do
     local first, count = string.match(entry, '^(%d+)b(%d+);')
     if first and first + count - 1 > number then break end
-    keep = i
+    keep, last = i, first and first + count - 1 or last
   end
   if keep > 0 then
     call('LTRIM', taken, keep, -1)
     call('LSET', taken, 0, '')
     there = there - keep
+  end
+  if last < number and there <= 1 then
+    -- They are where they go when the reader asks for new lists.
+    local again = 0
+    for i, entry in ipairs(call('LRANGE', offers, 0, number - done)) do
+      local first, count = string.match(entry, '^(%d+)b(%d+);')
+      if first and first + count - 1 > number then break end
+      again = i
+    end
+    if again > 0 then call('LTRIM', offers, again, -1) end
+    keep = keep + again
   end
   left = math.max(0, (left or 0) - keep)
   call('HSET', S, 'acked', math.max(received, acked), 'done', number, 'got', got + number - done, 'left', left)
