@@ -55,12 +55,16 @@ class Doubles(MemoryLink):
         return value
 
 
+# A task that nobody keeps may be gone before anybody looks.
+LEFT: list[asyncio.Future[Any]] = []
+
+
 class LeavesTask(MemoryLink):
     """Something goes on running after the end."""
 
     def close(self) -> None:
         super().close()
-        self.left = asyncio.ensure_future(asyncio.Event().wait())
+        LEFT.append(asyncio.ensure_future(asyncio.Event().wait()))
 
 
 class Holds(MemoryTransport):
@@ -86,6 +90,7 @@ async def test_it_names_what_failed(kind: type[MemoryLink], name: str, reason: s
         await check_transport(lambda: Holds(kind), only=(name,), rounds=30, seconds=0.5)
     for task in asyncio.all_tasks() - {asyncio.current_task()}:
         task.cancel()
+    LEFT.clear()
     (failure,) = caught.value.exceptions
     assert isinstance(failure, AssertionError)
     assert str(failure).startswith(name)
