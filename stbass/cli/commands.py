@@ -347,11 +347,20 @@ def process_run(
 
 
 @models.command("validate", epilog="Example: stbass process validate model.yaml")
-def process_validate(file: Model, process_type: ProcessType = None, as_json: AsJson = False) -> None:
-    """Say all that is wrong with a model. Its components are made, but none of them runs."""
+def process_validate(
+    file: Model,
+    process_type: ProcessType = None,
+    no_import: Annotated[
+        bool,
+        typer.Option("--no-import", help="Import no module of the model: for a file from somebody else; finds less."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say all that is wrong with a model. Its modules are imported and its components made, but none of them runs."""
     from stbass.cli.process import validate_process
 
-    raise typer.Exit(validate_process(file, None if process_type is None else process_type.value, as_json))
+    kind = None if process_type is None else process_type.value
+    raise typer.Exit(validate_process(file, kind, as_json, not no_import))
 
 
 @models.command("diagram", epilog="Example: stbass process diagram model.yaml > model.mmd")

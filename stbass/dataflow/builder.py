@@ -12,10 +12,10 @@ from stbass.dataflow.model.components import Component
 from stbass.dataflow.model.connector import AsyncioConnector, Connector, ConnectorSpec
 from stbass.dataflow.model.function import ComponentFunction
 from stbass.dataflow.process import Process
-from stbass.dataflow.spec.lookup import NotThere, find
+from stbass.dataflow.spec.lookup import NotThere, find, is_ours
 from stbass.dataflow.spec.model import ConnectorEntry, Findings, Part, ProcessSpec, parse
 from stbass.dataflow.spec.plain import alternatives, hints_of, restored
-from stbass.dataflow.spec.validation import check_names, findings
+from stbass.dataflow.spec.validation import check_names, findings, name_findings
 from stbass.dataflow.state.base import StateBackend
 from stbass.errors import InvalidProcessError, MissingDependencyError
 
@@ -55,13 +55,39 @@ class ProcessBuilder:
             spec = parse(spec)
         return _Maker(spec.findings.copy(), kind).process(spec)
 
+    @staticmethod
+    def check(spec: ProcessSpec | Mapping[str, Any], *, kind: str | None = None) -> None:
+        """Check what can be checked of a description that somebody else has written: nothing but stbass is imported.
+
+        That is its form, all names, the ends of connectors, and the parts that are stbass's own. Whether the other
+        classes are there, and take their arguments, only :meth:`build` finds out.
+
+        Args:
+            spec: as of :meth:`build`.
+            kind: as of :meth:`build`.
+
+        Raises:
+            SpecError: it is wrong; ``findings`` are all that is wrong with it, each with its place.
+            MissingDependencyError: a class of stbass needs a package that is not installed.
+        """
+        if not isinstance(spec, ProcessSpec):
+            spec = parse(spec)
+        _Maker(spec.findings.copy(), kind, imports=False).check(spec)
+
 
 class _Maker:
-    """Makes the parts of a process, and notes which cannot be made, and why."""
+    """Makes the parts of a process, and notes which cannot be made, and why.
 
-    def __init__(self, found: Findings, wanted: str | None) -> None:
+    Args:
+        found: what is wrong already.
+        wanted: the kind of the process, whatever the description says.
+        imports: whether parts are made that are not stbass's own.
+    """
+
+    def __init__(self, found: Findings, wanted: str | None, *, imports: bool = True) -> None:
         self.found = found
         self.wanted = wanted
+        self.imports = imports
         self.unmade: set[str] = set()
 
     def process(self, spec: ProcessSpec) -> Process:
@@ -69,23 +95,42 @@ class _Maker:
         if self.wanted is not None and (kind is None or kind.kind != self.wanted):
             kind = find(_KINDS[self.wanted])
             spec = replace(spec, args={name: one for name, one in spec.args.items() if name in _SHARED})
+        components, connectors, args = self.parts(spec)
+        if kind is None or self.found:
+            self.rest(components, connectors, kind)
+            self.found.raise_if_any()
+        made = self.make(kind, Part(spec.type, args, ("process",)), components=components, connectors=connectors)
+        self.found.raise_if_any()
+        assert isinstance(made, Process)
+        return made
+
+    def check(self, spec: ProcessSpec) -> None:
+        """See :meth:`ProcessBuilder.check`."""
+        kind = self.class_of(Part(spec.type, path=("process",)), Process, "a process")
+        if self.wanted is not None:
+            kind = find(_KINDS[self.wanted])
+        components, connectors, _ = self.parts(spec)
+        names = [name for part in spec.components if isinstance(name := part.args.get("name"), str)]
+        for finding in name_findings(names):
+            self.found.note(str(finding))
+        self.rest(components, connectors, kind)
+        self.found.raise_if_any()
+
+    def parts(self, spec: ProcessSpec) -> tuple[list[Component], list[Connector], dict[str, Any]]:
+        """The components and connectors that can be made, and the arguments of the process with its state."""
         components = [made for part in spec.components if (made := self.component(part)) is not None]
         connectors = list(self.connectors(spec))
         args = dict(spec.args)
         if spec.state is not None:
             args["state"] = self.state(spec.state)
         self.names(spec, components, connectors)
-        if kind is None or self.found:
-            # The rest of what is wrong too, as far as it does not come of what is wrong already.
-            for finding in findings(
-                components, connectors, kind="local" if kind is None else kind.kind, unmade=self.unmade
-            ):
-                self.found.note(str(finding))
-            self.found.raise_if_any()
-        made = self.make(kind, Part(spec.type, args, ("process",)), components=components, connectors=connectors)
-        self.found.raise_if_any()
-        assert isinstance(made, Process)
-        return made
+        return components, connectors, args
+
+    def rest(self, components: list[Component], connectors: list[Connector], kind: Any) -> None:
+        """Note the rest of what is wrong, as far as it does not come of what is wrong already."""
+        name = "local" if kind is None else kind.kind
+        for finding in findings(components, connectors, kind=name, unmade=self.unmade):
+            self.found.note(str(finding))
 
     def names(self, spec: ProcessSpec, components: list[Component], connectors: list[Connector]) -> None:
         """Note what the constructor of a process would refuse."""
@@ -119,6 +164,8 @@ class _Maker:
             kind, args, path = default, {} if usual is None else usual.args, entry.path
             if entry.kind is not None:
                 kind, args = self.class_of(entry.kind, Connector, "a connector"), entry.kind.args
+            if kind is None and not self.imports:
+                kind, args = AsyncioConnector, {}  # one that is not looked at, for what it connects
             if kind is not None:
                 made = self.connector(entry, kind, args, path)
                 if made is not None:
@@ -139,9 +186,14 @@ class _Maker:
         return None if kind is None else self.make(kind, part)
 
     def class_of(self, part: Part, base: type, what: str) -> Any:
-        """The class, or component function, that the part names; None, and a finding, if it is none of that kind."""
+        """The class, or component function, that the part names; None, and a finding, if it is none of that kind.
+
+        None, and no finding, if it is not to be looked at.
+        """
         path = (*part.path, "type")
         try:
+            if not self.imports and not is_ours(part.type):
+                return None
             found = find(part.type)
         except NotThere as error:
             cause = error.__cause__

@@ -167,8 +167,63 @@ def test_mistakes_in_the_file_have_their_lines(model: Path) -> None:
             f"(did you mean 'Counter'?)\n"
             f"{model}: process.args.components[1].args.pth (line 10): {M}.Collect takes no such argument "
             f"(did you mean 'path'?)\n"
-            f"{model}: 2 mistakes; nothing was run\n"
+            f"{model}: 2 mistakes; no component has run\n"
         )
+
+
+HOSTILE = """
+stbass:
+  process:
+    args:
+      name: theirs
+      state: {type: stbass.dataflow.SqliteStateBackend, args: {pth: jobs.db}}
+      components:
+      - {type: theirs.First, args: {name: first}}
+      - {type: theirs.Second, args: {name: 2nd}}
+      - {type: theirs.Second, args: {name: first}}
+      - {type: stbass.dataflow.library.FileReader, args: {name: reader, path: rows.csv, filed_names: [a]}}
+      - {type: theirs, args: {name: last}}
+      connectors:
+      - {source: first.out, target: lats.x}
+      - {source: first.out, target: last.x, type: theirs.Connector}
+"""
+
+
+def test_a_file_from_somebody_else_is_checked_without_importing_what_it_names(tmp_path: Path) -> None:
+    # given
+    (tmp_path / "theirs.py").write_text("import pathlib\npathlib.Path(__file__).with_name('ran').touch()\n")
+    model = tmp_path / "theirs.yaml"
+    model.write_text(HOSTILE)
+    # when
+    done = stbass("process", "validate", "--no-import", model)
+    # then all is said that can be, and it was not imported
+    assert (done.returncode, done.stdout) == (1, "")
+    *found, last = [line.removeprefix(f"{model}: ") for line in done.stderr.splitlines()]
+    assert [line.partition(": ")[0] for line in found] == [
+        "process.args.components[3].args.filed_names (line 11)",
+        "process.args.components[4].type (line 12)",
+        "process.args.state.args.pth (line 6)",
+        "component 'first'",
+        "component '2nd'",
+        "component 'lats', input 'x', connector 'first.out..lats.x'",
+    ]
+    assert "there are 2 components of that name" in done.stderr
+    assert "there is no such component (did you mean 'last'?)" in done.stderr
+    assert last == "6 mistakes; nothing was imported or run"
+    assert not (tmp_path / "ran").exists()
+    # when it is validated with them, then it is
+    assert "no component has run" in stbass("process", "validate", model).stderr
+    assert (tmp_path / "ran").exists()
+
+
+def test_a_good_file_is_good_without_its_modules_too(model: Path) -> None:
+    for kind in ("local", "celery"):
+        done = stbass("process", "validate", "--no-import", "-t", kind, model)
+        assert done.stdout == (
+            f"{model}: nothing is wrong that can be seen without importing its modules (2 components, 1 connector)\n"
+        )
+    done = stbass("process", "validate", "--no-import", "--json", model)
+    assert json.loads(done.stdout) == {"file": str(model), "valid": True, "findings": []}
 
 
 def test_a_component_that_fails_is_named_with_its_step_and_where(model: Path) -> None:

@@ -11,7 +11,7 @@ from stbass._values.nearest import did_you_mean
 from stbass.dataflow.export import module_of
 from stbass.errors import DataflowError, MissingDependencyError
 
-__all__ = ["NotThere", "find"]
+__all__ = ["NotThere", "find", "is_ours"]
 
 _OTHER_TOOL = "plugboard"
 _OURS = {
@@ -49,10 +49,7 @@ def find(path: str) -> Any:
         NotThere: there is no such module or no such name in it, or importing it failed; says which.
         MissingDependencyError: it needs a package that is not installed; says which.
     """
-    parts = path.split(".")
-    # A module may be called 004_first; a class may not.
-    if len(parts) < 2 or not all(f"_{part}".isidentifier() for part in parts) or not parts[-1].isidentifier():
-        raise NotThere(f"{path!r} is not of the form 'module.Class'")
+    parts = _parts(path)
     if parts[0] == _OTHER_TOOL:
         return _counterpart(path, parts[-1])
     module, rest = _module(parts)
@@ -67,6 +64,23 @@ def find(path: str) -> Any:
             holder = ".".join([module.__name__, *rest[:index]])
             raise NotThere(f"there is no {part!r} in {holder}{did_you_mean(part, names)}") from None
     return found
+
+
+def is_ours(path: str) -> bool:
+    """Whether ``module.Class`` names something of stbass, so that looking for it runs nothing that others have written.
+
+    Raises:
+        NotThere: it is not of this form.
+    """
+    return _parts(path)[0] in (__name__.partition(".")[0], _OTHER_TOOL)
+
+
+def _parts(path: str) -> list[str]:
+    parts = path.split(".")
+    # A module may be called 004_first; a class may not.
+    if len(parts) < 2 or not all(f"_{part}".isidentifier() for part in parts) or not parts[-1].isidentifier():
+        raise NotThere(f"{path!r} is not of the form 'module.Class'")
+    return parts
 
 
 def _counterpart(path: str, name: str) -> Any:

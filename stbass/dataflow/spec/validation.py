@@ -21,7 +21,7 @@ from stbass.dataflow.model.fitting import may_fit
 from stbass.dataflow.spec.cycles import deadlocked_cycles
 from stbass.errors import ChannelTypeError, InvalidProcessError
 
-__all__ = ["Finding", "check_model", "check_names", "findings"]
+__all__ = ["Finding", "check_model", "check_names", "findings", "name_findings"]
 
 _PROCESS_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*", re.ASCII)
 _COMPONENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*", re.ASCII)
@@ -130,7 +130,7 @@ def _process_name(name: Any) -> Iterator[Finding]:
 
 def _parts(components: list[Any], connectors: list[Any]) -> list[Finding]:
     found: list[Finding] = []
-    names: Counter[str] = Counter()
+    names: list[str] = []
     for index, one in enumerate(components):
         if not isinstance(one, Component):
             hint = ""
@@ -140,23 +140,12 @@ def _parts(components: list[Any], connectors: list[Any]) -> list[Finding]:
                 hint = "; make a component of it: .component(name=…)"
             found.append(Finding(f"components[{index}] is no component: {value_text(one)}{hint}"))
             continue
-        names[one.name] += 1
+        names.append(one.name)
         if not wiring_of(one).is_made:
             found.append(
                 Finding(f"the __init__ of {type(one).__name__} does not call super().__init__(name=…)", one.name)
             )
-        elif _COMPONENT_NAME.fullmatch(one.name) is None:
-            found.append(
-                Finding(
-                    "a name is a letter or _, then letters, digits, '_' and '-', as in " + repr(_repaired(one.name)),
-                    one.name,
-                )
-            )
-    found += [
-        Finding(f"there are {count} components of that name; each needs one of its own", name)
-        for name, count in names.items()
-        if count > 1
-    ]
+    found += name_findings(names)
     ids: Counter[str] = Counter()
     for index, one in enumerate(connectors):
         if isinstance(one, Connector):
@@ -169,6 +158,16 @@ def _parts(components: list[Any], connectors: list[Any]) -> list[Finding]:
         if count > 1
     ]
     return found
+
+
+def name_findings(names: Iterable[str]) -> Iterator[Finding]:
+    """What is wrong with the names of components."""
+    for name, count in Counter(names).items():
+        if _COMPONENT_NAME.fullmatch(name) is None:
+            problem = "a name is a letter or _, then letters, digits, '_' and '-', as in " + repr(_repaired(name))
+            yield Finding(problem, name)
+        if count > 1:
+            yield Finding(f"there are {count} components of that name; each needs one of its own", name)
 
 
 class _Model:
