@@ -8,7 +8,8 @@ from __future__ import annotations
 from stbass._values.outcome import Failure, ProcessResult, RunInfo, utc_now
 from stbass._values.policy import FailurePolicy, OnFailure, RetryPolicy
 from stbass._values.report import FailureReport
-from stbass._values.timeline import Span, Timeline
+from stbass._values.span import Span
+from stbass._values.timeline import Timeline
 from stbass._values.usage import Budget, Usage
 
 __all__ = [

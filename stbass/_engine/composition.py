@@ -40,7 +40,7 @@ from stbass._values.outcome import (
 )
 from stbass._values.policy import FailurePolicy, OnFailure, RetryPolicy
 from stbass._values.texts import value_text
-from stbass._values.timeline import Timeline
+from stbass._values.timeline import MembersInside, Timeline
 from stbass._values.usage import NO_USAGE, Budget, Usage, checked_budget
 from stbass.channel import Chan
 from stbass.errors import BudgetExceeded, NotTransportable, ProcessCancelled
@@ -354,7 +354,9 @@ class ProcessComposition(Composition[V_co], Generic[R, V_co]):
         self._prepare(ctx)
         try:
             if running_context() is not ctx:
-                return _outcome(ctx, await self._run_in(ctx), around)
+                result = await self._run_in(ctx)
+                frame_of(ctx).inside = MembersInside(result.results, result._run, at_once=result._at_once)
+                return _outcome(ctx, result, around)
             # It was called by a process's own code, with that process's context.
             async with lent(ctx):
                 return _outcome(ctx, await self._run_in(ctx), around)

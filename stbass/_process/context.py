@@ -7,7 +7,7 @@ import copy
 import inspect
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -29,6 +29,7 @@ from stbass._values.endpoint import Placement
 from stbass._values.ids import new_id
 from stbass._values.masking import masked
 from stbass._values.outcome import Failure, ProcessResult, RunInfo, moment_of, outcome_of_run, utc_now
+from stbass._values.span import Span
 from stbass._values.texts import plain_text, progress_text, shortened, traceback_text, value_text
 from stbass._values.usage import NO_USAGE, Usage, checked_usage
 from stbass.channel import Chan
@@ -119,6 +120,24 @@ def _is_forgotten(operation: Any) -> bool:
 def _call_of(operation: Any) -> str:
     channel = operation.cr_frame.f_locals.get("channel_name")
     return f"ctx.{operation.cr_code.co_name.lstrip('_')}({'…' if channel is None else repr(channel)})"
+
+
+class _Outline:
+    """What a result says about where a process ran, once nothing else of its context is needed."""
+
+    __slots__ = ("_about", "_inside", "_meter", "_process_id")
+
+    def __init__(self, process_id: str | None, meter: Meter | None, inside: Sequence[Span], *about: Any) -> None:
+        self._process_id, self._meter, self._inside, self._about = process_id, meter, inside, about
+
+    def outline(self) -> Self:
+        return self
+
+    def run_info(self, started_at: datetime | None, ended_at: datetime | None) -> RunInfo:
+        name, worker, attempt, placement = self._about
+        used = None if self._meter is None else self._meter.total or None
+        process_id = self._process_id or new_id()
+        return RunInfo(name, process_id, started_at, ended_at, None, worker, attempt, placement, used, self._inside)
 
 
 @dataclass(init=False, eq=False)
@@ -226,6 +245,7 @@ class ProcessContext:
         made._progress = None
         frame = made._frame
         frame.started_elsewhere = frame.group = None
+        frame.inside = ()
         return made
 
     def _bind(self, channels: Mapping[str, Chan[Any]]) -> None:
@@ -274,16 +294,14 @@ class ProcessContext:
 
     def run_info(self, started_at: datetime | None, ended_at: datetime | None) -> RunInfo:
         """What the result of this run says about where and when it ran."""
-        return RunInfo(
-            self.process_name,
-            self.process_id,
-            started_at,
-            ended_at,
-            None,
-            self._frame.worker,
-            self.attempt,
-            self.placement,
-            self.used or None,
+        self.process_id  # noqa: B018 - makes it, if nobody has asked before
+        return self.outline().run_info(started_at, ended_at)
+
+    def outline(self) -> _Outline:
+        """One that says the same, and keeps no values of the process alive."""
+        frame = self._frame
+        return _Outline(
+            self._process_id, self._meter, frame.inside, self.process_name, frame.worker, self.attempt, self.placement
         )
 
     @property

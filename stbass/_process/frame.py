@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, Protocol, Self
 
 from stbass._process.meter import Meter
+from stbass._values.span import Span
 from stbass.observe.events import Event
 
 __all__ = ["ContextSink", "Frame", "RunRecorder"]
@@ -83,6 +84,9 @@ class Frame:
     """Who is told of its checkpoints and progress."""
     recorder: RunRecorder | None = None
     """Of the run that it belongs to, if somebody has started that to be followed."""
+
+    inside: Sequence[Span] = ()
+    """Of a composition that has ended: who has run in it."""
 
     shared: bool = False
     """Whether several contexts may have this record. It is never changed then."""

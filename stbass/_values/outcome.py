@@ -13,6 +13,7 @@ from typing_extensions import TypeVar
 from stbass._values.endpoint import Placement, place_of
 from stbass._values.ids import new_id
 from stbass._values.pages import safe_html
+from stbass._values.span import Span
 from stbass._values.texts import attribute_of, error_text, notes_of, plain_text, shortened, text_of, value_text
 from stbass._values.usage import NO_USAGE, Usage
 
@@ -32,6 +33,8 @@ __all__ = [
     "moment_of",
     "outcome_of_run",
     "utc_now",
+    "with_run",
+    "without_value",
 ]
 
 
@@ -55,7 +58,10 @@ def moment_of(clock: float) -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class RunInfo:
-    """Where and when a process ran; kept with its result for timelines and reports."""
+    """Where and when a process ran; kept with its result for timelines and reports.
+
+    Of a composition that was itself a member, ``inside`` is who has run in it.
+    """
 
     process_name: str = "unknown"
     process_id: str = ""
@@ -66,12 +72,17 @@ class RunInfo:
     attempt: int = 1
     placement: Placement | None = None
     usage: Usage | None = None
+    inside: Sequence[Span] = field(default=(), repr=False, compare=False)
 
 
 class RunSource(Protocol):
     """Knows where a process ran. It is asked only when somebody reads ``ProcessResult.run``."""
 
     def run_info(self, started_at: datetime | None, ended_at: datetime | None) -> RunInfo: ...
+
+    def outline(self) -> RunSource:
+        """One that says the same, and keeps no values of the process alive."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -416,15 +427,15 @@ def outcome_of_run(
     value: Any,
     failure: Failure | None,
     started: float | None,
-    elapsed: float | None,
-    source: RunSource | None,
+    elapsed: float | timedelta | None,
+    source: RunSource | RunInfo | None,
 ) -> ProcessResult:
     """A result of a run, made without the cost of a frozen dataclass (a third of starting a task).
 
     Args:
         started: when it started, on :func:`time.monotonic`.
-        elapsed: seconds it ran.
-        source: is asked for the :class:`RunInfo` when somebody looks at it.
+        elapsed: how long it ran; a float is in seconds.
+        source: the :class:`RunInfo`, or who is asked for it when somebody looks at it.
     """
     made: Any = _Draft(ok, value, failure, started, elapsed, source)
     made.__class__ = ProcessResult
@@ -434,3 +445,11 @@ def outcome_of_run(
 def with_run(result: ProcessResult, started: float, elapsed: float, source: RunSource) -> ProcessResult:
     """The same outcome as that of a run; the arguments are those of :func:`outcome_of_run`."""
     return outcome_of_run(result.is_ok, result._value, result._failure, started, elapsed, source)
+
+
+def without_value(result: ProcessResult) -> ProcessResult:
+    """The same outcome, but for the value and what else the process has had."""
+    source = result._run
+    if source is not None and not isinstance(source, RunInfo):
+        source = source.outline()
+    return outcome_of_run(result.is_ok, None, result._failure, result._started, result._elapsed, source)

@@ -7,22 +7,20 @@ machine that ran the process, so bars of machines whose clocks differ are shifte
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from heapq import nlargest
 from math import floor, log10
-from typing import Literal, Protocol
+from typing import Any, Protocol, overload
 
 from stbass._values.endpoint import place_of
-from stbass._values.outcome import ProcessResult, RunInfo, aware
+from stbass._values.outcome import ProcessResult, RunInfo, aware, without_value
 from stbass._values.pages import html_page, safe_html
+from stbass._values.span import Span, State, seconds_text, state_after
 from stbass._values.texts import error_text, one_line, plain_text
-from stbass.errors import DeadlineExceeded, ProcessCancelled
 
-__all__ = ["Span", "State", "Timeline", "state_after"]
-
-State = Literal["done", "failed", "too late", "cancelled", "running"]
+__all__ = ["MembersInside", "Timeline", "most_telling"]
 
 _WAITING = "#d0d7de"
 _COLOURS: dict[State, str] = {
@@ -41,14 +39,6 @@ _HEIGHT = 16
 _LABELS = 260
 _WIDTH = 700
 _MARGIN = 110
-
-
-def state_after(error: BaseException) -> State:
-    """How a process ended that failed with ``error``."""
-    kind = type(error)
-    if issubclass(kind, ProcessCancelled):
-        return "cancelled"
-    return "too late" if issubclass(kind, DeadlineExceeded) else "failed"
 
 
 class _Happened(Protocol):
@@ -76,52 +66,6 @@ class _Happened(Protocol):
     def error(self) -> str | None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
-    """One process on a timeline.
-
-    Args:
-        name: of the process.
-        process_id: id of this run of it.
-        where: its placement, and the worker that ran it; empty if it ran here, with no placement.
-        attempt: 1, or more if it was run again.
-        queued_at: when it was there to be started.
-        started_at: when it started; None if it never did.
-        ended_at: when it ended.
-        state: how it ended; ``too late`` is a deadline, and ``running`` one that has not ended.
-        error: what went wrong, for people; empty if nothing did.
-    """
-
-    name: str
-    process_id: str
-    where: str
-    attempt: int
-    queued_at: datetime
-    started_at: datetime | None
-    ended_at: datetime
-    state: State
-    error: str = ""
-
-    @property
-    def waited(self) -> timedelta:
-        """How long it waited to be started."""
-        return (self.started_at or self.ended_at) - self.queued_at
-
-    @property
-    def ran(self) -> timedelta:
-        """How long it ran; nothing if it never started."""
-        return timedelta() if self.started_at is None else self.ended_at - self.started_at
-
-    @property
-    def text(self) -> str:
-        """What is known of it, in one line."""
-        parts = [self.state, f"waited {_seconds(self.waited)}"]
-        parts.append("never started" if self.started_at is None else f"ran {_seconds(self.ran)}")
-        parts += [f"attempt {self.attempt}"] if self.attempt > 1 else []
-        parts += [text for text in (self.where, self.error) if text]
-        return f"{self.name}: {', '.join(parts)}"
-
-
 class Timeline:
     """Who ran where and when. A notebook shows it as a picture; ``print`` shows :meth:`to_text`.
 
@@ -147,6 +91,8 @@ class Timeline:
     ) -> Timeline:
         """The timeline of processes that have ended. One of which nobody knows when it ran is left out.
 
+        What has run inside of a composition comes after it, named by its path: ``outer/inner``.
+
         Args:
             results: theirs.
             around: when what is around them ran, and under which name.
@@ -154,7 +100,7 @@ class Timeline:
             at_once: whether all were there to be started when it began.
         """
         began = None if around is None or around.started_at is None else aware(around.started_at)
-        spans = [span for result in results if (span := _span(result, began, at_once)) is not None]
+        spans = [span for result in results for span in _spans(result, began, at_once)]
         late = None
         if deadline is not None and began is not None:
             late = began + timedelta(seconds=min(deadline, timedelta.max.total_seconds() / 1e6))
@@ -227,7 +173,7 @@ class Timeline:
             return "nothing ran"
         counts = Counter(span.state for span in self.spans)
         states = ", ".join(f"{counts[state]:,} {state}" for state in _COLOURS if counts[state])
-        return f"{_counted(len(self.spans))} in {_seconds(self.ended_at - self.started_at)}: {states}"
+        return f"{_counted(len(self.spans))} in {seconds_text(self.ended_at - self.started_at)}: {states}"
 
     def to_text(self, width: int | None = None, most: int = _MOST_LINES) -> str:
         """For a terminal: ``·`` is waiting, ``█`` running, ``|`` the deadline.
@@ -249,7 +195,7 @@ class Timeline:
         scale = _Scale(self, room)
         lines = [f"{self.title}: {self.summary}" if self.title else self.summary]
         for span in shown:
-            taken = _seconds(span.ran if span.started_at is not None else span.waited)
+            taken = seconds_text(span.ran if span.started_at is not None else span.waited)
             name = set_cell_size(one_line(span.name, names), names)
             line = f"{name} {scale.bar(span)} {_MARKS[span.state]} {taken:>8}"
             lines.append(line.rstrip())
@@ -276,7 +222,7 @@ class Timeline:
         for seconds in scale.ticks:
             x = _LABELS + scale.place(seconds)
             parts.append(f'<path d="M{x:.1f} 4V{bottom}" stroke="{_WAITING}"/>')
-            parts.append(f'<text x="{x:.1f}" y="{height - 8}" text-anchor="middle">{_seconds(seconds)}</text>')
+            parts.append(f'<text x="{x:.1f}" y="{height - 8}" text-anchor="middle">{seconds_text(seconds)}</text>')
         for number, span in enumerate(shown):
             parts.append(_bar(span, scale, number * _HEIGHT + 6))
         for number, line in enumerate(left, len(shown)):
@@ -308,11 +254,11 @@ class Timeline:
         """Those that are shown, in their order, and what is said of the rest."""
         if len(self.spans) <= most:
             return self.spans, []
-        ranked = nlargest(most, enumerate(self.spans), key=lambda one: (bool(one[1].error), one[1].waited + one[1].ran))
-        numbers = {number for number, _ in ranked}
-        rest = Counter(span.state for number, span in enumerate(self.spans) if number not in numbers)
+        numbers = most_telling(self.spans, most)
+        shown = set(numbers)
+        rest = Counter(span.state for number, span in enumerate(self.spans) if number not in shown)
         counts = ", ".join(f"{rest[state]:,} {state}" for state in _COLOURS if rest[state])
-        return [self.spans[number] for number in sorted(numbers)], [f"and {len(self.spans) - most:,} more: {counts}"]
+        return [self.spans[number] for number in numbers], [f"and {len(self.spans) - most:,} more: {counts}"]
 
 
 class _Scale:
@@ -359,6 +305,63 @@ class _Scale:
 
     def _cell(self, moment: datetime) -> int:
         return max(0, min(int(self.place(self.since(moment))), self._units - 1))
+
+
+class MembersInside(Sequence[Span]):
+    """Who has run inside of a composition, at whatever depth: kept without the values, which may be large.
+
+    Args:
+        results: of its processes.
+        around: of the whole: when it ran.
+        at_once: whether all were there to be started when it began.
+    """
+
+    __slots__ = ("_around", "_at_once", "_made", "_results")
+
+    def __init__(self, results: Sequence[ProcessResult], around: ProcessResult | None, *, at_once: bool) -> None:
+        # Spans cost as much as running processes that do nothing, so they are made when somebody asks for them.
+        self._results = list(map(without_value, results))
+        self._around = None if around is None else without_value(around)
+        self._at_once = at_once
+        self._made: tuple[Span, ...] | None = None
+        if any(result.is_fail for result in results):
+            self._spans()  # an error keeps alive what its traceback has seen
+
+    def __len__(self) -> int:
+        return len(self._spans())
+
+    @overload
+    def __getitem__(self, index: int) -> Span: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Span]: ...
+    def __getitem__(self, index: int | slice) -> Span | Sequence[Span]:
+        return self._spans()[index]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return tuple, (self._spans(),)
+
+    def _spans(self) -> tuple[Span, ...]:
+        if self._made is None:
+            run = None if self._around is None else self._around.run
+            began = None if run is None else run.started_at
+            self._made = tuple(span for one in self._results for span in _spans(one, began, self._at_once))
+            self._results = []
+        return self._made
+
+
+def most_telling(spans: Sequence[Span], most: int) -> list[int]:
+    """Which to show if not all can be: those that failed, then those that took longest; in their order."""
+    ranked = nlargest(most, enumerate(spans), key=lambda one: (bool(one[1].error), one[1].waited + one[1].ran))
+    return sorted(number for number, _ in ranked)
+
+
+def _spans(result: ProcessResult, began: datetime | None, at_once: bool) -> Iterator[Span]:
+    """That of a process, and of what has run in it."""
+    span = _span(result, began, at_once)
+    if span is not None:
+        yield span
+        for inner in () if result.run is None else result.run.inside:
+            yield replace(inner, name=one_line(f"{span.name}/{inner.name}", _LONGEST_NAME))
 
 
 def _span(result: ProcessResult, began: datetime | None, at_once: bool) -> Span | None:
@@ -415,13 +418,3 @@ def _bar(span: Span, scale: _Scale, top: int) -> str:
 
 def _counted(number: int) -> str:
     return "1 process" if number == 1 else f"{number:,} processes"
-
-
-def _seconds(time: timedelta) -> str:
-    seconds = time.total_seconds()
-    if seconds >= 120:
-        minutes, seconds = divmod(seconds, 60)
-        return f"{minutes:,.0f} min {seconds:.0f} s" if seconds >= 0.5 else f"{minutes:,.0f} min"
-    if not seconds or seconds >= 0.9995:
-        return f"{seconds:.3g} s"
-    return f"{seconds * 1000:.3g} ms"

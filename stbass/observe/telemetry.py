@@ -24,8 +24,8 @@ from opentelemetry import context, metrics, propagate, trace
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode
 
 from stbass._values.masking import masked
+from stbass._values.span import State, state_after
 from stbass._values.texts import error_text, plain_text, shortened, type_name_of
-from stbass._values.timeline import State, state_after
 from stbass.observe import spans
 from stbass.result import ProcessResult
 

@@ -20,7 +20,18 @@ from stbass.result import FailurePolicy
 from stbass.seq import SEQ
 from tests.integration.conftest import Fleet
 from tests.support import agents
-from tests.support.agents import Fail, Give, Steps, Unregistered, left_in_circles, noop, sync_thread, unsendable, whoami
+from tests.support.agents import (
+    Fail,
+    FailsItself,
+    Give,
+    Steps,
+    Unregistered,
+    left_in_circles,
+    noop,
+    sync_thread,
+    unsendable,
+    whoami,
+)
 from tests.support.backends import registry_of
 from tests.support.waiting import until
 
@@ -68,6 +79,31 @@ async def test_a_timeline_says_which_worker_ran_what_and_how_long_it_waited(
     ]
     assert all(span.waited.total_seconds() > 0 for span in timeline.spans)
     assert timeline.deadline_at is not None
+
+
+async def test_a_timeline_says_what_ran_inside_of_a_composition_on_a_worker(registry: BackendRegistry) -> None:
+    # given a composition that runs as a whole on a worker, with a name and a time that no drawing can use as they are
+    hostile = FailsItself().with_name("\ud83d" + "x" * 10_000).optional()
+    inner = SEQ(noop, PAR(whoami, hostile))
+    # when it has ended
+    result = await PLACED_PAR((inner, ANTHROPIC), registry=registry).run()
+    # then its members are there, and where they ran
+    outer, first, both, who, own = result.timeline().spans
+    worker = outer.where.partition(", ")[2]
+    assert [span.name for span in (outer, first, both, who)] == ["SEQ", "SEQ/noop", "SEQ/PAR", "SEQ/PAR/whoami"]
+    assert (own.name[:20], own.state) == ("SEQ/PAR/xxxxxxxxxxxx", "failed")
+    assert [span.where for span in (first, both, who)] == [worker] * 3
+    assert outer.started_at is not None
+    assert outer.started_at <= first.queued_at <= first.ended_at <= both.queued_at <= who.ended_at <= outer.ended_at
+
+
+async def test_of_very_many_inside_of_a_composition_those_that_failed_and_the_longest_travel(
+    registry: BackendRegistry,
+) -> None:
+    inner = PAR(*[noop] * 600, Fail().optional())
+    result = await PLACED_PAR((inner, ANTHROPIC), registry=registry).run()
+    spans = result.timeline().spans
+    assert (len(spans), spans[-1].state) == (501, "failed")
 
 
 async def test_values_arrive_exact(backend: CeleryBackend) -> None:

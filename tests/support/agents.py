@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -395,3 +396,14 @@ class HoldUp(Process):
 def _blocks_until(path: str) -> None:
     while not Path(path).exists():
         time.sleep(0.01)
+
+
+class FailsItself(Process):
+    """Return a failure of its own, from a time that no drawing can show."""
+
+    async def run(self, ctx: ProcessContext) -> ProcessResult:
+        """Return it."""
+        far = datetime(9999, 1, 1, tzinfo=UTC)
+        return ProcessResult.fail(
+            ValueError("far"), process_name=ctx.process_name, process_id="\ud83d" * 2000, failed_at=far
+        )

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import pickle
 import re
+import weakref
 from datetime import UTC, datetime, timedelta
 from xml.etree import ElementTree
 
 from stbass import PAR, SEQ, FailurePolicy, FailureReport, Placement, ProcessResult
 from stbass.process import Process, ProcessContext
-from stbass.result import Failure, RunInfo, Span, Timeline
+from stbass.result import Failure, RetryPolicy, RunInfo, Span, Timeline
 
 BEGAN = datetime(2026, 3, 1, 12, tzinfo=UTC)
 HOSTILE = "<b>&\x1b[31m|`\ud83d\n🎉 " + "x" * 10_000
@@ -67,6 +70,69 @@ async def test_the_stages_of_a_sequence_do_not_wait_for_each_other() -> None:
     result = await SEQ(nap(0.05), nap(0.05).with_name("second")).run()
     assert [span.waited for span in result.timeline().spans] == [timedelta(), timedelta()]
     assert [span.name for span in result.timeline().spans] == ["nap", "second"]
+
+
+async def test_what_ran_inside_of_a_composition_comes_after_it_named_by_its_path() -> None:
+    inner = PAR(nap(0.05).with_name("left"), broken.optional()).with_name("both")
+    failing = PAR(nap(0), broken, on_failure=FailurePolicy.COLLECT).with_name("bad")
+    result = await PAR(SEQ(nap(0.05), inner).with_name("line"), failing, on_failure=FailurePolicy.COLLECT).run()
+    spans = result.timeline().spans
+    assert [(span.name, span.state) for span in spans] == [
+        ("line", "done"),
+        ("line/nap", "done"),
+        ("line/both", "done"),
+        ("line/both/left", "done"),
+        ("line/both/broken", "failed"),
+        ("bad", "failed"),
+        ("bad/nap", "done"),
+        ("bad/broken", "failed"),
+    ]
+    line, first, both, left = spans[:4]
+    assert line.started_at is not None
+    assert line.started_at <= first.queued_at < first.ended_at <= both.queued_at <= left.queued_at < left.ended_at
+    assert first.waited == timedelta()
+    assert len({span.process_id for span in spans}) == 8
+    # Pools send results pickled.
+    sent = pickle.loads(pickle.dumps(result.results[0]))
+    assert Timeline.of([sent], result.run).spans == spans[:5]
+
+
+class _Large:
+    """A value that knows whether it is kept."""
+
+
+@Process
+async def make_large(ctx: ProcessContext) -> _Large:
+    return _Large()
+
+
+@Process
+async def watch(ctx: ProcessContext) -> weakref.ref[_Large]:
+    return weakref.ref(await ctx.recv("input"))
+
+
+async def test_what_was_passed_on_inside_of_a_composition_is_not_kept_for_its_timeline() -> None:
+    result = await PAR(SEQ(make_large, watch)).run()
+    gc.collect()
+    assert result.value[0]() is None
+    assert [span.name for span in result.timeline().spans] == ["SEQ", "SEQ/make_large", "SEQ/watch"]
+
+
+async def test_of_a_composition_that_was_tried_again_the_last_attempt_is_shown() -> None:
+    tried: list[int] = []
+
+    @Process
+    async def second_time(ctx: ProcessContext) -> None:
+        tried.append(1)
+        if len(tried) == 1:
+            raise ValueError("not yet")
+
+    policy = RetryPolicy(max_attempts=2, base_delay=0, jitter=0)
+    result = await PAR(SEQ(second_time), on_failure=policy).run()
+    assert [(span.name, span.attempt, span.state) for span in result.timeline().spans] == [
+        ("SEQ", 2, "done"),
+        ("SEQ/second_time", 1, "done"),
+    ]
 
 
 def test_text_has_a_bar_for_waiting_and_one_for_running() -> None:

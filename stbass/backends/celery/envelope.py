@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from hashlib import blake2b
 from math import isfinite
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -27,6 +27,7 @@ from stbass._channels.transport import Transport
 from stbass._process.context import Composable, ProcessContext, failure_of, frame_of, sent_by
 from stbass._process.meter import Meter
 from stbass._values.endpoint import Placement
+from stbass._values.span import Span
 from stbass._values.texts import (
     LONGEST_TRACEBACK,
     error_text,
@@ -38,6 +39,7 @@ from stbass._values.texts import (
     type_name_of,
     value_text,
 )
+from stbass._values.timeline import most_telling
 from stbass._values.usage import Usage
 from stbass.backends.celery import keys
 from stbass.backends.celery.current_message import RunningMessage
@@ -107,6 +109,7 @@ _YEARS = (1970, 9000)
 MOST_ATTEMPTS = 2**31 - 1
 _LONGEST_MODEL = 1000
 _KEEPERS_MOST = 100
+_INSIDE_MOST = 500
 
 _TOLD_MOST = 65536
 """Bytes of a part of what is told of a process inside of a process."""
@@ -122,6 +125,7 @@ _Attempt = Annotated[int, msgspec.Meta(ge=1, le=1_000_000_000)]
 _TraceKey = Annotated[str, msgspec.Meta(max_length=100)]
 _TraceValue = Annotated[str, msgspec.Meta(max_length=8192)]
 _Seconds = Annotated[float, msgspec.Meta(ge=0, le=LONGEST_SECONDS)]
+_Moment = Annotated[float, msgspec.Meta(ge=-LONGEST_SECONDS, le=LONGEST_SECONDS)]
 
 
 class Keeper(msgspec.Struct):
@@ -344,6 +348,66 @@ class Used(msgspec.Struct, omit_defaults=True):
         return Usage(self.tokens_in, self.tokens_out, self.cost, models)
 
 
+class Inside(msgspec.Struct, array_like=True):
+    """A process that has run inside of a composition. Times are seconds after the composition started."""
+
+    name: _Name
+    id: _Name
+    where: _Name
+    attempt: _Attempt
+    queued: _Moment
+    started: _Moment | None
+    ended: _Moment
+    state: Literal["done", "failed", "too late", "cancelled"]
+    error: _Name
+
+    @classmethod
+    def all_of(cls, info: RunInfo) -> list[Inside]:
+        """Those in a composition, as they travel: of very many those that failed and those that took longest."""
+        began, inside = info.started_at, info.inside
+        if began is None or not inside:
+            return []
+
+        def after(moment: datetime) -> float:
+            # A failure that a process has made itself has any time.
+            return min(max((moment - began).total_seconds(), -LONGEST_SECONDS), LONGEST_SECONDS)
+
+        return [
+            cls(
+                one.name,
+                one_line(plain_text(one.process_id), _LONGEST_MODEL),
+                one.where,
+                one.attempt,
+                after(one.queued_at),
+                None if one.started_at is None else after(one.started_at),
+                after(one.ended_at),
+                one.state,
+                one.error,
+            )
+            for one in map(inside.__getitem__, most_telling(inside, _INSIDE_MOST))
+            if one.state != "running"
+        ]
+
+    def span(self, began: datetime) -> Span:
+        """The inverse, of a composition that started then."""
+
+        def at(seconds: float) -> datetime:
+            return began + timedelta(seconds=seconds)
+
+        started = None if self.started is None else at(self.started)
+        return Span(
+            self.name,
+            self.id,
+            self.where,
+            self.attempt,
+            at(self.queued),
+            started,
+            at(self.ended),
+            self.state,
+            self.error,
+        )
+
+
 class Reply(msgspec.Struct, omit_defaults=True):
     """What a worker says on a producer's channel."""
 
@@ -376,6 +440,8 @@ class Ran(msgspec.Struct, omit_defaults=True):
     sent: msgspec.Raw = ABSENT
     """Of a stage: what it has sent on its ``output``."""
     used: Used | None = None
+    inside: list[Inside] = []
+    """Of a composition: who has run in it."""
     sig: str | None = None
 
     def __post_init__(self) -> None:
@@ -764,6 +830,7 @@ def _written(task_id: str, result: ProcessResult, settings: FleetSettings, ctx: 
         info.started_at,
         None if elapsed is None else elapsed.total_seconds(),
         used=None if info.usage is None else Used.of(info.usage),
+        inside=Inside.all_of(info),
     )
     body = b""
     if result.is_ok:
@@ -830,7 +897,8 @@ def open_result(
         elapsed = None if ran.elapsed is None else timedelta(seconds=ran.elapsed)
         ended = None if ran.started is None or elapsed is None else ran.started + elapsed
         used = None if ran.used is None else ran.used.usage()
-        info = RunInfo(name, meta.task_id, ran.started, ended, queued, ran.worker, ran.attempt, placement, used)
+        inside = () if ran.started is None else tuple([one.span(ran.started) for one in ran.inside])
+        info = RunInfo(name, meta.task_id, ran.started, ended, queued, ran.worker, ran.attempt, placement, used, inside)
         if meta.status == "SUCCESS":
             sent_of(meta, settings)
             return ProcessResult(
