@@ -15,6 +15,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence, Set
 from enum import Enum
 from operator import attrgetter
+from time import monotonic
 from types import TracebackType
 from typing import Any, ClassVar, Final, TypeAlias
 
@@ -26,6 +27,7 @@ from stbass._values.checks import checked_verdict, refuse_generator, refuse_unru
 from stbass._values.texts import value_text
 from stbass.channel import Chan
 from stbass.errors import AllGuardsDisabledError, ChannelClosedError
+from stbass.observe import spans
 from stbass.timer import DEADLINE, TIMER, Countdown
 
 __all__ = ["ALT", "PRI_ALT", "SKIP", "AllGuardsDisabledError", "Guard"]
@@ -350,6 +352,7 @@ class _Alternation(Coroutine[Any, Any, Any]):
         waiter = choice.begin()
         for arm in arms:
             arm.link.resume(arm)
+        since = None if spans.current is None else monotonic()
         try:
             await waiter
         except CancelledError as cancel:
@@ -358,6 +361,8 @@ class _Alternation(Coroutine[Any, Any, Any]):
                 raise
             defer(cancel)
         finally:
+            if since is not None:
+                spans.waited("choose", monotonic() - since)
             if handle is not None:
                 handle.cancel()
             if choice.state == WAITING:

@@ -10,6 +10,7 @@ import asyncio
 import types
 from asyncio import CancelledError
 from collections.abc import AsyncIterator, Mapping
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeVar, overload
 
 from stbass._channels.cancellation import owed, raise_owed
@@ -28,6 +29,7 @@ from stbass.errors import (
     NotTransportable,
     WireError,
 )
+from stbass.observe import spans
 
 __all__ = [
     "Chan",
@@ -170,6 +172,7 @@ class Chan(Generic[T]):
         link = self.link
         waiter = link.offer(value)
         if waiter is not None:
+            since = None if spans.current is None else monotonic()
             try:
                 if owed:
                     raise_owed()
@@ -179,6 +182,9 @@ class Chan(Generic[T]):
             except GeneratorExit:
                 abandon(waiter)
                 raise
+            finally:
+                if since is not None:
+                    spans.waited("send", monotonic() - since)
 
     async def recv(self) -> T:
         """Receive the next value.
@@ -192,6 +198,7 @@ class Chan(Generic[T]):
         value: T = link.try_take()
         if value is NOTHING:
             waiter = link.take()
+            since = None if spans.current is None else monotonic()
             try:
                 if owed:
                     raise_owed()
@@ -201,6 +208,9 @@ class Chan(Generic[T]):
             except GeneratorExit:
                 abandon(waiter)
                 raise
+            finally:
+                if since is not None:
+                    spans.waited("receive", monotonic() - since)
         return value
 
     async def _send_in_turn(self, value: Any, turn: asyncio.Lock) -> None:
@@ -211,6 +221,7 @@ class Chan(Generic[T]):
                 value = self._type.fit(value, link.sent)
             waiter = link.offer(value)
             if waiter is not None:
+                since = None if spans.current is None else monotonic()
                 try:
                     if owed:
                         raise_owed()
@@ -220,6 +231,9 @@ class Chan(Generic[T]):
                 except GeneratorExit:
                     abandon(waiter)
                     raise
+                finally:
+                    if since is not None:
+                        spans.waited("send", monotonic() - since)
 
     @property
     def is_sequence(self) -> bool:

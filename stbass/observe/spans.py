@@ -9,18 +9,20 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from stbass.result import ProcessResult
 
-__all__ = ["COUNTED", "OpenSpan", "Tracing", "begin", "count", "current", "end", "trace_with"]
+__all__ = ["COUNTED", "OpenSpan", "Tracing", "begin", "count", "current", "end", "trace_with", "waited"]
 
 COUNTED = {
     "stbass.workers.lost": "Processes whose worker was lost, by queue",
     "stbass.messages.refused": "Messages and other things that were refused, by kind",
 }
 """What is counted beside processes, with what it is."""
+
+Direction: TypeAlias = Literal["send", "receive", "choose"]
 
 _log = logging.getLogger(__name__)
 
@@ -43,6 +45,10 @@ class Tracing(ABC):
     @abstractmethod
     def count(self, name: str, about: Mapping[str, str]) -> None:
         """See :func:`count`."""
+
+    @abstractmethod
+    def waited(self, direction: Direction, seconds: float) -> None:
+        """See :func:`waited`."""
 
     @abstractmethod
     def carried(self) -> dict[str, str]:
@@ -109,3 +115,15 @@ def count(name: str, **about: str) -> None:
             current.count(name, about)
         except Exception:
             _log.exception("%s was not counted", name)
+
+
+def waited(direction: Direction, seconds: float) -> None:
+    """A send, a receive or a choice did not go on at once, but has waited so long.
+
+    Who waits asks first whether anybody traces, and else does not look at the clock.
+    """
+    if current is not None:
+        try:
+            current.waited(direction, seconds)
+        except Exception:
+            _log.exception("a wait in a channel was not counted")

@@ -9,7 +9,9 @@ Spans
 
 Metrics
     ``stbass.process.duration`` (seconds) and ``stbass.process.running``, by ``stbass.process`` and ``stbass.endpoint``;
-    the first also by ``stbass.state`` and ``error.type``. On workers, ``stbass.workers.lost`` (processes whose worker
+    the first also by ``stbass.state`` and ``error.type``. ``stbass.channel.wait`` (seconds): each send, receive and
+    choice that did not go on at once, by ``stbass.process`` and ``stbass.direction`` (``send``, ``receive``,
+    ``choose``). On workers, ``stbass.workers.lost`` (processes whose worker
     was lost, by ``stbass.queue``) and ``stbass.messages.refused`` (by ``stbass.kind``).
 """
 
@@ -34,6 +36,7 @@ __all__ = ["instrument", "uninstrument"]
 _NAME = "stbass"
 _LONGEST = 200
 _SENDER = context.create_key("stbass-sender")
+_PROCESS = context.create_key("stbass-process")
 
 
 def instrument(
@@ -71,10 +74,20 @@ class _Telemetry(spans.Tracing):
             "stbass.process.running", unit="{process}", description="Processes that run"
         )
 
+        self.waits = meter.create_histogram(
+            "stbass.channel.wait", unit="s", description="How long processes waited in channels, by direction"
+        )
         self.counters = {name: meter.create_counter(name, description=what) for name, what in spans.COUNTED.items()}
 
     def count(self, name: str, about: Mapping[str, str]) -> None:
         self.counters[name].add(1, {f"stbass.{key}": shortened(value, _LONGEST) for key, value in about.items()})
+
+    def waited(self, direction: spans.Direction, seconds: float) -> None:
+        about: dict[str, str] = {"stbass.direction": direction}
+        process = context.get_value(_PROCESS)
+        if isinstance(process, str):
+            about["stbass.process"] = process
+        self.waits.record(seconds, about)
 
     def begin(self, kind: str, ctx: Any, worker: str | None, run: str) -> spans.OpenSpan:
         return _Span(self, kind, ctx, {"stbass.worker": worker, "stbass.run": run})
@@ -117,7 +130,7 @@ class _Span(spans.OpenSpan):
         self._span = telemetry.tracer.start_span(
             name, kind=SpanKind.CONSUMER if remote else SpanKind.INTERNAL, attributes=told, links=links
         )
-        inner = trace.set_span_in_context(self._span)
+        inner = context.set_value(_PROCESS, name, trace.set_span_in_context(self._span))
         if links:
             inner = context.set_value(_SENDER, None, inner)
         self._token = context.attach(inner)

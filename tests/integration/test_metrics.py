@@ -23,7 +23,7 @@ from stbass.backends.celery.settings import fleet_of
 from stbass.testing import RedisServer
 from stbass.testing._guarded import GuardedProcess
 from stbass.testing.redis_server import free_port
-from tests.support.agents import Fail, noop
+from tests.support.agents import Fail, meets_itself, noop
 from tests.support.backends import registry_of
 from tests.support.waiting import until
 
@@ -62,7 +62,7 @@ async def test_a_worker_says_what_runs_what_ended_what_waits_and_what_was_refuse
     # given what ended well, what failed, and a message that is none
     app = make_app("tests", broker_url=server.url, result_backend=server.url)
     async with aclosing(CeleryBackend(app)) as backend:
-        pairs = [(noop, COUNTED)] * 3 + [(Fail(), COUNTED)]
+        pairs = [(noop, COUNTED)] * 3 + [(Fail(), COUNTED), (meets_itself, COUNTED)]
         await PLACED_PAR(*pairs, registry=registry_of(backend), on_failure=FailurePolicy.COLLECT).run()
     server.command("LPUSH", "counted", "no message")
     server.command("LPUSH", "counted", json.dumps({"properties": {"delivery_tag": "1", "delivery_info": {}}}))
@@ -75,7 +75,9 @@ async def test_a_worker_says_what_runs_what_ended_what_waits_and_what_was_refuse
         for name, value in found.items()
         if name.startswith("stbass_process_duration_seconds_count") and 'stbass_endpoint="counted"' in name
     }
-    assert counts == {"noop": 3, "Fail": 1}
+    assert counts == {"noop": 3, "Fail": 1, "meets_itself": 1}
+    waits = [name for name in found if name.startswith("stbass_channel_wait_seconds_count{")]
+    assert any('stbass_process="meets_itself"' in name and 'stbass_direction="send"' in name for name in waits)
     waiting = [value for name, value in found.items() if name.startswith("stbass_queue_length{") and "counted" in name]
     assert waiting == [0]
     assert all(value == 0 for name, value in found.items() if name.startswith("stbass_process_running{"))

@@ -20,6 +20,7 @@ from pydantic import BaseModel
 
 from stbass._process.context import ProcessContext
 from stbass._values.endpoint import Placement
+from stbass.channel import Chan
 from stbass.par import PAR
 from stbass.placement import PLACED_PAR
 from stbass.process import Process
@@ -396,6 +397,17 @@ class HoldUp(Process):
 def _blocks_until(path: str) -> None:
     while not Path(path).exists():
         time.sleep(0.01)
+
+
+@Process
+async def meets_itself(ctx: ProcessContext) -> int:
+    """Send a value that it receives itself, once it waits."""
+    channel: Chan[int] = Chan(int)
+    sending = asyncio.create_task(channel.send(1))
+    await channel.readable()
+    value = await channel.recv()
+    await sending
+    return value
 
 
 class FailsItself(Process):

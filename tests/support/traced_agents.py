@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -60,6 +60,20 @@ def points() -> dict[str, list[tuple[dict[str, Any], Any]]]:
                     value = point.count if hasattr(point, "count") else point.value
                     found.setdefault(metric.name, []).append((dict(point.attributes or {}), value))
     return found
+
+
+def waits() -> dict[tuple[str, str], tuple[int, float]]:
+    """How often and for how many seconds processes have waited in channels, by their name and the direction."""
+    data = READER.get_metrics_data()
+    return {
+        (str(about.get("stbass.process", "")), str(about["stbass.direction"])): (point.count, point.sum)
+        for resource in (data.resource_metrics if data is not None else ())
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+        if metric.name == "stbass.channel.wait"
+        for point in metric.data.data_points
+        if isinstance(point, HistogramDataPoint) and (about := dict(point.attributes or {}))
+    }
 
 
 @Process

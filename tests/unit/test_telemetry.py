@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from stbass import PAR, SEQ, FailurePolicy, Placement, observe, run
+from stbass.alt import ALT, Guard
+from stbass.channel import Chan, SequentialProtocol
 from stbass.observe import spans
 from stbass.process import Process, ProcessContext
 from tests.support import traced_agents
@@ -95,6 +97,45 @@ async def test_metrics_count_what_runs_and_how_it_ended() -> None:
     assert counts["leaf", "done", None] == 2
     assert counts["failing", "failed", "builtins.ValueError"] == 1
     assert all(value == 0 for _, value in found["stbass.process.running"])
+
+
+async def test_waits_in_channels_are_told_by_process_and_direction() -> None:
+    sent, received, chosen, typed = (Chan[Any](kind) for kind in (int, int, int, SequentialProtocol(int)))
+
+    @Process
+    async def waits(ctx: ProcessContext) -> None:
+        await sent.send(1)
+        await received.recv()
+        await ALT(Guard(chosen))
+        await typed.send(1)
+
+    @Process
+    async def keeps_waiting(ctx: ProcessContext) -> None:
+        for channel, value in ((sent, None), (received, 2), (chosen, 3), (typed, None)):
+            await (channel.readable() if value is None else channel.writable())
+            await asyncio.sleep(0.05)  # the other end waits for that long
+            await (channel.recv() if value is None else channel.send(value))
+
+    await PAR(waits, keeps_waiting).run()
+    told = traced_agents.waits()
+    assert {name: count for name, (count, _) in told.items() if name[0] == "waits"} == {
+        ("waits", "send"): 2,
+        ("waits", "receive"): 1,
+        ("waits", "choose"): 1,
+    }
+    assert all(seconds >= 0.04 * count for (name, _), (count, seconds) in told.items() if name == "waits")
+    # what goes on at once is not told of
+    assert ("keeps_waiting", "send") not in told
+
+
+async def test_a_wait_that_is_cancelled_is_told_too() -> None:
+    @Process
+    async def never_met(ctx: ProcessContext) -> None:
+        await Chan(int).recv()
+
+    await PAR(never_met, deadline=0.1, on_failure=FailurePolicy.COLLECT).run()
+    count, seconds = traced_agents.waits()["never_met", "receive"]
+    assert (count, seconds >= 0.05) == (1, True)
 
 
 async def test_whoever_traces_may_raise(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
