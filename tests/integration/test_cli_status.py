@@ -131,6 +131,42 @@ async def test_status_shows_what_runs_waits_was_lost_and_refused(fleet: Operated
     await asyncio.gather(*groups, return_exceptions=True)
 
 
+NOT_FOR_STATUS = (
+    *("celery.worker.request", "kombu.transport.redis", "kombu.transport.pyamqp", "rich", "textual"),
+    *("stbass.backends.celery.producer", "stbass.backends.celery.transport", "stbass.backends.celery.worker.runtime"),
+    *("stbass.backends.celery.worker.task", "stbass.dataflow", "stbass.process", "stbass.transports.redis.transport"),
+    "stbass.wire",
+)
+"""What it took longest for before they were left out: a health check runs it every few seconds."""
+
+
+def test_status_imports_nothing_of_workers_and_producers(server: RedisServer) -> None:
+    for endpoint in ("llm", "free"):
+        server.command("LPUSH", endpoint, json.dumps({"headers": {"task": "stbass.execute", "stbass_sent": 1.0}}))
+    program = """
+import sys
+from stbass.cli import main
+sys.argv = ["stbass", "status"]
+try:
+    main()
+finally:
+    print(*sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "STBASS_BROKER_URL": server.url},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    *shown, modules = done.stdout.splitlines()
+    assert [line.split()[0] for line in shown] == ["endpoint", "free", "llm"]
+    loaded = set(modules.split())
+    assert "stbass.cli.status" in loaded
+    assert not loaded.intersection(NOT_FOR_STATUS)
+
+
 @pytest.mark.slow
 async def test_an_endpoint_that_is_required_has_a_healthy_worker_or_the_exit_code_is_1(fleet: Operated) -> None:
     lonely = await fleet.run("status", "--require", "llm")

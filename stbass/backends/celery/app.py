@@ -1,4 +1,7 @@
-"""A Celery application that runs processes: a new one, or one that is there already."""
+"""A Celery application that runs processes: a new one, or one that is there already.
+
+What only a worker needs, and what only who sends needs, is imported there: to make an application is quick.
+"""
 
 from __future__ import annotations
 
@@ -8,25 +11,20 @@ from functools import partial
 from typing import Any
 
 from celery import Celery
-from celery.signals import import_modules, worker_process_shutdown, worker_shutdown
+from celery.signals import import_modules
 
 from stbass._engine.backend import ExecutionBackend
 from stbass._engine.registry import BackendRegistry, checked_registry
 from stbass._values.endpoint import Placement
 from stbass.backends.celery.connection import connect_by_our_transport
-from stbass.backends.celery.producer.backend import CeleryBackend
 from stbass.backends.celery.settings import fleet_of, included, read_settings, worker_processes
-from stbass.backends.celery.worker import control as _control  # noqa: F401 - it answers when it is imported
-from stbass.backends.celery.worker.announcement import Announcement
-from stbass.backends.celery.worker.call_task import CallTask
 from stbass.backends.celery.worker.logs import use_log_format
-from stbass.backends.celery.worker.runtime import close_current_runtime
-from stbass.backends.celery.worker.task import ExecuteTask
 from stbass.errors import ConfigurationError
 
 __all__ = ["install", "make_app"]
 
 POOL = "stbass.backends.celery.pool:AsyncioPool"
+_ANNOUNCEMENT = "stbass.backends.celery.worker.announcement:Announcement"
 TRANSPORT = "stbass.backends.celery.transport:Transport"
 LOCAL_REDIS = "redis://localhost:6379/0"
 
@@ -131,7 +129,7 @@ def install(app: Celery, *, registry: BackendRegistry | None = None) -> Celery:
     fleet.installed = True
     connect_by_our_transport(app)
     use_log_format(app)
-    app.steps["consumer"].add(Announcement)
+    app.steps["consumer"].add(_ANNOUNCEMENT)
     import_modules.connect(_import_included, sender=app, weak=False)
     if app.finalized:
         _register(app)
@@ -157,6 +155,8 @@ def _registry_of_workers(app: Celery, given: BackendRegistry | None) -> BackendR
         return given
     if name:
         return _named_registry(app, name)
+    from stbass.backends.celery.producer.backend import CeleryBackend
+
     made = _QueuesOfTheFleet()
     made.register("*", CeleryBackend(app, lease=fleet_of(app).settings.lease))
     return made
@@ -175,6 +175,9 @@ def _named_registry(app: Celery, name: object) -> BackendRegistry:
 
 
 def _register(sender: Celery, **_details: Any) -> None:
+    from stbass.backends.celery.worker.call_task import CallTask
+    from stbass.backends.celery.worker.task import ExecuteTask
+
     sender.register_task(ExecuteTask())
     sender.register_task(CallTask())
 
@@ -199,9 +202,3 @@ def _import_all(app: Celery, modules: Iterable[str], told: str, where: str) -> N
                 f"cannot import {module!r}, which this worker is told to {told} ({type(error).__name__}: {error});"
                 f" correct {where}, or start the worker where the module can be found"
             ) from error
-
-
-@worker_process_shutdown.connect
-@worker_shutdown.connect
-def _close(**_details: Any) -> None:
-    close_current_runtime()

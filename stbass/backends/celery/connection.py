@@ -6,35 +6,39 @@ in banners, logs and Flower, stays what it is.
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from celery import Celery
 from celery.utils.imports import instantiate
 from kombu.connection import Connection, ConnectionPool, PooledConnection
-from kombu.transport import pyamqp
-from kombu.transport import redis as stock
 from kombu.utils.collections import HashedSeq
-
-from stbass.backends.celery.amqp_transport import AmqpSSLTransport, AmqpTransport
-from stbass.backends.celery.transport import SentinelTransport, Transport
 
 __all__ = ["BrokerConnection", "connect_by_our_transport"]
 
 
-_OURS: dict[Any, Any] = {
-    stock.Transport: Transport,
-    stock.SentinelTransport: SentinelTransport,
-    pyamqp.Transport: AmqpTransport,
-    pyamqp.SSLTransport: AmqpSSLTransport,
-}
+@cache
+def _ours() -> dict[Any, Any]:
+    """kombu's transports, and what is taken for each: imported when a connection is made, which few commands do."""
+    from kombu.transport import pyamqp
+    from kombu.transport import redis as stock
+
+    from stbass.backends.celery.amqp_transport import AmqpSSLTransport, AmqpTransport
+    from stbass.backends.celery.transport import SentinelTransport, Transport
+
+    return {
+        stock.Transport: Transport,
+        stock.SentinelTransport: SentinelTransport,
+        pyamqp.Transport: AmqpTransport,
+        pyamqp.SSLTransport: AmqpSSLTransport,
+    }
 
 
 class _ByOurTransport(Connection):
     def get_transport_cls(self) -> Any:
         """See kombu."""
         found = super().get_transport_cls()  # type: ignore[no-untyped-call]
-        return _OURS.get(found, found)
+        return _ours().get(found, found)
 
     def __eqhash__(self) -> HashedSeq:
         # kombu keeps a pool for all connections that are equal: stock ones have another.

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cached_property, lru_cache
 from importlib.metadata import entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery.app.backends import by_url
 from celery.app.defaults import DEFAULTS
@@ -21,10 +21,12 @@ from stbass._values.texts import value_text
 from stbass.backends.celery.keys import FleetKeys
 from stbass.backends.celery.refusals import Refusals
 from stbass.errors import ConfigurationError
-from stbass.transports.redis import RedisTransport
 from stbass.transports.redis.address import SCHEMES, RedisAddress, hide_password
 from stbass.transports.redis.loops import PerLoop
-from stbass.wire import Signer
+
+if TYPE_CHECKING:
+    from stbass.transports.redis.transport import RedisTransport
+    from stbass.wire.signing import Signer
 
 __all__ = [
     "CALL",
@@ -132,6 +134,8 @@ class FleetSettings:
 
     def make_transport(self, *, known: bool = False) -> RedisTransport:
         """Channels in the Redis that holds the results; ``known``: which was there a moment ago."""
+        from stbass.transports.redis.transport import RedisTransport
+
         return RedisTransport(
             self.backend,
             lease=self.lease,
@@ -271,13 +275,19 @@ def read_settings(conf: Any) -> FleetSettings:
         unacked=(options.get("unacked_key", "unacked"), options.get("unacked_index_key", "unacked_index")),
         include=included(conf),
         functions=_modules(conf, "stbass_functions"),
-        signer=Signer(key) if key else None,
+        signer=_signer(key) if key else None,
         max_message_bytes=int(_number(conf, "stbass_max_message_bytes", MAX_MESSAGE_BYTES, 1024, LARGEST_MESSAGE)),
         result_ttl=_expiry(conf.result_expires),
         lease=_number(conf, "stbass_lease", 10.0, SHORTEST_LEASE, LONGEST_LEASE),
         grace=_number(conf, "stbass_grace", 10.0, 0.0, LONGEST_GRACE),
         limits=limits_of(conf.get("stbass_limits"), "stbass_limits"),
     )
+
+
+def _signer(key: Any) -> Signer:
+    from stbass.wire.signing import Signer
+
+    return Signer(key)
 
 
 _OWN_RESULTS = "stbass_result_backend"

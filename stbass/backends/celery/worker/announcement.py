@@ -22,6 +22,7 @@ from stbass.backends.celery.line import WaitingLine
 from stbass.backends.celery.settings import fleet_of, included
 from stbass.backends.celery.sweep import Sweeper
 from stbass.backends.celery.transport import Channel
+from stbass.backends.celery.worker import control as _control  # noqa: F401 - it answers when it is imported
 from stbass.backends.celery.worker.loop_watch import BLOCKED_SECONDS
 from stbass.backends.celery.worker.runtime import exit_code_of_failure, this_runtime
 from stbass.backends.celery.worker.what_runs import tell_what_runs

@@ -26,6 +26,7 @@ import msgspec
 import redis
 from billiard.process import current_process
 from celery.exceptions import Reject
+from celery.signals import worker_process_shutdown, worker_shutdown
 from celery.worker import state
 
 from stbass import wire
@@ -1429,7 +1430,9 @@ def this_runtime() -> Runtime | None:
     return _current if _current_pid == os.getpid() else None
 
 
-def close_current_runtime() -> None:
+@worker_process_shutdown.connect
+@worker_shutdown.connect
+def close_current_runtime(**_details: Any) -> None:
     """Close the runtime of this Python process, if it has one."""
     global _current
     with _current_lock:
