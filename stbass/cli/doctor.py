@@ -17,6 +17,7 @@ from packaging.requirements import InvalidRequirement, Requirement  # comes with
 from stbass._values.texts import error_text, printable, shortened
 from stbass.backends.celery.fleet_status import FleetStatus, look_at
 from stbass.backends.celery.kombu_sender import KombuSender
+from stbass.backends.celery.refusals import REFUSED
 from stbass.backends.celery.settings import FleetSettings, FleetState, fleet_of
 from stbass.cli.exits import Exit
 from stbass.cli.named import load_application
@@ -294,7 +295,7 @@ def _check_workers(fleet: FleetState, status: FleetStatus) -> Iterator[Finding]:
             yield Finding(name, "ok", "answers, knows the application's processes, and signs as it does")
     if status.refused:
         kinds = ", ".join(f"{number} {_shown(kind)}" for kind, number in status.refused.items())
-        key = settings.backend.key("refused")
+        key = settings.backend.key(REFUSED)
         yield Finding(
             "refused", "warning", kinds, f"LRANGE {key} 0 9 says why; DEL {key} {key}:counts when it is settled"
         )

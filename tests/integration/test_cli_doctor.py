@@ -5,6 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
+import subprocess
+import sys
+import sysconfig
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +16,7 @@ from typing import Any
 import pytest
 
 from stbass.testing import RedisServer
-from tests.integration.test_cli_status import Operated
+from tests.integration.test_cli_status import ROOT, Operated
 from tests.support.puppets import Puppet
 from tests.support.waiting import until
 
@@ -33,9 +37,14 @@ async def fleet(server: RedisServer) -> AsyncIterator[Operated]:
     await made.aclose()
 
 
-async def found(fleet: Operated, **environment: str) -> dict[str, Any]:
+def before_others(path: Path) -> str:
+    """``PYTHONPATH`` with one more."""
+    return os.pathsep.join(filter(None, (str(path), os.environ.get("PYTHONPATH"))))
+
+
+async def found(fleet: Operated, *arguments: str, **environment: str) -> dict[str, Any]:
     """What each check has found, by its name; a clean bill exits with 0."""
-    done = await fleet.run("doctor", "--json", **environment)
+    done = await fleet.run("doctor", "--json", *arguments, **environment)
     said = json.loads(done.stdout)
     assert (done.returncode == 0) is said["ok"] is all(one["state"] != "error" for one in said["checks"])
     assert done.stderr == ""
@@ -67,6 +76,39 @@ async def test_a_fleet_that_is_well_and_a_server_that_is_not(fleet: Operated) ->
     assert state(checks, "broker and results: timeout") == "warning: it closes connections after 5 idle seconds"
     assert state(checks, "broker and results: persistence").startswith("warning: none: a restart loses")
     assert state(checks, "refused") == "warning: 1 message"
+    # when what it says is done
+    look, _, settle = checks["refused"]["remedy"].partition(" says why; ")
+    [why] = fleet.server.command(*look.split())
+    assert json.loads(why)["body"] == "not a message"
+    fleet.server.command(*settle.removesuffix(" when it is settled").split())
+    # and the worker stands still
+    worker.send_signal(signal.SIGSTOP)
+    checks = await found(fleet)
+    worker.send_signal(signal.SIGCONT)
+    assert state(checks, "refused") == "ok: nothing"
+    assert state(checks, "endpoint llm") == "error: 0 of 1 workers are well"
+    assert state(checks, f"worker {worker.name}") == "error: it has not answered within 2 s"
+
+
+async def test_a_server_that_says_nothing_of_itself(fleet: Operated) -> None:
+    fleet.server.command("ACL SETUSER", "shy", "on", ">long", "~*", "&*", "+@all", "-info")
+    url = fleet.server.url.replace("//", "//shy:long@")
+    checks = await found(fleet, STBASS_BROKER_URL=url, STBASS_RESULT_BACKEND=url)
+    assert state(checks, "broker and results: server").startswith("warning: it does not say how it is set (")
+    # when it does not tell its settings either
+    fleet.server.command("ACL SETUSER", "shy", "+info", "-config")
+    checks = await found(fleet, STBASS_BROKER_URL=url, STBASS_RESULT_BACKEND=url)
+    assert state(checks, "broker and results: timeout") == "ok: it does not say"
+
+
+async def test_queues_whose_keys_begin_otherwise_than_those_of_results(fleet: Operated, tmp_path: Path) -> None:
+    (tmp_path / "apart.py").write_text(
+        "from stbass.backends.celery import make_app\n"
+        f"app = make_app('apart', {fleet.server.url!r}, broker_transport_options={{'global_keyprefix': 'ours:'}},\n"
+        "               result_backend_transport_options={'global_keyprefix': 'theirs:'})\n"
+    )
+    checks = await found(fleet, "--app", "apart", PYTHONPATH=before_others(tmp_path))
+    assert state(checks, "one fleet") == "warning: keys of queues begin with 'ours:', those of results with 'theirs:'"
 
 
 @pytest.mark.slow
@@ -123,16 +165,36 @@ async def test_servers_that_are_not_there(fleet: Operated) -> None:
 @pytest.mark.parametrize(
     ("name", "version", "words"),
     [
+        ("stbass-celery", "9.9.9", "no-such-package is not installed"),
         ("stbass", "0.1.1", "the package 'stbass' 0.1.1 is installed, another implementation of the same names"),
         ("celery", "5.4.0", "celery is 5.4.0, and >=5.7.0 is needed"),
     ],
 )
 async def test_packages_that_do_not_fit(fleet: Operated, tmp_path: Path, name: str, version: str, words: str) -> None:
-    there = tmp_path / f"{name}-{version}.dist-info"
+    there = tmp_path / f"{name.replace('-', '_')}-{version}.dist-info"
     there.mkdir()
-    (there / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-    path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
-    assert state(await found(fleet, PYTHONPATH=path), "packages") == f"error: {words}"
+    requires = "Requires-Dist: no-such-package; extra == 'celery'\n" if name == "stbass-celery" else ""
+    (there / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{requires}")
+    assert state(await found(fleet, PYTHONPATH=before_others(tmp_path)), "packages") == f"error: {words}"
+
+
+async def test_files_that_nobody_has_installed(tmp_path: Path) -> None:
+    # given all packages of this environment but ours
+    for installed in Path(sysconfig.get_path("purelib")).iterdir():
+        if not installed.name.startswith(("stbass", "_editable_impl_stbass")):
+            (tmp_path / installed.name).symlink_to(installed)
+    program = "from stbass.cli.doctor import check_packages\nfor one in check_packages(): print(one.state, one.found)"
+    # when, without any others
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-S", "-c", program],
+        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout == "warning stbass-celery is not installed, but used from its files\n"
 
 
 async def test_an_application_that_is_not_there(fleet: Operated) -> None:
