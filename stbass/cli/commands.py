@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
@@ -121,6 +122,8 @@ def status(
     app: Application = "stbass.app",
 ) -> None:
     """Show what each endpoint does: workers, running and limit, queued, oldest, last loss of a worker, refused."""
+    # It ends in a moment. To look for garbage among all that is imported would take a tenth of its time.
+    gc.disable()
     from stbass.cli.status import run_status
 
     raise typer.Exit(run_status(require or [], as_json, app))
