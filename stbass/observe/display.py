@@ -90,6 +90,9 @@ class _Row:
             self.ended = time.monotonic()
             self.state = "failed" if _error_of(event) else "done"
             self.note = _error_of(event)
+            if self.state == "done" and self.total:
+                # What has ended well is whole, though it may not have told its last step.
+                self.done = self.total
 
     def cells(self, now: float) -> tuple[RenderableType, ...]:
         """One line of the table."""

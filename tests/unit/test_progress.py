@@ -132,6 +132,21 @@ async def test_failures_that_have_no_room_at_all_are_listed_below() -> None:
     assert last.count("ValueError: boom") >= 40
 
 
+@Process
+async def a_quarter(ctx: ProcessContext, ends_well: bool) -> None:
+    ctx.progress(1, 4)
+    if not ends_well:
+        raise ValueError("after a quarter")
+
+
+async def test_a_bar_is_full_when_its_process_is_done_and_stays_where_it_was_if_it_failed() -> None:
+    console = terminal()
+    with progress(console):
+        await PAR(a_quarter(True), a_quarter(False), on_failure=FailurePolicy.COLLECT).run()
+    last = shown(console)[shown(console).rindex("process ") :]
+    assert sorted(line.count("━") for line in last.splitlines() if "a_quarter" in line) == [5, 20]
+
+
 def test_a_notebook_gets_lines() -> None:
     assert isinstance(view_for(Console(file=io.StringIO(), force_jupyter=True)), LinesView)
 
