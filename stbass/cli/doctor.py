@@ -318,7 +318,9 @@ def _check_one_fleet(fleet: FleetState, status: FleetStatus) -> Iterator[Finding
         found = f"the results know {', '.join(map(_shown, deaf))}, but the broker does not reach them"
         yield Finding("one fleet", "error", found, "give all of them the same STBASS_BROKER_URL")
     elif status.workers:
-        yield Finding("one fleet", "ok", f"{len(status.workers)} workers, at the broker and at the results")
+        number = len(status.workers)
+        found = f"{number} worker{'' if number == 1 else 's'}, at the broker and at the results"
+        yield Finding("one fleet", "ok", found)
 
 
 def _knows(include: list[str], module: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -118,6 +119,42 @@ async def test_runs_are_listed_the_newest_first(fleet: Fleet, registry: BackendR
     told = json.loads(stbass(fleet, "cancel", running.id, "--json").stdout)
     assert (told["id"], told["name"], told["had_ended"], told["ok"]) == (running.id, "forever", True, False)
     assert stbass(fleet, "follow", running.id).returncode == 1
+
+
+def shown_on_pages() -> list[tuple[str, str]]:
+    """The commands that pages show as they are on a fleet, and what each prints."""
+    text = "".join((ROOT / "docs" / page).read_text() for page in ("operate.md", "look-at-a-run.md"))
+    shown = re.compile(r"^    \$ stbass ((?:status|doctor|runs|follow)[^#\n]*)\n((?:    [^$\n].*\n)+)", re.MULTILINE)
+    return [(command, output) for command, output in shown.findall(text)]
+
+
+def without_what_differs(text: str) -> list[str]:
+    """The lines of an output without numbers, the names of workers and endpoints, and what depends on their lengths."""
+    for pattern, instead in (
+        (r"\S+@\S+", "WORKER"),
+        (r"redis://\S+", "URL"),
+        (r"\btold\b", "anthropic"),
+        (r"(?<=Group: ).*", ""),
+        (r"\d+([.:]\d+)*", "0"),
+        (r"0 (ms|min)\b", "0 s"),
+        (r"[ ·█]+", " "),
+    ):
+        text = re.sub(pattern, instead, text)
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+async def test_the_pages_show_what_the_commands_print(fleet: Fleet, registry: BackendRegistry) -> None:
+    report = SEQ(telling.with_name("read"), broken.with_name("write")).with_name("report")
+    run = await start(report, placement=HERE, registry=registry, id="order-42")
+    await run.result()
+    pages = shown_on_pages()
+    assert [command.split()[0] for command, _ in pages] == ["status", "doctor", "runs", "follow", "follow"]
+    for command, output in pages:
+        for _ in range(5):
+            done = stbass(fleet, *command.split())
+            if (found := without_what_differs(done.stdout)) == without_what_differs(output):
+                break  # where the machine is busy, a worker may have answered too late
+        assert found == without_what_differs(output), done.stderr
 
 
 async def test_a_group_is_attached_to(fleet: Fleet, registry: BackendRegistry, backend: CeleryBackend) -> None:
