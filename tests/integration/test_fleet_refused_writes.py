@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import re
+import signal
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,4 +94,38 @@ async def test_a_server_that_refuses_for_some_seconds_is_waited_out(refusing: Fl
     for worker in refusing.workers.values():
         assert "Traceback" not in worker.log
         assert worker.log.count("cannot renew the bindings") <= 1
+    await backend.aclose()
+
+
+async def test_a_message_that_comes_again_when_the_server_is_well_waits_for_who_has_it(
+    refusing: Fleet, tmp_path: Path
+) -> None:
+    # given a process whose lease could not be renewed, because the server refuses
+    fault, log = REFUSALS["OOM"], tmp_path / "log"
+    backend = CeleryBackend(refusing.app(stbass_lease=LEASE), lease=LEASE)
+    registry = BackendRegistry()
+    registry.register("*", backend)
+    process = Mark(str(log), seconds=3 * LEASE)
+    running = asyncio.create_task(PLACED_PAR((process, Placement(endpoint="q")), registry=registry).run())
+    await until(lambda: log.exists() and log.read_text().count("started") == 1)
+    with redis.Redis.from_url(refusing.server.url) as client:
+        [unacked] = client.hvals("unacked")
+        message = json.dumps(json.loads(unacked)[0])
+        fault.begin(client, tmp_path / "data")
+        await until(lambda: client.zcount("stbass:leases", "-inf", 1000 * time.time()) == 1)
+        # when it is well again, the message is in the queue again, and the other worker is the first to say a word
+        [run] = client.keys("stbass:run:*")
+        [has_it] = [one for one in refusing.workers.values() if one.name.encode() == client.hget(run, "worker")]
+        os.kill(has_it.pid, signal.SIGSTOP)
+        try:
+            fault.end(client, tmp_path / "data")
+            client.lpush("q", message)
+            await until(lambda: client.llen("q") == 0)
+        finally:
+            os.kill(has_it.pid, signal.SIGCONT)
+        async with asyncio.timeout(60):
+            outcome = await running
+    # then it has run once
+    assert [result.run.attempt for result in outcome.results if result.run] == [1]
+    assert Counter(line.split()[0] for line in log.read_text().splitlines()) == {"started": 1, "ended": 1}
     await backend.aclose()

@@ -608,6 +608,11 @@ for index, job in ipairs(jobs) do
   marks[index * 3 - 1] = 'stbass:cancelled:' .. job[1]
   marks[index * 3] = 'stbass:run:' .. job[1]
 end
+-- A lease that is over says nothing until somebody has looked for lost workers since: while the server refused, or was
+-- away, nobody could renew it.
+local function is_held(ends)
+  return ends > now or tonumber(redis.call('GET', 'stbass:swept') or now) <= ends
+end
 -- Whoever found that a worker is lost holds its lease (see SWEEP), and must not keep the next worker waiting for it.
 local function given_up(run)
   local swept, attempt = unpack(redis.call('HMGET', run, 'swept', 'attempt'))
@@ -636,7 +641,7 @@ for index, job in ipairs(jobs) do
     status = 'done'
   elseif lately[index] == 1 or before[index] == 1 then
     status = 'again'
-  elseif ends[index] and tonumber(ends[index]) > now and not given_up(run) then
+  elseif ends[index] and is_held(tonumber(ends[index])) and not given_up(run) then
     status = 'busy'
   elseif not fresh and job[9] == 0 and redis.call('EXISTS', 'stbass:cancelled:' .. id) == 1 then
     status, checkpoint = 'cancelled', redis.call('GET', 'stbass:cancelled:' .. id)

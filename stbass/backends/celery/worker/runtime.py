@@ -855,9 +855,9 @@ class Runtime:
         if other is not None:
             self._add_twin(other, job)
             return
-        # It runs on another worker. Either that one finishes it, or its lease runs out: then it is ours.
+        # It runs on another worker. Either that one finishes it, or it is found lost: then it is ours.
         job.on_busy()
-        self._loop.call_later(job.envelope.lease, self._resubmit, job)
+        self._loop.call_later(job.envelope.lease / 2, self._resubmit, job)
 
     def _resubmit(self, job: Job) -> None:
         if not self._closing:
