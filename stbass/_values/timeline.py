@@ -143,7 +143,7 @@ class Timeline:
                 state = "cancelled" if kind.startswith("ProcessCancelled") else state
             spans.append(
                 Span(
-                    one_line(path, _LONGEST_NAME),
+                    _path(path, _LONGEST_NAME),
                     process_id,
                     "" if worker is None else one_line(f"worker {worker}", _LONGEST_NAME),
                     1 if begun is None else begun.attempt,
@@ -196,7 +196,7 @@ class Timeline:
         lines = [f"{self.title}: {self.summary}" if self.title else self.summary]
         for span in shown:
             taken = seconds_text(span.ran if span.started_at is not None else span.waited)
-            name = set_cell_size(one_line(span.name, names), names)
+            name = set_cell_size(_path(span.name, names), names)
             line = f"{name} {scale.bar(span)} {_MARKS[span.state]} {taken:>8}"
             lines.append(line.rstrip())
             more = ", ".join(text for text in (span.where, span.error) if text and span.state != "done")
@@ -361,7 +361,7 @@ def _spans(result: ProcessResult, began: datetime | None, at_once: bool) -> Iter
     if span is not None:
         yield span
         for inner in () if result.run is None else result.run.inside:
-            yield replace(inner, name=one_line(f"{span.name}/{inner.name}", _LONGEST_NAME))
+            yield replace(inner, name=_path(f"{span.name}/{inner.name}", _LONGEST_NAME))
 
 
 def _span(result: ProcessResult, began: datetime | None, at_once: bool) -> Span | None:
@@ -401,7 +401,7 @@ def _bar(span: Span, scale: _Scale, top: int) -> str:
     start = end if span.started_at is None else scale.place(scale.since(span.started_at))
     colour = _COLOURS[span.state]
     parts = [f"<g><title>{safe_html(span.text)}</title>"]
-    label = f"{span.name} {span.where}".rstrip()
+    label = f"{_path(span.name, 44)} {span.where}".rstrip()
     parts.append(f'<text x="4" y="{top + 11}">{safe_html(one_line(label, 44))}</text>')
     if start - begin >= 0.1:
         parts.append(
@@ -414,6 +414,12 @@ def _bar(span: Span, scale: _Scale, top: int) -> str:
         sign = f"{span.state}" + (f", attempt {span.attempt}" if span.attempt > 1 else "")
         parts.append(f'<text x="{_LABELS + end + 4:.1f}" y="{top + 11}" fill="{colour}">{sign}</text>')
     return "".join([*parts, "</g>"])
+
+
+def _path(name: str, longest: int) -> str:
+    """In one line; of a path that is too long the end, where the process itself stands."""
+    line = one_line(name, len(name))
+    return f"…{line[1 - longest :]}" if "/" in line and len(line) > longest else one_line(line, longest)
 
 
 def _counted(number: int) -> str:

@@ -97,6 +97,15 @@ async def test_what_ran_inside_of_a_composition_comes_after_it_named_by_its_path
     assert Timeline.of([sent], result.run).spans == spans[:5]
 
 
+async def test_of_a_long_path_the_end_is_shown() -> None:
+    inner = SEQ(nap(0).with_name("summarise")).with_name("z" * 50)
+    result = await PAR(SEQ(inner).with_name("y" * 50)).run()
+    span = result.timeline().spans[-1]
+    assert (len(span.name), span.name[:2], span.name[-12:]) == (60, "…z", "zz/summarise")
+    assert "z/summarise " in result.timeline().to_text(80)
+    assert "z/summarise<" in result.timeline().to_svg()
+
+
 class _Large:
     """A value that knows whether it is kept."""
 
