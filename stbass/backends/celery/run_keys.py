@@ -85,14 +85,16 @@ RECORD = """
 -- Keep events, many at once, and with them the checkpoints that were made among them. ARGV: the worker's life, result
 -- key prefix, number of the database, how many events are kept, ttl (s), and packed (msgpack) a list with, per process:
 -- run, process id, attempt, number of this batch of it, entries (a list of: how many events, text), checkpoint or '',
--- latest or '', whether it has just started (0/1)
+-- latest or '', whether it has just started (0/1), which time they have at least (ms)
 -- What comes from a worker that no longer holds the process is dropped, and so is what comes after the end of the run;
--- a batch that comes again is there already. Gives per process 1, or 0 if its events were dropped.
+-- a batch that comes again is there already. Gives per process the time that its events have (ms), 1 if they are there
+-- already, or 0 if they were dropped.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local out = {}
 for index, job in ipairs(cmsgpack.unpack(ARGV[6])) do
-  local id, process, attempt, batch, entries, checkpoint, latest, starts = unpack(job, 1, 8)
+  local id, process, attempt, batch, entries, checkpoint, latest, starts, least = unpack(job, 1, 9)
+  local at = math.max(now, least)
   local run, record, events = 'stbass:run:' .. process, 'stbass:started:' .. id, 'stbass:events:' .. id
   local known, life, last = unpack(redis.call('HMGET', run, 'attempt', 'life', 'batch'))
   local mark = attempt .. ':' .. batch
@@ -109,14 +111,14 @@ for index, job in ipairs(cmsgpack.unpack(ARGV[6])) do
     end
     redis.call('HSET', run, unpack(noted))
     if whole and redis.call('EXISTS', ARGV[2] .. whole) == 0 then
-      out[index] = 1
+      out[index] = at
       for _, entry in ipairs(entries) do
         local count, text = entry[1], entry[2]
         local number = redis.call('HINCRBY', record, 'events', count)
-        redis.call('XADD', events, 'MINID', math.max(0, number - ARGV[4] + 1), number .. '-0', 'at', now, 'n', count,
+        redis.call('XADD', events, 'MINID', math.max(0, number - ARGV[4] + 1), number .. '-0', 'at', at, 'n', count,
                    'by', process, 'e', text)
         local told = {number}
-        if #text <= 65536 then told = {number, count, now, process, text} end
+        if #text <= 65536 then told = {number, count, at, process, text} end
         redis.call('PUBLISH', 'stbass:event:' .. ARGV[3] .. ':' .. id, cmsgpack.pack(told))
       end
       if whole == process and latest ~= '' then redis.call('HSET', record, 'latest', latest) end

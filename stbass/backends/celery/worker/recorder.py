@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -70,6 +71,8 @@ class ProcessRecorder:
         self._latest_is_new = False
         self._number = 0
         self._under_way: _Batch | None = None
+        self.until = 0
+        """When the latest of the events that are written was (ms, the server's clock)."""
 
     def record(self, event: Event) -> None:
         """See :class:`stbass._process.frame.RunRecorder`."""
@@ -211,27 +214,31 @@ class EventWriter:
 
     async def _write(self, batches: list[tuple[ProcessRecorder, _Batch]]) -> None:
         settings = self.settings
-        packed = _pack([self._packed(recorder, batch) for recorder, batch in batches])
+        now = time.monotonic()
+        packed = _pack([self._packed(recorder, batch, now) for recorder, batch in batches])
         args = [self._life, self._prefix, settings.keys.database, MOST_EVENTS, run_keys.FOLLOW_TTL, packed]
         try:
             kept = await waited_out(partial(self._script, args=args), self._vigil)
         except redis.RedisError as error:
             _log.error("events of %d processes of runs are lost: Redis refuses: %s", len(batches), error)
             return
-        for (recorder, _), is_kept in zip(batches, kept, strict=True):
-            if not is_kept:
+        for (recorder, (_, events, *_)), at in zip(batches, kept, strict=True):
+            if not at:
                 _log.debug("events of process %s of run %r are not kept", recorder.process_id, recorder.run_id)
+            elif events and at > 1:
+                recorder.until = at - math.floor(1000 * (now - events[-1][0]))
 
-    def _packed(self, recorder: ProcessRecorder, batch: _Batch) -> tuple[Any, ...]:
+    def _packed(self, recorder: ProcessRecorder, batch: _Batch, now: float) -> tuple[Any, ...]:
         number, events, checkpoint, latest, is_first = batch
-        now = time.monotonic()
+        # However long a batch is on its way, what is in it was not before what is in the one before.
+        least = recorder.until + math.ceil(1000 * (now - events[0][0])) if events else 0
         by = f"{recorder.run_id} {recorder.process_id}"
         entries = []
         for some in _entries(events):
             text = b"[" + b",".join(b"[%.3f,%b]" % (now - at, told) for at, told in some) + b"]"
             entries.append((len(some), seal_text("events", by, text, self.settings).decode()))
         of = recorder.run_id, recorder.process_id, recorder.attempt, number
-        return *of, entries, checkpoint.decode(), latest.decode(), is_first
+        return *of, entries, checkpoint.decode(), latest.decode(), is_first, least
 
 
 def _entries(events: list[tuple[float, bytes]]) -> Iterator[list[tuple[float, bytes]]]:
