@@ -155,6 +155,7 @@ async def test_a_worker_that_is_told_to_stop_ends_what_it_runs_and_takes_nothing
     _nothing_is_left(celery_setup)
 
 
+@pytest.mark.slow
 async def test_processes_that_come_while_a_worker_stops_are_neither_lost_nor_doubled(
     celery_setup: CeleryTestSetup, registry: BackendRegistry, puppeteer: Puppeteer
 ) -> None:
@@ -183,6 +184,7 @@ async def test_processes_that_come_while_a_worker_stops_are_neither_lost_nor_dou
     _nothing_is_left(celery_setup)
 
 
+@pytest.mark.slow
 async def test_what_does_not_end_in_time_is_handed_back_at_once(
     celery_setup: CeleryTestSetup, backend: CeleryBackend, puppeteer: Puppeteer
 ) -> None:

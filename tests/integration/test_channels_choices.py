@@ -134,7 +134,8 @@ async def test_two_processes_meet_through_connections_that_are_cut(server: Redis
     assert len(set(meetings(first))) == ROUNDS
 
 
-@pytest.mark.parametrize("guards", [*(pytest.param(one, marks=pytest.mark.slow) for one in ("in", "out")), "both"])
+@pytest.mark.slow
+@pytest.mark.parametrize("guards", ["in", "out", "both"])
 async def test_choices_through_restarts_of_redis(guards: str) -> None:
     """A choice on one side or on both, values in order."""
     count = 2000

@@ -71,6 +71,7 @@ async def test_a_connection_cut_at_every_stage_in_turn(
                 assert await talk(proxy) == list(range(count)), f"cut at {stage}, {after=}"
 
 
+@pytest.mark.slow
 async def test_choices_through_a_proxy_that_cuts_again_and_again(server: RedisServer) -> None:
     rng = random.Random(7)
     async with Proxy(server.port) as proxy, ends(proxy.url, proxy.url) as (writer, reader), asyncio.timeout(60):

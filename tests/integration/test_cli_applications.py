@@ -72,7 +72,9 @@ def project(tmp_path: Path, redis_url: str) -> Path:
 # Refused -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", [["worker"], ["dev", "--port", "0"]], ids=["worker", "dev"])
+@pytest.mark.parametrize(
+    "command", [["worker"], pytest.param(["dev", "--port", "0"], marks=pytest.mark.slow)], ids=["worker", "dev"]
+)
 def test_an_application_that_cannot_be_used(tmp_path: Path, command: list[str]) -> None:
     (tmp_path / "shop.py").write_text("def f():\n    return 1 / 0\nf()\n")
     line = refused(tmp_path, *command, "-e", "desk", "-A", "shop")

@@ -142,6 +142,7 @@ def written(address: str) -> list[tuple[int, int]]:
     return [(row.n, row.double) for row in found]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["n", None])
 def test_sqlite_to_sqlite(tmp_path: Path, key: str | None) -> None:
     source, target = sqlite_table(tmp_path / "in.db", ROWS), sqlite_table(tmp_path / "out.db")
@@ -194,9 +195,10 @@ ENDS = ["before finish_target", "after finish_target", "before publish_target", 
 @pytest.mark.parametrize(
     ("where", "count"),
     [
-        *((where, 3) for where in ROWS_OF),
-        *((where, 2) for where in MARKS),
-        *((where, 1) for where in [*ENDS, "before open_target"]),
+        # What is before one thing is after another, or nearly so.
+        pytest.param(where, count, marks=pytest.mark.slow if where.startswith("before") else ())
+        for wheres, count in ((ROWS_OF, 3), (MARKS, 2), ([*ENDS, "before open_target"], 1))
+        for where in wheres
     ],
 )
 def test_a_file_is_right_wherever_its_writer_died(tmp_path: Path, name: str, where: str, count: int) -> None:

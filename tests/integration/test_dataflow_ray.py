@@ -138,6 +138,7 @@ async def test_the_same_comes_out_as_on_one_event_loop() -> None:
     assert {one.status for one in there.components.values()} == {Status.COMPLETED}
 
 
+@pytest.mark.slow
 async def test_steps_and_then_to_the_end() -> None:
     process = on_ray(
         [Count(5, name="a"), Add(10, name="b"), Where(name="w"), Keep(name="sink")],

@@ -38,6 +38,7 @@ def test_what_a_block_may_print() -> None:
     assert not fits("job\nJob_1a", "job…Job_1a")  # … is part of one line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trial", ON_RAY, ids=lambda trial: trial.place)
 def test_on_ray(trial: Trial, tmp_path: Path) -> None:
     run_trial(PAGE, trial, tmp_path)

@@ -27,7 +27,7 @@ from tests.support.poison import ERRORS, HALF, IN_THREADS, VALUES, CancelAll, Ra
 from tests.support.waiting import until
 
 COLLECT = FailurePolicy.COLLECT
-POOLS = ["asyncio", "prefork", *(pytest.param(pool, marks=pytest.mark.slow) for pool in ("threads", "solo"))]
+POOLS = ["asyncio", *(pytest.param(pool, marks=pytest.mark.slow) for pool in ("prefork", "threads", "solo"))]
 ALL: list[Composable] = [
     *(Raise(kind).with_name(f"raise {kind}") for kind in ERRORS),
     *(Return(kind).with_name(f"return {kind}") for kind in VALUES),
@@ -159,7 +159,7 @@ def _may_be_ctrl_c(process: Composable) -> bool:
     return "KeyboardInterrupt by" in process.name
 
 
-@pytest.mark.parametrize("kind", [ThreadBackend, ProcessPoolBackend])
+@pytest.mark.parametrize("kind", [ThreadBackend, pytest.param(ProcessPoolBackend, marks=pytest.mark.slow)])
 async def test_nor_in_a_pool_here(kind: type[ThreadBackend]) -> None:
     async with kind(2) as backend:
         results = []

@@ -57,7 +57,7 @@ def start(fleet: Celery, queue: str, value: object, seconds: float = 0.0) -> asy
     return asyncio.create_task(to.execute(Give(value, seconds=seconds), ProcessContext("give")))
 
 
-@pytest.mark.parametrize("app", [APP, PRIORITISED])
+@pytest.mark.parametrize("app", [APP, pytest.param(PRIORITISED, marks=pytest.mark.slow)])
 async def test_a_message_for_a_worker_of_two_queues_that_dies_is_not_lost(
     server: RedisServer, fleet: Celery, app: str
 ) -> None:
