@@ -86,6 +86,7 @@ def test_a_worker_answers_as_a_container_does(celery_setup: CeleryTestSetup) -> 
         node.assert_log_exists("this is never written", timeout=5)
 
 
+@pytest.mark.slow
 def test_broker_and_backend_are_servers_of_their_own(celery_setup: CeleryTestSetup) -> None:
     broker, backend = celery_setup.broker, celery_setup.backend
     assert broker.config()["port"] != backend.config()["port"]

@@ -78,6 +78,7 @@ def test_the_same_model_gives_the_same_file_everywhere(kind: str, folder: Path, 
     assert (folder / "sums.csv").read_bytes() == expected(folder / "orders.csv")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["local", "celery"])
 def test_a_model_that_says_where_on_a_fleet_does_too(kind: str, folder: Path, deployed: dict[str, str]) -> None:
     (folder / "model.yaml").write_text(model(folder, kind="CeleryProcess", args=PLACES))
@@ -95,6 +96,7 @@ def everybody(place: str) -> str:
     return f"placement: {{orders: {place}, sums: {place}, multiply: {place}, purse: a@{place}, tithe: a@{place}}}"
 
 
+@pytest.mark.slow
 def test_nobody_is_there(folder: Path, deployed: dict[str, str]) -> None:
     (folder / "model.yaml").write_text(model(folder, kind="CeleryProcess", args=everybody("nowhere")))
     done = stbass("process", "run", folder / "model.yaml", env=deployed)
@@ -108,6 +110,7 @@ def test_nobody_is_there(folder: Path, deployed: dict[str, str]) -> None:
     assert not (folder / "sums.csv").exists()
 
 
+@pytest.mark.slow
 def test_workers_that_were_not_told_of_the_module(folder: Path, server: RedisServer) -> None:
     (folder / "model.yaml").write_text(model(folder, kind="CeleryProcess", args=everybody("newcomer")))
     with Worker("celery_app", "newcomer", env=settings(server), cwd=ROOT) as worker:

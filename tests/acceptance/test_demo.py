@@ -85,7 +85,7 @@ IN_THE_BACKGROUND = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]
     [
         pytest.param(None, 0, [], marks=pytest.mark.slow),
         pytest.param(signal.SIGINT, 130, [], marks=pytest.mark.slow),
-        (signal.SIGINT, 130, IN_THE_BACKGROUND),
+        pytest.param(signal.SIGINT, 130, IN_THE_BACKGROUND, marks=pytest.mark.slow),
         (signal.SIGKILL, 137, []),
     ],
 )

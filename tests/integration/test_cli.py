@@ -184,6 +184,7 @@ def test_dev_starts_redis_and_workers_and_ends_all_of_them_on_ctrl_c() -> None:
         process.kill()
 
 
+@pytest.mark.slow
 def test_dev_ends_when_a_worker_ends(redis_url: str) -> None:
     command = [sys.executable, "-m", "stbass.cli", "dev", "-e", "anthropic", "--redis", redis_url, "--port", "0"]
     process = GuardedProcess(command, name="stbass dev", cwd=ROOT)

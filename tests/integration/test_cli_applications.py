@@ -116,6 +116,7 @@ def test_dev_without_an_endpoint_says_what_to_write(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_dev_says_that_its_port_is_taken(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -363,6 +363,7 @@ def test_without_a_state_ctrl_c_says_that_nothing_is_kept(model: Path) -> None:
         process.kill()
 
 
+@pytest.mark.slow
 def test_jobs_are_listed_and_those_that_have_ended_deleted(model: Path, tmp_path: Path) -> None:
     # given a job that ran to its end, and one that was made and never run
     state = f"sqlite:{tmp_path / 'jobs.db'}"

@@ -136,6 +136,7 @@ async def test_workers_killed_again_and_again_change_nothing_in_the_file(fleet: 
     await backend.aclose()
 
 
+@pytest.mark.slow
 async def test_redis_restarts_with_its_data_during_a_run(fleet: Fleet, tmp_path: Path) -> None:
     write_orders(tmp_path / "orders.csv", 200)
     backend = backend_of(fleet)

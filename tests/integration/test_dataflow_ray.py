@@ -201,6 +201,7 @@ async def test_what_a_demanding_model_asks_for(tmp_path: Path) -> None:
 # How it ends otherwise ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_a_failure_ends_the_others_at_once(log: Log) -> None:
     process = on_ray(
         [Endless(name="a"), Raises(7, log=log.path, name="b"), Sleeps(log.path, name="c")],
@@ -308,6 +309,7 @@ asyncio.run(main())
     assert done.stdout == "[0, 1, 2, 3, 4]\n", done.stderr
 
 
+@pytest.mark.slow
 async def test_too_little_room_is_told_and_none_is_taken() -> None:
     # given: 4 processors; 3 of them are enough for one, and not for two
     process = on_ray(

@@ -66,6 +66,7 @@ def terminal(command: Command, folder: Path) -> Iterator[dict[str, str]]:
     assert started.returncode == 0, rest
 
 
+@pytest.mark.slow
 def test_on_a_fleet(tmp_path: Path) -> None:
     # Given the fleet that the page tells the reader to start, in a folder with the page's files
     PAGE.save(tmp_path)

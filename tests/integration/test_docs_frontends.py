@@ -190,6 +190,7 @@ def test_the_example_of_a_task_list_on_real_workers() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_the_example_of_a_workflow_on_three_endpoints() -> None:
     lines = example("workflow_fleet")
     assert lines[:4] == [

@@ -113,6 +113,7 @@ def test_what_is_not_redis_is_refused(url: str) -> None:
         RedisAddress.parse(url, "result_backend")
 
 
+@pytest.mark.slow
 async def test_the_event_loop_ends_cleanly() -> None:
     """A program that never closes its backend leaves no warning behind."""
     with (

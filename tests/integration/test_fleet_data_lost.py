@@ -172,6 +172,7 @@ async def test_a_process_goes_on_when_some_of_its_keys_are_evicted(
         await _serves(backend, server, worker)
 
 
+@pytest.mark.slow
 async def test_a_record_that_is_written_again_has_the_last_checkpoint(server: RedisServer, app: Celery) -> None:
     backend, ctx = CeleryBackend(app, queue="q", lease=LEASE), ProcessContext("steps")
     record = f"stbass:run:{ctx.process_id}"

@@ -159,7 +159,8 @@ def _may_be_ctrl_c(process: Composable) -> bool:
     return "KeyboardInterrupt by" in process.name
 
 
-@pytest.mark.parametrize("kind", [ThreadBackend, pytest.param(ProcessPoolBackend, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [ThreadBackend, ProcessPoolBackend])
 async def test_nor_in_a_pool_here(kind: type[ThreadBackend]) -> None:
     async with kind(2) as backend:
         results = []

@@ -133,6 +133,7 @@ async def test_a_queue_is_added_and_cancelled_while_the_worker_waits(server: Red
         assert (await asyncio.wait_for(cancelled, 10)).value == 3
 
 
+@pytest.mark.slow
 async def test_a_full_queue_does_not_hold_up_another(server: RedisServer, fleet: Celery) -> None:
     many = [start(fleet, "a", n) for n in range(1500)]
     few = [start(fleet, "b", n) for n in range(5)]
@@ -177,6 +178,7 @@ async def test_answers_to_control_commands_leave_nothing_behind(server: RedisSer
     assert server.command("HLEN", "unacked") == 0
 
 
+@pytest.mark.slow
 async def test_an_idle_worker_of_many_queues_asks_little(server: RedisServer) -> None:
     def asked() -> int:
         # Not what the worker does beside: it announces itself, and looks for lost workers.

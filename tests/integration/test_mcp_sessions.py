@@ -113,7 +113,7 @@ async def test_other_headers_are_another_session() -> None:
             assert (await run(tool.with_arguments(name="authorization"))).value == {"result": token}
 
 
-@pytest.mark.parametrize("transport", ["http", "sse"])
+@pytest.mark.parametrize("transport", ["http", pytest.param("sse", marks=pytest.mark.slow)])
 async def test_calls_over_one_session_go_on_at_once(transport: str) -> None:
     with serving(transport) as at:
         server = MCPServer(at.url)

@@ -46,6 +46,7 @@ def test_a_kill_takes_the_children_too(make_worker: MakeWorker) -> None:
     assert all(wait_until_gone(child) for child in children)
 
 
+@pytest.mark.slow
 def test_it_restarts_under_the_same_name(make_worker: MakeWorker) -> None:
     worker = make_worker("anthropic")
     name, pid = worker.name, worker.pid
