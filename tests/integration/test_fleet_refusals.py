@@ -8,7 +8,8 @@ import copy
 import json
 import pickle
 import zlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
+from itertools import chain, combinations
 from typing import Any
 from uuid import uuid4
 
@@ -113,6 +114,10 @@ def _fresh(message: dict[str, Any], **envelope: Any) -> dict[str, Any]:
     return made
 
 
+def subsets(names: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    return chain.from_iterable(combinations(names, count) for count in range(len(names) + 1))
+
+
 async def _good(backend: CeleryBackend) -> None:
     async with asyncio.timeout(10):
         assert (await backend.execute(Give("good"), ProcessContext("good"))).value == "good"
@@ -136,6 +141,11 @@ async def test_every_field_of_a_message_is_checked(refusing: Fleet, backend: Cel
         message = _fresh(good)
         message[name] = [1]
         bad[name] = message
+    for others in subsets(("headers", "content-type", "content-encoding")):
+        message = _fresh(good)
+        for name in ("body", *others):
+            del message[name]
+        bad[f"no body, {others}"] = message
     message = _fresh(good)
     message["properties"]["body_encoding"] = "base64"
     message["body"] = "a"

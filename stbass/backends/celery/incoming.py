@@ -110,7 +110,9 @@ def check_headers(headers: dict[str, Any], body: str | bytes | None, content_typ
         if "task" in headers:
             msgspec.convert(headers, _TaskHeaders)
             _check_body(body, "compression" in headers, content_type)
-        elif body is not None and b'"task"' in (body.encode("utf-8", "replace") if isinstance(body, str) else body):
+        elif body is None:
+            raise ValueError("it has no body")  # Celery measures the body of what it does not know
+        elif b'"task"' in (body.encode("utf-8", "replace") if isinstance(body, str) else body):
             _check_first_protocol(body)
     except ValueError as error:
         raise WireError(f"it is not a message of Celery's: {error}") from None
