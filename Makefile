@@ -9,8 +9,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # Any Python from 3.11 to 3.13; `make PYTHON=/path/to/python …` picks one. Looked for only when it is needed.
 PYTHON ?= $$(.ci/find-python)
-# (Python compiles what it imports; all of every package would take a third of the time.)
-PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+# Tests start hundreds of workers: each would compile all of stbass anew.
+unexport PYTHONDONTWRITEBYTECODE
 # What a set-up depends on: a change here sets up again, anything else doesn't.
 SETUP := pyproject.toml
 

@@ -19,6 +19,8 @@ from tests.support.dataflow import Lasting, checkpoints_of, wire
 from tests.support.dataflow_graphs import SHAPES, came_out, make, whole
 from tests.support.dataflow_here import HereProcess
 
+pytestmark = pytest.mark.slow
+
 N = 40
 
 

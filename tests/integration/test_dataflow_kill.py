@@ -20,6 +20,8 @@ from sqlalchemy import create_engine, text
 
 from tests.support.postgres_server import PostgresServer
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 ROWS = 20_100
 KILLS = 3

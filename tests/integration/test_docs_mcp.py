@@ -8,6 +8,8 @@ import pytest
 
 from tests.support.pages import Page, Trial, run_trial
 
+pytestmark = pytest.mark.slow
+
 PAGE = Page.read("docs/mcp.md")
 
 

@@ -26,6 +26,8 @@ from tests.support.mcp_server import serving
 from tests.support.mcp_stdio import pids, probe_address
 from tests.support.waiting import until
 
+pytestmark = pytest.mark.slow
+
 LONG = 60.0
 
 

@@ -27,6 +27,8 @@ from tests.support.postgres_server import PostgresServer
 from tests.support.proxy import Proxy
 from tests.support.state_backends import Kind, kind_of
 
+pytestmark = pytest.mark.slow
+
 JOB = "Job_0123456789abcdef"
 LEASE = f"stbass:state:{JOB}:lease"
 

@@ -14,6 +14,8 @@ from stbass.testing import RedisServer, SubprocessError, Worker
 from tests.conftest import MakeWorker
 from tests.os_processes import descendants_of, wait_until_gone
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 
