@@ -265,6 +265,7 @@ async def test_ends_that_bind_anew_are_a_new_conversation_and_the_old_ones_are_t
                 await transport.aclose()
 
 
+@pytest.mark.slow
 async def test_a_server_that_came_back_with_older_data(own_server: RedisServer) -> None:
     # given data on disk that is older than what the two ends know
     async with (

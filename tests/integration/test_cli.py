@@ -49,6 +49,7 @@ def test_the_help_names_the_commands_and_the_exit_codes() -> None:
     assert "Exit codes: 0 done, 1 failed" in done.stdout
 
 
+@pytest.mark.slow
 def test_bash_completes_commands_and_options(tmp_path: Path) -> None:
     # given a shell that has read what the command prints for it
     command = tmp_path / "stbass"
