@@ -78,9 +78,9 @@ _NO_CHANNELS: Mapping[str, Chan[Any]] = {}
 _naming = threading.Lock()
 _LONGEST_NAME = 1000
 _LOOKED_AT = 64
-# Of contexts that have inherited nothing.
 _GENERATORS = (GeneratorType, AsyncGeneratorType)
 
+# Of contexts that have inherited nothing.
 _NO_FRAME = Frame()
 _NO_FRAME.shared = True
 

@@ -13,7 +13,7 @@ import pytest
 
 from stbass.testing import RedisServer
 from stbass.testing._guarded import GuardedProcess
-from tests.support.site import ROOT, Site
+from tests.support.site import ROOT, Site, gunicorn
 from tests.support.waiting import until
 
 pytest.importorskip("django", reason="the example needs Django")
@@ -109,19 +109,7 @@ def test_it_ends_in_order(site: Site) -> None:
 
 @pytest.mark.slow
 def test_the_same_views_under_wsgi(fleet: dict[str, str]) -> None:
-    command = (
-        "-m",
-        "gunicorn",
-        "--no-control-socket",
-        "--preload",
-        "--workers",
-        "2",
-        "--threads",
-        "4",
-        "--bind",
-        "127.0.0.1:{port}",
-    )
-    site = Site(*command, "reports_site.wsgi", ready="Booting", environment=fleet, cwd=PROJECT)
+    site = gunicorn("reports_site.wsgi", threads=4, environment=fleet, cwd=PROJECT)
     try:
         site.start()
         assert site.ask("GET", "/titles/?topic=tides") == (200, {"title": "All about tides"})

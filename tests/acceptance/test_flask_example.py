@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from stbass.testing import RedisServer, Worker
-from tests.support.site import ROOT, Site
+from tests.support.site import ROOT, Site, gunicorn
 from tests.support.waiting import until
 
 pytest.importorskip("flask", reason="the example needs Flask")
@@ -33,20 +33,7 @@ def fleet(server: RedisServer) -> Iterator[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def site(fleet: dict[str, str]) -> Iterator[Site]:
-    # The application is loaded before the workers are forked: they must not share what it has.
-    command = (
-        "-m",
-        "gunicorn",
-        "--no-control-socket",
-        "--preload",
-        "--workers",
-        "2",
-        "--threads",
-        "8",
-        "--bind",
-        "127.0.0.1:{port}",
-    )
-    made = Site(*command, "--graceful-timeout", "2", "examples.flask.app:web", ready="Booting", environment=fleet)
+    made = gunicorn("--graceful-timeout", "2", "examples.flask.app:web", threads=8, environment=fleet)
     made.start()
     yield made
     made.kill()

@@ -18,7 +18,7 @@ from urllib.parse import urlencode
 from stbass.testing._guarded import GuardedProcess, GuardedProgram
 from stbass.testing.redis_server import free_port
 
-__all__ = ["ROOT", "Site"]
+__all__ = ["ROOT", "Site", "gunicorn"]
 
 ROOT = Path(__file__).parents[2]
 
@@ -113,3 +113,13 @@ class Site(GuardedProgram):
         client = socket.create_connection(("127.0.0.1", self.port), 10)
         client.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
         return closing(client)
+
+
+def gunicorn(*arguments: str, threads: int, environment: Mapping[str, str], cwd: Path = ROOT) -> Site:
+    """One under gunicorn with two workers of so many threads.
+
+    The application is loaded before the workers are forked: they must not share what it has.
+    """
+    command = ["-m", "gunicorn", "--no-control-socket", "--preload", "--workers", "2", "--threads", str(threads)]
+    command += ["--bind", "127.0.0.1:{port}", *arguments]
+    return Site(*command, ready="Booting", environment=environment, cwd=cwd)

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from stbass._lazy import lazy
 from stbass.errors import MissingDependencyError
+
+try:
+    # What is missing is named here, and not where it is first used.
+    import hiredis  # noqa: F401
+    import redis  # noqa: F401
+except ModuleNotFoundError as _error:
+    raise MissingDependencyError(
+        f"channels on Redis need {_error.name}: pip install 'stbass-celery[celery]'"
+    ) from _error
 
 if TYPE_CHECKING:
     from stbass.transports.redis.transport import RedisTransport
 
 __all__ = ["RedisTransport"]
 
-
-def _transport() -> Any:
-    try:
-        from stbass.transports.redis.transport import RedisTransport
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("stbass"):
-            raise
-        raise MissingDependencyError(
-            f"channels on Redis need {error.name}: pip install 'stbass-celery[celery]'"
-        ) from error
-    return RedisTransport
-
-
-__getattr__, __dir__ = lazy(__name__, globals(), {"RedisTransport": _transport})
+__getattr__, __dir__ = lazy(__name__, globals(), {"RedisTransport": "transport"})
