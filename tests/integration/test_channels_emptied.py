@@ -24,7 +24,7 @@ TOLD = 30.0
 LEASE = 1.0
 """Of the ends; they ask three times in a lease, and every 10 s at least, whether all is there."""
 DELETED = "is not in Redis at .* any more: its data was deleted .* or evicted .*appendonly yes.*noeviction"
-RESTARTED = "is not in Redis at .* any more: the server was restarted without its data"
+RESTARTED = "is not in Redis at .* any more: the server was restarted without its data or with older data"
 
 
 harmed = partial(ends, lease=LEASE, expected=(StateLostError,))
@@ -265,11 +265,12 @@ async def test_ends_that_bind_anew_are_a_new_conversation_and_the_old_ones_are_t
                 await transport.aclose()
 
 
-@pytest.mark.slow
-async def test_a_server_that_came_back_with_older_data(own_server: RedisServer) -> None:
+@pytest.mark.parametrize("first", ["writer", "reader"])
+async def test_a_server_that_came_back_with_older_data(own_server: RedisServer, first: str) -> None:
     # given data on disk that is older than what the two ends know
     async with (
-        harmed(own_server.url) as (writer, reader),
+        Proxy(own_server.port) as proxy,
+        harmed(*(own_server.url, proxy.url)[:: 1 if first == "writer" else -1]) as (writer, reader),
         asyncio.timeout(TOLD + 30),
     ):
         for number in range(20):
@@ -281,14 +282,49 @@ async def test_a_server_that_came_back_with_older_data(own_server: RedisServer) 
         receiving = asyncio.create_task(reader.recv())
         await writer.writable()
         own_server.kill()
-        # when the server comes back with it
+        proxy.deaf = 1_000_000
+        # when the server comes back with it, and one end has found out before the other reaches it
         await asyncio.to_thread(own_server.start)
-        # then nobody goes on as if nothing were
-        with pytest.raises(StateLostError, match="restarted with older data"):
+        await until(lambda: not own_server.command("EXISTS", base_of(writer)), timeout=30)
+        proxy.deaf = 0
+        proxy.cut_all()
+        # then nobody goes on as if nothing were, and both say the same
+        with pytest.raises(StateLostError, match=RESTARTED):
             await receiving
-        with pytest.raises(StateLostError):
+        with pytest.raises(StateLostError, match=RESTARTED):
             await writer.send(20)
     assert own_server.command("KEYS", "*") == []
+
+
+async def test_a_writer_that_misses_nothing_is_told_that_its_reader_does(own_server: RedisServer) -> None:
+    # given a server whose data on disk has all that the writer has done, and less than its reader
+    async with (
+        Proxy(own_server.port) as proxy,
+        harmed(own_server.url, proxy.url, capacity=8) as (writer, reader),
+        asyncio.timeout(TOLD + 30),
+    ):
+        await writer.send(1)
+        assert await reader.recv() == 1
+        await writer.send(2)
+        own_server.command("SAVE")
+        assert await reader.recv() == 2
+        receiving = asyncio.create_task(reader.recv())
+        await until(lambda: own_server.command("HGET", base_of(writer), "done") == "2", timeout=30)
+        own_server.kill()
+        proxy.deaf = 1_000_000
+        await asyncio.to_thread(own_server.start)
+        # when the writer goes on, and its reader finds that it knows more than the server
+        await writer.send(3)
+        await writer.flush()
+        proxy.deaf = 0
+        proxy.cut_all()
+        # then both are told, and why
+        with pytest.raises(StateLostError, match=RESTARTED):
+            await receiving
+        with pytest.raises(StateLostError, match=RESTARTED):
+            while True:
+                await writer.send(4)
+                await writer.flush()
 
 
 async def test_a_reader_that_blocks_its_loop_for_longer_than_its_lease_finds_the_end(own_server: RedisServer) -> None:

@@ -115,6 +115,30 @@ async def test_a_conversation_goes_on_when_the_server_does(
     assert own_server.command("KEYS", "*") == []
 
 
+async def test_a_server_that_refuses_connections_after_commands_is_not_well_in_between(
+    own_server: RedisServer, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def lines(words: str) -> list[str]:
+        return [line for line in caplog.messages if words in line]
+
+    # given a writer whose server is a replica by now
+    async with asyncio.timeout(60), ends(own_server.url, capacity=16, lease=LEASE) as (writer, reader):
+        await writer.send(0)
+        assert await reader.recv() == 0
+        with refusing(own_server, folder, "READONLY"):
+            await writer.send(1)
+            await until(lambda: lines("refuses for now"), timeout=30)
+            # when that serves nothing at all, new connections neither
+            own_server.command("CONFIG", "SET", "replica-serve-stale-data", "no")
+            await asyncio.sleep(SECONDS)  # this is how long it refuses
+        # then it is one trouble, with one end
+        assert await reader.recv() == 1
+        await until(lambda: lines("is well again"), timeout=30)
+        told = lines("refuses for now")
+        await until(lambda: len(lines("is well again")) == len(told), timeout=30)
+        assert len(told) <= 2, told
+
+
 @pytest.mark.parametrize("capacity", [0, 2])
 @pytest.mark.parametrize("name", EVERY)
 async def test_deadlines_and_cancellations_hold_while_the_server_refuses(

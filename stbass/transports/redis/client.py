@@ -485,6 +485,7 @@ class Client:
 
     def _up(self, restarted: bool) -> None:
         """The connection was lost and stands again: ask for everything that may have been told meanwhile."""
+        self._well_soon()
         for link in list(self._links.values()):
             link.sync(restarted=restarted)
 
@@ -529,7 +530,7 @@ class Client:
     def _resume(self, elsewhere: bool) -> None:
         """Ask again for everything that was refused; ``elsewhere``: another server may be the one to ask by now."""
         self._again = None
-        self._well = self.loop.call_later(_WELL_SECONDS, self._vigil.over)
+        self._well_soon()
         if elsewhere:
             for pipe in (self.pipe, *self._lent):
                 pipe.reset()
@@ -537,6 +538,17 @@ class Client:
         for link in list(self._links.values()):
             link.on_resume()
         self.commit()
+
+    def _well_soon(self) -> None:
+        """The server is asked again: it is well if it refuses nothing for a while."""
+        if self._well is not None:
+            self._well.cancel()
+        self._well = self.loop.call_later(_WELL_SECONDS, self._well_now)
+
+    def _well_now(self) -> None:
+        # While a connection is made, which the server may refuse too, nothing else is asked; then it begins anew.
+        if self.pipe.ready and not self.paused:
+            self._vigil.over()
 
     # The end -------------------------------------------------------------------------------------
 

@@ -36,12 +36,14 @@ __all__ = ["RedisLink"]
 
 _log = logging.getLogger(__name__)
 
-_RESTARTED = "the server was restarted without its data, or another one without it took its place"
+_RESTARTED = (
+    "the server was restarted without its data or with older data, or another one took its place that had not got the"
+    " latest"
+)
 _DELETED = (
     "its data was deleted (FLUSHALL, FLUSHDB, DEL) or evicted (maxmemory-policy), or has expired because this end did"
     " not reach the server for longer than its lease"
 )
-_OLDER = "the server was restarted with older data, or another one took its place that had not got the latest"
 
 _CLOSED = b"1"
 _LONGEST_WHY = 2_000
@@ -432,12 +434,12 @@ class RedisLink(Link):
             self.state.close_put_off = False
             await self.aclose()
 
-    def _vanished(self, cause: str = "") -> None:
+    def _vanished(self) -> None:
         """There is no such channel in Redis: it was closed and all of it received, or its data is lost."""
         s = self.state
         if s.born and not s.left and not self._complete:
             restarted = self.here.pipe.run_id != s.run_id
-            s.data_lost = s.data_gone(cause or (_RESTARTED if restarted else _DELETED))
+            s.data_lost = s.data_gone(_RESTARTED if restarted else _DELETED)
         self._over()
 
     def _over(self) -> None:
@@ -597,7 +599,9 @@ class RedisLink(Link):
                 self.told_closed(total, why.encode("utf-8", "replace"))
             case "forsaken", [str(why)]:
                 self._forsaken(why.encode("utf-8", "replace"))
-            case "gone", []:
+            case "gone", [*why]:
+                if why == ["restarted"]:
+                    s.run_id = ""  # as the other end has found, even if this one has found nothing amiss
                 self.sync()  # if that is so, its answer says it
             case "lost", ["w" | "r"]:
                 self.sync()  # what is offered here must not be offered again unless that is so
@@ -628,9 +632,10 @@ class RedisLink(Link):
                 return
             _, closed, offered, acked, sent, w, r, now, received, arms, there = reply
             if (w and offered < written) or (r and received < progress):
-                # Values were lost, or would come once more.
+                # Values were lost, or would come once more: the server has older data than it had.
                 self.call(scripts.LOSE)
-                self._vanished(_OLDER)
+                s.run_id = ""
+                self._vanished()
                 return
             s.run_id = self.here.pipe.run_id
             self.note(acked, sent)

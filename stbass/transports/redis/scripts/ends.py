@@ -233,7 +233,7 @@ return {'ok'}
 LOSE = Script(
     "LOSE",
     r"""
--- Some of its data is not there any more, as the caller has seen: nothing of it is left, and who has it open is told.
-return lose()
+-- The server has older data than it had, as the caller has seen: nothing of it is left, and who has it open is told.
+return lose('restarted')
 """,
 )

@@ -143,9 +143,9 @@ local function delete(remembered)
     call('EXPIRE', S, 60)
   end
 end
--- Some of its data is not there any more: the rest is nobody's, and whoever has it open is told.
-local function lose()
-  tell_all('gone')
+-- Some of its data is not there any more: the rest is nobody's, and whoever has it open is told, and why, if known.
+local function lose(...)
+  tell_all('gone', ...)
   delete()
   return {'gone'}
 end
