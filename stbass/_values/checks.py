@@ -7,7 +7,7 @@ import inspect
 import math
 from enum import Enum
 from numbers import Real
-from types import AsyncGeneratorType, GeneratorType
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any, TypeGuard, TypeVar
 
 from stbass._values.texts import value_text
@@ -60,12 +60,17 @@ def refuse_generator(function: object, what: str) -> None:
 
 
 def refuse_unrun(value: object, what: str) -> None:
-    """Raise an error if a call gave a generator instead of running: that of a function with a ``yield`` in it that is
-    wrapped in another, which :func:`refuse_generator` cannot know.
+    """Raise an error if a call gave what has yet to run instead of running: a generator, of a function with a ``yield``
+    in it that is wrapped in another, which :func:`refuse_generator` cannot know; or a coroutine that nobody awaited.
 
     Raises:
-        TypeError: it is a generator, sync or async; not an expression such as ``(n for n in numbers)``.
+        TypeError: it is a coroutine, or a generator, sync or async; not an expression such as ``(n for n in numbers)``.
     """
+    if type(value) is CoroutineType:
+        if inspect.getcoroutinestate(value) == inspect.CORO_CREATED:
+            value.close()
+            raise TypeError(f"{what} gave {value.__qualname__}() without await, so nothing happened: await it")
+        return
     if type(value) is GeneratorType:
         code = value.gi_code
     elif type(value) is AsyncGeneratorType:
@@ -100,11 +105,11 @@ def checked_verdict(value: object, what: str) -> bool:
         TypeError: it gave a coroutine or a generator, so that it has not run, or an array.
         Exception: what ``bool()`` raises.
     """
-    refuse_unrun(value, what)
     if inspect.isawaitable(value):
         if inspect.iscoroutine(value):
             value.close()
         raise TypeError(f"{what} gave something to await: it must be a plain function")
+    refuse_unrun(value, what)
     verdict = bool(value)
     if hasattr(type(value), "__array__") and getattr(value, "ndim", False):
         # One of a single element has a truth value, and the next one of two has none.
