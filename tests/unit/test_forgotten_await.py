@@ -72,7 +72,7 @@ async def test_so_is_one_in_a_task_of_the_process_and_one_on_what_it_runs() -> N
         await asyncio.gather(_on_a_channel(ctx, "send"))
 
     async def composes(ctx: ProcessContext) -> None:
-        PAR(part).run()
+        PAR(part).run()  # type: ignore[unused-coroutine]
 
     assert "send() of channel 'c'" in str(await _error(Process(in_a_task), ch=Chan(int, name="c")))
     assert "called PAR.run() without await, so nothing happened" in str(await _error(Process(composes)))
@@ -122,7 +122,7 @@ async def test_who_has_ended_or_never_ran_is_not_accused() -> None:
     with pytest.warns(RuntimeWarning, match="never awaited"):
         begun.clear()
     with pytest.warns(RuntimeWarning, match="'Chan.recv' was never awaited"):
-        channel.recv()
+        channel.recv()  # type: ignore[unused-coroutine]
 
 
 async def test_it_is_found_among_many_and_in_a_stage() -> None:
@@ -163,7 +163,7 @@ async def test_a_sync_process_is_told_what_it_can_do_instead() -> None:
     channel: Chan[int] = Chan(int, name="numbers")
 
     def forgets(ctx: ProcessContext) -> None:
-        channel.send(1)
+        channel.send(1)  # type: ignore[unused-coroutine]
 
     error = str(await _error(Process(forgets)))
     assert error == (
