@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import gc
+import inspect
 import threading
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -78,6 +77,7 @@ T = TypeVar("T", bound="ProcessContext")
 _NO_CHANNELS: Mapping[str, Chan[Any]] = {}
 _naming = threading.Lock()
 _LONGEST_NAME = 1000
+_LOOKED_AT = 64
 _UNRUN = (GeneratorType, AsyncGeneratorType, CoroutineType)
 
 # Of contexts that have inherited nothing.
@@ -111,6 +111,15 @@ class _WaitingThread:
         tasks, self._tasks = self._tasks or set(), None
         for task in list(tasks):
             task.cancel()
+
+
+def _is_forgotten(operation: Any) -> bool:
+    return inspect.getcoroutinestate(operation) == inspect.CORO_CREATED
+
+
+def _call_of(operation: Any) -> str:
+    channel = operation.cr_frame.f_locals.get("channel_name")
+    return f"ctx.{operation.cr_code.co_name.lstrip('_')}({'…' if channel is None else repr(channel)})"
 
 
 class _Outline:
@@ -173,9 +182,9 @@ class ProcessContext:
     _held: dict[tuple[str, str], Callable[[], None]] | None = field(default=None, repr=False)
     # What it has used, in all its attempts, once it has used something or run something of its own.
     _meter: Meter | None = field(default=None, repr=False)
-    # What it called without `await`, until it has ended.
-    _forgotten: list[str] | None = field(default=None, repr=False)
-    _has_ended: bool = field(default=False, repr=False)
+    # What was begun with it latest, and what had not ended when the next was begun: it may not have been awaited.
+    _latest: Any = field(default=None, repr=False)
+    _earlier: list[Any] | None = field(default=None, repr=False)
     # Of a sync process: how its thread waits for what happens on the event loop.
     _thread: _WaitingThread | None = field(default=None, repr=False)
     # Who is told which ends of channels it uses, if somebody counts them.
@@ -226,8 +235,8 @@ class ProcessContext:
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy, pickled or not, has a frame of its own, has begun nothing, and is counted by nobody.
-        begun = dict.fromkeys(("_forgotten", "_thread", "_holder"))
-        return {**self.__dict__, "_frame": self._frame.unshared(), **begun, "_has_ended": False}
+        begun = dict.fromkeys(("_latest", "_earlier", "_thread", "_holder"))
+        return {**self.__dict__, "_frame": self._frame.unshared(), **begun}
 
     def _again(self) -> Self:
         made = copy.copy(self)
@@ -367,18 +376,30 @@ class ProcessContext:
         """Give it to whoever is to await it; in the thread of a sync process, wait for it."""
         if self._thread is not None and asyncio._get_running_loop() is None:
             return self._thread.wait_for(operation)
+        last, self._latest = self._latest, operation
+        if last is not None and last.cr_frame is not None:
+            # It has not ended: it was forgotten, or goes on beside this one.
+            if self._earlier is None:
+                self._earlier = []
+            elif not len(self._earlier) % _LOOKED_AT:
+                self._earlier[:] = filter(_is_forgotten, self._earlier)
+            self._earlier.append(last)
         return operation
 
-    def _forgotten_error(self, calls: Sequence[str]) -> Exception:
-        times = f", and did so {len(calls)} times" if len(calls) > 1 else ""
-        remedy = (
-            "write `await` before it"
-            if self._thread is None
-            else "a sync process cannot await it: use ctx.send and ctx.recv, or write the process with async def"
-        )
-        return ProcessFailed(
-            f"process {self.process_name!r} called {calls[0]} without await{times}, so nothing happened: {remedy}"
-        )
+    async def _forgotten(self) -> Exception | None:
+        """The error of a process that has ended and did not await what it began."""
+        begun = [*(self._earlier or ()), self._latest]
+        if not any(map(_is_forgotten, begun)):
+            return None
+        await asyncio.sleep(0)  # what was handed to a task has begun after that
+        found = list(filter(_is_forgotten, begun))
+        if not found:
+            return None
+        calls = [_call_of(one) for one in found]
+        for one in found:
+            one.close()
+        what = f"{calls[0]} without await" + (f", and did so {len(calls)} times" if len(calls) > 1 else "")
+        return ProcessFailed(f"process {self.process_name!r} called {what}, so nothing moved: write await {calls[0]}")
 
     def _release(self) -> None:
         """Give the ends of its channels back, so that a later process may hold them."""
@@ -452,45 +473,6 @@ class ProcessContext:
         for limited in meter.limits:
             if (spent := limited.spent) is not None:
                 raise spent
-
-
-_warn_unawaited: Callable[[Any], None] = warnings._warn_unawaited_coroutine  # type: ignore[attr-defined]
-
-
-def _unawaited(operation: Any) -> None:
-    """A coroutine was dropped that nobody awaited, here: of stbass's it is an error of the process whose code did that.
-
-    It takes the place of the function that Python calls then, to warn. So nothing is kept for each value that is sent.
-    """
-    ctx = running_context()
-    call = None if ctx is None or ctx._has_ended else _call_of(operation)
-    # What the garbage collector found may have been dropped by any process. Python marks that before it calls this, and
-    # everything else afterwards.
-    if ctx is None or call is None or gc.is_finalized(operation):
-        _warn_unawaited(operation)
-    elif ctx._forgotten is None:
-        ctx._forgotten = [call]
-    else:
-        ctx._forgotten.append(call)
-
-
-def _call_of(operation: Any) -> str | None:
-    """How a process calls what it was to await, for people; None if that is not stbass's."""
-    frame, name = operation.cr_frame, operation.__name__
-    owner = frame.f_locals.get("self")
-    if not frame.f_globals["__name__"].startswith("stbass."):
-        return None
-    if isinstance(owner, ProcessContext):
-        channel = frame.f_locals.get("channel_name")
-        return f"ctx.{name.lstrip('_')}({'…' if channel is None else repr(channel)})"
-    if name.startswith("_"):
-        return None
-    if isinstance(owner, Chan):
-        return f"{name}() of channel {owner.name!r}"
-    return f"{name}()" if owner is None else f"{type(owner).__name__}.{name}()"
-
-
-warnings._warn_unawaited_coroutine = _unawaited  # type: ignore[attr-defined]
 
 
 # For the library: the user's face of a context stays small.
@@ -796,14 +778,17 @@ class Composable(ABC, Generic[V_co]):
                     value = value.value
                 else:
                     failure, value = _completed(value.failure, ctx), None
-            if ctx._forgotten is not None and failure is None:
-                failure, value = _failure(ctx._forgotten_error(ctx._forgotten), ctx), None
+            latest = ctx._latest
+            if latest is not None and failure is None and (latest.cr_frame is not None or ctx._earlier is not None):
+                if (forgotten := await ctx._forgotten()) is not None:
+                    failure, value = _failure(forgotten, ctx), None
+            if latest is not None:
+                ctx._latest = ctx._earlier = None
             if ctx._output is not None:
                 ctx._drain_output()
             if ctx._sent and failure is None:
                 value = ctx._sent[-1]
         finally:
-            ctx._has_ended = True
             if ctx._held is not None:
                 ctx._release()
             # In another context this is a coroutine that is closed long after its event loop.

@@ -194,7 +194,7 @@ async def test_a_forgotten_await_is_told() -> None:
         ctx.emit(1)
 
     result = await stbass.run(forgets)
-    assert "ctx.emit(…) without await" in result.failure.summary
+    assert "write await ctx.emit(…)" in result.failure.summary
 
 
 async def test_what_cannot_be_copied_is_refused() -> None:
