@@ -364,7 +364,7 @@ class Runtime:
         """Whether checkpoints may not be written yet that messages tell of."""
         self._lock = threading.Lock()
         self._signalled = False
-        self._closing = False
+        self._closing = self._closed = False
         self._loop = asyncio.new_event_loop()
         self._has_work = asyncio.Event()
         self._has_finished = asyncio.Event()
@@ -490,13 +490,22 @@ class Runtime:
                 self._thread.join(timeout=10)
             return False
 
+    def break_off(self) -> None:
+        """Cancel what runs, without results: the messages are not acknowledged and go to another worker.
+
+        It does not wait for that, and may be called by the handler of a signal.
+        """
+        if not self._closing:
+            self._closing = True
+            with contextlib.suppress(RuntimeError):  # the loop has ended by itself
+                self._loop.call_soon_threadsafe(self._stop)
+
     def close(self) -> None:
-        """Cancel what runs, without results: the messages are not acknowledged and go to another worker."""
-        if self._closing:
+        """Break off what runs, and wait until others may have it."""
+        if self._closed:
             return
-        self._closing = True
-        with contextlib.suppress(RuntimeError):  # the loop has ended by itself
-            self._loop.call_soon_threadsafe(self._stop)
+        self._closed = True
+        self.break_off()
         self._thread.join(timeout=10)
         self.keeper.close()
         if self._broker is not None:
@@ -569,6 +578,7 @@ class Runtime:
 
     async def _wind_up(self) -> None:
         """Store what has ended, and hand back the rest."""
+        last = self._loop.time() + 3 * _LAST_SECONDS
         if self._claim_under_way is not None:
             # Otherwise it may claim processes for nobody.
             await asyncio.wait((self._claim_under_way,), timeout=_LAST_SECONDS)
@@ -587,19 +597,25 @@ class Runtime:
                 job.listener.ended(Outcome("handed back"))
         # One that does not let itself be cancelled runs on for a moment: nobody may have it before its lease is over.
         left = [job for job in held if job.result is None and job.task is not None and job.task.done()]
+
+        async def tell() -> None:
+            if self._writer.is_behind:
+                await self._writer.flush()
+            while self._finished:
+                await self._store_next()
+            await self._hand_back(left)
+
         try:
-            async with asyncio.timeout(_LAST_SECONDS):
-                if self._writer.is_behind:
-                    await self._writer.flush()
-                while self._finished:
-                    await self._store_next()
-                await self._hand_back(left)
+            async with asyncio.timeout_at(last):
+                # A stop must not count as a death only because Redis is away for a moment.
+                await waited_out(tell, Vigil("hand back processes", self.settings.backend, _log))
         except (TimeoutError, redis.RedisError, OSError) as error:
             _log.warning(
-                "cannot hand back %d processes: Redis at %s: %s; others take them when their leases are over",
+                "cannot hand back %d processes: Redis at %s: %s; others take them when their leases are over, and count"
+                " it as the death of a worker",
                 len(left),
                 self.settings.backend,
-                error,
+                error_text(error),
             )
 
     async def _forever(self, doing: str, step: Callable[[], Awaitable[None]]) -> None:

@@ -41,7 +41,7 @@ from stbass.backends.celery.line import WaitingLine
 from stbass.backends.celery.settings import EXECUTE, fleet_of
 from stbass.backends.celery.transport import Channel
 from stbass.backends.celery.worker.pool import AsyncioPool
-from stbass.backends.celery.worker.runtime import Job, Outcome, current_runtime
+from stbass.backends.celery.worker.runtime import Job, Outcome, current_runtime, this_runtime
 from stbass.backends.celery.worker.task_signals import ProcessSignals, somebody_listens
 from stbass.errors import DeadlineExceeded, ProcessCancelled, RemoteError, StbassError
 from stbass.result import ProcessResult
@@ -347,11 +347,16 @@ class ProcessRequest(Request):
     def cancel(self, pool: AsyncioPool, signal: Any = None, emit_retry: bool = True) -> None:
         """Celery cancels what runs because the worker stops cold, or has lost its connection to the broker.
 
-        In the first case the pool, which is stopped right afterwards, hands back all that runs. In the second nothing
-        is to be done: whoever gets the message that the broker hands out again finds that the process runs.
+        In the first case (``emit_retry`` is false: the message comes again) all that runs is handed back. In the second
+        nothing is to be done: whoever gets the message that the broker hands out again finds that the process runs.
         """
-        if not _on_event_loop(pool):
-            super().cancel(pool, signal, emit_retry)
+        if emit_retry or _on_event_loop(pool):
+            return  # that pool hands back when it is stopped, which is right afterwards
+        if (runtime := this_runtime()) is None:
+            super().cancel(pool, signal, emit_retry)  # it runs in another Python process
+        else:
+            # Threads and solo cannot end what runs, and wait for it when they are stopped.
+            runtime.break_off()
 
     def _somebody_listens(self) -> bool:
         return _listening(self._eventer)
