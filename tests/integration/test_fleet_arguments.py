@@ -25,6 +25,7 @@ from tests.support.argued import (
     nothing,
     numbered,
     ran,
+    resident,
     shipped,
     summarise,
 )
@@ -106,6 +107,9 @@ async def test_one_that_cannot_travel_is_told_before_anything_is_sent(fleet_regi
     with pytest.raises(NotTransportable, match=r"\.lock: _thread\.lock cannot travel") as caught:
         await PLACED_PAR(nothing, pair, registry=fleet_registry, deadline=LONG).run()
     assert (caught.value.path or "").endswith(".lock")
+    # also of a stage whose turn comes later
+    with pytest.raises(NotTransportable, match=r"values: _thread\.lock cannot travel"):
+        await SEQ(nothing, resident(threading.Lock()), registry=fleet_registry, deadline=LONG).run()
     assert ran == []
 
 

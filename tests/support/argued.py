@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pydantic
 
+from stbass.placement import Placement
 from stbass.process import Process, ProcessContext
 from stbass.result import ProcessResult
 
@@ -49,6 +50,11 @@ async def fetch(ctx: ProcessContext, url: str) -> ProcessResult[str]:
 @Process
 async def described(ctx: ProcessContext, *values: Any, **named: Any) -> tuple[Any, ...]:
     return values, named
+
+
+@Process(placement=Placement(endpoint="argued"))
+async def resident(ctx: ProcessContext, *values: Any) -> tuple[Any, ...]:
+    return values
 
 
 @Process

@@ -38,6 +38,7 @@ from stbass.errors import (
     NotTransportable,
     UnknownEndpointError,
 )
+from stbass.observe import subscribe
 from stbass.placement import backend_class, default_registry
 from stbass.wire import dumps, loads_process
 from tests.support.compose import Gate, boom, echo, forever, give, placed
@@ -349,6 +350,22 @@ async def test_a_failure_says_where_it_was() -> None:
     result = await PLACED_PAR((boom, opus), registry=BackendRegistry()).run()
     assert result.failures[0].placement == opus
     assert result.failures[0].parent_process == "PLACED_PAR"
+
+
+async def test_no_text_shows_a_value_of_config(caplog: pytest.LogCaptureFixture) -> None:
+    keyed = Placement("opus", "antropic", {"seed": "8472", "deep": {"more": ["8472"]}})
+    told: list[Any] = [keyed, keyed.summary, f"{keyed}"]
+    with subscribe(told.append):
+        result = await PLACED_PAR((boom, keyed), registry=registry_with(anthropic=LocalBackend())).run()
+    told += [result, result.failures[0], result.failures[0].detailed, caplog.text, boom.with_name("x")]
+    with pytest.raises(UnknownEndpointError) as caught:
+        BackendRegistry(strict=True).get(keyed)
+    with pytest.raises(TypeError) as wrong:
+        PLACED_PAR((keyed, keyed))  # type: ignore[arg-type]
+    texts = [*map(repr, told), *map(str, told), str(caught.value), str(wrong.value)]
+    assert any("seed" in text for text in texts)
+    assert "no backend is registered for the endpoint 'antropic'" in caplog.text
+    assert not [text for text in texts if "8472" in text]
 
 
 async def test_the_default_registry_is_for_all() -> None:
