@@ -328,3 +328,106 @@ async def test_a_choice_with_a_timer_goes_on_with_that(again: bool) -> None:
         result = await PAR(*sending, merge, on_failure=COLLECT).run()
     assert result.is_ok
     assert result.value[2] == [0, 0, "late", "late"]
+
+
+# Channels that were not bound ---------------------------------------------------------------------
+
+
+@Process
+async def argued_sender(ctx: ProcessContext, out: Chan[int]) -> None:
+    await out.send(0)
+    raise ValueError("boom")
+
+
+@Process
+async def argued_receiver(ctx: ProcessContext, *, jobs: Chan[int]) -> list[int]:
+    return [job async for job in jobs]
+
+
+class Holding(Process):
+    """Receives from a channel that is an attribute."""
+
+    def __init__(self, jobs: Chan[int]) -> None:
+        self.jobs = jobs
+
+    async def run(self, ctx: ProcessContext) -> None:
+        while True:
+            await self.jobs.recv()
+
+
+def _enclosing(channel: Chan[int]) -> tuple[Any, Any]:
+    @Process(name="argued_sender")
+    async def sender(ctx: ProcessContext) -> None:
+        await channel.send(0)
+        raise ValueError("boom")
+
+    @Process
+    async def receiver(ctx: ProcessContext) -> None:
+        await channel.recv()
+        await channel.recv()
+
+    return sender, receiver
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        _enclosing,
+        lambda c: (argued_sender(c), argued_receiver(jobs=c)),
+        lambda c: (argued_sender(out=c), Holding(c)),
+        lambda c: (SEQ(idle, argued_sender(c)), PAR(SEQ(_enclosing(c)[1]), idle)),
+        lambda c: (argued_sender(c), _of(Receive(2), c)),
+    ],
+    ids=["closure", "arguments", "attribute", "deep", "bound"],
+)
+async def test_channels_in_a_closure_arguments_and_attributes_are_known_too(make: Callable[[Chan[int]], Any]) -> None:
+    async with asyncio.timeout(30):
+        result = await PAR(*make(Chan(int, name="c")), on_failure=COLLECT).run()
+    errors = [str(error) for failure in result.failures for error in _leaves(failure.error)]
+    assert errors == ["boom", f"{GONE}'argued_sender' failed (ValueError: boom)"]
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    if not isinstance(error, BaseExceptionGroup):
+        return [error]
+    return [leaf for one in error.exceptions for leaf in _leaves(one)]
+
+
+async def test_nobody_is_told_of_an_end_that_is_not_known_to_have_been_the_other_one() -> None:
+    channel: Chan[int] = Chan(int, name="c")
+    sender, receiver = _enclosing(channel)
+
+    async def pump() -> None:
+        await send_after_a_while(channel)
+
+    async def send_after_a_while(there: Chan[int]) -> None:
+        for _ in range(50):
+            await asyncio.sleep(0)
+        await there.send(5)
+
+    @Process
+    async def pumps(ctx: ProcessContext) -> None:
+        await pump()
+
+    @Process
+    async def hands_on(ctx: ProcessContext) -> None:
+        await send_after_a_while(channel)
+
+    @Process
+    async def sends_late(ctx: ProcessContext) -> None:
+        for _ in range(50):
+            await asyncio.sleep(0)
+        await channel.send(5)
+
+    async with asyncio.timeout(30):
+        # a third that reaches it through a helper
+        for third in (pumps, hands_on):
+            result = await PAR(sender, third, receiver, on_failure=COLLECT).run()
+            assert [str(failure.error) for failure in result.failures] == ["boom"]
+        # two that send, and the caller receives; the one end that is not read off the code, and the caller sends
+        running = asyncio.ensure_future(PAR(sender, sends_late, on_failure=COLLECT).run())
+        assert [await channel.recv(), await channel.recv()] == [0, 5]
+        assert len((await running).failures) == 1
+        running = asyncio.ensure_future(PAR(hands_on, receiver, on_failure=COLLECT).run())
+        await send_after_a_while(channel)
+        assert (await running).is_ok
