@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
 from benchmarks.harness import ROOT, Row
-from benchmarks.report import figure
+from benchmarks.report import DID_NOT_RUN, figure
 from benchmarks.targets import is_ours
 
 __all__ = ["RESULTS", "chart"]
@@ -31,8 +32,10 @@ def chart(results: str, section: str) -> str:
     if found is None:
         raise LookupError(f"benchmarks/results.md has no section {section}: python -m benchmarks {section} measures it")
     _headings, _rule, *lines = (line for line in found[2].splitlines() if line.startswith("|"))
-    rows = [_row(line) for line in lines]
-    remarks = [line.removeprefix("- ") for line in found[2].splitlines() if line.startswith("- ")]
+    cells = [[cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+    rows = [_row(line) for line in cells if line[2] != DID_NOT_RUN]
+    remarks = [f"{line[1]} did not run: {line[-1]}" for line in cells if line[2] == DID_NOT_RUN]
+    remarks += [line.removeprefix("- ") for line in found[2].splitlines() if line.startswith("- ")]
     parts = [_text(0, 16, f"{section}: {found[1]}" if found[1] else section, size=14)]
     top = _LINE
     for bench in dict.fromkeys(row.bench for row in rows):
@@ -52,9 +55,8 @@ def chart(results: str, section: str) -> str:
     return "\n".join([f'{begin} font-family="system-ui, sans-serif" fill="currentColor">', *parts, "</svg>"])
 
 
-def _row(line: str) -> Row:
+def _row(cells: Sequence[str]) -> Row:
     """A line of the table; the note says how ours compares."""
-    cells = [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
     number, _, unit = cells[2].partition(" ")
     return Row(cells[0], cells[1], float(number.replace(",", "")), unit, note=cells[3])
 

@@ -109,6 +109,29 @@ def arq(poll: float, jobs: int) -> Contender:
     return Contender("arq", "benchmarks.peers.arq", 5, "arq", ("arq", "hiredis"), settings=settings, note=note)
 
 
+def streaq(jobs: int) -> Contender:
+    """streaQ, with so many tasks at once in each of its two processes."""
+    settings = {"BENCH_STREAQ_JOBS": str(jobs)}
+    note = "a subscription for each result, 50 at once"
+    return Contender("streaq", "benchmarks.peers.streaq", 6, "streaq", ("streaq",), settings=settings, note=note)
+
+
+def celery_aio_pool() -> Contender:
+    """Celery's worker with the pool ``celery-aio-pool``, of which there is nothing but candidates for a release."""
+    pool = {"CELERY_CUSTOM_WORKER_POOL": "celery_aio_pool.pool:AsyncIOPool", "BENCH_CELERY_WITH": "celery-aio-pool"}
+    wants = ("celery[redis]", "hiredis", "celery-aio-pool>=0.1.0rc8")
+    module = "benchmarks.peers.celery_coroutines"
+    name, note = "Celery with celery-aio-pool", "runs its coroutines one at a time"
+    return Contender(name, module, 7, "celery-aio-pool", wants, "custom:1", settings=pool, note=note)
+
+
+def celery_asyncio() -> Contender:
+    """A Celery made over for asyncio, by somebody else and not finished; it takes the place of Celery itself."""
+    wants = ("celery-asyncio>=6.0.0a1", "kombu-asyncio>=6.0.0a1", "redis", "hiredis")
+    module = "benchmarks.peers.celery_coroutines"
+    return Contender("celery-asyncio", module, 8, "celery-asyncio", wants, "threads:100", processes=1)
+
+
 @contextmanager
 def server_url() -> Iterator[str]:
     """A Redis server for one benchmark, without a database number."""
@@ -142,6 +165,9 @@ def f1() -> list[Row]:
         dramatiq(8),
         taskiq(0.01),
         arq(0.01, 1000),
+        streaq(1000),
+        celery_aio_pool(),
+        celery_asyncio(),
     ]
     return compare("F1", contenders, "batch", 1000, 0.0, "total", 1.0, "s")
 
@@ -156,6 +182,9 @@ def f2() -> list[Row]:
         dramatiq(8),
         taskiq(0.002),
         arq(0.002, 1000),
+        streaq(1000),
+        celery_aio_pool(),
+        celery_asyncio(),
     ]
     tails: dict[str, list[float]] = {contender.subject: [] for contender in contenders}
     with server_url() as url:
@@ -186,8 +215,11 @@ def f3() -> list[Row]:
         dramatiq(100),
         taskiq(0.01),
         arq(0.01, 1000),
+        streaq(1000),
+        celery_asyncio(),
     ]
-    return compare("F3", contenders, "batch", 1000, 0.5, "total", 1.0, "s")
+    computed = Row("F3", celery_aio_pool().subject, 250.0, "s", False, "computed: 1,000 / 2 x 0.5 s, one at a time")
+    return [*compare("F3", contenders, "batch", 1000, 0.5, "total", 1.0, "s"), computed]
 
 
 def f4() -> list[Row]:

@@ -269,4 +269,5 @@ def _end_group(process: subprocess.Popen[str]) -> None:
 
 def _last_line(text: str) -> str:
     lines = [line for line in text.splitlines() if line.strip()]
-    return lines[-1].strip() if lines else "(no message)"
+    # Without the path of this machine.
+    return lines[-1].strip().replace(f"{ROOT}/", "") if lines else "(no message)"

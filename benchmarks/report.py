@@ -17,9 +17,12 @@ from rich.table import Table
 from benchmarks.harness import Journal, Row
 from benchmarks.targets import TARGETS, WORK, advantage, is_ours, reached
 
-__all__ = ["Section", "machine", "plain_table", "print_sections", "section_of", "write_markdown"]
+__all__ = ["DID_NOT_RUN", "Section", "machine", "plain_table", "print_sections", "section_of", "write_markdown"]
 
 HEADINGS = ("bench", "subject", "figure", "ours is", "target", "reached", "samples", "note")
+DID_NOT_RUN = "did not run"
+"""In place of the figure of a subject that could not be measured; the note says why."""
+_BLANK = ("",) * 4
 _TITLE = "# Benchmarks"
 
 
@@ -61,6 +64,10 @@ def section_of(name: str, rows: Sequence[Row], journal: Journal) -> Section:
                     row.note,
                 )
             )
+    first = lines[0][0] if lines else name
+    for subject, reasons in journal.failures.items():
+        if not journal.count(subject):
+            lines.append((first, subject, DID_NOT_RUN, *_BLANK, "; ".join(dict.fromkeys(reasons))))
     return Section(name, lines, _remarks(journal), missed)
 
 
@@ -96,6 +103,7 @@ def _remarks(journal: Journal) -> list[str]:
         f"{subject} failed {len(reasons)} times beside {journal.count(subject)} samples: "
         f"{'; '.join(dict.fromkeys(reasons))}"
         for subject, reasons in journal.failures.items()
+        if journal.count(subject)
     ]
     if journal.samples:
         busy = sum(sample.busy for sample in journal.samples)

@@ -8,7 +8,19 @@ from dataclasses import dataclass
 
 from benchmarks.harness import Row
 
-__all__ = ["TARGETS", "WORK", "Target", "advantage", "at_least", "at_most", "beats", "beats_all", "is_ours", "reached"]
+__all__ = [
+    "TARGETS",
+    "WORK",
+    "Target",
+    "advantage",
+    "at_least",
+    "at_most",
+    "beats",
+    "beats_all",
+    "is_our_subject",
+    "is_ours",
+    "reached",
+]
 
 Check = Callable[[Row, Sequence[Row]], bool | None]
 """Given our row and the peers', whether a condition holds; None if what it compares with was not measured."""
@@ -23,8 +35,13 @@ class Target:
 
 
 def is_ours(row: Row) -> bool:
-    """Whether a row is ours: ``stbass``, alone or with a variant; the earlier release is a peer."""
-    return re.match(r"stbass\b", row.subject) is not None and "0.1.1" not in row.subject
+    """Whether a row is ours."""
+    return is_our_subject(row.subject)
+
+
+def is_our_subject(subject: str) -> bool:
+    """Whether a subject is ours: ``stbass``, alone or with a variant; the earlier release is a peer."""
+    return re.match(r"stbass\b", subject) is not None and "0.1.1" not in subject
 
 
 def advantage(ours: Row, peer: Row) -> float:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 from celery import Celery, group
 from celery.exceptions import TimeoutError as CeleryTimeout
@@ -30,17 +32,32 @@ def wait(seconds: float) -> int:
 class StockCelery(Subject):
     """Variants are ``pool:concurrency``: ``prefork:2``, ``threads:100``."""
 
-    packages = ("celery", "kombu", "redis", "hiredis")
+    packages: Sequence[str] = ("celery", "kombu", "redis", "hiredis")
+    noop: ClassVar[Any] = noop
+    wait: ClassVar[Any] = wait
 
     def commands(self) -> list[list[str]]:
         """One worker; prefork makes its processes itself."""
         pool, concurrency = self.variant.split(":")
         quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "WARNING"]
-        return [["-m", "celery", "-A", __name__, "worker", "--pool", pool, "--concurrency", concurrency, *quiet]]
+        return [
+            [
+                "-m",
+                "celery",
+                "-A",
+                type(self).__module__,
+                "worker",
+                "--pool",
+                pool,
+                "--concurrency",
+                concurrency,
+                *quiet,
+            ]
+        ]
 
     def batch(self, count: int, seconds: float) -> list[int]:
         """One group, one wait for all of it."""
-        signatures = [wait.s(seconds) if seconds else noop.s() for _ in range(count)]
+        signatures = [self.wait.s(seconds) if seconds else self.noop.s() for _ in range(count)]
         results: list[int] = group(signatures).apply_async().get(timeout=RESULT)
         return results
 
@@ -49,7 +66,7 @@ class StockCelery(Subject):
         taken = []
         for _ in range(count):
             begun = time.perf_counter()
-            noop.delay().get(timeout=RESULT)
+            self.noop.delay().get(timeout=RESULT)
             taken.append(time.perf_counter() - begun)
         return taken
 
@@ -67,7 +84,7 @@ class StockCelery(Subject):
 
     def lateness(self, deadline: float) -> float:
         """A wait with a time-out is what a deadline is in stock Celery."""
-        result = wait.apply_async((5.0,), expires=deadline)
+        result = self.wait.apply_async((5.0,), expires=deadline)
         begun = time.perf_counter()
         try:
             result.get(timeout=deadline)

@@ -46,6 +46,8 @@ def test_a_driver_answers_with_its_last_line() -> None:
     [
         ("raise RuntimeError('no worker')", "exit code 1: RuntimeError: no worker"),
         ("pass", "printed nothing"),
+        # No path of the machine is written into the results.
+        (f"raise ImportError({str(harness.ROOT)!r} + '/.venvs/one')", "exit code 1: ImportError: .venvs/one"),
     ],
 )
 def test_a_driver_that_fails_says_why(code: str, message: str) -> None:

@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 import pytest
 
 from benchmarks import harness
+from benchmarks.__main__ import run_all
 from benchmarks.charts import chart
 from benchmarks.fleet import steepest
 from benchmarks.harness import Journal, Row, Sample, SubjectFailed, median_alternating
@@ -281,9 +282,32 @@ def test_a_missed_target_and_a_faster_peer_are_said() -> None:
     assert section.lines[1][3] == "4 x WORSE"
 
 
-def test_a_subject_that_could_not_be_measured_is_said() -> None:
-    section = section_of("F5", _rows(), Journal(failures={"huey": ["no such module"] * 2}))
-    assert "huey failed 2 times beside 0 samples: no such module" in section.remarks
+def test_a_subject_that_could_not_be_measured_is_said(tmp_path: Path) -> None:
+    # given a peer that failed each time, beside two that were measured, and one that failed once
+    journal = Journal(
+        [Sample("arq", 10, 0.0, False)], failures={"huey": ["no such module"] * 2, "arq": ["lost a task"]}
+    )
+    # when the page is written
+    section = section_of("F5", _rows(), journal)
+    page = tmp_path / "results.md"
+    write_markdown(page, [section], {}, "1 round")
+    # then the first has a line of its own, which no chart takes for a figure
+    assert section.lines[-1] == ("F5", "huey", "did not run", "", "", "", "", "no such module")
+    assert section.remarks[0] == "arq failed 1 times beside 1 samples: lost a task"
+    drawn = chart(page.read_text(), "F5")
+    assert "huey did not run: no such module" in drawn
+    assert drawn.count("<rect") == 2
+
+
+@pytest.mark.parametrize(("subject", "sound"), [("stbass, two workers", False), ("huey", True)])
+def test_only_what_is_missing_of_ours_makes_a_run_unsound(subject: str, sound: bool) -> None:
+    # given a benchmark in which one subject fails
+    def bench() -> list[Row]:
+        harness.journal.failures[subject] = ["no such module"]
+        return _rows()
+
+    # when it runs, then it is sound unless that was one of ours
+    assert run_all({"F5": bench})[1] is sound
 
 
 def test_columns_are_aligned() -> None:
