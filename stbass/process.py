@@ -23,13 +23,11 @@ from stbass._process.context import (
     checked_name,
     given_to,
 )
-from stbass._process.reach import PLAIN, Reached, reached, values_of_closure
-from stbass._values.arguments import MADE_WITH, Arguments, made_with, remember
+from stbass._values.arguments import Arguments, made_with, remember
 from stbass._values.checks import refuse_generator
 from stbass._values.endpoint import Placement
 from stbass._values.outcome import ProcessResult
 from stbass._values.texts import value_text
-from stbass.channel import Chan
 from stbass.errors import NotTransportable
 
 __all__ = [
@@ -49,8 +47,6 @@ R = TypeVar("R")
 ProcessFunction = Callable[..., Any]
 
 _known: dict[str, FunctionProcess | type[Process]] = {}
-_NOT_ITS_OWN = (MADE_WITH, "_channels")
-_NOTHING_REACHED: Reached = {}
 
 
 def known_processes() -> Mapping[str, FunctionProcess | type[Process]]:
@@ -137,26 +133,6 @@ class Process(Composable[T_co], Generic[P, T_co]):
         args, kwargs = made_with(self) or NO_ARGUMENTS
         return f"<process {call_text(self.name, args, kwargs, self.positions) if args or kwargs else self.name}>"
 
-    _may_reach = True
-
-    @property
-    def reached_channels(self) -> Reached:
-        """Those that it has beside the bound ones. For the engine."""
-        run: Any = type(self).run
-        code = getattr(run, "__code__", None)
-        own = code.co_varnames[:1] if code is not None else ()
-        attributes = vars(self).items()
-        named = [((*own, name), one) for name, one in attributes if type(one) not in PLAIN and name not in _NOT_ITS_OWN]
-        return reached(code, named) if named else _NOTHING_REACHED
-
-    @property
-    def holds_channels(self) -> bool:
-        return self._holds_channels or (self._may_reach and bool(self.reached_channels))
-
-    def held_channels(self) -> Iterator[Chan[Any]]:
-        yield from super().held_channels()
-        yield from self.reached_channels
-
     @property
     def positions(self) -> Iterator[str]:
         """The names of its arguments by position; it may go on for ever. For messages."""
@@ -179,7 +155,6 @@ class FunctionProcess(Process[P, T_co]):
     """
 
     __qualname__: str
-    _may_reach = False
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         return object.__new__(cls)
@@ -237,8 +212,6 @@ class FunctionProcess(Process[P, T_co]):
         args, kwargs = arguments
         if args or kwargs:
             remember(self, args, kwargs)
-        given = any(type(value) not in PLAIN for value in (*args, *kwargs.values()))
-        self._may_reach = given or getattr(self._function, "__closure__", self) is not None
         self._free = self._parameters.free(arguments)
         self.lacks_arguments = bool(self._free)
         self.__dict__.pop("_perform", None)
@@ -277,17 +250,6 @@ class FunctionProcess(Process[P, T_co]):
     @property
     def positions(self) -> Iterator[str]:
         return self._parameters.names
-
-    @property
-    def reached_channels(self) -> Reached:
-        if not self._may_reach:
-            return _NOTHING_REACHED
-        function, (args, kwargs) = self._function, self.arguments
-        is_plain = isinstance(function, FunctionType)
-        named: list[tuple[tuple[str, ...], object]]
-        named = list(values_of_closure(function)) if is_plain else [((), function)]
-        by_name = (*zip(self.positions, args, strict=False), *kwargs.items())
-        return reached(getattr(function, "__code__", None), [*named, *(((name,), value) for name, value in by_name)])
 
     def __copy__(self) -> Self:
         return self._copy()

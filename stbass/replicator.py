@@ -60,7 +60,7 @@ class _Replica(Composable):
         return not self._called and not _is_async(self._factory)
 
     @property
-    def holds_channels(self) -> bool:
+    def holds_channels(self) -> bool:  # type: ignore[override]
         """As :attr:`makes_more`: channels are bound to what the factory makes."""
         return self.makes_more
 
@@ -196,7 +196,7 @@ class _OfReplicas(ProcessComposition[R, V_co]):
         self._replicated = _Replicated(what, count, factory)
         self._set_members(self._replicated.members())
         if not isinstance(factory, Composable) and not _is_async(factory):
-            self._holds_channels = self.makes_more = True
+            self.holds_channels = self.makes_more = True
 
     def parts(self) -> dict[str, Any]:
         """Its replicas, and what the constructor was given beside them."""

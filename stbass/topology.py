@@ -72,7 +72,7 @@ class ChanArray:
 class _Shape(Composition[int]):
     """A process whose channels are bound to it, and so go where it goes."""
 
-    _holds_channels = True
+    holds_channels = True
 
     async def run(self) -> ProcessResult[int]:
         """Run it by itself, until the channels that it reads are closed; what goes wrong is a failure in the result."""

@@ -281,7 +281,7 @@ class ProcessComposition(Composition[V_co], Generic[R, V_co]):
             if member.runs_others and isinstance(member, ProcessComposition):
                 depth = max(depth, 1 + member.depth)
             if member.holds_channels:
-                self._holds_channels = True
+                self.holds_channels = True
                 self.makes_more = self.makes_more or member.makes_more
             if member.lacks_arguments:
                 self.lacks_arguments = True

@@ -1,7 +1,6 @@
 """Who holds the channels of a running composition, so that nobody waits at one for a process that is gone for good.
 
-The processes that run or are still to run are counted for each channel that was given to them with ``with_channels``,
-and for those that are found in their arguments, attributes and closures (:mod:`stbass._process.reach`).
+The processes that run or are still to run are counted for each channel that was given to them with ``with_channels``.
 When only one is left that has a channel, and one that ran beside it has ended, it waits there no more: it gets an error
 that names who ended and how. That is over when there are two once more, and when the composition has ended.
 
@@ -25,12 +24,10 @@ from typing import Any
 
 from stbass._channels.transport import Link, Side
 from stbass._process.context import Composable, ProcessContext, let_hold, peek_frame
-from stbass._process.reach import Reached
 from stbass._values.outcome import ProcessResult
 from stbass._values.texts import error_text, shortened
 from stbass.channel import Chan
 from stbass.errors import ChannelTopologyError
-from stbass.process import Process
 
 __all__ = ["Holder", "Stages"]
 
@@ -145,19 +142,7 @@ class Holder:
         again: whether it may be tried again when it fails.
     """
 
-    __slots__ = (
-        "_again",
-        "_in_turn",
-        "_inside",
-        "_own",
-        "_parent",
-        "_reached",
-        "_tree",
-        "_used",
-        "ctx",
-        "held",
-        "is_composition",
-    )
+    __slots__ = ("_again", "_in_turn", "_inside", "_own", "_parent", "_tree", "_used", "ctx", "held", "is_composition")
 
     def __init__(
         self, process: Composable, ctx: ProcessContext, parent: Holder | None = None, *, again: bool = False
@@ -175,8 +160,6 @@ class Holder:
         self._own: set[_Held] = set()
         """Those that were given to itself, or to a process in it, and not only to what is around it."""
         self._used: set[tuple[int, Side]] = set()
-        self._reached: Reached = process.reached_channels if isinstance(process, Process) else {}
-        """Those that it has without having been given them, with the end that its code says that it uses."""
         if parent is not None:
             parent._inside[self] = None
         if process.makes_more:
@@ -273,9 +256,7 @@ class Holder:
 
     def used(self, held: _Held) -> frozenset[Side]:
         """Which ends of a channel it has used, as far as is known here."""
-        said = self._reached.get(held.channel)
-        used = {side for of, side in self._used if of == id(held.channel)}
-        return frozenset(used if said is None else {*used, said})
+        return frozenset(side for of, side in self._used if of == id(held.channel))
 
     def _leave(self) -> None:
         for one in list(self._inside):
@@ -301,9 +282,6 @@ class Holder:
         if next(one for one in gone.holder.around() if one in around)._in_turn:
             return False
         used = self.used(held)
-        if held.channel in self._reached or held.channel in gone.holder._reached:
-            # Whoever has made it may use it, too: both must be known to have used it, and not the same end.
-            return len(used | gone.used) == 2 == len(used) + len(gone.used)
         return len(used) != 1 or used != gone.used
 
     @property

@@ -660,9 +660,10 @@ class Composable(ABC, Generic[V_co]):
     """Whether it hands the slot that it is given on to the processes that it runs. For the engine."""
     unseen: bool = False
     """Whether it is no process of the user's, but a means of running others, of which alone observers hear."""
+    holds_channels: bool = False
+    """Whether there may be something in :meth:`held_channels`, or it makes more. For the engine, as the next."""
     makes_more: bool = False
-    """Whether there may be processes in it of which nobody knows before it starts. For the engine."""
-    _holds_channels: bool = False
+    """Whether there may be processes in it of which nobody knows before it starts."""
     lacks_arguments: bool = False
     """Whether there may be something in :meth:`lacking`. For the engine: it asks that of every process."""
 
@@ -691,11 +692,6 @@ class Composable(ABC, Generic[V_co]):
         """The channels bound with :meth:`with_channels`, by name."""
         return self._channels
 
-    @property
-    def holds_channels(self) -> bool:
-        """Whether there may be something in :meth:`held_channels`, or it makes more. For the engine."""
-        return self._holds_channels
-
     def given_channels(self) -> Iterator[Chan[Any]]:
         """The channels bound to it, or rather to each process in it, as far as that is known. For the engine."""
         return self.held_channels()
@@ -722,7 +718,7 @@ class Composable(ABC, Generic[V_co]):
                 raise TypeError(f"with_channels({name}=…) takes a Chan, got {value_text(channel)}")
         made = self._copy()
         made._channels = {**self._channels, **channels}
-        made._holds_channels = True
+        made.holds_channels = True
         return made
 
     def with_name(self, name: str) -> Self:
