@@ -47,7 +47,7 @@ def stbass(*arguments: str | Path, env: Mapping[str, str]) -> subprocess.Complet
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=280,
         check=False,
     )
 
@@ -70,7 +70,9 @@ PRINTED = rf"""orders: completed in \d+\.\d s
 """
 
 
-@pytest.mark.parametrize("kind", ["local", pytest.param("ray", marks=pytest.mark.slow), "celery"])
+@pytest.mark.parametrize(
+    "kind", ["local", pytest.param("ray", marks=[pytest.mark.slow, pytest.mark.timeout(300)]), "celery"]
+)
 def test_the_same_model_gives_the_same_file_everywhere(kind: str, folder: Path, deployed: dict[str, str]) -> None:
     done = stbass("process", "run", folder / "model.yaml", "--process-type", kind, "--quiet", env=deployed)
     assert (done.returncode, done.stderr) == (0, "")
