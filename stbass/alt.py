@@ -23,8 +23,9 @@ from stbass._channels.cancellation import defer, owed, raise_owed, to_the_end
 from stbass._channels.choice import CLAIMED, DECIDING, IDLE, WAITING, Choice
 from stbass._channels.ready_list import FairList, ListedChoice, PriorityList, ReadyList, attempt, pick
 from stbass._channels.transport import NOTHING, Arm
+from stbass._channels.waiting import LONG_WAIT, note_wait
 from stbass._values.checks import checked_verdict, refuse_generator, refuse_unrun
-from stbass._values.texts import value_text
+from stbass._values.texts import plain_text, value_text
 from stbass.channel import Chan
 from stbass.errors import AllGuardsDisabledError, ChannelClosedError
 from stbass.observe import spans
@@ -352,7 +353,7 @@ class _Alternation(Coroutine[Any, Any, Any]):
         waiter = choice.begin()
         for arm in arms:
             arm.link.resume(arm)
-        since = None if spans.current is None else monotonic()
+        since = monotonic()
         try:
             await waiter
         except CancelledError as cancel:
@@ -361,8 +362,8 @@ class _Alternation(Coroutine[Any, Any, Any]):
                 raise
             defer(cancel)
         finally:
-            if since is not None:
-                spans.waited("choose", monotonic() - since)
+            if monotonic() - since >= LONG_WAIT or spans.current is not None:
+                note_wait(", ".join([plain_text(arm.link.name) for arm in arms]), "choose", since)
             if handle is not None:
                 handle.cancel()
             if choice.state == WAITING:

@@ -18,7 +18,7 @@ from stbass._channels.memory import MEMORY
 from stbass._channels.transport import NOTHING, ChannelStats, Link, LinkSpec, Transport
 from stbass._channels.typespec import ChannelType
 from stbass._channels.typewire import SequentialProtocol, VariantProtocol, describe, from_wire, to_wire, type_name
-from stbass._channels.waiting import abandon, interrupted, until_ready
+from stbass._channels.waiting import LONG_WAIT, abandon, interrupted, note_wait, until_ready
 from stbass._values.ids import new_id
 from stbass._values.texts import value_text
 from stbass.errors import (
@@ -172,7 +172,7 @@ class Chan(Generic[T]):
         link = self.link
         waiter = link.offer(value)
         if waiter is not None:
-            since = None if spans.current is None else monotonic()
+            since = monotonic()
             try:
                 if owed:
                     raise_owed()
@@ -183,8 +183,8 @@ class Chan(Generic[T]):
                 abandon(waiter)
                 raise
             finally:
-                if since is not None:
-                    spans.waited("send", monotonic() - since)
+                if monotonic() - since >= LONG_WAIT or spans.current is not None:
+                    note_wait(self._name, "send", since)
 
     async def recv(self) -> T:
         """Receive the next value.
@@ -198,7 +198,7 @@ class Chan(Generic[T]):
         value: T = link.try_take()
         if value is NOTHING:
             waiter = link.take()
-            since = None if spans.current is None else monotonic()
+            since = monotonic()
             try:
                 if owed:
                     raise_owed()
@@ -209,8 +209,8 @@ class Chan(Generic[T]):
                 abandon(waiter)
                 raise
             finally:
-                if since is not None:
-                    spans.waited("receive", monotonic() - since)
+                if monotonic() - since >= LONG_WAIT or spans.current is not None:
+                    note_wait(self._name, "receive", since)
         return value
 
     async def _send_in_turn(self, value: Any, turn: asyncio.Lock) -> None:
@@ -221,7 +221,7 @@ class Chan(Generic[T]):
                 value = self._type.fit(value, link.sent)
             waiter = link.offer(value)
             if waiter is not None:
-                since = None if spans.current is None else monotonic()
+                since = monotonic()
                 try:
                     if owed:
                         raise_owed()
@@ -232,8 +232,8 @@ class Chan(Generic[T]):
                     abandon(waiter)
                     raise
                 finally:
-                    if since is not None:
-                        spans.waited("send", monotonic() - since)
+                    if monotonic() - since >= LONG_WAIT or spans.current is not None:
+                        note_wait(self._name, "send", since)
 
     @property
     def is_sequence(self) -> bool:

@@ -13,20 +13,24 @@ from typing import Any, Protocol
 
 from stbass._values.ids import new_id
 from stbass._values.texts import value_text
+from stbass._values.waits import Direction
 
 __all__ = ["DEADLINE", "TIMER", "Countdown", "TimerExpired", "running"]
 
 
-class HasCheckpoint(Protocol):
-    """A process that may have saved a checkpoint."""
+class RunningProcess(Protocol):
+    """A process that runs, as far as timers and channels know it."""
 
     @property
     def last_checkpoint(self) -> Any:
         """Its last checkpoint, or None."""
 
+    def note_wait(self, channel: str, direction: Direction, since: float, seconds: float) -> None:
+        """It has waited so long in a channel; ``since`` is when that began, on :func:`time.monotonic`."""
 
-running: ContextVar[HasCheckpoint | None] = ContextVar("stbass_running", default=None)
-"""The context of the process that runs, from which an expired timer takes its last checkpoint."""
+
+running: ContextVar[RunningProcess | None] = ContextVar("stbass_running", default=None)
+"""The context of the process that runs."""
 
 
 @dataclass(unsafe_hash=True)

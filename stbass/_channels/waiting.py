@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import CancelledError
+from time import monotonic
 from typing import Any, ClassVar
 
 from stbass._channels.cancellation import defer, to_the_end
 from stbass._channels.choice import Choice
 from stbass._channels.transport import Arm, Link
+from stbass._values.waits import Direction
+from stbass.observe import spans
+from stbass.timer import running
 
-__all__ = ["abandon", "interrupted", "resolve", "until_ready"]
+__all__ = ["LONG_WAIT", "abandon", "interrupted", "note_wait", "resolve", "until_ready"]
+
+LONG_WAIT = 0.002
+"""Seconds: what waited in a channel for less is not shown on a timeline."""
 
 
 class _Watch(Choice):
@@ -41,6 +48,22 @@ async def until_ready(link: Link, *, reader: bool) -> None:
             await told
     finally:
         link.detach(arm)
+
+
+def note_wait(channel: str, direction: Direction, since: float) -> None:
+    """A send, a receive or a choice has waited: whoever traces is told, and the process that it was a part of.
+
+    To be called if anybody traces, or if it was long: whoever waits looks at the clock, and does no more than that.
+
+    Args:
+        channel: its name.
+        direction: what has waited.
+        since: when that began, on :func:`time.monotonic`.
+    """
+    seconds = monotonic() - since
+    spans.waited(direction, seconds)
+    if seconds >= LONG_WAIT and (process := running.get()) is not None:
+        process.note_wait(channel, direction, since, seconds)
 
 
 def resolve(future: asyncio.Future[None]) -> None:

@@ -19,6 +19,7 @@ from stbass._values.endpoint import Placement
 from stbass._values.ids import new_id
 from stbass._values.outcome import ProcessResult
 from stbass._values.texts import text_of
+from stbass._values.waits import ChannelWaits
 from stbass.channel import Chan
 from stbass.errors import ChannelClosedError, DeadlineExceeded, RunConflictError
 from stbass.observe.events import Event
@@ -73,6 +74,7 @@ class RunEvent:
         attempt: 1 for the first run of the process, 2 for the next, and so on.
         at: when, by the clock of whoever keeps the events.
         error: of an ``ended`` process that failed what went wrong, and so of ``retried`` the attempt before; else None.
+        waits: in channels, of an ``ended`` process that waited long enough to be seen; else None.
     """
 
     id: str
@@ -85,6 +87,7 @@ class RunEvent:
     attempt: int
     at: datetime
     error: str | None = None
+    waits: ChannelWaits | None = None
 
     def as_sse(self) -> str:
         """The text of a server-sent event: ``id``, ``event`` (its kind) and ``data``, which is JSON of all of it.
@@ -92,6 +95,8 @@ class RunEvent:
         Of a value that JSON cannot hold, it has the text.
         """
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "value"}
+        if self.waits is None:
+            del fields["waits"]
         data = f'{{"value":{_json(self.value)},{_json(fields)[1:]}'
         return f"id: {self.id}\nevent: {self.kind}\ndata: {data}\n\n"
 
@@ -356,8 +361,9 @@ def run_event(event: Event, number: int, at: datetime) -> RunEvent:
         value = Progress(float(event.done or 0), event.total, event.note)
     if event.result is not None and event.result.is_fail:
         error = event.result.failure.summary
-    path, worker, attempt = event.path, event.worker, event.attempt
-    return RunEvent(str(number), event.kind, value, event.name, path, event.process_id, worker, attempt, at, error)
+    info = event.result.run if event.kind == "ended" and event.result is not None else None
+    about = event.name, event.path, event.process_id, event.worker, event.attempt
+    return RunEvent(str(number), event.kind, value, *about, at, error, None if info is None else info.waits)
 
 
 def missed_events(first: int, last: int, name: str, process_id: str, at: datetime) -> RunEvent:
@@ -370,4 +376,5 @@ def end_of_run(result: ProcessResult, number: int, name: str, process_id: str, a
     info = result.run
     worker, attempt = (None, 1) if info is None else (info.worker, info.attempt)
     value, error = (result.value, None) if result.is_ok else (None, result.failure.summary)
-    return RunEvent(str(number), "ended", value, name, name, process_id, worker, attempt, at, error)
+    waits = None if info is None else info.waits
+    return RunEvent(str(number), "ended", value, name, name, process_id, worker, attempt, at, error, waits)

@@ -32,6 +32,7 @@ from stbass._values.outcome import Failure, ProcessResult, RunInfo, moment_of, o
 from stbass._values.span import Span
 from stbass._values.texts import plain_text, progress_text, shortened, traceback_text, value_text
 from stbass._values.usage import NO_USAGE, Usage, checked_usage
+from stbass._values.waits import ChannelWaits, Direction, WaitTally
 from stbass.channel import Chan
 from stbass.errors import ProcessCancelled, ProcessFailed
 from stbass.observe import events, spans
@@ -125,10 +126,17 @@ def _call_of(operation: Any) -> str:
 class _Outline:
     """What a result says about where a process ran, once nothing else of its context is needed."""
 
-    __slots__ = ("_about", "_inside", "_meter", "_process_id")
+    __slots__ = ("_about", "_inside", "_meter", "_process_id", "_waits")
 
-    def __init__(self, process_id: str | None, meter: Meter | None, inside: Sequence[Span], *about: Any) -> None:
-        self._process_id, self._meter, self._inside, self._about = process_id, meter, inside, about
+    def __init__(
+        self,
+        process_id: str | None,
+        meter: Meter | None,
+        inside: Sequence[Span],
+        waits: ChannelWaits | None,
+        *about: Any,
+    ) -> None:
+        self._process_id, self._meter, self._inside, self._waits, self._about = process_id, meter, inside, waits, about
 
     def outline(self) -> Self:
         return self
@@ -137,7 +145,9 @@ class _Outline:
         name, worker, attempt, placement = self._about
         used = None if self._meter is None else self._meter.total or None
         process_id = self._process_id or new_id()
-        return RunInfo(name, process_id, started_at, ended_at, None, worker, attempt, placement, used, self._inside)
+        return RunInfo(
+            name, process_id, started_at, ended_at, None, worker, attempt, placement, used, self._inside, self._waits
+        )
 
 
 @dataclass(init=False, eq=False)
@@ -182,6 +192,8 @@ class ProcessContext:
     _held: dict[tuple[str, str], Callable[[], None]] | None = field(default=None, repr=False)
     # What it has used, in all its attempts, once it has used something or run something of its own.
     _meter: Meter | None = field(default=None, repr=False)
+    # How long it has waited in channels, once it has for long.
+    _waits: WaitTally | None = field(default=None, repr=False)
     # What was begun with it latest, and what had not ended when the next was begun: it may not have been awaited.
     _latest: Any = field(default=None, repr=False)
     _earlier: list[Any] | None = field(default=None, repr=False)
@@ -235,14 +247,14 @@ class ProcessContext:
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy, pickled or not, has a frame of its own, has begun nothing, and is counted by nobody.
-        begun = dict.fromkeys(("_latest", "_earlier", "_thread", "_holder"))
+        begun = dict.fromkeys(("_latest", "_earlier", "_thread", "_holder", "_waits"))
         return {**self.__dict__, "_frame": self._frame.unshared(), **begun}
 
     def _again(self) -> Self:
         made = copy.copy(self)
         made.attempt += 1
         made._process_id = made._checkpoint = made._started = made._held = made._sent = made._output = None
-        made._progress = None
+        made._progress = made._waits = None
         frame = made._frame
         frame.started_elsewhere = frame.group = None
         frame.inside = ()
@@ -300,9 +312,15 @@ class ProcessContext:
     def outline(self) -> _Outline:
         """One that says the same, and keeps no values of the process alive."""
         frame = self._frame
-        return _Outline(
-            self._process_id, self._meter, frame.inside, self.process_name, frame.worker, self.attempt, self.placement
-        )
+        waits = None if self._waits is None else self._waits.so_far()
+        about = self.process_name, frame.worker, self.attempt, self.placement
+        return _Outline(self._process_id, self._meter, frame.inside, waits, *about)
+
+    def note_wait(self, channel: str, direction: Direction, since: float, seconds: float) -> None:
+        """It has waited so long in a channel; ``since`` is when that began. For channels, which see to it."""
+        if self._waits is None:
+            self._waits = WaitTally()
+        self._waits.add(channel, direction, max(0.0, since - (self._started or since)), seconds)
 
     @property
     def used(self) -> Usage:

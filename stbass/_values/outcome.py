@@ -16,6 +16,7 @@ from stbass._values.pages import safe_html
 from stbass._values.span import Span
 from stbass._values.texts import attribute_of, error_text, notes_of, plain_text, shortened, text_of, value_text
 from stbass._values.usage import NO_USAGE, Usage
+from stbass._values.waits import ChannelWaits
 
 _LONGEST_VALUE = 10_000
 """Characters of a value in a text for people."""
@@ -60,7 +61,8 @@ def moment_of(clock: float) -> datetime:
 class RunInfo:
     """Where and when a process ran; kept with its result for timelines and reports.
 
-    Of a composition that was itself a member, ``inside`` is who has run in it.
+    Of a composition that was itself a member, ``inside`` is who has run in it. ``waits`` are those in channels, of one
+    that waited long enough to be seen.
     """
 
     process_name: str = "unknown"
@@ -73,6 +75,7 @@ class RunInfo:
     placement: Placement | None = None
     usage: Usage | None = None
     inside: Sequence[Span] = field(default=(), repr=False, compare=False)
+    waits: ChannelWaits | None = None
 
 
 class RunSource(Protocol):

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
+from stbass._values.texts import seconds_text
+from stbass._values.waits import ChannelWaits
 from stbass.errors import DeadlineExceeded, ProcessCancelled
 
-__all__ = ["Span", "State", "seconds_text", "state_after"]
+__all__ = ["Span", "State", "state_after"]
 
 State = Literal["done", "failed", "too late", "cancelled", "running"]
 
@@ -35,6 +37,7 @@ class Span:
         ended_at: when it ended.
         state: how it ended; ``too late`` is a deadline, and ``running`` one that has not ended.
         error: what went wrong, for people; empty if nothing did.
+        waits: in channels, of what ran; None: none that was long enough to be seen.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Span:
     ended_at: datetime
     state: State
     error: str = ""
+    waits: ChannelWaits | None = None
 
     @property
     def waited(self) -> timedelta:
@@ -58,21 +62,19 @@ class Span:
         return timedelta() if self.started_at is None else self.ended_at - self.started_at
 
     @property
+    def in_channels(self) -> list[tuple[datetime, datetime]]:
+        """From when until when it waited in channels: the longest waits, within the time that it ran."""
+        if self.waits is None or self.started_at is None:
+            return []
+        begun = ((self.started_at + timedelta(seconds=one.began), one.seconds) for one in self.waits.longest)
+        return [(since, min(since + timedelta(seconds=seconds), self.ended_at)) for since, seconds in begun]
+
+    @property
     def text(self) -> str:
         """What is known of it, in one line."""
         parts = [self.state, f"waited {seconds_text(self.waited)}"]
         parts.append("never started" if self.started_at is None else f"ran {seconds_text(self.ran)}")
+        parts += [] if self.waits is None else [self.waits.text]
         parts += [f"attempt {self.attempt}"] if self.attempt > 1 else []
         parts += [text for text in (self.where, self.error) if text]
         return f"{self.name}: {', '.join(parts)}"
-
-
-def seconds_text(time: timedelta) -> str:
-    """For people, in the unit that fits."""
-    seconds = time.total_seconds()
-    if seconds >= 120:
-        minutes, seconds = divmod(seconds, 60)
-        return f"{minutes:,.0f} min {seconds:.0f} s" if seconds >= 0.5 else f"{minutes:,.0f} min"
-    if not seconds or seconds >= 0.9995:
-        return f"{seconds:.3g} s"
-    return f"{seconds * 1000:.3g} ms"

@@ -12,6 +12,7 @@ import reprlib
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import timedelta
 from enum import Enum
 from numbers import Number
 from typing import Any
@@ -29,6 +30,7 @@ __all__ = [
     "outline_of",
     "plain_text",
     "printable",
+    "seconds_text",
     "short_text",
     "shortened",
     "text_of",
@@ -228,3 +230,14 @@ def traceback_text(error: BaseException, *, chain: bool = True) -> str:
         raise_ctrl_c(failed)
         text = f"{type_name_of(type(error))} (its traceback could not be formatted: {type(failed).__name__})\n"
     return shortened(text, LONGEST_TRACEBACK)
+
+
+def seconds_text(time: timedelta) -> str:
+    """For people, in the unit that fits."""
+    seconds = time.total_seconds()
+    if seconds >= 120:
+        minutes, seconds = divmod(seconds, 60)
+        return f"{minutes:,.0f} min {seconds:.0f} s" if seconds >= 0.5 else f"{minutes:,.0f} min"
+    if not seconds or seconds >= 0.9995:
+        return f"{seconds:.3g} s"
+    return f"{seconds * 1000:.3g} ms"

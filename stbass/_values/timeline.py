@@ -17,8 +17,9 @@ from typing import Any, Protocol, overload
 from stbass._values.endpoint import place_of
 from stbass._values.outcome import ProcessResult, RunInfo, aware, without_value
 from stbass._values.pages import html_page, safe_html
-from stbass._values.span import Span, State, seconds_text, state_after
-from stbass._values.texts import error_text, one_line, plain_text
+from stbass._values.span import Span, State, state_after
+from stbass._values.texts import error_text, one_line, plain_text, seconds_text
+from stbass._values.waits import ChannelWaits
 
 __all__ = ["MembersInside", "Timeline", "most_telling"]
 
@@ -64,6 +65,9 @@ class _Happened(Protocol):
 
     @property
     def error(self) -> str | None: ...
+
+    @property
+    def waits(self) -> ChannelWaits | None: ...
 
 
 class Timeline:
@@ -152,6 +156,7 @@ class Timeline:
                     max(last if end is None else end.at, began_at or since),
                     state,
                     one_line(error, _LONGEST_ERROR),
+                    None if end is None else end.waits,
                 )
             )
         return cls(spans, title)
@@ -176,7 +181,7 @@ class Timeline:
         return f"{_counted(len(self.spans))} in {seconds_text(self.ended_at - self.started_at)}: {states}"
 
     def to_text(self, width: int | None = None, most: int = _MOST_LINES) -> str:
-        """For a terminal: ``·`` is waiting, ``█`` running, ``|`` the deadline.
+        """For a terminal: ``·`` is waiting to start, ``█`` running, ``░`` waiting in a channel, ``|`` the deadline.
 
         Args:
             width: in characters; that of the terminal by default.
@@ -236,7 +241,7 @@ class Timeline:
 
     def to_html(self, most: int = _MOST_BARS) -> str:
         """A page in one piece, which needs nothing else; the arguments are those of :meth:`to_svg`."""
-        kinds = [("waiting", _WAITING), *_COLOURS.items()]
+        kinds = [("waiting to start, or in a channel", _WAITING), *_COLOURS.items()]
         legend = " ".join(f'<span style="color:{colour}">■</span> {state}' for state, colour in kinds)
         body = f"<p>{safe_html(self.summary)}</p>\n<p>{legend}</p>\n{self.to_svg(most)}"
         return html_page(self.title or "Timeline", body)
@@ -301,6 +306,9 @@ class _Scale:
         cells[begin:start] = "·" * (start - begin)
         if span.started_at is not None:
             cells[start : end + 1] = "█" * (end + 1 - start)
+            for since, until in span.in_channels:
+                first, last = self._cell(since), self._cell(until)
+                cells[first:last] = "░" * (last - first)
         return "".join(cells)
 
     def _cell(self, moment: datetime) -> int:
@@ -393,6 +401,7 @@ def _span(result: ProcessResult, began: datetime | None, at_once: bool) -> Span 
         ended,
         state,
         error,
+        run.waits,
     )
 
 
@@ -410,6 +419,9 @@ def _bar(span: Span, scale: _Scale, top: int) -> str:
     if span.started_at is not None:
         width = max(1.0, end - start)
         parts.append(f'<rect x="{_LABELS + start:.1f}" y="{top}" width="{width:.1f}" height="12" fill="{colour}"/>')
+        waits = [[scale.place(scale.since(moment)) for moment in wait] for wait in span.in_channels]
+        if path := "".join([f"M{_LABELS + a:.1f} {top + 6}H{_LABELS + b:.1f}" for a, b in waits if b - a >= 0.5]):
+            parts.append(f'<path d="{path}" stroke="{_WAITING}" stroke-width="6"/>')
     if span.state != "done":
         sign = f"{span.state}" + (f", attempt {span.attempt}" if span.attempt > 1 else "")
         parts.append(f'<text x="{_LABELS + end + 4:.1f}" y="{top + 11}" fill="{colour}">{sign}</text>')

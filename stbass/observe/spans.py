@@ -9,7 +9,9 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any
+
+from stbass._values.waits import Direction
 
 if TYPE_CHECKING:
     from stbass.result import ProcessResult
@@ -21,8 +23,6 @@ COUNTED = {
     "stbass.messages.refused": "Messages and other things that were refused, by kind",
 }
 """What is counted beside processes, with what it is."""
-
-Direction: TypeAlias = Literal["send", "receive", "choose"]
 
 _log = logging.getLogger(__name__)
 
@@ -118,10 +118,7 @@ def count(name: str, **about: str) -> None:
 
 
 def waited(direction: Direction, seconds: float) -> None:
-    """A send, a receive or a choice did not go on at once, but has waited so long.
-
-    Who waits asks first whether anybody traces, and else does not look at the clock.
-    """
+    """A send, a receive or a choice did not go on at once, but has waited so long."""
     if current is not None:
         try:
             current.waited(direction, seconds)

@@ -28,6 +28,7 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode
 from stbass._values.masking import masked
 from stbass._values.span import State, state_after
 from stbass._values.texts import error_text, plain_text, shortened, type_name_of
+from stbass._values.waits import Direction
 from stbass.observe import spans
 from stbass.result import ProcessResult
 
@@ -82,7 +83,7 @@ class _Telemetry(spans.Tracing):
     def count(self, name: str, about: Mapping[str, str]) -> None:
         self.counters[name].add(1, {f"stbass.{key}": shortened(value, _LONGEST) for key, value in about.items()})
 
-    def waited(self, direction: spans.Direction, seconds: float) -> None:
+    def waited(self, direction: Direction, seconds: float) -> None:
         about: dict[str, str] = {"stbass.direction": direction}
         process = context.get_value(_PROCESS)
         if isinstance(process, str):

@@ -5,7 +5,8 @@
 | `result` | `ok`; `v`: value of a success, or `f`: the failure; `t`: microseconds it took; `run`: see `run` |
 | `failure` | `error`, `name`, `id`, `started`, `failed`, `placement`, `parent`, `channels`, `checkpoint`, `traceback` |
 | | also `leaves`: lines of text; `usage`, `worker`, `progress`, `attempt` (if it is not 1), `run` |
-| `run` | `v`: name, id, started, ended, queued (microseconds), worker, attempt, placement, usage |
+| `run` | `v`: name, id, started, ended, queued (microseconds), worker, attempt, placement, usage, waits |
+| | `waits`: how many, their seconds, and a list for each of the longest: channel, direction, began, seconds |
 | `placement` | `v`: model, endpoint, config |
 | `retry` | `v`: attempts, backoff, base delay, longest delay, jitter, and if given `on`, `unless`, `w` |
 
@@ -26,6 +27,7 @@ from stbass._process.call import reference_of_function
 from stbass._values.endpoint import Placement
 from stbass._values.texts import plain_text, text_of, type_name_of
 from stbass._values.usage import Usage
+from stbass._values.waits import MOST_WAITS, ChannelWait, ChannelWaits
 from stbass.errors import WireError
 from stbass.result import Failure, ProcessResult, RetryPolicy, RunInfo
 from stbass.wire.classes import known_class
@@ -35,6 +37,7 @@ from stbass.wire.exceptions import keep_traceback, write_error
 __all__ = ["READ", "WRITE", "read_outcome", "write_failure", "write_outcome"]
 
 _MICROSECOND = timedelta(microseconds=1)
+_LONGEST_SECONDS = 3e9
 
 
 # Results -----------------------------------------------------------------------------------------
@@ -171,11 +174,13 @@ def _read_leaves(form: Form) -> tuple[str, ...]:
 
 def _run_list(writer: WireWriter, run: RunInfo) -> list[Any]:
     """A :class:`RunInfo` as a list; what is not there at its end is left out."""
-    last = [None if run.placement is None else writer.soft(run.placement)]
-    if type(run.usage) is Usage:
-        last.append(writer.write(run.usage))
-    elif last == [None]:
-        last = []
+    last = [
+        None if run.placement is None else writer.soft(run.placement),
+        writer.write(run.usage) if type(run.usage) is Usage else None,
+        None if run.waits is None else _waits_list(writer, run.waits),
+    ]
+    while last and last[-1] is None:
+        last.pop()
     return [
         _write_name(writer, run.process_name),
         _write_name(writer, run.process_id),
@@ -190,7 +195,7 @@ def _run_list(writer: WireWriter, run: RunInfo) -> list[Any]:
 
 def _run_of(reader: WireReader, parts: list[Any]) -> RunInfo:
     name, process_id, started, ended, queued, worker, attempt, *placed = map(reader.read, parts)
-    placement, usage = (*placed, None, None)[:2]
+    placement, usage, waits = (*placed, None, None, None)[:3]
     if not (
         type(name) is type(process_id) is str
         and type(queued) in (int, type(None))
@@ -210,7 +215,36 @@ def _run_of(reader: WireReader, parts: list[Any]) -> RunInfo:
         attempt,
         placement,
         usage,
+        waits=None if waits is None else _waits_of(waits),
     )
+
+
+def _waits_list(writer: WireWriter, waits: ChannelWaits) -> list[Any]:
+    longest = [[_write_name(writer, one.channel), one.direction, one.began, one.seconds] for one in waits.longest]
+    return [writer.write(waits.count), waits.seconds, longest]
+
+
+def _waits_of(parts: Any) -> ChannelWaits:
+    match parts:
+        case [int(count), int() | float() as seconds, list(longest)] if len(longest) <= MOST_WAITS and _is_long(
+            seconds
+        ):
+            return ChannelWaits(count, seconds, tuple(map(_wait_of, longest)))
+    raise WireError(f"form 'run': its waits are {text_of(parts, 200)}")
+
+
+def _wait_of(parts: Any) -> ChannelWait:
+    match parts:
+        case [str(channel), "send" | "receive" | "choose" as direction, began, int() | float() as seconds] if (
+            isinstance(began, int | float) and _is_long(began) and _is_long(seconds)
+        ):
+            return ChannelWait(channel, direction, began, seconds)
+    raise WireError(f"form 'run': one of its waits is {text_of(parts, 200)}")
+
+
+def _is_long(seconds: float) -> bool:
+    """Whether it can be how long a process has waited: dates can be reckoned with it."""
+    return 0 <= seconds <= _LONGEST_SECONDS
 
 
 def _write_run(writer: WireWriter, run: RunInfo) -> Form:

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from stbass import PLACED_PAR, SEQ, FailurePolicy, Placement, start
+from stbass import PAR, PLACED_PAR, SEQ, Chan, FailurePolicy, Placement, start
 from stbass.backends.celery import CeleryBackend
 from stbass.placement import BackendRegistry
 from stbass.testing import RedisServer
 from tests.integration.conftest import Fleet, workers_on
 from tests.support.backends import registry_of
-from tests.support.told_agents import broken, forever, telling
+from tests.support.told_agents import broken, forever, hears, says_late, telling
 
 ROOT = Path(__file__).parents[2]
 HERE = Placement(endpoint="told")
@@ -85,6 +85,21 @@ async def test_the_timeline_of_a_run_has_all_that_is_in_it(fleet: Fleet, registr
     assert "1 done, 2 failed" in done.stdout
     assert [line.split()[0] for line in done.stdout.splitlines() if "█" in line] == ["SEQ", "SEQ/telling", "SEQ/broken"]
     assert "ValueError: no such page" in done.stderr
+
+
+async def test_the_timeline_of_a_run_has_what_waited_in_channels(fleet: Fleet, registry: BackendRegistry) -> None:
+    # given one that waits for what another says late
+    words: Chan[int] = Chan(int, name="words")
+    members = says_late.with_channels(out=words), hears.with_channels(inp=words)
+    run = await start(PAR(*members), placement=HERE, registry=registry)
+    assert (await run.result()).is_ok
+    # when somebody looks at it
+    text = stbass(fleet, "follow", run.id, "--timeline").stdout
+    # then it says so
+    assert ["░" in line for line in text.splitlines() if "hears" in line] == [True]
+    [waits] = [event.waits async for event in run.events() if event.name == "hears" and event.kind == "ended"]
+    assert waits is not None
+    assert [(one.channel, one.direction) for one in waits.longest] == [("words", "receive")]
 
 
 async def test_runs_are_listed_the_newest_first(fleet: Fleet, registry: BackendRegistry) -> None:

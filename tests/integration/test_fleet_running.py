@@ -12,6 +12,7 @@ from stbass import observe
 from stbass._process.context import ProcessContext
 from stbass._values.endpoint import Placement
 from stbass.backends.celery import CeleryBackend
+from stbass.channel import Chan
 from stbass.errors import ConfigurationError, NotTransportable, ProcessRefused
 from stbass.par import PAR
 from stbass.placement import PLACED_PAR, BackendRegistry
@@ -33,6 +34,7 @@ from tests.support.agents import (
     whoami,
 )
 from tests.support.backends import registry_of
+from tests.support.talkers import SendLate, collect
 from tests.support.waiting import until
 
 ANTHROPIC = Placement(model="opus", endpoint="anthropic")
@@ -95,6 +97,23 @@ async def test_a_timeline_says_what_ran_inside_of_a_composition_on_a_worker(regi
     assert [span.where for span in (first, both, who)] == [worker] * 3
     assert outer.started_at is not None
     assert outer.started_at <= first.queued_at <= first.ended_at <= both.queued_at <= who.ended_at <= outer.ended_at
+
+
+@pytest.mark.parametrize("together", [True, False])
+async def test_a_timeline_says_what_waited_in_channels_on_a_worker(registry: BackendRegistry, together: bool) -> None:
+    # given one that waits for what another sends after a while: in the memory of one worker, and over Redis
+    numbers: Chan[int] = Chan(int, name="numbers")
+    late, waits = SendLate(0.2).with_channels(out=numbers), collect.with_channels(inp=numbers)
+    placed = [(PAR(late, waits), ANTHROPIC)] if together else [(late, LOCAL), (waits, ANTHROPIC)]
+    # when both have ended
+    result = await PLACED_PAR(*placed, registry=registry, deadline=30).run()
+    # then what waited says so
+    assert result.failures == []
+    [span] = [span for span in result.timeline().spans if span.name.endswith("collect")]
+    assert span.waits is not None
+    longest = max(span.waits.longest, key=lambda wait: wait.seconds)
+    assert (longest.channel, longest.direction) == ("numbers", "receive")
+    assert 0.15 < longest.seconds <= span.ran.total_seconds()
 
 
 async def test_of_very_many_inside_of_a_composition_those_that_failed_and_the_longest_travel(

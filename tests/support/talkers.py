@@ -31,6 +31,19 @@ class Produce(Process):
         return os.getpid()
 
 
+class SendLate(Process):
+    """Send a value on ``out`` after so many seconds, and close it."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    async def run(self, ctx: ProcessContext) -> None:
+        """Send."""
+        await asyncio.sleep(self.seconds)
+        await ctx.send("out", 1)
+        await ctx.get_channel("out").aclose()
+
+
 class Add(Process):
     """Hand on what comes on ``inp``, plus a number, to ``out``."""
 

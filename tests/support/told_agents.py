@@ -23,6 +23,20 @@ async def broken(ctx: ProcessContext) -> None:
 
 
 @Process
+async def says_late(ctx: ProcessContext) -> None:
+    """Sends a value on ``out``, and not at once."""
+    await asyncio.sleep(0.2)
+    await ctx.send("out", 1)
+
+
+@Process
+async def hears(ctx: ProcessContext) -> int:
+    """What comes on ``inp``."""
+    value: int = await ctx.recv("inp")
+    return value
+
+
+@Process
 async def forever(ctx: ProcessContext) -> None:
     """Says that it runs, and never ends."""
     ctx.progress(1)

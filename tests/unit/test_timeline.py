@@ -10,7 +10,8 @@ import weakref
 from datetime import UTC, datetime, timedelta
 from xml.etree import ElementTree
 
-from stbass import PAR, SEQ, FailurePolicy, FailureReport, Placement, ProcessResult
+from stbass import ALT, PAR, SEQ, Chan, FailurePolicy, FailureReport, Guard, Placement, ProcessResult
+from stbass._values.waits import MOST_WAITS, WaitTally
 from stbass.process import Process, ProcessContext
 from stbass.result import Failure, RetryPolicy, RunInfo, Span, Timeline
 
@@ -233,3 +234,92 @@ def test_a_report_as_markdown_says_who_failed_where_and_what_to_do() -> None:
         "| fetch | ValueError: a\\|b | opus \\@ anthropic |",
         "| fetch | ValueError: a\\|b | opus \\@ anthropic |",
     ]
+
+
+# Waits in channels -------------------------------------------------------------------------------
+
+
+@Process
+async def waits_three_times(ctx: ProcessContext) -> None:
+    channel = ctx.get_channel("channel")
+    await channel.recv()
+    await ALT(Guard(channel))
+    await channel.send(3)
+
+
+@Process
+async def keeps_it_waiting(ctx: ProcessContext) -> None:
+    channel = ctx.get_channel("channel")
+    for sends in (True, True, False):
+        await (channel.writable() if sends else channel.readable())
+        await asyncio.sleep(0.05)
+        await (channel.send(1) if sends else channel.recv())
+
+
+async def test_a_timeline_shows_what_waited_in_a_channel() -> None:
+    # given a process that waits in a receive, a choice and a send, at somebody who does not
+    numbers: Chan[int] = Chan(int, name="numbers")
+    result = await PAR(
+        waits_three_times.with_channels(channel=numbers), keeps_it_waiting.with_channels(channel=numbers)
+    ).run()
+    # when its timeline is drawn
+    timeline = result.timeline()
+    # then its waits are there, apart from the time that it ran
+    waits = timeline.spans[0].waits
+    assert waits is not None
+    assert [(one.channel, one.direction) for one in waits.longest] == [
+        ("numbers", direction) for direction in ("receive", "choose", "send")
+    ]
+    assert all(one.seconds >= 0.045 for one in waits.longest)
+    assert waits.count == 3
+    assert waits.seconds == sum(one.seconds for one in waits.longest)
+    first, second, third = timeline.spans[0].in_channels
+    assert timeline.spans[0].started_at <= first[0] < first[1] <= second[0] < second[1] <= third[0]  # type: ignore[operator]
+    bar = timeline.to_text(100).splitlines()[1]
+    assert bar.count("░") > 30
+    assert "of it in channels (3 times; longest" in timeline.spans[0].text
+    ElementTree.fromstring(timeline.to_svg())
+    assert timeline.to_svg().count('stroke-width="6"') >= 1
+
+
+async def test_what_need_not_wait_in_channels_has_waited_in_none() -> None:
+    ahead: Chan[int] = Chan(int, capacity=2)
+
+    @Process
+    async def sends_and_receives(ctx: ProcessContext) -> None:
+        await ctx.send("ahead", 1)
+        await ctx.get_channel("ahead").recv()
+
+    result = await PAR(sends_and_receives.with_channels(ahead=ahead)).run()
+    assert result.timeline().spans[0].waits is None
+
+
+def test_of_very_many_waits_the_longest_are_kept_apart_and_the_rest_is_a_sum() -> None:
+    tally = WaitTally()
+    for number in range(10_000):
+        tally.add(HOSTILE, "receive", number * 2.0, 0.5 + number % 100)
+    waits = tally.so_far()
+    assert (waits.count, len(waits.longest)) == (10_000, MOST_WAITS)
+    assert waits.seconds == 10_000 * 0.5 + 100 * sum(range(100))
+    assert {one.seconds for one in waits.longest} == {99.5}
+    assert [one.began for one in waits.longest] == sorted(one.began for one in waits.longest)
+    # and no name of a channel breaks a drawing
+    run = RunInfo("process", "1", _at(0), _at(20_000), waits=waits)
+    timeline = Timeline.of([ProcessResult(True, 1, None, timedelta(seconds=20_000), run)])
+    ElementTree.fromstring(timeline.to_svg())
+    assert "\x1b" not in timeline.to_html()
+    assert len(timeline.spans[0].text) < 300
+
+
+async def test_a_wait_that_a_cancellation_ends_is_there_too() -> None:
+    @Process
+    async def waits_in_vain(ctx: ProcessContext) -> None:
+        await ctx.recv("silent")
+
+    silent: Chan[int] = Chan(int, name="silent")
+    silent.mark_outside()
+    result = await PAR(waits_in_vain.with_channels(silent=silent), deadline=0.1, on_failure=FailurePolicy.COLLECT).run()
+    [span] = result.timeline().spans
+    assert span.state == "too late"
+    assert span.waits is not None
+    assert [one.channel for one in span.waits.longest] == ["silent"]

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from stbass._values.endpoint import Placement
 from stbass._values.policy import FailurePolicy, RetryPolicy
+from stbass._values.waits import ChannelWait, ChannelWaits
 from stbass.errors import NotTransportable, RemoteError, WireError
 from stbass.process import ProcessContext
 from stbass.result import Failure, ProcessResult, RunInfo
@@ -51,6 +52,9 @@ errors = st.one_of(
     st.builds(OSError, st.integers(1, 40), words, words),
     st.builds(lambda text: ExceptionGroup("g", [ValueError(text), KeyError(text)]), words),
 )
+seconds = st.floats(0, 3e9)
+a_wait = st.builds(ChannelWait, words, st.sampled_from(["send", "receive", "choose"]), seconds, seconds)
+waits = st.builds(ChannelWaits, st.integers(1, 10**6), seconds, st.lists(a_wait, max_size=3).map(tuple))
 runs = st.builds(
     RunInfo,
     words,
@@ -61,6 +65,7 @@ runs = st.builds(
     st.none() | words,
     st.integers(1, 10),
     st.none() | placements,
+    waits=st.none() | waits,
 )
 failures = st.builds(
     Failure,
@@ -320,6 +325,20 @@ def test_what_is_not_a_result_is_refused(text: str) -> None:
         {"run": ["n", "i", None, None, None, 5, 1]},
         {"run": ["n", "i", None, None, None, None, "1"]},
         {"run": ["n", "i", None, None, None, None, 1, 5]},
+        *[
+            {"run": ["n", "i", None, None, None, None, 1, None, None, waits]}
+            for waits in (
+                5,
+                [1, 1.0],
+                ["1", 1.0, []],
+                [1, -1.0, []],
+                [1, 1e300, []],
+                [17, 1.0, [["c", "send", 0.0, 1.0]] * 17],
+                [1, 1.0, [["c", "wait", 0.0, 1.0]]],
+                [1, 1.0, [["c", "send", 0.0, 1e300]]],
+                [1, 1.0, [["c", "send", "0", 1.0]]],
+            )
+        ],
         {"f": {"x": 1}},
         {"f": None},
     ],

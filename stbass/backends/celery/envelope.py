@@ -41,6 +41,7 @@ from stbass._values.texts import (
 )
 from stbass._values.timeline import most_telling
 from stbass._values.usage import Usage
+from stbass._values.waits import MOST_WAITS, ChannelWait, ChannelWaits, Direction
 from stbass.backends.celery import keys
 from stbass.backends.celery.current_message import RunningMessage
 from stbass.backends.celery.refusals import Refusals
@@ -348,6 +349,36 @@ class Used(msgspec.Struct, omit_defaults=True):
         return Usage(self.tokens_in, self.tokens_out, self.cost, models)
 
 
+class Wait(msgspec.Struct, array_like=True):
+    """One wait of a process in a channel. ``began`` is seconds after the process started."""
+
+    channel: _Name
+    direction: Direction
+    began: _Seconds
+    seconds: _Seconds
+
+
+class Waits(msgspec.Struct, array_like=True):
+    """How a process has waited in channels."""
+
+    count: Annotated[int, msgspec.Meta(ge=0)]
+    seconds: _Seconds
+    longest: Annotated[list[Wait], msgspec.Meta(max_length=MOST_WAITS)]
+
+    @classmethod
+    def of(cls, waits: ChannelWaits | None) -> Waits | None:
+        """Waits as they travel."""
+        if waits is None:
+            return None
+        longest = [Wait(one.channel, one.direction, one.began, one.seconds) for one in waits.longest]
+        return cls(waits.count, waits.seconds, longest)
+
+    def waits(self) -> ChannelWaits:
+        """The inverse of :meth:`of`."""
+        longest = [ChannelWait(one.channel, one.direction, one.began, one.seconds) for one in self.longest]
+        return ChannelWaits(self.count, self.seconds, tuple(longest))
+
+
 class Inside(msgspec.Struct, array_like=True):
     """A process that has run inside of a composition. Times are seconds after the composition started."""
 
@@ -360,6 +391,7 @@ class Inside(msgspec.Struct, array_like=True):
     ended: _Moment
     state: Literal["done", "failed", "too late", "cancelled"]
     error: _Name
+    waits: Waits | None = None
 
     @classmethod
     def all_of(cls, info: RunInfo) -> list[Inside]:
@@ -383,6 +415,7 @@ class Inside(msgspec.Struct, array_like=True):
                 after(one.ended_at),
                 one.state,
                 one.error,
+                Waits.of(one.waits),
             )
             for one in map(inside.__getitem__, most_telling(inside, _INSIDE_MOST))
             if one.state != "running"
@@ -405,6 +438,7 @@ class Inside(msgspec.Struct, array_like=True):
             at(self.ended),
             self.state,
             self.error,
+            None if self.waits is None else self.waits.waits(),
         )
 
 
@@ -442,6 +476,7 @@ class Ran(msgspec.Struct, omit_defaults=True):
     used: Used | None = None
     inside: list[Inside] = []
     """Of a composition: who has run in it."""
+    waits: Waits | None = None
     sig: str | None = None
 
     def __post_init__(self) -> None:
@@ -831,6 +866,7 @@ def _written(task_id: str, result: ProcessResult, settings: FleetSettings, ctx: 
         None if elapsed is None else elapsed.total_seconds(),
         used=None if info.usage is None else Used.of(info.usage),
         inside=Inside.all_of(info),
+        waits=Waits.of(info.waits),
     )
     body = b""
     if result.is_ok:
@@ -898,7 +934,9 @@ def open_result(
         ended = None if ran.started is None or elapsed is None else ran.started + elapsed
         used = None if ran.used is None else ran.used.usage()
         inside = () if ran.started is None else tuple([one.span(ran.started) for one in ran.inside])
-        info = RunInfo(name, meta.task_id, ran.started, ended, queued, ran.worker, ran.attempt, placement, used, inside)
+        waits = None if ran.waits is None else ran.waits.waits()
+        about = queued, ran.worker, ran.attempt, placement, used, inside, waits
+        info = RunInfo(name, meta.task_id, ran.started, ended, *about)
         if meta.status == "SUCCESS":
             sent_of(meta, settings)
             return ProcessResult(
