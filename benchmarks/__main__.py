@@ -16,7 +16,8 @@ from benchmarks.harness import ROOT, Row, journal, options, versions
 from benchmarks.report import Section, print_sections, section_of, write_markdown
 from benchmarks.targets import WORK, is_our_subject
 
-MODULES = ("fleet", "channels", "remote_channels", "composition", "dataflow", "frontends", "limits", "wire", "runs")
+_FLEET = ("fleet", "limits", "runs", "tracing", "growth")
+MODULES = (*_FLEET, "channels", "remote_channels", "composition", "dataflow", "frontends", "wire")
 """Where benchmarks are looked for: a function named ``f1`` that gives back rows is the benchmark F1."""
 
 

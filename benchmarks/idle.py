@@ -5,21 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
 
 import psutil
 from redis.asyncio import Redis
 
-__all__ = ["Cost", "cost_of", "local_ports", "processor_seconds"]
+from benchmarks.peers.driver import processor_seconds
+
+__all__ = ["Cost", "cost_of", "local_ports"]
 
 Cost = tuple[float, float]
 """Share of one core in percent; Redis commands per second."""
-
-
-def processor_seconds(pid: int) -> float:
-    """Processor time of a process's living threads, to the nanosecond (``/proc/<pid>/stat`` counts hundredths)."""
-    threads = Path(f"/proc/{pid}/task").iterdir()
-    return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads) / 1e9
 
 
 def local_ports(pid: int) -> set[int]:

@@ -14,3 +14,6 @@ app = make_app(
     include=["benchmarks.agents"],
     stbass_limits=json.loads(os.environ.get("BENCH_LIMITS", "{}")),
 )
+
+if os.environ.get("BENCH_TRACED"):
+    import benchmarks.traced  # noqa: F401 - it traces from here on

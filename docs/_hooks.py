@@ -1,7 +1,8 @@
 """What mkdocs does beside building: it lists the public names and the commands, and reads references in docstrings.
 
 A page asks for all public names of a module with ``<!-- names: stbass.tasklist -->``, and for the command line with
-``<!-- commands -->``. So no page can lack one. ``<!-- chart: F1 -->`` is a picture of what was measured last.
+``<!-- commands -->``. So no page can lack one. ``<!-- chart: F1 -->`` is a picture of what was measured last, and
+``<!-- growth -->`` the table that is computed from it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from stbass.errors import StbassError
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.charts import RESULTS, chart
+from benchmarks.growth import costs_of, growth_table
 
 __all__ = ["names_of", "on_page_content", "on_page_markdown", "on_pre_build"]
 
@@ -44,6 +46,8 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     """Put in what the page asks for; name files of the repository that are no pages, in place of linking to them."""
     markdown = _NAMES.sub(lambda found: _entries(found[1].split()), markdown)
     markdown = _CHART.sub(lambda found: _chart(found[1]), markdown)
+    if "<!-- growth -->" in markdown:
+        markdown = markdown.replace("<!-- growth -->", _growth())
     if "<!-- commands -->" in markdown:
         markdown = markdown.replace("<!-- commands -->", "\n".join(_commands(typer.main.get_command(cli), "stbass")))
     return re.sub(r"\[([^]\[]*)" + _OUTSIDE.pattern, r"\1 (`\2` in the repository)", markdown)
@@ -73,6 +77,14 @@ def _chart(section: str) -> str:
         return chart(RESULTS.read_text(), section).replace("\n", "")
     except (FileNotFoundError, LookupError):
         return f"({section}: not measured in this checkout. `make bench` does.)"
+
+
+def _growth() -> str:
+    """The table of what fleets carry, of the costs that were measured; or that they were not."""
+    try:
+        return growth_table(costs_of(RESULTS.read_text()))
+    except (FileNotFoundError, LookupError):
+        return "(G1: not measured in this checkout. `make bench` does.)"
 
 
 def _entries(modules: list[str]) -> str:

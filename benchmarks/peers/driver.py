@@ -23,7 +23,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-__all__ = ["AsyncSubject", "Subject", "main", "percentile", "redis_url"]
+__all__ = ["AsyncSubject", "Subject", "main", "percentile", "processor_seconds", "redis_url"]
 
 WORKER_START = 60.0
 """Seconds within which all worker processes must be seen at work."""
@@ -225,6 +225,12 @@ def memory(pids: Sequence[int], field: str) -> int:
     return total
 
 
+def processor_seconds(pid: int) -> float:
+    """Processor time of a process's living threads, to the nanosecond (``/proc/<pid>/stat`` counts hundredths)."""
+    threads = Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads) / 1e9
+
+
 def measure(subject: Subject, workers: Workers, work: str, count: int, seconds: float) -> dict[str, float]:
     """Do the work once and give back its figures, in seconds and bytes."""
     if work == "trip":
@@ -245,6 +251,8 @@ def measure(subject: Subject, workers: Workers, work: str, count: int, seconds: 
     idle = memory(pids, "VmRSS")
     subject.batch(count, 0)
     taken = []
+    everyone = [os.getpid(), *pids]
+    before = [processor_seconds(pid) for pid in everyone]
     # A small batch is over too soon for one to be representative.
     for _ in range(max(1, SMALL // count)):
         begun = time.perf_counter()
@@ -252,7 +260,14 @@ def measure(subject: Subject, workers: Workers, work: str, count: int, seconds: 
         taken.append(time.perf_counter() - begun)
         if len(results) != count:
             raise RuntimeError(f"{len(results)} results of {count} tasks")
-    return {"total": statistics.median(taken), "bytes_each": (memory(pids, "VmHWM") - idle) / count}
+    spent = [processor_seconds(pid) - earlier for pid, earlier in zip(everyone, before, strict=True)]
+    each = len(taken) * count
+    return {
+        "total": statistics.median(taken),
+        "bytes_each": (memory(pids, "VmHWM") - idle) / count,
+        "producer_cpu": spent[0] / each,
+        "worker_cpu": sum(spent[1:]) / each,
+    }
 
 
 def main(subject_class: type[Subject], argv: Sequence[str]) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,10 +21,11 @@ from stbass.placement import BackendRegistry
 from stbass.testing import RedisServer, Worker
 from stbass.transports.redis import RedisTransport
 from tests.integration.conftest import APP
-from tests.support.agents import Give, Steps
+from tests.support.agents import Give, Steps, whoami
 from tests.support.servers import on_every_server
 from tests.support.waiting import until
 
+ROOT = Path(__file__).parents[2]
 ODD = "fleet [1]*'\\:"
 """Nothing in a prefix is special, neither to a pattern nor to a script."""
 
@@ -181,3 +184,20 @@ async def test_channels_take_the_options_that_celery_takes(server: RedisServer) 
 async def _send(channel: Chan[int], count: int) -> None:
     for n in range(count):
         await channel.send(n)
+
+
+async def test_one_composition_places_its_parts_on_two_servers(server: RedisServer) -> None:
+    # given what the page how-far.md shows, with the addresses of two servers, and a worker on each
+    [code] = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "how-far.md").read_text(), re.DOTALL | re.MULTILINE)
+    with RedisServer() as second:
+        for address, each in (("10.0.0.1:6379", server), ("10.0.0.2:6379", second)):
+            code = code.replace(address, f"127.0.0.1:{each.port}")
+        names: dict[str, Any] = {}
+        exec(code, names)  # noqa: S102 - the page is ours
+        envs = [{"STBASS_BROKER_URL": each.url, "STBASS_RESULT_BACKEND": each.url} for each in (server, second)]
+        with Worker(APP, "anthropic", env=envs[0]) as here, Worker(APP, "local:8080", env=envs[1]) as there:
+            # when one composition has a part at each
+            parts = [(whoami, Placement(endpoint=endpoint)) for endpoint in ("anthropic", "local:8080")]
+            group = await PLACED_PAR(*parts, registry=names["registry"], deadline=30.0).run()
+    # then each ran on the worker of its server
+    assert [result.value["pid"] for result in group.results] == [here.pid, there.pid]
