@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import time
@@ -253,6 +254,25 @@ def test_what_was_asked_on_a_connection_that_is_lost_takes_nothing_when_it_arriv
         assert len(take(3, again=0)) == 1
         assert (client.llen("late"), client.hlen("unacked")) == (0, 2)
         queue.close()
+
+
+def test_each_message_is_noted_with_a_time_of_its_own_in_the_order_of_the_queue(server: RedisServer) -> None:
+    with Connection(server.url) as direct, redis.Redis.from_url(server.url) as client:
+        queues = [direct.SimpleQueue(name) for name in "ab"]
+        for number in range(300):
+            queues[number % 2].put(number)
+        waiting = [client.lrange(name, 0, -1)[::-1] for name in "ab"]
+        names = ["unacked", "unacked_index", "stbass:took:me"]
+        of_lists = [part for name in "ab" for part in ("-", name, 0, 1)]
+        found: Any = client.register_script(TAKE)(keys=["a", "b"], args=[*names, 200, 1, 1, 0, *of_lists])
+        taken = [raw for _, good, _ in found[1] for raw in good]
+        assert taken == [*waiting[0][:100], *waiting[1][:100]]
+        tags = [json.loads(raw)["properties"]["delivery_tag"] for raw in taken]
+        noted = client.zrange("unacked_index", 0, -1, withscores=True)
+        assert [tag.decode() for tag, _ in noted] == tags
+        assert len({at for _, at in noted}) == len(tags)
+        for queue in queues:
+            queue.close()
 
 
 async def test_what_was_taken_before_the_server_refused_is_asked_for_afterwards(server: RedisServer) -> None:

@@ -117,12 +117,10 @@ for _, list in ipairs(lists) do
   local number, key, length, count, routing, queue, rank, noting = unpack(list)
   if count > 0 then
     -- Our own messages end in a fixed form, and need not be parsed: ...<routing>"delivery_tag":"<36 characters>"}}
-    local ours = ',"",' .. cjson.encode(queue) .. ']'
+    local ours, form = ',"",' .. cjson.encode(queue) .. ']', routing .. '"delivery_tag":"'
     local function quick(raw)
-      if raw:sub(-55, -40) == '"delivery_tag":"' and raw:sub(-3) == '"}}'
-         and raw:sub(-55 - #routing, -56) == routing and raw:find('^[%w-]+"}}$', -39) then
-        return raw:sub(-39, -4), ours
-      end
+      local tag = raw:match('^([%w-]+)"}}$', -39)
+      if tag and raw:find(form, -39 - #form, true) == #raw - 38 - #form then return tag, ours end
     end
     local function parsed(raw)
       local ok, message = pcall(cjson.decode, raw)
@@ -137,7 +135,7 @@ for _, list in ipairs(lists) do
       end
     end
     local raws = redis.call('LRANGE', key, -count, -1)
-    local good, bad, noted, index = {}, {}, {}, {}
+    local good, bad, noted, fresh, index = {}, {}, {}, {}, {}
     for i = #raws, 1, -1 do
       local raw = raws[i]
       local tag, rest = quick(raw)
@@ -149,14 +147,18 @@ for _, list in ipairs(lists) do
         if noting then
           table.insert(noted, tag)
           table.insert(noted, '[' .. raw .. rest)
-          -- Each its own time: where they wait for a limit they keep their order by it.
-          table.insert(index, now + #taken * 0.000001)
-          table.insert(index, tag)
-          table.insert(taken, tag)
+          table.insert(fresh, tag)
         end
       end
     end
     if #noted > 0 then
+      -- Each its own time: where they wait for a limit they keep their order by it. The latest first: the server looks
+      -- for the place of each from the beginning of a short sorted set.
+      for i = #fresh, 1, -1 do
+        table.insert(index, now + (#taken + i - 1) * 0.000001)
+        table.insert(index, fresh[i])
+      end
+      for _, tag in ipairs(fresh) do table.insert(taken, tag) end
       redis.call('HSET', unacked, unpack(noted))
       redis.call('ZADD', unacked_index, unpack(index))
     end
