@@ -23,6 +23,7 @@ from stbass.placement import BackendRegistry
 from stbass.testing import RedisServer, Worker
 from stbass.transports.redis import RedisTransport
 from stbass.transports.redis.address import ConnectionOptions, RedisAddress
+from stbass.transports.redis.script_call import ScriptCall
 from tests.integration.conftest import APP
 from tests.support.agents import Give
 from tests.support.proxy import Proxy
@@ -155,6 +156,44 @@ async def test_connections_that_could_not_be_made_do_not_count(server: RedisServ
     # More callers than connections: they wait for one another, and are not told that there are too many.
     assert await asyncio.gather(*(client.echo(str(n)) for n in range(50))) == [b"%d" % n for n in range(50)]
     assert connections(server) - before <= 2
+    await client.aclose()
+
+
+async def test_a_connection_is_used_again_without_a_word_and_made_anew_when_it_was_closed(server: RedisServer) -> None:
+    client = RedisAddress.parse(server.url, "the test").async_client()
+    double = ScriptCall(client, "return ARGV[1] * 2")
+    assert [await double([1]), await double(["2"]), await double([b"3"])] == [2, 4, 6]
+    number = await client.client_id()
+    assert await double([4]) == 8
+    assert await client.client_id() == number
+    # The server closes it, and then forgets its scripts; nobody is told of either.
+    server.command("CLIENT", "KILL", "ID", number)
+    assert await double([5]) == 10
+    after = await client.client_id()
+    assert after > number
+    server.command("SCRIPT", "FLUSH")
+    assert [await double([6]), await double([7])] == [12, 14]
+    with pytest.raises(redis.ResponseError, match="arithmetic"):
+        await double(["none"])
+    assert await double([8]) == 16
+    assert await client.client_id() == after
+    assert connections(server) == 2  # with the one that asks
+    await client.aclose()
+    await until(lambda: connections(server) == 1)
+
+
+async def test_an_answer_that_nobody_waits_for_any_more_is_not_taken_for_another(server: RedisServer) -> None:
+    client = RedisAddress.parse(server.url, "the test", {"max_connections": 2}).async_client()
+    echo = ScriptCall(client, "return ARGV[1]")
+    assert await echo(["first"]) == b"first"
+    for number in range(20):
+        calls = [asyncio.create_task(echo([f"{number}-{one}"])) for one in range(4)]
+        for _ in range(number % 7):
+            await asyncio.sleep(0)
+        calls[0].cancel()
+        calls[2].cancel()
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        assert [answers[1], answers[3]] == [f"{number}-1".encode(), f"{number}-3".encode()]
     await client.aclose()
 
 

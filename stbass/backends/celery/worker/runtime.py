@@ -88,6 +88,7 @@ from stbass.errors import (
 )
 from stbass.observe import events, spans
 from stbass.transports.redis.leases import LeaseKeeper
+from stbass.transports.redis.script_call import ScriptCall
 from stbass.transports.redis.subscription import Subscription
 from stbass.transports.redis.transport import Scope
 from stbass.transports.redis.trouble import LONGEST_PAUSE, Vigil, waited_out
@@ -557,10 +558,10 @@ class Runtime:
         # Of processes that call `asyncio.to_thread` themselves: asyncio's own are few, and its end waits for them.
         self._loop.set_default_executor(SyncThreads("stbass-to-thread", shared_threads().abandoned))
         self._redis = self.settings.backend.async_client()
-        self._claim_script = self._redis.register_script(self._keys.script(keys.CLAIM))
-        self._finish_script = self._redis.register_script(self._keys.script(keys.FINISH))
-        self._park_script = self._redis.register_script(self._keys.script(keys.PARK))
-        self._tend_script = self._redis.register_script(self._keys.script(keys.TEND))
+        self._claim_script = ScriptCall(self._redis, self._keys.script(keys.CLAIM))
+        self._finish_script = ScriptCall(self._redis, self._keys.script(keys.FINISH))
+        self._park_script = ScriptCall(self._redis, self._keys.script(keys.PARK))
+        self._tend_script = ScriptCall(self._redis, self._keys.script(keys.TEND))
         self._writer.open(self._redis)
         self._ready.set()
         try:
@@ -740,9 +741,9 @@ class Runtime:
         )
         if self._broker is not None:
             # Nobody may call them before their messages are acknowledged: they come again by the same tags.
-            await self._park_script(args=[packed, 0, *self._beside])
+            await self._park_script([packed, 0, *self._beside])
             await shared_threads().call_plain(self._line.acknowledge, [job.tag for job in jobs if job.tag])
-        sent, alarms = await self._park_script(args=[packed, 1, *self._beside])
+        sent, alarms = await self._park_script([packed, 1, *self._beside])
         for job in jobs:
             self._done(job, Outcome("parked", acknowledged=self.settings.broker is not None))
         await self._go_on(sent, alarms)
@@ -762,7 +763,7 @@ class Runtime:
         await self._has_due.wait()
         self._has_due.clear()
         queues, self._due = self._due, set()
-        sent, alarms, late = await waited_out(partial(self._tend_script, args=[*self._beside, *queues]), self._storing)
+        sent, alarms, late = await waited_out(partial(self._tend_script, [*self._beside, *queues]), self._storing)
         await self._go_on(sent, alarms)
         if (packed := self._line.overdue(late)) is not None:
             await waited_out(partial(self._finish, packed), self._storing)
@@ -798,8 +799,9 @@ class Runtime:
         ]
         held = [len(self._suspects), sum(self._suspects.values())]
         ttls = [keys.RUN_TTL, self.settings.result_ttl]
-        args = [self.worker, self._life, self._prefix, *ttls, *held, _pack(packed)]
-        since, *answers = await self._claim_script(args=[*args, _pack(self._limits)] if self._limits else args)
+        limits = [_pack(self._limits)] if self._limits else []
+        args = [self.worker, self._life, self._prefix, *ttls, *held, _pack(packed), *limits]
+        since, *answers = await self._claim_script(args)
         now = time.monotonic()
         if self._data_since is None:
             self._data_since = since
@@ -1198,7 +1200,7 @@ class Runtime:
 
     async def _finish(self, packed: bytes) -> list[int]:
         args: list[str | int | bytes] = [self._prefix, self.settings.result_ttl, packed, *self._beside]
-        stored, sent, alarms = await self._finish_script(args=args)
+        stored, sent, alarms = await self._finish_script(args)
         if sent or alarms:
             await self._go_on(sent, alarms)
         return list(stored)
