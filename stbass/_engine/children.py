@@ -21,6 +21,7 @@ from stbass._process.context import (
     given_to,
     held_by,
     inherit,
+    let_belong,
     own_channels,
     peek_frame,
 )
@@ -184,8 +185,7 @@ async def open_groups(owner: ProcessContext, children: Sequence[Child]) -> Any:
         pairs = [(child.process, child.ctx) for child in together]
         handle = await _in_time(owner, backend, partial(backend.open_group, group_id, pairs))
         if handle is not None:
-            for child in together:
-                frame_of(child.ctx).group = group_id
+            let_belong([child.ctx for child in together], group_id)
             first = handle if first is None else first
     return first
 

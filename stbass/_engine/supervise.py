@@ -67,6 +67,9 @@ __all__ = [
 # A worker's clock may run ahead of ours a little. A process that it ended at the deadline halts nobody.
 _CLOCK_TOLERANCE = 0.1
 
+_START_MOST = 250
+"""Processes that are started in one turn of the event loop: each does its first step in the next, before all others."""
+
 
 class Child:
     """A process that is to run, with its context, and the backend that runs it (None: here)."""
@@ -121,6 +124,7 @@ class _Supervision:
         "_group",
         "_halt",
         "_halted_by",
+        "_is_starting",
         "_limit",
         "_owner",
         "_plain",
@@ -161,6 +165,8 @@ class _Supervision:
         self._then = then
         self._ready = deque(range(len(children)) if first is None else first)
         self._running = 0
+        self._is_starting = False
+        """Whether there are more to start at once than are started in one turn of the event loop."""
         self._tasks: list[asyncio.Task[None] | None] = [None] * len(children)
         self._results: list[ProcessResult | None] = [None] * len(children)
         self._halted_by: Child | None = None
@@ -173,7 +179,12 @@ class _Supervision:
                     emit_event(child.ctx, "queued")
         try:
             async with asyncio.TaskGroup() as self._group:
-                self._start()
+                # In the slot of the composition nobody else may come between.
+                most = _START_MOST if self._slot is None else None
+                self._start(most)
+                while self._is_starting:
+                    await asyncio.sleep(0)
+                    self._start(most)
                 if self._slot is not None:
                     lend(self._owner, [child for child, task in zip(self._children, self._tasks, strict=True) if task])
         finally:
@@ -186,8 +197,15 @@ class _Supervision:
             for child, result in zip(self._children, self._results, strict=True)
         ]
 
-    def _start(self) -> None:
+    def _start(self, most: int | None = None) -> None:
+        """Start those that can start now, or the first ``most`` of them."""
+        self._is_starting = False
         while self._ready and self._running < self._limit:
+            if most == 0:
+                self._is_starting = True
+                break
+            if most is not None:
+                most -= 1
             index = self._ready.popleft()
             self._running += 1
             if self._spare is not None and self._children[index].in_place:
@@ -196,11 +214,13 @@ class _Supervision:
 
     async def _run_one(self, index: int, child: Child) -> None:
         try:
-            if self._plain and child.backend is None:
+            if not self._plain:
+                result = await run_child(child, self._retry)
+            elif child.backend is not None:
+                result = await _run_on(child.backend, child)
+            else:
                 child.began = True
                 result = await child.process.execute(child.ctx)
-            else:
-                result = await run_child(child, self._retry)
         except asyncio.CancelledError:
             if self._halted_by is None and is_being_cancelled():
                 raise
@@ -226,7 +246,8 @@ class _Supervision:
         if self._halted_by is None and not is_being_cancelled():
             if self._then is not None:
                 self._ready.extend(self._then(index, result))
-            self._start()
+            if not self._is_starting:
+                self._start()
 
     def _halts(self, child: Child, result: ProcessResult) -> bool:
         if not self._halt or self._halted_by is not None or child.process.is_optional:
@@ -404,23 +425,27 @@ async def _run_once(child: Child) -> ProcessResult:
 
 async def _run_on(backend: ExecutionBackend, child: Child) -> ProcessResult:
     process, ctx = child.process, child.ctx
-    frame = frame_of(ctx)
+    # Thousands share one frame, unless it has to say something of this one alone.
+    frame = peek_frame(ctx)
     slot: Slot | None = frame.slot.message if backend.in_place and frame.slot is not None else None
     if not backend.in_place:
-        frame.worker = None
+        if frame.worker is not None:
+            frame_of(ctx).worker = None
         let_hold(ctx, None)  # what runs in another thread is counted as a whole
     around = running.get()
     try:
         limiter = limiter_of(backend)
         if limiter is not None:
             slot = Slot(limiter, slot)
-        frame.slot = slot
+        if slot is not frame.slot:
+            frame_of(ctx).slot = slot
         if slot is not None and (limiter is not None or not process.runs_others):
             await slot.enter()
-            frame.in_slot = True
+            frame_of(ctx).in_slot = True
         child.began = True
-        # What the backend does is no part of the code of the process around.
-        running.set(None)
+        if around is not None:
+            # What the backend does is no part of the code of the process around.
+            running.set(None)
         result: object = await backend.execute(process, ctx)
         if not isinstance(result, ProcessResult):
             raise TypeError(
@@ -430,7 +455,8 @@ async def _run_on(backend: ExecutionBackend, child: Child) -> ProcessResult:
     except Exception as error:
         return ended(child, error, traceback_text(error))
     finally:
-        running.set(around)
+        if around is not None:
+            running.set(around)
         _leave_slot(ctx)
 
 

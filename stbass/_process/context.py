@@ -56,6 +56,7 @@ __all__ = [
     "held_by",
     "hold_end",
     "inherit",
+    "let_belong",
     "let_hold",
     "meter_of",
     "next_attempt",
@@ -515,6 +516,18 @@ def frame_of(ctx: ProcessContext) -> Frame:
 def peek_frame(ctx: ProcessContext) -> Frame:
     """As :func:`frame_of`, but only to be read: other contexts may have the same record."""
     return ctx._frame
+
+
+def let_belong(contexts: Iterable[ProcessContext], group: str) -> None:
+    """Note in which group a backend knows these processes; those that share a frame go on sharing one."""
+    before = shared = _NO_FRAME
+    for ctx in contexts:
+        if not ctx._frame.shared:
+            ctx._frame.group = group
+            continue
+        if ctx._frame is not before:
+            before, shared = ctx._frame, ctx._frame.grouped(group)
+        ctx._frame = shared
 
 
 def running_context() -> ProcessContext | None:

@@ -100,6 +100,10 @@ class Frame:
         found["path"] = f"{self.path}{name}/"
         return self._copy(found, shared=True)
 
+    def grouped(self, group: str) -> Self:
+        """A copy for those of the processes that share this record that are in a group."""
+        return self._copy({**self.__dict__, "group": group}, shared=True)
+
     def unshared(self) -> Self:
         """A copy, for one context alone."""
         return self._copy(self.__dict__, shared=False)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
+import weakref
+from contextlib import aclosing
 
 import pytest
 from celery.result import AsyncResult, GroupResult
@@ -43,6 +46,17 @@ LOCAL = Placement(model="nomic", endpoint="local:8080")
 
 def context(name: str, placement: Placement = ANTHROPIC) -> ProcessContext:
     return ProcessContext(name, placement=placement)
+
+
+async def test_what_has_ended_is_not_kept_by_its_producer(fleet: Fleet) -> None:
+    patient = CeleryBackend(fleet.app(**fleet.conf), **{**fleet.options, "grace": 30.0})
+    async with aclosing(patient):
+        ctx = context("noop")
+        kept = weakref.ref(ctx)
+        assert (await patient.execute(noop, ctx)).is_ok
+        del ctx
+        gc.collect()
+        assert kept() is None
 
 
 async def test_a_process_runs_on_the_worker_of_its_endpoint(fleet: Fleet, registry: BackendRegistry) -> None:

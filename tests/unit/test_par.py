@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -38,6 +39,70 @@ async def test_all_run_at_once() -> None:
     gate.opened.set()
     result = await running
     assert (result.is_ok, result.value, result.group) == (True, ["a", "b", "c"], None)
+
+
+async def test_of_very_many_only_some_begin_in_one_turn_of_the_event_loop() -> None:
+    turn, began = 0, Counter[int]()
+
+    async def count_turns() -> None:
+        nonlocal turn
+        while True:
+            turn += 1
+            await asyncio.sleep(0)
+
+    @Process
+    async def note(ctx: ProcessContext) -> None:
+        began[turn] += 1
+
+    counting = asyncio.create_task(count_turns())
+    result = await PAR(*[note] * 1000).run()
+    counting.cancel()
+    assert result.is_ok
+    assert sum(began.values()) == 1000
+    assert max(began.values()) <= 250, began
+
+
+async def test_of_very_many_as_many_run_at_once_as_the_limit_says() -> None:
+    running = peak = 0
+    full = asyncio.Event()
+
+    @Process
+    async def wait_for_the_others(ctx: ProcessContext) -> None:
+        nonlocal running, peak
+        running += 1
+        peak = max(peak, running)
+        if running == 600:
+            full.set()
+        await full.wait()
+        running -= 1
+
+    result = await asyncio.wait_for(PAR(*[wait_for_the_others] * 2000, limit=600).run(), 30)
+    assert (result.is_ok, peak) == (True, 600)
+
+
+async def test_of_very_many_none_begins_after_one_has_failed() -> None:
+    result = await PAR(boom, *[give(1)] * 1000).run()
+    assert "was not started" in str(result.results[-1].failure.error)
+
+
+async def test_very_many_that_are_cancelled_while_they_are_started_leave_nothing() -> None:
+    running = asyncio.create_task(PAR(*[forever] * 1000).run())
+    for _ in range(3):
+        await asyncio.sleep(0)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_those_that_others_make_ready_start_also_while_very_many_are_started() -> None:
+    owner = ProcessContext("all")
+    children = [Child(give(number), ProcessContext(str(number))) for number in range(1600)]
+    following = {number: [number + 800] for number in range(800)}
+    results = await supervise(
+        children, owner, COLLECT, first=range(800), then=lambda index, _: following.get(index, [])
+    )
+    assert [one.value for one in results] == list(range(1600))
 
 
 async def test_results_are_in_the_order_of_declaration() -> None:

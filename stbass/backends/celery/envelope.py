@@ -215,6 +215,10 @@ class Envelope(msgspec.Struct, omit_defaults=True):
         """A copy without what is to be run."""
         return msgspec.structs.replace(self, process=ABSENT, given=ABSENT, resumed=ABSENT)
 
+    def let_go(self) -> None:
+        """Forget what is to be run: it goes with the message."""
+        self.process = self.given = self.resumed = ABSENT
+
 
 class Called(msgspec.Struct, omit_defaults=True):
     """A process of a canvas or a schedule: what each run of it has in common."""

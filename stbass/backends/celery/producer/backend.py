@@ -22,7 +22,6 @@ from stbass._process.context import (
     Composable,
     ProcessContext,
     count_usage,
-    frame_of,
     given_to,
     note_sent,
     own_channels,
@@ -187,7 +186,7 @@ class CeleryBackend(ExecutionBackend):
             if process.bound_channels or process.runs_others or own_channels(ctx):
                 # The composition around it did not know this process yet.
                 await migrate(self, process, own_channels(ctx))
-        frame = frame_of(ctx)
+        frame = peek_frame(ctx)
         if frame.deadline_span is not None:
             envelope.deadline = min(LONGEST_SECONDS, round(frame.deadline_span, 3))
         envelope.reply, envelope.attempt = client.reply, ctx.attempt
@@ -202,8 +201,8 @@ class CeleryBackend(ExecutionBackend):
             await recorder.flush()
         if message is not None:
             envelope.inside, envelope.inside_attempt = message.id, message.attempt
-        complete = partial(self._complete, envelope, process, ctx)
-        ticket = Ticket(envelope, self._grace, ctx.remaining, ctx.placement, frame.group, complete, sender=message)
+        ticket = Ticket(envelope, self._grace, ctx.remaining, ctx.placement, frame.group, sender=message)
+        ticket.complete = partial(self._complete, envelope, process, ctx)
         ticket.count = partial(count_usage, ctx)
         ticket.recorder = None if follows else recorder
         if running_context() is None:

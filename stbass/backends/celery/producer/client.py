@@ -284,7 +284,8 @@ class FleetClient:
                 raise
             return
         grace = max((ticket.grace for ticket in batch), default=0.0)
-        self._loop.call_later(grace, self._attend, batch)
+        # By id: what has ended by then, with its result and its context, is not kept for so long.
+        self._loop.call_later(grace, self._attend, [ticket.id for ticket in batch])
 
     def _prepared(self, batch: list[Ticket], position: int, task: RunningMessage | None) -> tuple[list[Ticket], int]:
         """The next to send, as many as can be made ready before others on the event loop should have their turn.
@@ -310,7 +311,7 @@ class FleetClient:
                 ticket.future.set_exception(error)
             else:
                 # What is to be run goes with the message; whoever waits has no more need of it.
-                ticket.envelope = ticket.envelope.emptied()
+                ticket.envelope.let_go()
                 ticket.sent = True
                 ready.append(ticket)
         return ready, position
@@ -452,9 +453,10 @@ class FleetClient:
 
     # Those that nobody starts --------------------------------------------------------------------
 
-    def _attend(self, batch: list[Ticket]) -> None:
+    def _attend(self, ids: list[str]) -> None:
         """A while after sending: are there some that no worker has started?"""
-        waiting = [ticket for ticket in batch if not ticket.future.done() and ticket.started_at is None]
+        out = [self._tickets[process_id] for process_id in ids if process_id in self._tickets]
+        waiting = [ticket for ticket in out if not ticket.future.done() and ticket.started_at is None]
         if waiting:
             self._spawn(self._watch(waiting, warn=True))
 
