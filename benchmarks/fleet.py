@@ -257,15 +257,15 @@ def f5() -> list[Row]:
 def steepest(costs: list[float]) -> float:
     """The largest ratio of a cost to one before it: above 1 something grows, and 1 at least by definition.
 
-    A batch of ten costs more for each than one of a thousand, because the way there and back is shared by fewer; that
-    is no fault, so only growth counts.
+    A batch of a hundred costs more for each than one of a thousand, because the way there and back is shared by fewer;
+    that is no fault, so only growth counts.
     """
     return max([1.0, *(later / earlier for earlier, later in itertools.combinations(costs, 2))])
 
 
 def f6() -> list[Row]:
-    """What a no-op costs in a PLACED_PAR of 10, 100, 1,000 and 10,000."""
-    counts = (10, 100, 1000, 10_000)
+    """What a no-op costs in a PLACED_PAR of 100, 1,000, 10,000 and 100,000."""
+    counts = (100, 1000, 10_000, 100_000)
     contender = ours()
     with server_url() as url:
 
