@@ -15,7 +15,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from hashlib import blake2b
 from math import isfinite
 from typing import Annotated, Any, Literal
@@ -468,7 +468,10 @@ class Reply(msgspec.Struct, omit_defaults=True):
 
 
 class Ran(msgspec.Struct, omit_defaults=True):
-    """Where and when a process ran; ``failure`` is the whole failed result as wire text."""
+    """Where and when a process ran; ``failure`` is the whole failed result as wire text.
+
+    A later version may have more fields, before ``sig``, which stays the last: the signature is of the bytes before it.
+    """
 
     worker: _Name | None = None
     attempt: _Attempt = 1
@@ -488,8 +491,8 @@ class Ran(msgspec.Struct, omit_defaults=True):
             raise ValueError(f"it started in the year {self.started.year}")
 
 
-class Meta(msgspec.Struct, omit_defaults=False):
-    """A result as Celery keeps it (``celery-task-meta-<id>``), with one more member, ``stbass``."""
+class Meta(msgspec.Struct, omit_defaults=False, dict=True):
+    """A result as Celery keeps it (``celery-task-meta-<id>``), with one more member, ``stbass``: see :class:`Ran`."""
 
     task_id: _Id
     status: Annotated[str, msgspec.Meta(max_length=100)]
@@ -497,7 +500,12 @@ class Meta(msgspec.Struct, omit_defaults=False):
     date_done: str | None = None
     traceback: str | None = None
     children: list[Any] | None = None
-    stbass: Ran | None = None
+    stbass: msgspec.Raw = ABSENT
+
+    @cached_property
+    def ran(self) -> Ran | None:
+        """What the member ``stbass`` says, if there is one."""
+        return _ran_decoder.decode(self.stbass) if bytes(self.stbass) else None
 
 
 _log = logging.getLogger(__name__)
@@ -507,6 +515,7 @@ _UNDECODABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 _envelope_decoder = msgspec.json.Decoder(Envelope)
 _reply_decoder = msgspec.json.Decoder(Reply)
 _meta_decoder = msgspec.json.Decoder(Meta)
+_ran_decoder: msgspec.json.Decoder[Ran | None] = msgspec.json.Decoder(Ran | None)
 
 
 # The process -------------------------------------------------------------------------------------
@@ -828,10 +837,12 @@ def failed_result(
     return failure_of(error, ctx, traceback_str)
 
 
-def _signed(settings: FleetSettings, task_id: str, status: str, result: bytes, ran: Ran) -> None:
+def _signed(settings: FleetSettings, task_id: str, status: str, result: bytes, ran: Ran) -> msgspec.Raw:
+    text = _encode(ran)
     if settings.signer is not None:
-        ran.sig = None
-        ran.sig = settings.signer.sign("result", task_id, status, result, _encode(ran))
+        ran.sig = settings.signer.sign("result", task_id, status, result, text)
+        text = _encode(ran)
+    return msgspec.Raw(text)
 
 
 def seal_result(
@@ -890,8 +901,8 @@ def _written(task_id: str, result: ProcessResult, settings: FleetSettings, ctx: 
         module, _, name = type_name_of(error_type).partition(":")
         body = _encode({"exc_type": name, "exc_message": [message_of(failure.error)], "exc_module": module})
         ran.failure = msgspec.Raw(wire.result_or_failure(result, limit=settings.max_message_bytes))
-    _signed(settings, task_id, status, body, ran)
-    return _encode(Meta(task_id, status, msgspec.Raw(body), utc_now().isoformat(), traceback, [], ran))
+    told = _signed(settings, task_id, status, body, ran)
+    return _encode(Meta(task_id, status, msgspec.Raw(body), utc_now().isoformat(), traceback, [], told))
 
 
 def read_meta(raw: bytes | msgspec.Raw) -> Meta:
@@ -901,9 +912,11 @@ def read_meta(raw: bytes | msgspec.Raw) -> Meta:
         WireError: it is neither.
     """
     try:
-        return _meta_decoder.decode(raw)
+        meta = _meta_decoder.decode(raw)
+        _ = meta.ran
     except _UNDECODABLE as error:
         raise WireError(f"a result cannot be read: {error}") from error
+    return meta
 
 
 def sent_of(meta: Meta, settings: FleetSettings) -> list[Any] | None:
@@ -912,9 +925,9 @@ def sent_of(meta: Meta, settings: FleetSettings) -> list[Any] | None:
     Raises:
         WireError: it is not that.
     """
-    if meta.stbass is None or not bytes(meta.stbass.sent):
+    if meta.ran is None or not bytes(meta.ran.sent):
         return None
-    found = wire.loads(bytes(meta.stbass.sent), limit=settings.max_message_bytes, what="output")
+    found = wire.loads(bytes(meta.ran.sent), limit=settings.max_message_bytes, what="output")
     if not isinstance(found, list):
         raise WireError(f"the output of a stage is not one that stbass wrote: it is {text_of(found, 60)}")
     return found
@@ -928,7 +941,7 @@ def open_result(
     queued: timedelta | None = None,
 ) -> ProcessResult:
     """The result in it; one that cannot be trusted or read is a failure that says so."""
-    ran, name = meta.stbass, envelope.name
+    ran, name = meta.ran, envelope.name
     try:
         if settings.signer is not None:
             _check_signature(meta, name, settings)
@@ -971,15 +984,17 @@ def is_failure(raw: bytes, task_id: str, settings: FleetSettings) -> bool:
 
 
 def _check_signature(meta: Meta, name: str, settings: FleetSettings) -> None:
-    ran = meta.stbass
+    ran = meta.ran
     if ran is None or ran.sig is None:
         raise SignatureError(
             f"the result of {name!r} ({meta.task_id}) is not signed, and this producer has a signing key;"
             " give the workers the same STBASS_SIGNING_KEY"
         )
-    signature, ran.sig = ran.sig, None
     assert settings.signer is not None
-    settings.signer.verify(signature, "result", meta.task_id, meta.status, bytes(meta.result), _encode(ran))
+    # As it was written, not as this version would write it: a later one may have said more of it.
+    sig = f'"sig":"{ran.sig}"}}'.encode("utf-8", "surrogatepass")
+    rest = bytes(meta.stbass).removesuffix(sig).removesuffix(b",") + b"}"
+    settings.signer.verify(ran.sig, "result", meta.task_id, meta.status, bytes(meta.result), rest)
 
 
 def _foreign(meta: Meta, envelope: Envelope, placement: Placement | None) -> ProcessResult:
