@@ -98,7 +98,8 @@ async def test_what_runs_on_a_worker_that_is_stopped_goes_to_another_one(
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("pool", [pytest.param("asyncio", marks=slow), "threads"])
+@slow
+@pytest.mark.parametrize("pool", ["asyncio", "threads"])
 async def test_a_worker_that_stops_while_redis_is_away_hands_back_when_it_is_there(pool: str, tmp_path: Path) -> None:
     # given processes that may lose no worker, on one that is stopped when there is no server
     log, let_go = tmp_path / "log", tmp_path / "let_go"

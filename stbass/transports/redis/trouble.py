@@ -32,6 +32,7 @@ _FOR_NOW = re.compile(
     r"|user executing the script can't run|max number of clients reached"
 )
 _FORBIDDEN = re.compile(r"NOPERM |has no permissions to|user executing the script can't run")
+_NOT_LET_IN = "does not accept the user name and password that it is given"
 _CLASSES_FOR_NOW = (
     redis.exceptions.BusyLoadingError,
     redis.exceptions.OutOfMemoryError,
@@ -109,7 +110,7 @@ class Vigil:
                 "cannot %s: %s %s (%s); trying again until it is well",
                 self._doing,
                 self._server,
-                trouble.value,
+                _NOT_LET_IN if isinstance(error, redis.AuthenticationError) else trouble.value,
                 message_of(error, 300) or type(error).__name__,
             )
         self._pause = min(self._longest, 2 * self._pause or _FIRST_PAUSE)
