@@ -139,6 +139,8 @@ async def test_what_is_wrong_with_a_query_shows_before_any_step(
     error = await failure(process)
     assert says in str(error)
     assert collect.got == []
+    # and the database is free for others, while somebody still has the error
+    execute(address, "CREATE TABLE another (a INTEGER)", "DROP TABLE another")
 
 
 @pytest.mark.parametrize("key", [None, "id"])

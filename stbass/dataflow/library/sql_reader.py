@@ -87,7 +87,7 @@ class SQLReader(DataReader):
             self._connection = self._database.engine.connect()
             if self._key is None:
                 self._passed = 0 if position is None else position["passed"]
-                self._result = self._stream(self._passed)
+                self._stream(self._passed)
             else:
                 self._after = None if position is None else position["after"]
                 self._check_columns()
@@ -102,7 +102,11 @@ class SQLReader(DataReader):
 
     def close_source(self) -> None:
         """Disconnect."""
-        connection, self._connection, self._result = self._connection, None, None
+        connection, self._connection = self._connection, None
+        result, self._result = self._result, None
+        if result is not None:
+            # Where it was refused the error still holds it, and it would hold its lock on the database.
+            result.close()
         if connection is not None:
             connection.close()
         self._database.close()
@@ -117,11 +121,11 @@ class SQLReader(DataReader):
 
     # One query, streamed ------------------------------------------------------------------------
 
-    def _stream(self, passed: int) -> CursorResult[Any]:
+    def _stream(self, passed: int) -> None:
         from sqlalchemy import text
 
         connection = self._connected().execution_options(stream_results=True, max_row_buffer=self.chunk_size)
-        result = connection.execute(text(self._query), self._params)
+        result = self._result = connection.execute(text(self._query), self._params)
         if not result.returns_rows:
             raise DataflowError(f"component {self.name!r}: the query gives no rows: {self._query}")
         found = list(result.keys())
@@ -136,7 +140,6 @@ class SQLReader(DataReader):
                     f"{passed - left}: give key= to go on behind a value instead of a number of rows"
                 )
             left -= skipped
-        return result
 
     def _read_on(self) -> list[tuple[Any, ...]]:
         if self._result is None:
