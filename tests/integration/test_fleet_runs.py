@@ -188,6 +188,28 @@ async def test_nothing_is_written_of_what_nobody_started_as_a_run(registry: Back
     assert not [key for key in fleet.keys() if "event" in key or "started" in key]  # noqa: SIM118
 
 
+async def test_a_thousand_outputs_cost_few_commands_and_three_followers_have_all(
+    registry: BackendRegistry, fleet: Fleet
+) -> None:
+    def scripts() -> int:
+        return int(fleet.server.command("INFO", "commandstats")["cmdstat_evalsha"]["calls"])
+
+    before = scripts()
+    run = await stbass.start(counts(1000, pause=0.001), registry=registry)
+    followed = await asyncio.gather(*(all_of(run) for _ in range(3)))
+    assert [outputs(events) for events in followed] == [list(range(1000))] * 3
+    seconds = (followed[0][-1].at - followed[0][0].at).total_seconds()
+    assert scripts() - before < 100 * seconds
+
+
+async def test_an_output_that_is_larger_than_a_message_may_be_is_refused(server: RedisServer) -> None:
+    settings = read_settings(make_app("tests", broker_url=server.url, stbass_max_message_bytes=2048).conf)
+    recorder = ProcessRecorder(EventWriter(settings, "life", b""), "run", "process", 1, b"")
+    with pytest.raises(NotTransportable, match="2,048"):
+        recorder.record(Event("output", "name", "inside", value="x" * 3000))
+    assert recorder.take() is None
+
+
 async def test_observers_of_a_placed_process_see_its_outputs(registry: BackendRegistry) -> None:
     events: list[Event] = []
     with subscribe(events.append):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -153,6 +153,29 @@ async def test_functions_of_one_name_are_other_work() -> None:
     with pytest.raises(RunConflictError, match="'made'") as conflict:
         await stbass.start(second, id=run.id)
     assert (conflict.value.run_id, conflict.value.runs) == (run.id, "made")
+
+
+class Slow(LocalBackend):
+    """Others come while it is asked whether it can take something."""
+
+    async def open_group(self, group_id: str, members: Sequence[tuple[Any, ProcessContext]]) -> Any:
+        await asyncio.sleep(0)
+        return await super().open_group(group_id, members)
+
+
+async def test_it_runs_once_though_the_backend_takes_its_time() -> None:
+    ran = []
+
+    @Process
+    async def notes(ctx: ProcessContext) -> int:
+        ran.append(ctx.process_id)
+        return len(ran)
+
+    registry = BackendRegistry()
+    registry.register("*", Slow())
+    started = await asyncio.gather(*(stbass.start(notes, registry=registry, id="slowly once") for _ in range(20)))
+    assert {(await run.result()).value for run in started} == {1}
+    assert [run.is_new for run in started].count(True) == 1
 
 
 async def test_arguments_that_cannot_travel_are_the_same_as_themselves() -> None:
