@@ -27,6 +27,7 @@ from stbass.observe.events import Event
 
 __all__ = ["LinesView", "LiveView", "View", "progress", "view_for"]
 
+_OF_MANY = {"waits": "wait", "runs": "run"}
 _STYLES = {"waits": "dim", "runs": "cyan", "done": "green", "failed": "red"}
 # Lines of a terminal that are not for processes: the header, the count of the rest, and the prompt.
 _RESERVED = 4
@@ -153,7 +154,7 @@ class LiveView(View):
             if id(row) in kept:
                 table.add_row(*row.cells(now))
         if len(rows) > self._room:
-            counts = Counter(row.state for row in arranged[self._room :])
+            counts = Counter(_OF_MANY.get(row.state, row.state) for row in arranged[self._room :])
             table.add_row(f"[dim]and {', '.join(f'{count} {state}' for state, count in counts.items())}[/]")
         return table
 

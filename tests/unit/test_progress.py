@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import re
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from rich.console import Console
 from stbass import PAR, FailurePolicy, Process, ProcessResult
 from stbass._process.context import ProcessContext
 from stbass._values.outcome import html_table
+from stbass.observe import Event
 from stbass.observe.display import LinesView, LiveView, progress, view_for
 from tests.support.compose import boom, give
 
@@ -70,6 +72,18 @@ async def test_more_processes_than_lines() -> None:
     assert "and 27 done" in shown(console)
     assert isinstance(view_for(terminal()), type(view))
     assert isinstance(view_for(lines()), LinesView)
+
+
+async def test_those_that_have_no_line_are_counted_by_what_they_do() -> None:
+    # given twelve processes of which one runs and the others wait, and room for a few
+    console = terminal(height=8)
+    view = LiveView(console)
+    for number in range(12):
+        view.on_event(Event("queued", f"agent{number}", str(number)))
+    view.on_event(Event("started", "agent11", "11"))
+    # when they are shown, then the rest is counted in the plural
+    console.print(view._draw())
+    assert re.search(r"and \d+ wait(,| *$)", shown(console), re.MULTILINE)
 
 
 async def test_a_second_display_leaves_it_to_the_first() -> None:
