@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from stbass.timer import DEADLINE, TIMER, TimerExpired, running
+from stbass.process import Process, ProcessContext
+from stbass.seq import SEQ
+from stbass.timer import DEADLINE, TIMER, TimerExpired
 
 
 async def test_a_timer_waits_so_long() -> None:
@@ -98,11 +100,9 @@ def test_a_deadline_is_a_datetime(target: Any) -> None:
 
 
 async def test_the_checkpoint_of_the_running_process() -> None:
-    class Context:
-        last_checkpoint = "step 2"
+    @Process
+    async def waits(ctx: ProcessContext) -> Any:
+        ctx.checkpoint("step 2")
+        return (await TIMER(0)).last_checkpoint
 
-    token = running.set(Context())
-    try:
-        assert (await TIMER(0)).last_checkpoint == "step 2"
-    finally:
-        running.reset(token)
+    assert (await SEQ(waits).run()).value == "step 2"
