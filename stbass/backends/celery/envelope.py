@@ -139,18 +139,22 @@ class Keeper(msgspec.Struct):
     worker: _Name
 
     @classmethod
-    def all_of(cls, sender: RunningMessage) -> list[Keeper]:
+    def all_of(cls, sender: RunningMessage) -> tuple[Keeper, ...]:
         """Those that keep their places until what ``sender`` sends has ended, the nearest first."""
         kept = sender.keeping()[:_KEEPERS_MOST]
-        return [cls(shortened(one.name, 1000), one.id, one.attempt, one.worker) for one in kept]
+        return tuple([cls(shortened(one.name, 1000), one.id, one.attempt, one.worker) for one in kept])
 
     def message(self) -> RunningMessage:
         """The inverse."""
         return RunningMessage(self.name, self.id, self.attempt, self.worker, lends=False)
 
 
-class Envelope(msgspec.Struct, omit_defaults=True):
-    """A process on its way to a worker and back: what the producer and the worker both know of it."""
+class Envelope(msgspec.Struct, omit_defaults=True, gc=False):
+    """A process on its way to a worker and back: what the producer and the worker both know of it.
+
+    The garbage collector leaves it alone: it is made of texts and numbers, so it is part of no circle of references.
+    A producer may have tens of thousands of them.
+    """
 
     id: _Id
     queue: _Id
@@ -175,7 +179,7 @@ class Envelope(msgspec.Struct, omit_defaults=True):
     inside: _Id | None = None
     """Id of the process on a worker that has sent it, and which attempt of that; None: a program has."""
     inside_attempt: _Attempt = 1
-    keepers: Annotated[list[Keeper], msgspec.Meta(max_length=_KEEPERS_MOST)] = []
+    keepers: Annotated[tuple[Keeper, ...], msgspec.Meta(max_length=_KEEPERS_MOST)] = ()
     """Those that keep their places in workers until it has ended, the nearest first."""
     path: _Path | None = None
     """The names of what is around it; None: nobody observes or follows what happens inside."""

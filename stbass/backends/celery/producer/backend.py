@@ -21,7 +21,6 @@ from stbass._engine.supervise import lent
 from stbass._process.context import (
     Composable,
     ProcessContext,
-    count_usage,
     given_to,
     note_sent,
     own_channels,
@@ -201,9 +200,8 @@ class CeleryBackend(ExecutionBackend):
             await recorder.flush()
         if message is not None:
             envelope.inside, envelope.inside_attempt = message.id, message.attempt
-        ticket = Ticket(envelope, self._grace, ctx.remaining, ctx.placement, frame.group, sender=message)
+        ticket = Ticket(envelope, self._grace, ctx.remaining, ctx.placement, frame.group, sender=message, ctx=ctx)
         ticket.complete = partial(self._complete, envelope, process, ctx)
-        ticket.count = partial(count_usage, ctx)
         ticket.recorder = None if follows else recorder
         if running_context() is None:
             result = await client.run(ticket)

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from stbass._process.context import ProcessContext, count_usage
 from stbass._process.frame import RunRecorder
 from stbass._values.endpoint import Placement
 from stbass._values.outcome import ProcessResult
@@ -33,7 +34,7 @@ class Ticket:
         group: id of Celery's group that it belongs to.
         complete: fills in what the envelope lacks; called right before it is sent.
         sender: the message in a worker whose code has sent it.
-        count: is told what it has used since the last time.
+        ctx: of the process, where what it uses counts.
         recorder: of the run that it is part of, if what happens on the fleet is told to this program alone.
     """
 
@@ -44,7 +45,7 @@ class Ticket:
     group: str | None = None
     complete: Callable[[], None] | None = None
     sender: RunningMessage | None = None
-    count: Callable[[Usage], None] | None = None
+    ctx: ProcessContext | None = None
     recorder: RunRecorder | None = None
     future: asyncio.Future[ProcessResult] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     headers: dict[str, str] = field(default_factory=dict)
@@ -82,9 +83,9 @@ class Ticket:
         """An attempt has used so much up to now."""
         before = self.used.get(attempt, NO_USAGE)
         # What was said earlier may arrive later.
-        if self.count is not None and total != before and total.tokens >= before.tokens and total.cost >= before.cost:
+        if self.ctx is not None and total != before and total.tokens >= before.tokens and total.cost >= before.cost:
             self.used[attempt] = total
-            self.count(total - before)
+            count_usage(self.ctx, total - before)
 
     def event(self, kind: Any, **details: Any) -> events.Event:
         """An event of this process, for those who look."""
