@@ -15,6 +15,7 @@ from stbass import observe
 from stbass._process.context import ProcessContext
 from stbass._values.endpoint import Placement
 from stbass.backends.celery import CeleryBackend
+from stbass.backends.celery.envelope import Envelope
 from stbass.channel import Chan
 from stbass.errors import ConfigurationError, NotTransportable, ProcessRefused
 from stbass.par import PAR
@@ -57,6 +58,12 @@ async def test_what_has_ended_is_not_kept_by_its_producer(fleet: Fleet) -> None:
         del ctx
         gc.collect()
         assert kept() is None
+
+
+def test_the_garbage_collector_leaves_alone_what_a_producer_keeps_of_each_process() -> None:
+    envelope = Envelope("an id", "anthropic", "noop", 10.0)
+    assert not gc.is_tracked(envelope)
+    assert not gc.is_tracked(envelope.keepers)
 
 
 async def test_a_process_runs_on_the_worker_of_its_endpoint(fleet: Fleet, registry: BackendRegistry) -> None:
