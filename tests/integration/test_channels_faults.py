@@ -303,3 +303,69 @@ async def test_a_reader_whose_connection_is_forgotten_while_values_come(server: 
                 proxy.forget_all(lambda: next(connections) > 0)  # noqa: B023 - called at once
         await writing
     assert received == list(range(300))
+
+
+async def test_a_value_for_who_waits_costs_two_scripts_and_no_blocking_move(server: RedisServer) -> None:
+    def calls() -> dict[str, int]:
+        found = server.command("INFO", "commandstats")
+        return {name: found.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("evalsha", "blmove")}
+
+    async with asyncio.timeout(30), ends(server.url) as (writer, reader):
+        # given a reader that waits
+        receiving = asyncio.create_task(write_down(reader))
+        await writer.send(0)
+        before = calls()
+        # when values are sent
+        for number in range(1, 201):
+            await writer.send(number)
+        spent = {name: count - before[name] for name, count in calls().items()}
+        await writer.aclose()
+        # then the server moves and tells each in the step in which it is offered
+        assert await receiving == list(range(201))
+        assert spent["blmove"] <= 5
+        assert spent["evalsha"] <= 2 * 200 + 20
+
+
+@pytest.mark.parametrize("number", [2, 3])
+async def test_a_value_that_was_told_on_a_connection_that_is_lost_comes_once(server: RedisServer, number: int) -> None:
+    """2: what is lost is that the value came; 3: the answer to the acknowledgement before it, and that it came."""
+    told, resume = asyncio.Event(), asyncio.Event()
+
+    async def hold(chunk: bytes) -> None:
+        if told.is_set() or (number == 2 and b"v1 2s" in chunk):
+            told.set()
+            await resume.wait()
+        elif b"v1 2s" in chunk:
+            told.set()
+
+    async with (
+        Proxy(server.port, before=hold) as proxy,
+        asyncio.timeout(30),
+        # (With such a lease nobody looks after a value that does not come, for a minute.)
+        ends(server.url, proxy.url, lease=200.0) as (writer, reader),
+    ):
+        # given a reader that has had a value, and waits
+        receiving = asyncio.create_task(write_down(reader))
+        await writer.writable()
+        await writer.send(1)
+        base = f"stbass:chan:{{{writer.share()['link']['id']}}}"
+        await until(lambda: server.command("HGET", base, "wait") == "1", timeout=30)
+        # when what it is told next does not arrive, and the connection on which that was told is lost
+        sending = asyncio.create_task(write_from(writer, 2))
+        await until(lambda: server.command("HGET", base, "offered") == str(number), timeout=30)
+        resume.set()
+        first = iter([True])
+        proxy.cut_all(lambda: next(first, False))
+        # then all values come, once and in order
+        await sending
+        assert await receiving == [1, 2, 3, 4]
+
+
+async def write_from(channel: Chan[int], first: int) -> None:
+    for number in range(first, 5):
+        await channel.send(number)
+    await channel.aclose()
+
+
+async def write_down(channel: Chan[int]) -> list[int]:
+    return [value async for value in channel]
