@@ -49,9 +49,9 @@ class Fleet:
     def app(self) -> Celery:
         return make_app("tests", broker_url=self.rabbitmq.url, result_backend=self.server.url, stbass_lease=LEASE)
 
-    def worker(self, *, grace: float = 10.0, **options: Any) -> Worker:
+    def worker(self, *, grace: float = 10.0, queue_type: str = "", **options: Any) -> Worker:
         env = {"STBASS_BROKER_URL": self.rabbitmq.url, "STBASS_RESULT_BACKEND": self.server.url}
-        env |= {"TEST_LEASE": str(LEASE), "TEST_GRACE": str(grace)}
+        env |= {"TEST_LEASE": str(LEASE), "TEST_GRACE": str(grace), "TEST_QUEUE_TYPE": queue_type}
         return Worker(APP, self.queue, env=env, include=["tests.support.puppets"], **options)
 
     def placed(self, *processes: Any, **options: Any) -> Any:
@@ -138,6 +138,22 @@ async def test_a_worker_that_runs_one_at_a_time_runs_any_tree(fleet: Fleet, coun
         assert result.is_ok, [failure.detailed for failure in result.failures]
         # And it goes on with what comes afterwards.
         assert (await fleet.placed(*[Give(n) for n in range(3)], deadline=60.0).run()).value == [0, 1, 2]
+
+
+@pytest.mark.slow
+async def test_a_worker_of_quorum_queues_says_that_it_gets_no_more_while_it_waits(fleet: Fleet) -> None:
+    # given a worker that runs one at a time, to which the broker gives no more than that
+    worker = fleet.worker(concurrency=1, queue_type="quorum")
+    async with running(worker):
+        # when what runs there waits for something in the same queue
+        tree = SEQ(noop, PLACED_PAR((noop, fleet.there)))
+        result = await fleet.placed(tree, deadline=5.0, on_failure=COLLECT).run()
+        # then it ends at its deadline, and the worker says why, once
+        assert isinstance(result.results[0].failure.error, DeadlineExceeded)
+        assert worker.log.count("this application has quorum queues") == 1
+        # with more room it runs
+    async with running(fleet.worker(concurrency=4, queue_type="quorum")):
+        assert (await fleet.placed(tree, deadline=60.0).run()).is_ok
 
 
 async def test_of_a_killed_worker_everything_goes_to_another_one(fleet: Fleet, puppeteer: Puppeteer) -> None:

@@ -22,6 +22,8 @@ _SETTINGS: dict[str, Any] = {
     if variable in os.environ
 }
 _SETTINGS |= {"stbass_limits": json.loads(os.environ.get("TEST_LIMITS", "{}"))}
+if queue_type := os.environ.get("TEST_QUEUE_TYPE"):
+    _SETTINGS |= {"task_default_queue_type": queue_type}
 _SETTINGS |= {"worker_pool_restarts": "TEST_POOL_RESTARTS" in os.environ}
 
 # Celery cannot tell `-P prefork` from its default, so the setting decides.

@@ -74,9 +74,19 @@ def registry_with(**backends: ExecutionBackend) -> BackendRegistry:
     return registry
 
 
+_of_others: list[Limiter] = []
+"""Limiters that were busy before these tests: those of other modules have left them, with threads that block, say."""
+
+
 def busy_limiters() -> list[Limiter]:
-    """The limiters of all backends on which a slot is taken, or waited for."""
-    return [one for one in gc.get_objects() if issubclass(type(one), Limiter) and (one.inside or one.waiting)]
+    """The limiters of all backends on which a slot is taken, or waited for, since these tests began."""
+    made = [one for one in gc.get_objects() if issubclass(type(one), Limiter) and (one.inside or one.waiting)]
+    return [one for one in made if not any(one is other for other in _of_others)]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _without_those_of_others() -> None:
+    _of_others.extend(busy_limiters())
 
 
 # Placement ---------------------------------------------------------------------------------------
