@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import stbass
-from stbass import PAR, SEQ, BackendRegistry, LocalBackend, Placement, Process
+from stbass import PAR, PLACED_PAR, SEQ, BackendRegistry, Chan, Collector, LocalBackend, Placement, Process
 from stbass._engine import local_runs
 from stbass._process.context import ProcessContext
 from stbass.errors import NotTransportable, ProcessFailed, RunConflictError
@@ -176,6 +176,18 @@ async def test_it_runs_once_though_the_backend_takes_its_time() -> None:
     started = await asyncio.gather(*(stbass.start(notes, registry=registry, id="slowly once") for _ in range(20)))
     assert {(await run.result()).value for run in started} == {1}
     assert [run.is_new for run in started].count(True) == 1
+
+
+async def test_channels_deadlines_and_placements_inside_make_no_other_work() -> None:
+    def work(deadline: float | None, placement: Placement) -> PAR[Any]:
+        source = Chan(int)
+        source.close()
+        return PAR(Collector([source], Chan(int)), PLACED_PAR((double(2), placement)), deadline=deadline)
+
+    first = await stbass.start(work(50.0, Placement("opus")), id="the same inside")
+    again = await stbass.start(work(None, Placement("haiku")), id="the same inside")
+    assert (first.is_new, again.is_new) == (True, False)
+    assert (await again.result()).value == [0, [4]]
 
 
 async def test_arguments_that_cannot_travel_are_the_same_as_themselves() -> None:
