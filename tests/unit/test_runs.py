@@ -179,15 +179,19 @@ async def test_it_runs_once_though_the_backend_takes_its_time() -> None:
 
 
 async def test_channels_deadlines_and_placements_inside_make_no_other_work() -> None:
+    @Process
+    async def takes(ctx: ProcessContext, jobs: Chan[int]) -> None:
+        return None
+
     def work(deadline: float | None, placement: Placement) -> PAR[Any]:
         source = Chan(int)
         source.close()
-        return PAR(Collector([source], Chan(int)), PLACED_PAR((double(2), placement)), deadline=deadline)
+        return PAR(Collector([source], Chan(int)), takes(source), PLACED_PAR((double(2), placement)), deadline=deadline)
 
     first = await stbass.start(work(50.0, Placement("opus")), id="the same inside")
     again = await stbass.start(work(None, Placement("haiku")), id="the same inside")
     assert (first.is_new, again.is_new) == (True, False)
-    assert (await again.result()).value == [0, [4]]
+    assert (await again.result()).value == [0, None, [4]]
 
 
 async def test_arguments_that_cannot_travel_are_the_same_as_themselves() -> None:
