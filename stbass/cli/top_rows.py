@@ -68,7 +68,7 @@ def process_rows(status: FleetStatus, runs: dict[str, tuple[str, RunStatus]]) ->
         status: of the fleet.
         runs: those that no worker has told of, by id: name and state.
     """
-    told = [(one, worker) for worker, answer in status.answers.items() for one in answer.oldest]
+    told = [(one, answer.worker) for answer in status.answers for one in answer.oldest]
     for one, worker in sorted(told, key=lambda pair: -pair[0].age):
         cells = {
             "process": _line(one.name),
@@ -107,7 +107,7 @@ def _details(one: keys.RunningProcess, worker: str) -> list[str]:
 
 def failure_rows(status: FleetStatus) -> Iterator[Row]:
     """A row for each failure that workers tell of, the latest first."""
-    told = [(one, worker) for worker, answer in status.answers.items() for one in answer.failed]
+    told = [(one, answer.worker) for answer in status.answers for one in answer.failed]
     for one, worker in sorted(told, key=lambda pair: pair[0].ago):
         if one.ago <= _LATELY:
             cells = {
@@ -131,7 +131,7 @@ def fleet_summary(status: FleetStatus) -> str:
     workers = f"{len(status.workers)} worker{'s' * (len(status.workers) != 1)}" + (f" ({ill} not well)" if ill else "")
     running = sum(one.running for one in status.endpoints)
     queued = sum(one.queued for one in status.endpoints)
-    failed = [sum(one.ago <= _LATELY for one in answer.failed) for answer in status.answers.values()]
+    failed = [sum(one.ago <= _LATELY for one in answer.failed) for answer in status.answers]
     or_more = " or more" if any(number == keys.MOST_TOLD for number in failed) else ""
     more = f", {sum(failed)}{or_more} failed in 10 min" if any(failed) else ""
     return f"{workers}, {running:,} running, {queued:,} queued{more}"

@@ -254,7 +254,7 @@ class _FleetScreen(Screen[None]):
         known = [one.endpoint for one in self._status.endpoints] if self._status else []
         status = await asyncio.to_thread(watch.look, known, _PATIENCE, find)
         latest = await asyncio.to_thread(watch.latest_runs, _RUNS)
-        told = {one.run for answer in status.answers.values() for one in answer.oldest if one.is_whole}
+        told = {one.run for answer in status.answers for one in answer.oldest if one.is_whole}
         waiting: dict[str, tuple[str, RunStatus]] = {}
         asked = 0
         for run_id in latest:

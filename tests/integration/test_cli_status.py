@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ import pytest
 
 from stbass._values.endpoint import Placement
 from stbass.backends.celery import CeleryBackend, make_app
+from stbass.backends.celery.fleet_status import FleetWatch
+from stbass.backends.celery.settings import fleet_of
 from stbass.placement import PLACED_PAR
 from stbass.testing import RedisServer, Worker
 from tests.integration.conftest import APP
@@ -90,6 +92,30 @@ async def fleet(server: RedisServer) -> AsyncIterator[Operated]:
     made = Operated(server)
     yield made
     await made.aclose()
+
+
+async def test_two_workers_of_one_name_are_told_apart(fleet: Operated, puppeteer: Puppeteer) -> None:
+    # given two workers of one name, as `stbass worker` gives them on one host, and a process on one of them
+    fleet.worker("busy", name="twin@here")
+    idle = fleet.worker("idle", name="twin@here")
+    group = fleet.send("busy", Puppet(puppeteer.port))
+    await puppeteer.wait_for(1)
+
+    def look() -> dict[str, tuple[int, int]]:
+        status = watch.look()
+        return {one.endpoint: (one.healthy, one.running) for one in status.endpoints}
+
+    with closing(FleetWatch(fleet_of(fleet.app), detailed=True)) as watch:
+        # then what one runs is not said of the other
+        await until(lambda: look() == {"busy": (1, 1), "idle": (1, 0)}, timeout=PATIENCE)
+        # and when one is stopped, the answer of the other is not taken for its own
+        os.kill(idle.pid, signal.SIGSTOP)
+        try:
+            await until(lambda: look() == {"busy": (1, 1), "idle": (0, 0)}, timeout=PATIENCE)
+        finally:
+            os.kill(idle.pid, signal.SIGCONT)
+    group.cancel()
+    await asyncio.gather(group, return_exceptions=True)
 
 
 async def test_status_shows_what_runs_waits_was_lost_and_refused(fleet: Operated, puppeteer: Puppeteer) -> None:

@@ -13,15 +13,15 @@ from stbass.runs import RunStatus
 def fleet(*answers: WorkerAnswer) -> FleetStatus:
     endpoints = [EndpointStatus("llm", 2, 1, 10_000, "50", 7, 3, 12.0), EndpointStatus("nobody", queued=1)]
     workers = [WorkerHealth("w1", ["llm"], 500), WorkerHealth("w2", ["llm"], 500, "it has not answered within 1 s")]
-    return FleetStatus(endpoints, workers, {}, {answer.worker: answer for answer in answers})
+    return FleetStatus(endpoints, workers, {}, list(answers))
 
 
 def test_processes_of_all_workers_stand_in_one_order_and_runs_that_wait_after_them() -> None:
     status = fleet(
         WorkerAnswer(
-            "w1", oldest=[RunningProcess("a", "young", "llm", 1, 2.0), RunningProcess("b", "x", "llm", 2, 1.0)]
+            "w1", "w1", oldest=[RunningProcess("a", "young", "llm", 1, 2.0), RunningProcess("b", "x", "llm", 2, 1.0)]
         ),
-        WorkerAnswer("w2", oldest=[RunningProcess("c", "old", "llm", 1, 400.0, 59.0, "1 of 2", "{}", "r", True)]),
+        WorkerAnswer("w2", "w2", oldest=[RunningProcess("c", "old", "llm", 1, 400.0, 59.0, "1 of 2", "{}", "r", True)]),
     )
     waiting = RunStatus("queued", None, 0, queued_at=datetime.now(UTC) - timedelta(seconds=30.2))
     rows = list(process_rows(status, {"order-1": ("report", waiting)}))
@@ -46,7 +46,7 @@ def test_processes_of_all_workers_stand_in_one_order_and_runs_that_wait_after_th
 
 def test_failures_stand_with_the_latest_first_and_not_for_ever() -> None:
     failed = [FailedProcess(str(ago), "p", "llm", 1, f"E{ago}", ago=ago) for ago in (500.0, 5.0, 700.0)]
-    rows = list(failure_rows(fleet(WorkerAnswer("w1", failed=failed))))
+    rows = list(failure_rows(fleet(WorkerAnswer("w1", "w1", failed=failed))))
     assert [row.cells["error"] for row in rows] == ["E5.0", "E500.0"]
 
 
@@ -55,6 +55,7 @@ def test_texts_of_strangers_stand_in_one_line_and_have_an_end() -> None:
     status = fleet(
         WorkerAnswer(
             evil,
+            "w1",
             oldest=[RunningProcess("a", evil, evil, 1, 1.0, None, evil, evil, evil)],
             failed=[FailedProcess("a", evil, evil, 1, evil, evil)],
         )
@@ -78,5 +79,5 @@ def test_endpoints_that_are_not_well_are_marked_and_all_is_summed_up() -> None:
 
 
 def test_a_row_is_found_by_what_is_in_it() -> None:
-    row = next(process_rows(fleet(WorkerAnswer("w1", oldest=[RunningProcess("a", "Straße", "llm", 1, 1.0)])), {}))
+    row = next(process_rows(fleet(WorkerAnswer("w1", "w1", oldest=[RunningProcess("a", "Straße", "llm", 1, 1.0)])), {}))
     assert [row.has(text) for text in ("strasse", "LLM", "", "no")] == [True, True, True, False]

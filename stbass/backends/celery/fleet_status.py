@@ -73,12 +73,12 @@ class EndpointStatus(msgspec.Struct):
 
 
 class FleetStatus(msgspec.Struct):
-    """All of it; ``refused`` counts what was ever refused, by kind; ``answers`` of workers are there by their names."""
+    """All of it; ``refused`` counts what was ever refused, by kind; ``answers`` are those that workers gave in time."""
 
     endpoints: list[EndpointStatus]
     workers: list[WorkerHealth]
     refused: dict[str, int]
-    answers: dict[str, keys.WorkerAnswer]
+    answers: list[keys.WorkerAnswer]
 
 
 def look_at(fleet: FleetState, endpoints: Iterable[str] = (), patience: float = 1.0) -> FleetStatus:
@@ -162,7 +162,7 @@ class _Look:
                 one.healthy += worker.trouble is None
         for name in endpoints:
             self._of(name)
-        self._running([answers.get(worker.name) for worker in workers])
+        self._running(answers, of=len(workers))
         limits = self._hash(self._names.limits)
         for name, kept in limits.items():
             limit = Limit.read(kept)
@@ -181,10 +181,10 @@ class _Look:
         found: Any = self._client.hgetall(key)
         return {name.decode("utf-8", "backslashreplace"): value for name, value in found.items()}
 
-    def _running(self, answers: list[keys.WorkerAnswer | None]) -> None:
-        told = [answer.running for answer in answers if answer is not None and answer.running is not None]
+    def _running(self, answers: list[keys.WorkerAnswer], of: int) -> None:
+        told = [answer.running for answer in answers if answer.running is not None]
         counts = Counter[str]()
-        if self._detailed and len(told) == len(answers):
+        if self._detailed and len(told) == of:
             for one in told:
                 counts.update(one)
         else:
@@ -288,7 +288,7 @@ def running_of(client: redis.Redis, names: keys.FleetKeys) -> tuple[dict[str, in
 
 def live_workers(
     client: redis.Redis, names: keys.FleetKeys, patience: float, detailed: bool = False
-) -> tuple[list[WorkerHealth], dict[str, keys.WorkerAnswer]]:
+) -> tuple[list[WorkerHealth], list[keys.WorkerAnswer]]:
     """The workers of a fleet that are there, each with what is the matter with it, and what they have answered.
 
     Args:
@@ -301,7 +301,7 @@ def live_workers(
     channels: Any = client.pubsub_channels(names.pattern(prefix))
     instances = [channel.decode("utf-8", "backslashreplace").removeprefix(prefix) for channel in channels]
     if not instances:
-        return [], {}
+        return [], []
     key = names.here(new_id(), detailed)
     pipe = client.pipeline(transaction=False)
     pipe.mget([names.worker(instance) for instance in instances])
@@ -313,15 +313,16 @@ def live_workers(
     silent = f"it has not answered within {patience:g} s"
     found = []
     for info in infos:
-        answer = answers.get(info.name)
+        answer = answers.get(info.instance)
         trouble = silent if answer is None else answer.blocked or None
         slots = info.concurrency or 1
         found.append(WorkerHealth(info.name, info.queues, slots, trouble, info.include, info.signs))
-    return sorted(found, key=lambda worker: worker.name), answers
+    told_by = [answers[info.instance] for info in infos if info.instance in answers]
+    return sorted(found, key=lambda worker: worker.name), told_by
 
 
 def _answers(client: redis.Redis, key: str, count: int, patience: float) -> dict[str, keys.WorkerAnswer]:
-    """What each worker answers that does so in time."""
+    """What each worker answers that does so in time, by its instance."""
     answers: dict[str, keys.WorkerAnswer] = {}
     until, heard = time.monotonic() + patience, 0
     while heard < count:
@@ -336,7 +337,7 @@ def _answers(client: redis.Redis, key: str, count: int, patience: float) -> dict
         for raw in raws:
             answer = _read(raw, keys.WorkerAnswer)
             if answer is not None:
-                answers[answer.worker] = answer
+                answers[answer.instance] = answer
     return answers
 
 

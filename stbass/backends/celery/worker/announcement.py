@@ -221,7 +221,8 @@ class _Announcer(threading.Thread):
             # On Celery's pools of Python processes each has an event loop of its own, and there is none here.
             runtime = this_runtime()
             blocked = None if runtime is None else runtime.watch.blocked(BLOCKED_SECONDS)
-            answer = keys.WorkerAnswer(self._consumer.hostname, shortened(blocked or "", _LONGEST_REASON))
+            reason = shortened(blocked or "", _LONGEST_REASON)
+            answer = keys.WorkerAnswer(self._consumer.hostname, self._instance, reason)
             if runtime is not None and self._settings.keys.asks_what_runs(name):
                 tell_what_runs(runtime, answer)
             pipe = client.pipeline(transaction=False)
