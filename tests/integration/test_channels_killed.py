@@ -179,7 +179,7 @@ async def test_a_send_after_a_pause_is_there_when_it_has_returned(
 
 
 @pytest.mark.parametrize(
-    ("kills", "count"), [(3, 15_000), pytest.param(100, 500_000, marks=[pytest.mark.slow, pytest.mark.timeout(300)])]
+    ("kills", "count"), [(3, 15_000), pytest.param(100, 300_000, marks=[pytest.mark.slow, pytest.mark.timeout(1000)])]
 )
 async def test_a_stage_that_is_killed_again_and_again_hands_on_every_value_once(
     server: RedisServer, transport: RedisTransport, kills: int, count: int
@@ -199,7 +199,8 @@ async def test_a_stage_that_is_killed_again_and_again_hands_on_every_value_once(
         while not received or received[-1] != count - 1:
             received.append(await out.recv())
 
-    async with asyncio.timeout(280):
+    # (A hundred programs are started, each of which takes seconds on a busy machine.)
+    async with asyncio.timeout(900):
         feeding, collecting = asyncio.create_task(feed()), asyncio.create_task(collect())
         killed = 0
         while not collecting.done() and killed < kills:
