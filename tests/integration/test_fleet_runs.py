@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import stbass
-from stbass import PLACED_PAR, BackendRegistry, Chan, Placement
+from stbass import PLACED_PAR, BackendRegistry, Placement
 from stbass._values.ids import new_id
 from stbass.backends.celery import CeleryBackend, make_app
 from stbass.backends.celery.settings import read_settings
@@ -293,7 +293,7 @@ async def test_queues_and_results_on_two_servers() -> None:
 @SLOW
 async def test_twenty_programs_start_one_run_at_once(fleet: Fleet, registry: BackendRegistry, tmp_path: Path) -> None:
     log, run_id = tmp_path / "log", new_id()
-    programs = [Program(fleet.server.url, "start", run_id, str(log)) for _ in range(20)]
+    programs = [Program(fleet.server.url, "note", run_id, str(log)) for _ in range(20)]
     async with asyncio.timeout(240):
         for program in programs:
             await program.__aenter__()
@@ -324,8 +324,11 @@ async def test_whoever_dies_every_follower_has_all_events_once_and_in_order() ->
     with RedisServer(persistent=True) as server, ExitStack() as stack:
         workers = [stack.enter_context(worker_at(server)) for _ in range(2)]
         async with asyncio.timeout(240), opened(server, lease=2.0) as registry:
-            gated = counts(end, pause=0.001, gate=gate).with_channels(gate=Chan(int))
-            run = await stbass.start(gated, registry=registry, id=run_id)
+            # Whoever has started it is killed at once.
+            async with Program(server.url, "start", run_id, str(end), str(gate)) as starter:
+                starter.go()
+                assert await starter.read(bool) == [True]
+            run = await stbass.find(run_id, registry=registry)
             whole = asyncio.ensure_future(all_of(await stbass.find(run_id, registry=registry)))
             # A follower that is killed goes on after the last event that it has seen.
             for number in (gate // 2, gate):

@@ -62,6 +62,11 @@ def tree() -> SEQ:
     return SEQ(counts(3).with_name("first"), PLACED_PAR((inner, OTHER), (counts(1), OTHER))).with_name("report")
 
 
+def gated(end: int, gate: int) -> Any:
+    """``counts``, with the channel of its gates."""
+    return counts(end, pause=0.001, gate=gate).with_channels(gate=Chan(int))
+
+
 def asking() -> Any:
     """``asks``, with its channel."""
     return asks.with_channels(answer=Chan(str))
@@ -83,10 +88,12 @@ def _say(what: Any) -> None:
 async def main(url: str, what: str, run_id: str, *args: str) -> None:
     """Start or follow a run, and say on standard output what comes of it."""
     registry = registry_at(url, lease=2.0)
-    if what == "start":
+    if what != "follow":
         await asyncio.to_thread(sys.stdin.readline)
-        run = await stbass.start(notes(args[0]), registry=registry, id=run_id)
-        _say(run.is_new)
+        work = notes(args[0]) if what == "note" else gated(*map(int, args))
+        _say((await stbass.start(work, registry=registry, id=run_id)).is_new)
+        if what == "start":
+            await asyncio.Event().wait()
         return
     found = await stbass.find(run_id, registry=registry)
     async for event in found.events(args[0] if args else None):
