@@ -471,13 +471,8 @@ class Client:
     def _pushed(self, push: list[Any]) -> None:
         if push[0] != b"message":
             return
-        data = push[2]
         try:
-            if data[:1] == b"v":
-                number, _, entry = data[1:].partition(b" ")
-                number, kind, details = int(number), "value", [entry]
-            else:
-                number, kind, *details = _decode(data)
+            number, kind, *details = _decode(push[2])
             link = self._links.get(number)
         except (msgspec.DecodeError, ValueError, TypeError) as error:
             self.warn("message", f"refused a message on {inbox(self.options.address.prefix, self.id)}: {error}")

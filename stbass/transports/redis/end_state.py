@@ -207,9 +207,9 @@ class EndState:
     overtaking: list[bytes] = field(default_factory=list)
     """What a blocking move has brought meanwhile."""
     when_fetched: list[Callable[[], None]] = field(default_factory=list)
-    # Rendezvous: numbers of what is here; the last that was acknowledged: what is on its way may bring it again.
+    # Rendezvous: numbers of what is here; what was acknowledged during a blocking move, which may bring it again.
     known: set[int] = field(default_factory=set)
-    settled: int = 0
+    settled: set[int] = field(default_factory=set)
     # Rendezvous: the acknowledgement that is under way, for whom, and what became of it.
     acking: bool = False
     acking_for: Future[Any] | None = None
@@ -313,7 +313,7 @@ class EndState:
         """What was moved here comes again, or is another's."""
         self.moved.clear()
         self.known.clear()
-        self.settled = 0
+        self.settled.clear()
         self.overtaking.clear()
 
     def problem(self, reply: Any) -> StbassError:

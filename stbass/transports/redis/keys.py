@@ -49,8 +49,7 @@ Keys (type; written by; read by):
     ``ask.w ask.r``
         the party that wants the place and waits to hear whether the holder lives.
     ``wait``
-        there while the reader waits in a plain receive. Without a capacity, and if nothing else is in the lists, the
-        next value goes into the list of what is taken at once, and is told to the reader.
+        there while the reader waits in a plain receive.
     ``wd now gv``
         what became of the writer's latest withdrawals, of its latest offer that could not wait, and of its latest
         answer to a proposal: a command whose answer was lost with a connection is sent again, and must find its result.
@@ -74,8 +73,7 @@ Channels of publish/subscribe:
 
 ``stbass:chan:to:<client>``, after the prefix too
     msgpack lists, from the scripts to the client: number of the party, what happened, details. They only wake: what
-    they tell can be asked for again, and is after every reconnection. A value that is told is no such list: ``v``, the
-    number of the party, a space, and the element (of 64 KiB at most; a larger one is fetched by the blocking move).
+    they tell can be asked for again, and is after every reconnection.
 """
 
 from __future__ import annotations

@@ -656,10 +656,7 @@ class RedisLink(Link):
 
         if restarted is not None:
             s.look_again = True
-            if s.acking:
-                # A value that came after this one may have been told on the lost connection.
-                s.stale = s.holds("r")
-            elif s.holds("r") and not s.fetching:
+            if s.holds("r") and not s.fetching and not s.acking:
                 # Before any answer to what was sent again: what it has moved may have been told on the lost connection.
                 self._check()
         if not s.syncing:
@@ -1009,22 +1006,17 @@ class RedisLink(Link):
             self.here.allowed.add(b"BLMOVE")
             if not isinstance(reply, bytes):
                 self._fail_reader(s.problem(reply))
+            elif s.fetching:
+                # What is being fetched on the other connection was moved before it.
+                s.overtaking.append(reply)
             else:
-                self._moved_here(reply)
+                self._take_in(reply)
+                s.settled.clear()
+                self._advance_receives()
+                if s.moved:
+                    self.heat("reader")
 
         return command(b"BLMOVE", offers, taken, b"LEFT", b"RIGHT", b"0"), moved
-
-    def _moved_here(self, raw: bytes) -> None:
-        """The server has moved an element here, and told so."""
-        s = self.state
-        if s.fetching:
-            # What is being fetched on the other connection was moved before it.
-            s.overtaking.append(raw)
-            return
-        self._take_in(raw)
-        self._advance_receives()
-        if s.moved:
-            self.heat("reader")
 
     def _not_there(self) -> None:
         """A script found no channel, perhaps on the connection of the blocking move.
@@ -1110,6 +1102,7 @@ class RedisLink(Link):
             overtaking, s.overtaking = s.overtaking, []
             for raw in overtaking:
                 self._take_in(raw)
+            s.settled.clear()
 
     def _drop_element(self, raw: bytes, reason: Exception | str) -> None:
         """What is none of ours is dropped, counted and logged."""

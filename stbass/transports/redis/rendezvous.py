@@ -1,7 +1,6 @@
 """A channel without a capacity: a send returns when the reader has acknowledged its value.
 
 A receive waits in a blocking move: the server puts the next value into the list of what is taken and says which it is.
-While the server knows that a receive waits, whoever offers a value does both, in the same step.
 The value is the receiver's when the server has acknowledged it, so that a reader that dies before that has taken
 nothing. A cancelled receive leaves the blocking move where it is: what it brings waits here, unacknowledged, for the
 next receive; nothing is lost with a connection that is broken off in the middle.
@@ -239,16 +238,12 @@ class Rendezvous(RedisLink):
         if entry is None or entry.kind == b"b":
             self._drop_element(raw, "it is not one that stbass wrote")
             return
-        if entry.number in s.known:
+        if entry.number in s.known or entry.number in s.settled:
             return
         try:
             [value] = s.codec.decode(entry)
         except (WireError, SignatureError) as error:
             self._drop_element(raw, error)
-            return
-        if entry.number <= s.settled:
-            # It has come by another way already, and is in no list any more; or it is a stranger's.
-            self.call(scripts.DROP, raw)
             return
         s.known.add(entry.number)
         s.moved.append(MovedValue(raw, entry.number, entry.kind, value))
@@ -305,11 +300,12 @@ class Rendezvous(RedisLink):
             if s.moved and s.moved[0] is first:
                 s.moved.popleft()
                 s.known.discard(first.number)
+            if s.blocked:
+                s.settled.add(first.number)
             outcome: Happened | StbassError | None = None
             done = self.route(reply, "r")
             if done is not None and done[3]:
                 place = done[1]
-                s.settled = first.number
                 s.got = place + 1
                 s.got_at = time.time()
                 try:
@@ -324,7 +320,7 @@ class Rendezvous(RedisLink):
             # Nothing else goes over this connection: there is nothing to wait for.
             s.pipe.call_now((s.text(scripts.RECEIVE, *args), answered), self._blocking(s.pipe))
         else:
-            self.call(scripts.RECEIVE, *args, answer=answered, now=streaming, waits=False)
+            self.call(scripts.RECEIVE, *args, answer=answered, waits=False)
 
     def _refuse_urgent(self) -> None:
         """Nobody here is going to take it: say so to whoever offers what cannot wait."""
@@ -485,8 +481,6 @@ class Rendezvous(RedisLink):
 
     def told(self, kind: str, details: list[Any]) -> None:
         match kind, details:
-            case "value", [bytes(raw)]:
-                self._moved_here(raw)
             case "claim", [int(number), str(reference), str(rank)]:
                 arm = self.state.arms_by_number.get(number)
                 if arm is None:

@@ -11,8 +11,8 @@ OFFER = Script(
     r"""
 -- ttl (ms), then entries.  For each value that is sent: as few commands as can be.
 -- ok: acked, sent, whether values were refused because the channel is closed
-local holder, closed, epoch, offered, acked, sent, left, waits, reader = unpack(call('HMGET', S, 'w', 'closed', 'epoch',
-  'offered', 'acked', 'sent', 'left', 'wait', 'r'))
+local holder, closed, epoch, offered, acked, sent, left = unpack(call('HMGET', S, 'w', 'closed', 'epoch', 'offered',
+  'acked', 'sent', 'left'))
 if not epoch then return {'gone'} end
 if holder ~= me then return {holder and 'taken' or 'free', call('HGET', S, 'born')} end
 offered, acked, sent, left = tonumber(offered or 0), tonumber(acked or 0), tonumber(sent or 0), tonumber(left or 0)
@@ -37,21 +37,7 @@ for i = 3, #ARGV do
     refused = true
   end
 end
-local told, arms = false, S .. ':arms'
-if #fresh == 1 and accepted == 0 and left == 0 and waits and reader and #fresh[1] <= 65536
-  and call('EXISTS', offers, arms) == 0 then
-  -- A receive waits, no choice does, and nothing comes before the value: it is told to the reader in this step.
-  local taken = S .. ':taken:' .. epoch
-  if call('RPUSH', taken, fresh[1]) == 1 then
-    call('LPUSH', taken, '')
-    call('PEXPIRE', taken, ARGV[2])
-  end
-  local client, party = string.match(reader, '^(.+)%.(%d+)$')
-  local inbox = string.match(S, '^(.*stbass:chan:){') .. 'to:' .. client
-  told = call('PUBLISH', inbox, 'v' .. party .. ' ' .. fresh[1]) > 0
-  if not told then call('RPOP', taken) end
-end
-for i = 1, told and 0 or #fresh, 1000 do
+for i = 1, #fresh, 1000 do
   local last = math.min(i + 999, #fresh)
   local length = call('RPUSH', offers, unpack(fresh, i, last))
   if length == last - i + 1 then
@@ -69,7 +55,8 @@ if accepted > 0 then
 elseif #fresh > 0 then
   call('HSET', S, 'offered', offered, 'left', left + #fresh)
 end
-if not told and call('EXISTS', arms) == 1 then
+local arms = S .. ':arms'
+if call('EXISTS', arms) == 1 then
   -- Choices at the reader's end may find something.
   local all = call('HGETALL', arms)
   for i = 1, #all, 2 do
