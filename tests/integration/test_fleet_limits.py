@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -38,21 +41,30 @@ PATIENCE = 30.0
 class Limited:
     """A fleet with an endpoint that a test limits, ``llm``, and another one, ``free``."""
 
-    def __init__(self, server: RedisServer, puppeteer: Puppeteer, broker: str = "", key: str | None = None) -> None:
+    def __init__(
+        self,
+        server: RedisServer,
+        puppeteer: Puppeteer,
+        broker: str = "",
+        key: str | None = None,
+        lease: float = LEASE,
+    ) -> None:
         self.server, self.puppeteer, self.broker, self.key = server, puppeteer, broker or server.url, key
+        self.lease = lease
         self.app = make_app(
-            "tests", broker_url=self.broker, result_backend=server.url, stbass_lease=LEASE, stbass_signing_key=key
+            "tests", broker_url=self.broker, result_backend=server.url, stbass_lease=lease, stbass_signing_key=key
         )
         fleet = fleet_of(self.app)
         self.line = WaitingLine(fleet.settings, fleet.result_prefix, self.app)
-        self.backend = CeleryBackend(self.app, lease=LEASE)
+        self.backend = CeleryBackend(self.app, lease=lease)
         self.stack = ExitStack()
 
     async def start(
         self, *queues: str, count: int = 1, env: dict[str, str] | None = None, **options: Any
     ) -> list[Worker]:
         """So many workers of these queues."""
-        known = {"STBASS_BROKER_URL": self.broker, "STBASS_RESULT_BACKEND": self.server.url, "TEST_LEASE": str(LEASE)}
+        known = {"STBASS_BROKER_URL": self.broker, "STBASS_RESULT_BACKEND": self.server.url}
+        known["TEST_LEASE"] = str(self.lease)
         known |= {"TEST_SIGNING_KEY": self.key} if self.key else {}
         options.setdefault("include", ["tests.support.puppets"])
         made = [Worker(APP, *queues, env={**known, **(env or {})}, **options) for _ in range(count)]
@@ -137,6 +149,30 @@ async def in_turn(fleet: Limited, count: int, most: int) -> None:
     assert [hand.name for hand in fleet.puppeteer.hands] == [f"llm-{number}" for number in range(count)]
 
 
+@pytest.fixture
+async def quiet(server: RedisServer, puppeteer: Puppeteer) -> AsyncIterator[Limited]:
+    """A fleet of one worker, which looks for lost ones, and then for who may begin, as seldom as it can: each 5 s."""
+    server.command("FLUSHALL")
+    made = Limited(server, puppeteer, lease=600.0)
+    yield made
+    await made.aclose()
+
+
+@asynccontextmanager
+async def nobody_waits_for(fleet: Limited, count: int) -> AsyncIterator[None]:
+    """So many are in line or have begun, and their producer, which looks for lost workers too, is gone."""
+    group = fleet.run(count)
+    await until(
+        lambda: fleet.server.command("HLEN", "stbass:parked") + len(fleet.puppeteer.hands) == count, timeout=PATIENCE
+    )
+    await fleet.backend.aclose()
+    # Who waits until somebody looks has to wait for 5 s each time, and far longer than that in all.
+    async with asyncio.timeout(2 * PATIENCE):
+        yield
+    group.cancel()
+    await asyncio.gather(group, return_exceptions=True)
+
+
 def values(result: Any) -> list[Any]:
     return [one.value for one in result.results]
 
@@ -148,6 +184,16 @@ async def test_never_more_than_the_limit_over_two_workers_and_the_first_come_fir
     assert values(await group) == list(range(12))
     # Nothing is left of it.
     assert shared.keys() == []
+
+
+async def test_whoever_ends_calls_the_next(quiet: Limited) -> None:
+    await quiet.limit("1")
+    await quiet.start("llm")
+    async with nobody_waits_for(quiet, 25):
+        for number in range(25):
+            hands = await quiet.begun(number + 1)
+            hands[number].order("raise" if number % 5 == 1 else "return")
+            assert await hands[number].ended() in ("returned", "raised")
 
 
 async def test_two_producers_share_a_limit(shared: Limited, puppeteer: Puppeteer) -> None:
@@ -213,6 +259,25 @@ async def test_a_limit_that_is_set_while_processes_run_counts_them(shared: Limit
     assert (await more).is_ok
     assert (await shared.limit()).running == 0
     assert shared.keys() == []
+
+
+async def test_the_command_lifts_a_limit_for_what_waits(shared: Limited) -> None:
+    await shared.limit("1")
+    group = shared.run(3, deadline=60.0)
+    await shared.waiting(2)
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-m", "stbass", "limit", "llm", "--off"],
+        env={**os.environ, "STBASS_BROKER_URL": shared.broker},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout == "llm: no limit\n"
+    for hand in await shared.begun(3):
+        hand.order("return", 0)
+    assert (await group).is_ok
 
 
 async def test_a_limit_is_lowered_below_what_runs_and_raised_again(shared: Limited) -> None:
@@ -396,6 +461,13 @@ async def test_a_rate_is_kept_evenly(shared: Limited) -> None:
     # One at once, for 5 % of 20 are one, and then one each 50 ms.
     assert times[-1] >= 59 / 20 * 0.97
     assert [hand.name for hand in shared.puppeteer.hands] == [f"llm-{number}" for number in range(60)]
+
+
+async def test_a_rate_calls_the_next_though_nobody_ends(quiet: Limited) -> None:
+    await quiet.limit("20/s")
+    await quiet.start("llm")
+    async with nobody_waits_for(quiet, 25):
+        await quiet.puppeteer.wait_for(25)
 
 
 async def test_limits_of_both_kinds_hold_together(shared: Limited) -> None:
