@@ -127,6 +127,18 @@ async def test_the_producer_talks_to_a_process_on_a_worker(fleet: Fleet, backend
     assert channel_keys(fleet) == set()
 
 
+async def test_a_process_that_a_program_hands_to_the_backend_itself_has_its_channels(backend: CeleryBackend) -> None:
+    inp: Chan[int] = Chan(int)
+    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+        ctx = ProcessContext("collect", placement=LOCAL)
+        running = group.create_task(backend.execute(collect.with_channels(inp=inp), ctx))
+        await until(lambda: not inp.link.local, timeout=30)
+        for number in range(3):
+            await inp.send(number)
+        await inp.aclose()
+    assert running.result().value == [0, 1, 2]
+
+
 async def test_a_used_channel_is_refused_with_the_reason(registry: BackendRegistry) -> None:
     channel: Chan[int] = Chan(int, name="old")
     await asyncio.gather(channel.send(1), channel.recv())

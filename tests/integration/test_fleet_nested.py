@@ -485,6 +485,19 @@ async def test_an_application_can_say_where_its_endpoints_are(server: RedisServe
     assert b == here
 
 
+async def test_what_runs_in_the_worker_itself_has_the_slot_of_its_message(server: RedisServer, tmp_path: Path) -> None:
+    log, fleet = tmp_path / "log", Fleet(server, {})
+    env = {**fleet.env, "TEST_REGISTRY": "tests.support.nested:registry"}
+    async with aclosing(CeleryBackend(fleet.app(), queue="nest-own")) as backend:
+        with Worker(APP, "nest-own", env=env, include=INCLUDE, concurrency=1):
+            one = Waits(str(log), 0.02)
+            # There, B is the worker's own event loop.
+            inside = SEQ(noop, PLACED_PAR((one, B)))
+            result = await PLACED_PAR(*[(inside, A), (one, A)] * 6, registry=registry_of(backend), deadline=LONG).run()
+    assert result.is_ok, [failure.detailed for failure in result.failures]
+    assert [line.split()[0] for line in lines(log)] == ["started", "ended"] * 12
+
+
 @pytest.fixture
 async def prefork(server: RedisServer) -> AsyncIterator[Worker]:
     """A worker of Celery's own pool, with two Python processes."""
