@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
+import re
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, aclosing, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ import stbass
 from stbass import PLACED_PAR, BackendRegistry, Placement
 from stbass._values.ids import new_id
 from stbass.backends.celery import CeleryBackend, make_app
+from stbass.backends.celery.run_keys import RECORD
 from stbass.backends.celery.settings import read_settings
 from stbass.backends.celery.worker.recorder import EventWriter, ProcessRecorder
 from stbass.errors import (
@@ -34,8 +38,9 @@ from stbass.runs import Run, RunEvent
 from stbass.testing import RedisServer, Worker
 from tests.integration.conftest import APP, Fleet, workers_on
 from tests.support.backends import registry_of
-from tests.support.followed import OTHER, asking, counts, fails, notes, registry_at, tree, waits
+from tests.support.followed import OTHER, asking, counts, fails, gated, notes, registry_at, tree, waits
 from tests.support.nested import pid
+from tests.support.proxy import Proxy
 from tests.support.waiting import until
 
 INCLUDE = ["tests.support.followed"]
@@ -182,10 +187,20 @@ async def test_a_run_of_this_program_is_told_what_its_parts_do_on_the_fleet(regi
 
 
 async def test_nothing_is_written_of_what_nobody_started_as_a_run(registry: BackendRegistry, fleet: Fleet) -> None:
+    script = read_settings(fleet.app().conf).keys.script(RECORD)
+    digest = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
+
+    def has_been_called() -> bool:
+        return bool(fleet.server.command("SCRIPT", "EXISTS", digest)[0])
+
     fleet.server.command("FLUSHALL")
+    fleet.server.command("SCRIPT", "FLUSH")
     result = await PLACED_PAR((tree(), Placement(endpoint="runs")), registry=registry).run()
     assert result.is_ok
     assert not [key for key in fleet.keys() if "event" in key or "started" in key]  # noqa: SIM118
+    assert not has_been_called()
+    await (await stbass.start(tree(), registry=registry)).result()
+    assert has_been_called()
 
 
 async def test_a_thousand_outputs_cost_few_commands_and_three_followers_have_all(
@@ -200,6 +215,39 @@ async def test_a_thousand_outputs_cost_few_commands_and_three_followers_have_all
     assert [outputs(events) for events in followed] == [list(range(1000))] * 3
     seconds = (followed[0][-1].at - followed[0][0].at).total_seconds()
     assert scripts() - before < 100 * seconds
+
+
+def _is_output(value: Any, event: RunEvent) -> bool:
+    return event.kind == "output" and event.value == value
+
+
+async def test_events_whose_answer_is_lost_are_written_once() -> None:
+    # When the events of one process were written, or 1: they are there already.
+    written = re.compile(rb"\*1\r\n:([0-9]{13}|1)\r\n")
+    answers: list[bytes] = []
+
+    async def lose(chunk: bytes) -> None:
+        if written.fullmatch(chunk):
+            answers.append(chunk)
+            if len(answers) % 2:
+                raise ConnectionResetError
+
+    with RedisServer() as server:
+        async with Proxy(server.port, before=lose) as proxy, opened(server) as registry:
+            worker = worker_at(server, STBASS_BROKER_URL=proxy.url, STBASS_RESULT_BACKEND=proxy.url)
+            await asyncio.to_thread(worker.start)
+            try:
+                run = await stbass.start(gated(60, 20), registry=registry)
+                for last in (19, 39):
+                    await seen(run, partial(_is_output, last))
+                    await run.send("gate", last)
+                events = await all_of(run)
+            finally:
+                worker.kill()
+    assert answers[1::2] == [b"*1\r\n:1\r\n"] * (len(answers) // 2)
+    assert len(answers) >= 6
+    assert outputs(events) == list(range(60))
+    assert [event.id for event in events] == [str(number + 1) for number in range(len(events))]
 
 
 async def test_an_output_that_is_larger_than_a_message_may_be_is_refused(server: RedisServer) -> None:
