@@ -179,7 +179,7 @@ class _Deaths:
         self.life, jobs = f"life-{self.number}", [(one, 10_000, 0, "", "dies", 3, "", "", 0, 1) for one in ids]
         packed = msgspec.msgpack.encode(jobs)
         answers: Any = self._claim(args=["w", self.life, "celery-task-meta-", 60, 60, 0, 0, packed])
-        return [one for one, answer in zip(ids, answers[1:], strict=True) if answer[0] == b"go"]
+        return [one for one, answer in zip(ids, answers[1:-1], strict=True) if answer[0] == b"go"]
 
     def die(self, ids: list[str]) -> set[str]:
         """That worker dies; which of these processes are not run again."""

@@ -470,6 +470,14 @@ async def test_a_rate_calls_the_next_though_nobody_ends(quiet: Limited) -> None:
         await quiet.puppeteer.wait_for(25)
 
 
+async def test_a_rate_that_is_set_while_processes_wait_calls_the_next(quiet: Limited) -> None:
+    await quiet.limit("0")
+    await quiet.start("llm")
+    async with nobody_waits_for(quiet, 25):
+        await quiet.limit("20/s")
+        await quiet.puppeteer.wait_for(25)
+
+
 async def test_limits_of_both_kinds_hold_together(shared: Limited) -> None:
     await shared.limit("2, 1000/s")
     group = shared.run(8, deadline=60.0)

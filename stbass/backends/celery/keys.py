@@ -446,6 +446,17 @@ local function send(queue, id, prefix, sent)
   end
   return message
 end
+-- Somebody has to look again when the next may begin by the rate (in `wait` ms; nil: not by that) or is overdue, unless
+-- somebody will. `alarms`: gets the queue, and in how many ms that is.
+local function look_again(queue, wait, alarms)
+  local due = redis.call('ZRANGE', 'stbass:due:' .. queue, 0, 0, 'WITHSCORES')[2]
+  local at = math.min(wait and now + wait or math.huge, tonumber(due or '') or math.huge)
+  local alarm = tonumber(redis.call('HGET', 'stbass:limit:' .. queue, 'alarm') or '') or 0
+  if at < math.huge and (alarm <= now or alarm > at) then
+    redis.call('HSET', 'stbass:limit:' .. queue, 'alarm', string.format('%.0f', at))
+    table.insert(alarms, {queue, string.format('%.0f', math.max(1, at - now))})
+  end
+end
 -- Call those who may begin. `alarms`: gets the queue, and in how many ms somebody has to look again; nil: nobody will.
 local function tend(queue, prefix, sent, alarms)
   local line = 'stbass:line:' .. queue
@@ -472,14 +483,7 @@ local function tend(queue, prefix, sent, alarms)
       room, wait = room_in(queue, limit)
     end
   end
-  if not alarms or redis.call('ZCARD', line) == 0 then return end
-  local due = redis.call('ZRANGE', 'stbass:due:' .. queue, 0, 0, 'WITHSCORES')[2]
-  local at = math.min(wait and now + wait or math.huge, tonumber(due or '') or math.huge)
-  local alarm = tonumber(redis.call('HGET', 'stbass:limit:' .. queue, 'alarm') or '') or 0
-  if at < math.huge and (alarm <= now or alarm > at) then
-    redis.call('HSET', 'stbass:limit:' .. queue, 'alarm', string.format('%.0f', at))
-    table.insert(alarms, {queue, string.format('%.0f', math.max(1, at - now))})
-  end
+  if alarms and redis.call('ZCARD', line) > 0 then look_again(queue, wait, alarms) end
 end
 -- Those in line whose deadline is over: each with its queue, whom to tell, its name and deadline, the run of which it
 -- is the whole, how many have a place, and the limit. Whoever gets them has to end them.
@@ -590,7 +594,8 @@ CLAIM = (
 --       is known that nobody has cancelled it (0/1), whether it may have to wait apart (0/1); then, packed too, limits
 --       of queues that hold where nobody has set others
 -- Gives since when the server keeps the fleet's data, and then per process: status, attempt, remaining (ms, -1: no
--- deadline), checkpoint or '', blame if it is a suspect ('': it is none), whether its record was forged (0/1)
+-- deadline), checkpoint or '', blame if it is a suspect ('': it is none), whether its record was forged (0/1); and at
+-- last in how many ms somebody has to look who may begin, of which queues
 -- status: go; done (its result is stored); again (it has ended, and its result is gone); busy (another worker holds its
 --         lease); cancelled (checkpoint is then what says so); late; apart (a suspect that must wait until others have
 --         ended here); limited (the limit of its queue is used up); or lost: it has lost as many workers as it may,
@@ -632,7 +637,7 @@ local fresh = redis.call('EXISTS', unpack(marks)) == 0
 local ends = redis.call('ZMSCORE', 'stbass:leases', unpack(ids))
 local lately = redis.call('SMISMEMBER', ended_in(result_ttl, 0), unpack(ids))
 local before = redis.call('SMISMEMBER', ended_in(result_ttl, 1), unpack(ids))
-local out, started, leases, claimed = {since()}, {}, {}, {}
+local out, started, leases, claimed, rated, alarms = {since()}, {}, {}, {}, {}, {}
 for index, job in ipairs(jobs) do
   local id, lease, timed, reply = unpack(job, 1, 4)
   local run = 'stbass:run:' .. id
@@ -672,6 +677,8 @@ for index, job in ipairs(jobs) do
         status = 'limited'
         -- The one of a worker that is lost.
         if ends[index] then redis.call('ZREM', 'stbass:leases', id) end
+      elseif limit and limit.rate then
+        rated[job[5]] = limit
       end
       if status == 'go' and weight then
         suspects, suspected, blame = suspects + 1, suspected + weight, string.format('%.6f', weight)
@@ -702,6 +709,14 @@ if #leases > 0 then redis.call('ZADD', 'stbass:leases', unpack(leases)) end
 for reply, entries in pairs(started) do
   redis.call('PUBLISH', reply, cjson.encode({started = entries, worker = worker}))
 end
+-- Who has called these may be a command, or somebody who has found a lost worker: neither can look again.
+for queue, limit in pairs(rated) do
+  if redis.call('ZCARD', 'stbass:line:' .. queue) > 0 then
+    local room, wait = room_in(queue, limit)
+    look_again(queue, room >= 1 and 0 or wait, alarms)
+  end
+end
+table.insert(out, alarms)
 return out
 """
 )

@@ -801,8 +801,9 @@ class Runtime:
         ttls = [keys.RUN_TTL, self.settings.result_ttl]
         limits = [_pack(self._limits)] if self._limits else []
         args = [self.worker, self._life, self._prefix, *ttls, *held, _pack(packed), *limits]
-        since, *answers = await self._claim_script(args)
+        since, *answers, alarms = await self._claim_script(args)
         now = time.monotonic()
+        await self._go_on([], alarms)
         if self._data_since is None:
             self._data_since = since
         # What earlier attempts have sent must not run beside what comes now.
