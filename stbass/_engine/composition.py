@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Generic, Self
 from typing_extensions import TypeVar
 
 from stbass._engine.registry import BackendRegistry, checked_registry
-from stbass._engine.supervise import lent, spent_around, too_late
+from stbass._engine.supervise import handed_on, lent, spent_around, too_late
 from stbass._process.arguments import Lacking
 from stbass._process.context import (
     Composable,
@@ -23,10 +23,10 @@ from stbass._process.context import (
     frame_of,
     given_to,
     meter_of,
+    owner_in,
     peek_frame,
     running_context,
 )
-from stbass._process.meter import Meter
 from stbass._values.checks import checked_deadline
 from stbass._values.endpoint import Placement
 from stbass._values.outcome import (
@@ -347,23 +347,21 @@ class ProcessComposition(Composition[V_co], Generic[R, V_co]):
         """Run its processes inside ``ctx``, whose registry and deadline are set."""
 
     async def _perform(self, ctx: ProcessContext) -> ProcessResult:
-        before = peek_frame(ctx)
-        if before.depth >= MOST_NESTED:
+        around = peek_frame(ctx)
+        if around.depth >= MOST_NESTED:
             raise _too_deep(self.name)  # made by factories while it ran
-        around, span, date = before.deadline_at, before.deadline_span, before.deadline
-        self._prepare(ctx)
-        try:
-            if running_context() is not ctx:
-                result = await self._run_in(ctx)
-                frame_of(ctx).inside = MembersInside(result.results, result._run, at_once=result._at_once)
-                return _outcome(ctx, result, around)
-            # It was called by a process's own code, with that process's context.
-            async with lent(ctx):
-                return _outcome(ctx, await self._run_in(ctx), around)
-        finally:
-            # Its own deadline is over with it, for its next attempt and for whatever else runs in this context.
-            frame = frame_of(ctx)
-            frame.deadline_at, frame.deadline_span, frame.deadline = around, span, date
+        # Several compositions can run in one context, at once or one after the other: each has its deadline, its
+        # registry and its budget to itself.
+        called_by_process = running_context() is ctx
+        owner = owner_in(ctx, apart=called_by_process)
+        self._prepare(owner)
+        if called_by_process:
+            async with lent(owner):
+                return _outcome(owner, await self._run_in(owner), around.deadline_at)
+        with handed_on(ctx, owner):
+            result = await self._run_in(owner)
+        frame_of(ctx).inside = MembersInside(result.results, result._run, at_once=result._at_once)
+        return _outcome(owner, result, around.deadline_at)
 
     async def _run_at_top(self, ctx: ProcessContext) -> R:
         if self.lacks_arguments and (given_to(ctx) or (None,)) == (None,):
@@ -400,8 +398,7 @@ def prepare_owner(
         frame.registry = registry
     if deadline is not None:
         frame.limit(monotonic() + deadline, deadline)
-    # A further attempt goes on counting. In the code of a process several compositions can have its context.
-    frame.meter = Meter(meter_of(ctx)) if running_context() is ctx else meter_of(ctx)
+    frame.meter = meter_of(ctx)
     if budget is not None:
         frame.meter.limit(budget)
 

@@ -63,6 +63,7 @@ __all__ = [
     "note_sent",
     "optional_among",
     "own_channels",
+    "owner_in",
     "peek_frame",
     "progress_of",
     "running_as",
@@ -581,6 +582,21 @@ def meter_of(ctx: ProcessContext) -> Meter:
     if ctx._meter is None:
         ctx._meter = Meter(ctx._frame.meter)
     return ctx._meter
+
+
+def owner_in(ctx: T, *, apart: bool) -> T:
+    """A context for a composition that runs in ``ctx``: the same, but what it sets is not seen there.
+
+    Args:
+        apart: whether it counts its usage by itself, too, beside that of ``ctx``; else its further attempts go on
+            counting.
+    """
+    meter = meter_of(ctx)
+    frame = ctx._frame.unshared()
+    frame.in_slot = False
+    made = object.__new__(type(ctx))
+    made.__dict__ = {**ctx.__dict__, "_frame": frame, "_meter": Meter(meter) if apart else meter}
+    return made
 
 
 def count_usage(ctx: ProcessContext, usage: Usage) -> None:

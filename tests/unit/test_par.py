@@ -13,12 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stbass import PAR, SEQ, Chan, FailurePolicy, Process, ProcessResult, observe
+from stbass import PAR, PLACED_PAR, SEQ, Chan, FailurePolicy, Placement, Process, ProcessResult, observe
+from stbass._engine.registry import BackendRegistry
 from stbass._engine.supervise import Child, supervise
 from stbass._process.context import ProcessContext
 from stbass.errors import ChannelTopologyError, DeadlineExceeded, ProcessCancelled
 from stbass.par import PARResult
-from stbass.result import RetryPolicy
+from stbass.result import Budget, RetryPolicy
 from tests.support.compose import Gate, boom, forever, give
 
 COLLECT = FailurePolicy.COLLECT
@@ -266,6 +267,60 @@ async def test_a_context_with_a_deadline_is_kept_too() -> None:
     ctx = ProcessContext("outer", deadline=datetime.now(UTC) + timedelta(seconds=0.05))
     result = await PAR(forever).execute(ctx)
     assert isinstance(result.failure.error, DeadlineExceeded)
+
+
+async def _deadlines_of_two_at_once(ctx: ProcessContext, nearer: float, later: float) -> list[float | None]:
+    """The deadline of ``ctx`` before, in the members of two compositions that run in it at once, and after."""
+    seen = [ctx.remaining]
+    gate = Gate()
+
+    @Process
+    async def look(inner: ProcessContext) -> None:
+        await gate.process("look").execute(ProcessContext("gate"))
+        seen.append(inner.remaining)
+
+    both = [asyncio.create_task(PAR(look, deadline=each).execute(ctx)) for each in (nearer, later)]
+    for _ in both:
+        await gate.arrival()
+    gate.opened.set()
+    assert [(await each).is_ok for each in both] == [True, True]
+    return [*seen, ctx.remaining]
+
+
+@pytest.mark.parametrize("spans", [(300, 3000), (3000, 300)])
+async def test_compositions_at_once_in_one_context_leave_no_deadline_there(spans: tuple[float, float]) -> None:
+    @Process
+    async def outer(ctx: ProcessContext) -> list[float | None]:
+        return await _deadlines_of_two_at_once(ctx, *spans)
+
+    inside = (await PAR(outer).run()).value[0]
+    for before, first, second, after in (inside, await _deadlines_of_two_at_once(ProcessContext("top"), *spans)):
+        assert [before, after] == [None, None]
+        assert spans[0] - 100 < (first or 0) <= spans[0]
+        assert spans[1] - 100 < (second or 0) <= spans[1]
+
+
+async def test_what_a_composition_was_given_is_not_for_the_next_one_in_the_same_context() -> None:
+    strict = BackendRegistry(strict=True)
+    placed = give(1), Placement(endpoint="nowhere")
+
+    @Process
+    async def spend(ctx: ProcessContext) -> None:
+        ctx.usage(tokens_in=5)
+
+    @Process
+    async def outer(ctx: ProcessContext) -> list[str]:
+        kinds = []
+        limited = PAR(spend, budget=Budget(tokens=1))
+        for one in (PLACED_PAR(placed, registry=strict), limited, PLACED_PAR(placed, spend)):
+            result = await one.execute(ctx)
+            kinds.append("ok" if result.is_ok else str(result.failure.error))
+        return kinds
+
+    refused, spent, after = (await PAR(outer).run()).value[0]
+    assert "nowhere" in refused
+    assert "budget of 1 tokens is used up" in spent
+    assert after == "ok"
 
 
 @pytest.mark.parametrize("deadline", [0, -1, math.nan, math.inf, True, "3", [3]])
