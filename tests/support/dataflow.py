@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from stbass.dataflow import AsyncioConnector, Component, ConnectorSpec, IOController, LocalProcess, Process
 from stbass.dataflow.engine.checkpoints import Checkpoints
+from stbass.dataflow.model.components import wiring_of
 from stbass.dataflow.state import DictStateBackend
 
 
@@ -116,6 +117,27 @@ class Keep(Component):
 
     async def step(self) -> None:
         self.got.append(self.x)
+
+
+class Lingers(Keep):
+    """Does not end when it is told that a checkpoint is safe, or that the run has ended."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.is_told = asyncio.Event()
+
+    async def init(self) -> None:
+        wiring_of(self).at_good_end = self._linger
+
+    async def committed(self, n: int) -> None:
+        await self._linger()
+
+    async def _linger(self) -> None:
+        self.is_told.set()
+        await asyncio.get_running_loop().create_future()
+
+    def checkpoint(self) -> dict[str, Any]:
+        return {}
 
 
 class Fail(Component):

@@ -14,10 +14,10 @@ from stbass.dataflow import Component, Status
 from stbass.dataflow.engine.boundary import Inlet
 from stbass.dataflow.engine.edge import Edge, edges_of
 from stbass.dataflow.engine.host import Host
-from stbass.errors import ChannelClosedError, ChannelTypeError, DataflowError
+from stbass.errors import ChannelClosedError, ChannelTypeError, DataflowError, ProcessCancelled
 from stbass.wire import dumps, loads
 from tests.support import dataflow_graphs
-from tests.support.dataflow import Count, Endless, Keep, wire
+from tests.support.dataflow import Count, Endless, Keep, Lingers, wire
 from tests.support.dataflow_graphs import SHAPES, Keeps
 
 
@@ -310,3 +310,20 @@ async def test_mistakes_with_edges() -> None:
         Host([Keep(name="b")], [Edge("a.y..b.z", "a", "y", "b", "z")], listener=ears)
     with pytest.raises(DataflowError, match="two components"):
         Host([Keep(name="b"), Keep(name="b")], [], listener=ears)
+
+
+@pytest.mark.parametrize("what", ["committed(1)", "at the end of the run"])
+async def test_a_host_that_is_cancelled_names_the_component_that_had_not_ended(what: str) -> None:
+    sink = Lingers(name="sink")
+    host = Host([sink], [], listener=Ears(Pair([], [])))
+    async with asyncio.timeout(30):
+        await host.init(None)
+        telling = asyncio.ensure_future(host.committed(1) if what == "committed(1)" else host.ended_well())
+        await sink.is_told.wait()
+        host.cancel()
+        with pytest.raises(ProcessCancelled) as caught:
+            await telling
+        assert str(caught.value) == f"the process was cancelled while component 'sink', {what}, had not ended"
+        with pytest.raises(ProcessCancelled):
+            await host.ended_well()
+        await host.destroy()

@@ -21,7 +21,7 @@ from stbass.errors import (
     ProcessCancelled,
     StateError,
 )
-from tests.support.dataflow import Count, Endless, Fail, Forever, Join, Keep, Lasting, local, wire
+from tests.support.dataflow import Count, Endless, Fail, Forever, Join, Keep, Lasting, Lingers, local, wire
 
 JOB = "Job_abcdefgh"
 
@@ -482,6 +482,19 @@ async def test_a_failure_in_committed_fails_the_run_and_the_job_goes_on_later() 
     async with asyncio.timeout(5), second:
         await second.run()
     assert got(second) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("what", ["committed(1)", "at the end of the run"])
+async def test_a_component_that_does_not_end_when_it_is_told_is_cancelled_with_its_process(what: str) -> None:
+    sink = Lingers(name="sink")
+    process = three(Lasting() if what == "committed(1)" else DictStateBackend(), sink)
+    async with asyncio.timeout(30), process:
+        running = asyncio.ensure_future(process.run())
+        await sink.is_told.wait()
+        process.cancel()
+        with pytest.raises(ProcessCancelled):
+            await running
+        assert process.status is Status.STOPPED
 
 
 async def test_what_cannot_be_saved_is_told_before_the_first_step_also_without_checkpoints_in_between() -> None:

@@ -70,6 +70,7 @@ class Host:
         self._last_snapshot = 0
         self._running: asyncio.Task[Any] | None = None
         self._carrying: asyncio.Task[None] | None = None
+        self._telling: asyncio.Task[None] | None = None
         self._cancelled = self._has_failed = False
         self._in_step = False
         self._has_warned = False
@@ -257,7 +258,7 @@ class Host:
     def cancel(self) -> None:
         """End everything at once, whatever it is doing."""
         self._cancelled = self._has_failed = True
-        for task in (self._running, self._carrying):
+        for task in (self._running, self._carrying, self._telling):
             if task is not None:
                 task.cancel()
 
@@ -344,6 +345,7 @@ class Host:
 
         Raises:
             ExceptionGroup: what the components raised.
+            ProcessCancelled: :meth:`cancel` was called.
         """
         await self._tell(
             f"committed({n})",
@@ -359,6 +361,7 @@ class Host:
 
         Raises:
             ExceptionGroup: what the components raised.
+            ProcessCancelled: :meth:`cancel` was called.
         """
         asked = {one.name: work for one in self.runners.values() if (work := one.wiring.at_good_end) is not None}
         await self._tell("at the end of the run", asked)
@@ -366,11 +369,21 @@ class Host:
     async def _tell(self, what: str, components: Mapping[str, Callable[[], Any]]) -> None:
         errors: list[Exception] = []
         for name, tell in components.items():
+            telling = self._telling = asyncio.ensure_future(_call(tell))
+            if self._cancelled:
+                telling.cancel()
             try:
-                await awaited(tell(), "it")
+                await telling
+            except asyncio.CancelledError:
+                if is_being_cancelled() or not self._cancelled:
+                    raise
+                text = f"the process was cancelled while component {name!r}, {what}, had not ended"
+                raise ProcessCancelled(text) from None
             except Exception as error:
                 error.add_note(f"component {name!r}, {what}")
                 errors.append(error)
+            finally:
+                self._telling = None
         if errors:
             self._has_failed = True
             raise ExceptionGroup("components failed", errors)
@@ -434,6 +447,10 @@ def stalled(waits: Iterable[str]) -> DataflowError:
         f"no component can go on: {'; '.join(waits)}. An output that was never set is not sent: end such a component "
         f"with `await self.io.close()`, or make room with a larger maxsize of the connector"
     )
+
+
+async def _call(tell: Callable[[], Any]) -> None:
+    await awaited(tell(), "it")
 
 
 def _destroy_of(runner: Runner) -> Callable[[], Coroutine[Any, Any, None]]:
