@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Generic, Self
 from typing_extensions import TypeVar
 
 from stbass._engine.registry import BackendRegistry, checked_registry
-from stbass._engine.supervise import handed_on, lent, spent_around, too_late
+from stbass._engine.supervise import lent, spent_around, too_late
 from stbass._process.arguments import Lacking
 from stbass._process.context import (
     Composable,
@@ -358,8 +358,14 @@ class ProcessComposition(Composition[V_co], Generic[R, V_co]):
         if called_by_process:
             async with lent(owner):
                 return _outcome(owner, await self._run_in(owner), around.deadline_at)
-        with handed_on(ctx, owner):
+        # Its processes use the slot of ``ctx``; what is left of it goes back.
+        if around.in_slot:
+            around.in_slot, peek_frame(owner).in_slot = False, True
+        try:
             result = await self._run_in(owner)
+        finally:
+            if peek_frame(owner).in_slot:
+                around.in_slot, peek_frame(owner).in_slot = True, False
         frame_of(ctx).inside = MembersInside(result.results, result._run, at_once=result._at_once)
         return _outcome(owner, result, around.deadline_at)
 

@@ -51,7 +51,6 @@ __all__ = [
     "cancelled_itself",
     "ended",
     "ended_by",
-    "handed_on",
     "has_limits",
     "is_limited",
     "lend",
@@ -514,20 +513,6 @@ async def lent(made: ProcessContext | None = None) -> AsyncIterator[None]:
         else:
             await _enter_again(frame.slot, in_hurry)
         frame.in_slot = True
-
-
-@contextmanager
-def handed_on(ctx: ProcessContext, owner: ProcessContext) -> Iterator[None]:
-    """While a composition runs in ``ctx``, ``owner`` has the slot of ``ctx``, and gives back what is left of it."""
-    before, inside = peek_frame(ctx), frame_of(owner)
-    if not before.in_slot:
-        yield
-        return
-    before.in_slot, inside.in_slot = False, True
-    try:
-        yield
-    finally:
-        before.in_slot, inside.in_slot = inside.in_slot, False
 
 
 def _holder(frame: Frame) -> Frame | None:
