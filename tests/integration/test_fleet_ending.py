@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from contextlib import aclosing
 from pathlib import Path
@@ -87,6 +88,24 @@ async def test_a_message_that_waited_past_its_deadline_is_never_started(tmp_path
             assert not log.exists()
             assert worker.running
         await backend.aclose()
+
+
+async def test_who_is_cancelled_in_the_moment_of_its_start_gives_its_place_back() -> None:
+    rng = random.Random(3)
+    with RedisServer() as server:
+        env = {"STBASS_BROKER_URL": server.url, "STBASS_RESULT_BACKEND": server.url}
+        backend = CeleryBackend(_app(server), queue="brief")
+        async with aclosing(backend), asyncio.timeout(100):
+            with Worker(APP, "brief", env=env, concurrency=1):
+                assert (await backend.execute(noop, ProcessContext("first"))).is_ok
+                # Anywhere between its sending and its first steps: about one in fifty in the very moment.
+                for _ in range(400):
+                    running = asyncio.create_task(backend.execute(Give("late", seconds=90), ProcessContext("late")))
+                    await asyncio.sleep(rng.random() * 0.003)
+                    running.cancel()
+                    await asyncio.wait([running])
+                assert (await backend.execute(noop, ProcessContext("last"))).is_ok
+                await until(lambda: not server.command("ZCARD", "stbass:leases"))
 
 
 async def test_no_worker_on_the_queue_is_said_with_the_command_that_starts_one(

@@ -993,6 +993,9 @@ class Runtime:
         # It keeps the slot to its end, where :meth:`_forget` closes it; a slot that is left counts as lent.
         child.covered = child.hands_on = job.slot is not None
         try:
+            if job.cancelled is not None:
+                # Between its start and this first step.
+                raise asyncio.CancelledError
             # Of an earlier worker of this message, else of what a retry policy ran before.
             trusted = trusted_checkpoint(checkpoint, job.id, self.settings, self._refusals)
             checkpoint = trusted or bytes(envelope.resumed)
@@ -1271,8 +1274,13 @@ class Runtime:
                 continue
             doing = "waited" if job.task is None else "ran"
             job.cancelled = ProcessCancelled(f"process {job.name!r} was {how} while it {doing} on {self.worker}")
-            if job.task is not None:
-                job.task.cancel()
+            self._interrupt(job)
+
+    def _interrupt(self, job: Job) -> None:
+        """Let a job that is ``cancelled`` end, if it runs."""
+        # A task that is cancelled before its first step does not even do that one, and nobody would end the job.
+        if job.task is not None and job.ctx is not None:
+            job.task.cancel()
 
     def _named(self, task: asyncio.Task[Any]) -> str:
         for job in list(self._running.values()):
@@ -1296,7 +1304,7 @@ class Runtime:
                 )
                 if job.scope is not None:
                     job.scope.break_off()
-            job.task.cancel()
+            self._interrupt(job)
         self._unknown.difference_update(ids)
 
     # The keeper's thread -------------------------------------------------------------------------
