@@ -631,20 +631,21 @@ class RedisLink(Link):
             if not isinstance(reply, list) or s.left or self.route(reply) is None:
                 return
             _, closed, offered, acked, sent, w, r, now, received, arms, there = reply
-            if (w and offered < written) or (r and received < progress):
+            if (w == 1 and offered < written) or (r and received < progress):
                 # Values were lost, or would come once more: the server has older data than it had.
                 self.call(scripts.LOSE)
                 s.run_id = ""
                 self._vanished()
                 return
             s.run_id = self.here.pipe.run_id
-            self.note(acked, sent)
+            if w >= 0:  # else another writer goes on counting, and its numbers are not those of what waits here
+                self.note(acked, sent)
             if now:
                 s.told_urgent(int(now[:-1]), not now.endswith(b"n"))
             if closed:
                 self.told_closed(offered, closed)
                 return
-            if not w and s.holds("w"):
+            if w < 1 and s.holds("w"):
                 self._lose("w")
             if not r and s.holds("r"):
                 self._lose("r")

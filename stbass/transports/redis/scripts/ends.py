@@ -135,8 +135,9 @@ SYNC = Script(
     "SYNC",
     r"""
 -- lease, ttl (ms): the party lives; what is true now?
--- ok: closed, offered, acked, sent, w is mine, r is mine, what became of the latest offer that could not wait, how far
--- the reader is (done with a capacity, else got), how many arms are mine, how many elements are there
+-- ok: closed, offered, acked, sent, w is mine (1) or another's (-1), r is mine, what became of the latest offer that
+-- could not wait, how far the reader is (done with a capacity, else got), how many arms are mine, how many elements are
+-- there
 local type, closed, offered, acked, sent, w, r, now, epoch, cap, got, done, left = unpack(call('HMGET', S, 'type',
   'closed', 'offered', 'acked', 'sent', 'w', 'r', 'now', 'epoch', 'cap', 'got', 'done', 'left'))
 if not type then return {'gone'} end
@@ -150,8 +151,9 @@ local arms = 0
 for _, arm in ipairs(call('HKEYS', A)) do
   if string.match(arm, '^(.+)/') == me then arms = arms + 1 end
 end
-return {'ok', closed or 0, tonumber(offered or 0), tonumber(acked or 0), tonumber(sent or 0), w == me and 1 or 0,
-        r == me and 1 or 0, now or '', tonumber(cap == '0' and got or done or 0), arms, there}
+return {'ok', closed or 0, tonumber(offered or 0), tonumber(acked or 0), tonumber(sent or 0),
+        w == me and 1 or w and -1 or 0, r == me and 1 or 0, now or '', tonumber(cap == '0' and got or done or 0), arms,
+        there}
 """,
 )
 
