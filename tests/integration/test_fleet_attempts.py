@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
@@ -132,12 +133,13 @@ def _claim(server: RedisServer, process_id: str, most: int, lease_ms: int = 1) -
 
 
 async def test_whoever_takes_it_decides_at_once(server: RedisServer) -> None:
-    # given leases that are over when the answer is here, and nobody who looks for lost workers
+    # given leases that are over when the answer is here, and who looked for lost workers since has died before it told
     process_id = new_id()
     claims = []
     for _ in range(5):
         claims.append(_claim(server, process_id, 3))
         await until(lambda: _lapsed(server))
+        server.command("SET", "stbass:swept", str(round(1000 * time.time())))
     # then the third worker is the last one, however often it is asked for
     assert [(claim[0], claim[1]) for claim in claims] == [
         (b"go", 1),
@@ -148,6 +150,20 @@ async def test_whoever_takes_it_decides_at_once(server: RedisServer) -> None:
     ]
     assert [claim[2] for claim in claims[3:]] == [3, 3]
     assert claims[3][4] == b"w"
+
+
+async def test_nobody_takes_it_while_nobody_has_looked_since(server: RedisServer) -> None:
+    process_id, client = new_id(), redis.Redis.from_url(server.url)
+    sweep: Any = client.register_script(keys.SWEEP)
+    assert _claim(server, process_id, 3)[0] == b"go"
+    await until(lambda: _lapsed(server))
+    assert _claim(server, process_id, 3)[0] == b"busy"
+    # nor when one has only seen that the server is well again
+    sweep(args=[0, 0])
+    assert _claim(server, process_id, 3)[0] == b"busy"
+    sweep(args=[0, 10])
+    assert _claim(server, process_id, 3)[:2] == [b"go", 2]
+    client.close()
 
 
 async def test_who_finds_it_and_who_takes_it_count_it_once(server: RedisServer) -> None:

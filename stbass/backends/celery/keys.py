@@ -27,8 +27,9 @@ Keys (type; written by; read by; time to live):
     string; whoever finds none; workers; for ever. When the server began to keep the fleet's data (microseconds, its own
     clock): if it is another than before, they were lost.
 ``stbass:swept``
-    string; worker and producer; nobody; an hour. When somebody last looked for leases that have run out (ms). It is
-    written so that a server that refuses to write is noticed, see :class:`~stbass.backends.celery.sweep.Sweeper`.
+    string; worker and producer; worker; an hour. When somebody last looked for leases that have run out (ms; 0: nobody
+    has yet): one that has run out since may be that of a worker that could not renew it. It is also written so that a
+    server that refuses to write is noticed, see :class:`~stbass.backends.celery.sweep.Sweeper`.
 ``stbass:swept:queues``
     hash, queue -> when it was last found that a process of it has lost its worker (ms, the server's clock); worker and
     producer; ``stbass status``; for ever.
@@ -618,7 +619,7 @@ end
 -- A lease that is over says nothing until somebody has looked for lost workers since: while the server refused, or was
 -- away, nobody could renew it.
 local function is_held(ends)
-  return ends > now or tonumber(redis.call('GET', 'stbass:swept') or now) <= ends
+  return ends > now or tonumber(redis.call('GET', 'stbass:swept') or 0) <= ends
 end
 -- Whoever found that a worker is lost holds its lease (see SWEEP), and must not keep the next worker waiting for it.
 local function given_up(run)
@@ -733,7 +734,8 @@ SWEEP = (
 -- else finds them; if the finder dies meanwhile, somebody finds them then.
 -- Beside these it gives messages that are to be sent, and what waits for a limit beyond its deadline.
 -- First something is written: a server that refuses that has refused to renew leases, too, and says nothing of them.
-redis.call('SET', 'stbass:swept', now, 'EX', 3600)
+-- Who asks for none has only seen that it is well again: those that live still have to renew theirs.
+redis.call('SET', 'stbass:swept', ARGV[2] ~= '0' and now or redis.call('GET', 'stbass:swept') or 0, 'EX', 3600)
 local out = {}
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', 'stbass:leases', '-inf', now, 'LIMIT', 0, ARGV[2])) do
   local key = 'stbass:run:' .. id
