@@ -118,6 +118,7 @@ __all__ = [
     "RUNNING",
     "RUN_TTL",
     "SENT",
+    "STALE",
     "SWEEP",
     "TEND",
     "TOUCH",
@@ -813,6 +814,14 @@ redis.call('HDEL', KEYS[1], ARGV[1])
 redis.call('ZREM', KEYS[2], ARGV[1])
 redis.call(ARGV[4] == '1' and 'LPUSH' or 'RPUSH', KEYS[3], ARGV[3])
 return 1
+"""
+
+STALE = """
+-- The messages that nobody has touched for long. On the broker. KEYS: unacked index. ARGV: seconds, how many of them to
+-- pass over, how many to give at most
+-- Gives the time since when (s), and their tags.
+local bound = redis.call('TIME')[1] - ARGV[1]
+return {tostring(bound), redis.call('ZRANGE', KEYS[1], '-inf', bound, 'BYSCORE', 'LIMIT', ARGV[2], ARGV[3])}
 """
 
 TOUCH = """

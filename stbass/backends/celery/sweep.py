@@ -117,6 +117,7 @@ class Sweeper:
         if settings.broker is not None:
             self._broker = self._backend if settings.one_server else settings.broker.client()
             self._restore = self._broker.register_script(keys.RESTORE)
+            self._stale = self._broker.register_script(keys.STALE)
         self._unacked, self._index = (f"{settings.broker_prefix}{name}" for name in settings.unacked)
         self._find = self._backend.register_script(settings.keys.script(keys.SWEEP))
         self._release = self._backend.register_script(settings.keys.script(keys.RELEASE))
@@ -222,13 +223,16 @@ class Sweeper:
         somebody holds the process's lease all the same. Should it be somebody's who is only slow: a process that comes
         twice is claimed once.
         """
-        seconds, _ = self._broker.time()
-        bound, offset = seconds - self._settings.lease - 1, 0
-        while tags := self._broker.zrange(self._index, "-inf", bound, byscore=True, offset=offset, num=_AT_ONCE):
+        offset = 0
+        while True:
+            age = self._settings.lease + 1
+            bound, tags = self._stale(keys=[self._index], args=[age, offset, _AT_ONCE])
+            if not tags:
+                return
             found: list[Any] = self._broker.hmget(self._unacked, tags)
             messages = {tag: _message_of(EXECUTE, raw) for tag, raw in zip(tags, found, strict=True)}
             ours = {tag: message for tag, message in messages.items() if message is not None}
-            offset += len(tags) - sum(self._settle(tag, message, bound) for tag, message in ours.items())
+            offset += len(tags) - sum(self._settle(tag, message, float(bound)) for tag, message in ours.items())
 
     def _settle(self, tag: bytes, message: dict[str, Any], bound: float) -> bool:
         """Whether the message is among the unacknowledged ones no longer."""
