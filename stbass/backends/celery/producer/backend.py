@@ -127,8 +127,9 @@ class CeleryBackend(ExecutionBackend):
         self._app = app
         self._fleet = fleet_of(app)
         if app.configured:
-            # Wrong settings show here; an application without any yet must not be configured by this.
-            _ = self.settings
+            # Wrong settings show here; an application without any yet must not be configured by this. The first look at
+            # Celery's result backend reads the entry points of all packages, which would hold up the event loop later.
+            _ = self.settings, self._fleet.result_prefix
         self._queue = queue
         self._limit = concurrency_limit
         self._announced: int | None = None

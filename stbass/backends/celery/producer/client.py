@@ -10,6 +10,8 @@ from datetime import timedelta
 from functools import partial
 from typing import Any, TypeVar
 
+# Celery imports it with the first use of the application's backend, which would hold up the event loop.
+import celery.backends.redis  # noqa: F401
 import msgspec
 import redis
 import redis.asyncio
