@@ -22,6 +22,10 @@ class RunningProcess(Protocol):
     """A process that runs, as far as timers and channels know it."""
 
     @property
+    def process_name(self) -> str:
+        """Its name."""
+
+    @property
     def last_checkpoint(self) -> Any:
         """Its last checkpoint, or None."""
 

@@ -61,8 +61,9 @@ def note_wait(channel: str, direction: Direction, since: float) -> None:
         since: when that began, on :func:`time.monotonic`.
     """
     seconds = monotonic() - since
-    spans.waited(direction, seconds)
-    if seconds >= LONG_WAIT and (process := running.get()) is not None:
+    process = running.get()
+    spans.waited(direction, seconds, None if process is None else process.process_name)
+    if seconds >= LONG_WAIT and process is not None:
         process.note_wait(channel, direction, since, seconds)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from stbass._values.waits import Direction
@@ -16,7 +15,19 @@ from stbass._values.waits import Direction
 if TYPE_CHECKING:
     from stbass.result import ProcessResult
 
-__all__ = ["COUNTED", "OpenSpan", "Tracing", "begin", "count", "current", "end", "trace_with", "waited"]
+__all__ = [
+    "COUNTED",
+    "OpenSpan",
+    "Tracing",
+    "arrive",
+    "begin",
+    "carried",
+    "count",
+    "current",
+    "end",
+    "trace_with",
+    "waited",
+]
 
 COUNTED = {
     "stbass.workers.lost": "Processes whose worker was lost, by queue",
@@ -25,10 +36,13 @@ COUNTED = {
 """What is counted beside processes, with what it is."""
 
 _log = logging.getLogger(__name__)
+_NOTHING: Mapping[str, str] = {}
 
 
 class OpenSpan(ABC):
     """The span of a process that runs."""
+
+    __slots__ = ()
 
     @abstractmethod
     def end(self, result: ProcessResult | None) -> None:
@@ -47,21 +61,16 @@ class Tracing(ABC):
         """See :func:`count`."""
 
     @abstractmethod
-    def waited(self, direction: Direction, seconds: float) -> None:
+    def waited(self, direction: Direction, seconds: float, process: str | None) -> None:
         """See :func:`waited`."""
 
     @abstractmethod
-    def carried(self) -> dict[str, str]:
-        """What a message says of the span around it."""
+    def carried(self) -> Mapping[str, str]:
+        """See :func:`carried`."""
 
     @abstractmethod
-    def arrived(self, carried: Mapping[str, str], attempt: int) -> AbstractContextManager[None]:
-        """What runs in it belongs to the span that a message was sent in.
-
-        Args:
-            carried: as the message says it.
-            attempt: above 1 if an earlier worker was lost: the span is linked to that of the message, too.
-        """
+    def arrive(self, carried: Mapping[str, str], attempt: int) -> None:
+        """See :func:`arrive`."""
 
 
 current: Tracing | None = None
@@ -117,10 +126,41 @@ def count(name: str, **about: str) -> None:
             _log.exception("%s was not counted", name)
 
 
-def waited(direction: Direction, seconds: float) -> None:
-    """A send, a receive or a choice did not go on at once, but has waited so long."""
+def waited(direction: Direction, seconds: float, process: str | None) -> None:
+    """A send, a receive or a choice did not go on at once, but has waited so long.
+
+    Args:
+        direction: what has waited.
+        seconds: how long.
+        process: the name of the process that it was a part of; None: of none.
+    """
     if current is not None:
         try:
-            current.waited(direction, seconds)
+            current.waited(direction, seconds, process)
         except Exception:
             _log.exception("a wait in a channel was not counted")
+
+
+def carried() -> Mapping[str, str]:
+    """What a message says of the span around it. It is not to be changed: other messages say the same."""
+    if current is None:
+        return _NOTHING
+    try:
+        return current.carried()
+    except Exception:
+        _log.exception("a message does not say which span it was sent in")
+        return _NOTHING
+
+
+def arrive(carried: Mapping[str, str], attempt: int) -> None:
+    """What this task runs from now on belongs to the span that a message was sent in.
+
+    Args:
+        carried: as the message says it.
+        attempt: above 1 if an earlier worker was lost: the span is linked to that of the message, too.
+    """
+    if current is not None:
+        try:
+            current.arrive(carried, attempt)
+        except Exception:
+            _log.exception("the span in which a message was sent could not be read")

@@ -17,27 +17,31 @@ Metrics
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from functools import lru_cache
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 from opentelemetry import context, metrics, propagate, trace
+from opentelemetry.context import Context
+from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode
 
 from stbass._values.masking import masked
 from stbass._values.span import State, state_after
-from stbass._values.texts import error_text, plain_text, shortened, type_name_of
+from stbass._values.texts import error_text, shortened, type_name_of
 from stbass._values.waits import Direction
 from stbass.observe import spans
-from stbass.result import ProcessResult
+from stbass.result import Failure, ProcessResult
 
 __all__ = ["instrument", "uninstrument"]
 
 _NAME = "stbass"
 _LONGEST = 200
+_MOST = 2000
+"""Names of processes that are remembered: as many as OpenTelemetry counts apart."""
 _SENDER = context.create_key("stbass-sender")
-_PROCESS = context.create_key("stbass-process")
 
 
 def instrument(
@@ -62,6 +66,70 @@ def uninstrument() -> None:
     spans.trace_with(None)
 
 
+class _About(NamedTuple):
+    """What is told of all processes of one name at one place.
+
+    Args:
+        name: of the process.
+        labels: of its metrics.
+        key: the same, to count by.
+        attributes: of its span, as far as they are known of all of them.
+    """
+
+    name: str
+    labels: Mapping[str, str]
+    key: tuple[tuple[str, str], ...]
+    attributes: Mapping[str, str]
+
+
+@lru_cache(maxsize=_MOST)
+def _about(kind: str, name: str, endpoint: str, model: str) -> _About:
+    name = shortened(name, _LONGEST)
+    labels = {"stbass.process": name}
+    if endpoint:
+        labels["stbass.endpoint"] = shortened(endpoint, _LONGEST)
+    attributes = {**labels, "stbass.kind": kind}
+    if model:
+        attributes["stbass.model"] = shortened(model, _LONGEST)
+    return _About(name, labels, tuple(labels.items()), attributes)
+
+
+class _Running:
+    """What runs in this Python process, counted when metrics are exported.
+
+    An instrument that is told of each process that begins and ends costs more than the process's span.
+    """
+
+    def __init__(self) -> None:
+        self._spans: set[_Span] = set()
+        self._known: dict[tuple[tuple[str, str], ...], None] = {}
+
+    # Each step is atomic, and there is no lock: the coroutine of a process may be closed by the garbage collector, in
+    # the middle of any of this.
+
+    def add(self, span: _Span) -> None:
+        """It runs."""
+        self._known[span.about.key] = None
+        self._spans.add(span)
+
+    def discard(self, span: _Span) -> None:
+        """It has ended."""
+        self._spans.discard(span)
+
+    def observe(self, _: CallbackOptions) -> Iterator[Observation]:
+        """How many run now, by process and endpoint: 0 for those of which none does any more."""
+        counts = Counter([span.about.key for span in self._spans.copy()])
+        known = list(self._known)
+        for labels in known[:-_MOST]:
+            self._known.pop(labels, None)
+        for labels in {*known[-_MOST:], *counts}:
+            yield Observation(counts[labels], dict(labels))
+
+
+_running = _Running()
+"""One for all who trace here: a meter goes on asking whatever it was given first."""
+
+
 class _Telemetry(spans.Tracing):
     def __init__(
         self, tracer_provider: trace.TracerProvider | None, meter_provider: metrics.MeterProvider | None
@@ -71,96 +139,107 @@ class _Telemetry(spans.Tracing):
         self.duration = meter.create_histogram(
             "stbass.process.duration", unit="s", description="How long processes ran, by how they ended"
         )
-        self.running = meter.create_up_down_counter(
-            "stbass.process.running", unit="{process}", description="Processes that run"
+        meter.create_observable_up_down_counter(
+            "stbass.process.running", [_running.observe], unit="{process}", description="Processes that run"
         )
-
         self.waits = meter.create_histogram(
             "stbass.channel.wait", unit="s", description="How long processes waited in channels, by direction"
         )
         self.counters = {name: meter.create_counter(name, description=what) for name, what in spans.COUNTED.items()}
+        # What is sent together is sent, and arrives, in the same span.
+        self._sent: tuple[Context | None, Mapping[str, str]] = (None, {})
+        self._arrived: tuple[Mapping[str, str], Context] = ({}, Context())
 
     def count(self, name: str, about: Mapping[str, str]) -> None:
         self.counters[name].add(1, {f"stbass.{key}": shortened(value, _LONGEST) for key, value in about.items()})
 
-    def waited(self, direction: Direction, seconds: float) -> None:
+    def waited(self, direction: Direction, seconds: float, process: str | None) -> None:
         about: dict[str, str] = {"stbass.direction": direction}
-        process = context.get_value(_PROCESS)
-        if isinstance(process, str):
-            about["stbass.process"] = process
+        if process is not None:
+            about["stbass.process"] = shortened(process, _LONGEST)
         self.waits.record(seconds, about)
 
     def begin(self, kind: str, ctx: Any, worker: str | None, run: str) -> spans.OpenSpan:
-        return _Span(self, kind, ctx, {"stbass.worker": worker, "stbass.run": run})
+        return _Span(self, kind, ctx, worker, run)
 
-    def carried(self) -> dict[str, str]:
-        carrier: dict[str, str] = {}
-        propagate.inject(carrier)
-        return carrier
+    def carried(self) -> Mapping[str, str]:
+        around, carried = self._sent
+        if (here := context.get_current()) is not around:
+            made: dict[str, str] = {}
+            propagate.inject(made)
+            self._sent = here, made
+            return made
+        return carried
 
-    @contextmanager
-    def arrived(self, carried: Mapping[str, str], attempt: int) -> Iterator[None]:
-        around = propagate.extract(dict(carried))
-        sender = trace.get_current_span(around).get_span_context()
-        if attempt > 1 and sender.is_valid:
-            around = context.set_value(_SENDER, sender, around)
-        token = context.attach(around)
-        try:
-            yield
-        finally:
-            context.detach(token)
+    def arrive(self, carried: Mapping[str, str], attempt: int) -> None:
+        known, around = self._arrived
+        if carried != known:
+            around = propagate.extract(dict(carried))
+            self._arrived = carried, around
+        if attempt > 1:
+            sender = trace.get_current_span(around).get_span_context()
+            if sender.is_valid:
+                around = context.set_value(_SENDER, sender, around)
+        context.attach(around)
 
 
 class _Span(spans.OpenSpan):
-    def __init__(self, telemetry: _Telemetry, kind: str, ctx: Any, about: Mapping[str, str | None]) -> None:
-        self._telemetry = telemetry
-        self._ctx = ctx
+    __slots__ = ("_began", "_ctx", "_inside", "_run", "_span", "_telemetry", "_token", "_worker", "about")
+
+    def __init__(self, telemetry: _Telemetry, kind: str, ctx: Any, worker: str | None, run: str) -> None:
+        self._telemetry, self._ctx, self._worker, self._run = telemetry, ctx, worker, run
+        place = ctx.placement
+        endpoint, model = ("", "") if place is None else (place.endpoint or "", place.model or "")
+        self.about = about = _about(kind, ctx.process_name, endpoint, model)
+        around = context.get_current()
+        outer = trace.get_current_span(around)
+        links = None
+        if ctx.attempt > 1 and isinstance(sender := around.get(_SENDER), SpanContext):
+            links = [Link(sender, {"stbass.redelivered": True})]
+            around = context.set_value(_SENDER, None, around)  # it is not of what runs inside
+        kind_of_span = SpanKind.CONSUMER if outer.get_span_context().is_remote else SpanKind.INTERNAL
+        self._span = telemetry.tracer.start_span(about.name, around, kind_of_span, about.attributes, links)
+        self._inside = around
+        self._token = None
+        if self._span is not outer:  # which it is where nobody traces, and metrics are all that is wanted
+            self._inside = trace.set_span_in_context(self._span, around)
+            self._token = context.attach(self._inside)
         self._began = monotonic()
-        placement = ctx.placement
-        name = shortened(plain_text(ctx.process_name), _LONGEST)
-        self._about = {"stbass.process": name}
-        if placement is not None and placement.endpoint:
-            self._about["stbass.endpoint"] = shortened(plain_text(placement.endpoint), _LONGEST)
-        sender = context.get_value(_SENDER)
-        links = [Link(sender, {"stbass.redelivered": True})] if isinstance(sender, SpanContext) else []
-        told = {**self._about, "stbass.kind": kind, "stbass.process.id": ctx.process_id, "stbass.attempt": ctx.attempt}
-        if placement is not None and placement.model:
-            told["stbass.model"] = shortened(plain_text(placement.model), _LONGEST)
-        told |= {key: shortened(value, _LONGEST) for key, value in about.items() if value}
-        remote = trace.get_current_span().get_span_context().is_remote
-        self._span = telemetry.tracer.start_span(
-            name, kind=SpanKind.CONSUMER if remote else SpanKind.INTERNAL, attributes=told, links=links
-        )
-        inner = context.set_value(_PROCESS, name, trace.set_span_in_context(self._span))
-        if links:
-            inner = context.set_value(_SENDER, None, inner)
-        self._token = context.attach(inner)
-        telemetry.running.add(1, self._about)
+        _running.add(self)
 
     def end(self, result: ProcessResult | None) -> None:
-        telemetry, about = self._telemetry, self._about
+        span, ctx = self._span, self._ctx
+        _running.discard(self)
         state: State = "done"
+        error: BaseException | None = None
         if result is None:
-            state = "too late" if self._ctx.remaining == 0 else "cancelled"
+            state = "too late" if ctx.remaining == 0 else "cancelled"
         elif result.is_fail:
             error = result.failure.error
-            kind = type(error)
             state = state_after(error)
-            text = error_text(error, 1000)
-            self._span.set_status(Status(StatusCode.ERROR, text))
-            name = type_name_of(kind).replace(":", ".")
-            told = {"exception.type": name, "exception.message": text}
-            if result.failure.traceback_str:
-                told["exception.stacktrace"] = shortened(masked(result.failure.traceback_str), 10_000)
-            self._span.add_event("exception", told)
-            self._span.set_attribute("error.type", name)
-        self._span.set_attribute("stbass.state", state)
-        telemetry.running.add(-1, about)
-        ended = {**about, "stbass.state": state}
-        if result is not None and result.is_fail:
-            ended["error.type"] = name
-        telemetry.duration.record(monotonic() - self._began, ended)
-        self._span.end()
-        if trace.get_current_span() is self._span:
-            # Not of a coroutine that is closed elsewhere, long after its event loop.
+        ended: dict[str, str | int] = {"stbass.state": state}
+        if error is not None:
+            ended["error.type"] = type_name_of(type(error)).replace(":", ".")
+        self._telemetry.duration.record(monotonic() - self._began, {**self.about.labels, **ended})
+        if span.is_recording():
+            ended["stbass.process.id"] = ctx.process_id
+            ended["stbass.attempt"] = ctx.attempt
+            if self._worker:
+                ended["stbass.worker"] = shortened(self._worker, _LONGEST)
+            if self._run:
+                ended["stbass.run"] = shortened(self._run, _LONGEST)
+            span.set_attributes(ended)
+            if result is not None and result.is_fail:
+                self._tell(result.failure)
+            span.end()
+        # Not of a coroutine that is closed elsewhere, long after its event loop.
+        if self._token is not None and (context.get_current() is self._inside or trace.get_current_span() is span):
             context.detach(self._token)
+
+    def _tell(self, failure: Failure) -> None:
+        text = error_text(failure.error, 1000)
+        self._span.set_status(Status(StatusCode.ERROR, text))
+        told = {"exception.type": type_name_of(type(failure.error)).replace(":", "."), "exception.message": text}
+        if failure.traceback_str:
+            told["exception.stacktrace"] = shortened(masked(failure.traceback_str), 10_000)
+        self._span.add_event("exception", told)

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
+from opentelemetry import propagate, trace
+from opentelemetry.context import Context, attach, detach
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from opentelemetry.util.types import Attributes
 
 from stbass import PAR, SEQ, FailurePolicy, Placement, observe, run
 from stbass.alt import ALT, Guard
@@ -147,6 +153,128 @@ async def test_whoever_traces_may_raise(caplog: pytest.LogCaptureFixture, monkey
     with caplog.at_level(logging.ERROR):
         assert (await run(leaf)).is_ok
     assert "no span was begun" in caplog.text
+
+
+async def test_a_message_names_the_span_around_it_and_belongs_to_that_where_it_arrives() -> None:
+    # given two requests that send in turn
+    tracer = traced_agents.TRACER_PROVIDER.get_tracer("tests")
+    requests = [tracer.start_span("request") for _ in range(2)]
+    inside = [trace.set_span_in_context(request, Context()) for request in requests]
+
+    def carried(around: Context) -> Mapping[str, str]:
+        token = attach(around)
+        try:
+            return spans.carried()
+        finally:
+            detach(token)
+
+    sent = [carried(around) for around in inside * 2]
+    assert carried(Context()) == {}
+
+    async def arrives(carried: Mapping[str, str]) -> None:
+        spans.arrive(carried, 1)
+        await leaf.execute(ProcessContext("leaf"))
+
+    # when their messages arrive in turn, and one that names none
+    for one in [*sent, {}]:
+        await asyncio.create_task(arrives(one))
+    # then each process is inside of its own request
+    ended = [as_data(span) for span in traced_agents.EXPORTER.get_finished_spans() if span.name == "leaf"]
+    assert [(span["parent"], span["kind"]) for span in ended] == [
+        *[(request.get_span_context().span_id, "CONSUMER") for request in requests * 2],
+        (None, "INTERNAL"),
+    ]
+
+
+@pytest.mark.parametrize("header", ["", "no-trace", "00-0-0-00", "ff-" + "f" * 32 + "-" + "f" * 16 + "-01", "\x00"])
+async def test_what_a_message_says_of_its_span_may_be_anything(header: str) -> None:
+    spans.arrive({"traceparent": header, "tracestate": header, "baggage": header}, 2)
+    await leaf.execute(ProcessContext("leaf"))
+    assert (_found()["leaf"]["parent"], _found()["leaf"]["links"]) == (None, [])
+
+
+async def test_a_propagator_that_raises_is_told_and_does_no_harm(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class _Broken(TraceContextTextMapPropagator):
+        def inject(self, *_: Any, **__: Any) -> None:
+            raise RuntimeError("no header today")
+
+        def extract(self, *_: Any, **__: Any) -> Context:
+            raise RuntimeError("no header today")
+
+    around = propagate.get_global_textmap()
+    propagate.set_global_textmap(_Broken())
+    try:
+        with caplog.at_level(logging.ERROR):
+            assert spans.carried() == {}
+            spans.arrive({"traceparent": "x"}, 1)
+    finally:
+        propagate.set_global_textmap(around)
+    assert (await leaf.execute(ProcessContext("leaf"))).is_ok
+    assert caplog.messages == [
+        "a message does not say which span it was sent in",
+        "the span in which a message was sent could not be read",
+    ]
+
+
+async def test_of_a_trace_that_is_not_kept_nothing_is_worked_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    # given a sampler that keeps nothing, and looks at what it is told
+    told: list[Attributes] = []
+
+    class _None(Sampler):
+        def should_sample(self, *args: Any, **kwargs: Any) -> SamplingResult:
+            told.append(kwargs.get("attributes", args[4] if len(args) > 4 else None))
+            return SamplingResult(Decision.DROP)
+
+        def get_description(self) -> str:
+            return "nothing is kept"
+
+    observe.instrument(tracer_provider=TracerProvider(sampler=_None()), meter_provider=traced_agents.METER_PROVIDER)
+    before = _failures()
+    monkeypatch.setattr("stbass.observe.telemetry.error_text", lambda *_: pytest.fail("nobody reads this"))
+    # when a process fails
+    where = Placement(endpoint="anthropic", model="opus")
+    failed = await failing.execute(ProcessContext("failing", placement=where))
+    # then it is counted, and the sampler can tell processes apart
+    assert failed.is_fail
+    assert _failures() == before + 1
+    assert told == [
+        {
+            "stbass.process": "failing",
+            "stbass.endpoint": "anthropic",
+            "stbass.kind": "process",
+            "stbass.model": "opus",
+        }
+    ]
+
+
+def _failures() -> int:
+    ended = points().get("stbass.process.duration", [])
+    return sum(count for about, count in ended if about.get("error.type") == "builtins.ValueError")
+
+
+async def test_what_runs_is_counted_while_it_runs_however_often_somebody_instruments() -> None:
+    def running() -> list[int]:
+        found = points().get("stbass.process.running", [])
+        return [value for about, value in found if about["stbass.process"] == "waits for all"]
+
+    here, go_on = asyncio.Semaphore(0), asyncio.Event()
+
+    @Process(name="waits for all")
+    async def waits(ctx: ProcessContext) -> None:
+        here.release()
+        await go_on.wait()
+
+    task = asyncio.create_task(PAR(*[waits] * 3).run())
+    for _ in range(3):
+        await here.acquire()
+    observe.uninstrument()
+    traced_agents.instrument()
+    assert running() == [3]
+    go_on.set()
+    await task
+    assert running() == [0]
 
 
 async def test_nothing_is_traced_unless_asked_for() -> None:

@@ -185,7 +185,7 @@ class Envelope(msgspec.Struct, omit_defaults=True, gc=False):
     """The names of what is around it; None: nobody observes or follows what happens inside."""
     run: Annotated[str, msgspec.Meta(max_length=1000)] = ""
     """Id of the run that it belongs to, for logs."""
-    trace: Annotated[dict[_TraceKey, _TraceValue], msgspec.Meta(max_length=20)] = {}
+    trace: Annotated[Mapping[_TraceKey, _TraceValue], msgspec.Meta(max_length=20)] = {}
     """What a tracer says of the span around it."""
     follow: Annotated[str, msgspec.Meta(max_length=1000)] = ""
     """Id of the run whose events are kept, that of ``stbass.start``; empty: nobody has started it to be followed."""

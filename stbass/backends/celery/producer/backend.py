@@ -231,7 +231,7 @@ class CeleryBackend(ExecutionBackend):
             max_attempts=self._max_attempts,
             is_optional=process.is_optional,
             run="" if meter is None else meter.run_id,
-            trace={} if spans.current is None else spans.current.carried(),
+            trace=spans.carried(),
         )
 
     def _complete(self, envelope: Envelope, process: Composable, ctx: ProcessContext) -> None:

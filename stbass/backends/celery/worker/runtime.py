@@ -1019,9 +1019,8 @@ class Runtime:
             if envelope.inside is not None and (how := await self._orphaned(envelope)):
                 self._cancel([job.id], how)
                 await asyncio.sleep(0)
-            tracing = spans.current
-            with contextlib.nullcontext() if tracing is None else tracing.arrived(envelope.trace, job.attempt):
-                job.result = await run_child(child)
+            spans.arrive(envelope.trace, job.attempt)
+            job.result = await run_child(child)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if job.cancelled is None and task is not None and not task.cancelling():
