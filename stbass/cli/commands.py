@@ -53,6 +53,27 @@ Functions = Annotated[
     ),
 ]
 Application = Annotated[str, typer.Option("--app", "-A", metavar="MODULE", help="The Celery application.")]
+
+
+def _checked_deadline(seconds: float | None) -> float | None:
+    # A range of typer's is not enough: it lets infinity pass, and the oldest typer allowed lets what is no number pass.
+    from stbass._values.checks import checked_deadline
+
+    try:
+        return checked_deadline(seconds)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+Deadline = Annotated[
+    float | None,
+    typer.Option(
+        "--deadline",
+        callback=_checked_deadline,
+        metavar="S",
+        help="Seconds that it gets; by default no bound.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Write the outcome as one line of JSON.")]
 Concurrency = Annotated[
     int | None, typer.Option("--concurrency", "-c", min=1, metavar="N", help="How many processes run at once.")
@@ -192,7 +213,10 @@ def dev(
 
 @cli.command(epilog="Example: stbass demo")
 def demo(
-    deadline: Annotated[float, typer.Option("--deadline", min=1.0, metavar="S", help="The demo's own deadline.")] = 6.0,
+    deadline: Annotated[
+        float,
+        typer.Option("--deadline", min=1.0, callback=_checked_deadline, metavar="S", help="The demo's own deadline."),
+    ] = 6.0,
 ) -> None:
     """Show what stbass does, in under a minute: Redis, two workers, agents that succeed, fail and come too late."""
     from stbass.cli.demo import run_demo
@@ -222,7 +246,7 @@ def run(
     registry: Annotated[
         str | None, typer.Option("--registry", metavar="MODULE:NAME", help="Where placements are looked up.")
     ] = None,
-    deadline: Annotated[float | None, typer.Option("--deadline", min=0.0, metavar="S", help="Its deadline.")] = None,
+    deadline: Deadline = None,
     as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing while it runs.")] = False,
 ) -> None:
@@ -288,7 +312,7 @@ def attach(
     group_id: Annotated[
         str, typer.Argument(metavar="GROUP_ID", help="The id of PARResult.group, where it was started.")
     ],
-    deadline: Annotated[float | None, typer.Option("--deadline", min=0.0, metavar="S", help="Seconds to wait.")] = None,
+    deadline: Deadline = None,
     app: Application = "stbass.app",
     as_json: Annotated[bool, typer.Option("--json", help="Write a line of JSON for each process.")] = False,
 ) -> None:
