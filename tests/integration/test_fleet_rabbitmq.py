@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,6 +14,8 @@ from typing import Any
 import pytest
 from celery import Celery
 from kombu.connection import Connection
+from kombu.entity import Queue
+from kombu.messaging import Consumer
 
 from stbass._process.context import ProcessContext
 from stbass._values.endpoint import Placement
@@ -129,9 +132,10 @@ async def test_what_is_placed_there_runs_fails_and_ends_at_its_deadline(fleet: F
         await until(lambda: fleet.waiting() == (0, 0), timeout=30)
 
 
+@pytest.mark.parametrize("queue_type", ["", "quorum"])
 @pytest.mark.parametrize("count", [1, 6])
-async def test_a_worker_that_runs_one_at_a_time_runs_any_tree(fleet: Fleet, count: int) -> None:
-    async with running(fleet.worker(concurrency=1)):
+async def test_a_worker_that_runs_one_at_a_time_runs_any_tree(fleet: Fleet, count: int, queue_type: str) -> None:
+    async with running(fleet.worker(concurrency=1, queue_type=queue_type)):
         leaf = PLACED_PAR((noop, fleet.there), (noop, fleet.there))
         tree = SEQ(noop, PLACED_PAR((SEQ(noop, leaf, noop), fleet.there)), leaf)
         result = await fleet.placed(*[tree] * count, deadline=60.0).run()
@@ -140,20 +144,38 @@ async def test_a_worker_that_runs_one_at_a_time_runs_any_tree(fleet: Fleet, coun
         assert (await fleet.placed(*[Give(n) for n in range(3)], deadline=60.0).run()).value == [0, 1, 2]
 
 
-@pytest.mark.slow
-async def test_a_worker_of_quorum_queues_says_that_it_gets_no_more_while_it_waits(fleet: Fleet) -> None:
-    # given a worker that runs one at a time, to which the broker gives no more than that
-    worker = fleet.worker(concurrency=1, queue_type="quorum")
-    async with running(worker):
-        # when what runs there waits for something in the same queue
-        tree = SEQ(noop, PLACED_PAR((noop, fleet.there)))
-        result = await fleet.placed(tree, deadline=5.0, on_failure=COLLECT).run()
-        # then it ends at its deadline, and the worker says why, once
-        assert isinstance(result.results[0].failure.error, DeadlineExceeded)
-        assert worker.log.count("this application has quorum queues") == 1
-        # with more room it runs
-    async with running(fleet.worker(concurrency=4, queue_type="quorum")):
-        assert (await fleet.placed(tree, deadline=60.0).run()).is_ok
+@pytest.mark.parametrize("queue_type", ["classic", "quorum"])
+async def test_the_prefetch_count_of_a_running_consumer_can_be_changed(fleet: Fleet, queue_type: str) -> None:
+    # given a consumer whose prefetch count is for itself alone, as quorum queues demand
+    chosen, held = random.Random(10), list[Any]()
+    name = f"prefetch-{queue_type}"
+    with fleet.app().connection_for_read() as connection, connection.channel() as channel:
+        queue = Queue(name, queue_arguments={"x-queue-type": queue_type})(channel)
+        queue.declare()
+        for number in range(1000):
+            connection.Producer().publish(number, routing_key=name)
+        channel.basic_qos(0, 2, False)
+        with Consumer(channel, [queue], on_message=held.append):
+            # when it is changed while messages are held, acknowledged and given back
+            for wanted in [3, 7, 6, 2, 9, 1, 40, 2, *(chosen.randint(1, 12) for _ in range(40))]:
+                ended = [held.pop(chosen.randrange(len(held))) for _ in range(chosen.randint(0, len(held)))]
+                before, most = ended[: len(ended) // 2], max(len(held) + len(ended), wanted, 2)
+                for message in before:
+                    message.ack()
+                channel.basic_qos(0, wanted, False)
+                for message in ended[len(before) :]:
+                    message.ack() if chosen.random() < 0.8 else message.requeue()
+                # then so many are held, and never more than were held already
+                while len(held) < max(wanted, 2):
+                    connection.drain_events(timeout=30)
+                with contextlib.suppress(TimeoutError):
+                    while True:
+                        connection.drain_events(timeout=0.02)
+                assert len(held) <= most
+            # and each consumer that was begun for it can be ended
+        for message in held:
+            message.ack()
+        assert fleet.rabbitmq.control("list_consumers", "queue_name").split().count(name) == 0
 
 
 async def test_of_a_killed_worker_everything_goes_to_another_one(fleet: Fleet, puppeteer: Puppeteer) -> None:

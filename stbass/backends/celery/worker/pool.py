@@ -93,24 +93,12 @@ class AsyncioPool(BasePool):
         lent = self.runtime.lent
         more, self._more = lent - self._more, lent
         if more > 0:
-            self._tell_of_quorum_queues()
             qos.increment_eventually(more)
         elif more < 0:
             qos.decrement_eventually(-more)
         if more and self._hub is not None:
             # Here, in the worker's own thread, and not after the next message.
             qos.update()
-
-    def _tell_of_quorum_queues(self) -> None:
-        fixed = self._consumer.qos_global is False and self._consumer.connection.transport.driver_type == "amqp"
-        if fixed and "quorum" not in self._told:
-            self._told.add("quorum")
-            _log.warning(
-                "what runs here waits for other processes, and RabbitMQ hands out no more messages meanwhile, because"
-                " this application has quorum queues, whose prefetch count cannot be changed: processes that wait for"
-                " others in the same queue may wait until their deadline. Give the worker more room (-c,"
-                " worker_prefetch_multiplier), start more workers, or use classic queues (task_default_queue_type)"
-            )
 
     def _tell_without_effect(self, options: Mapping[str, Any]) -> None:
         for name, shown in _WITHOUT_EFFECT.items():
