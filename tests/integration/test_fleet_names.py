@@ -5,11 +5,16 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing
 
+import msgspec
 import pytest
+import redis
 from celery.app.control import DuplicateNodenameWarning
 
 from stbass._process.context import ProcessContext
 from stbass.backends.celery import CeleryBackend, make_app
+from stbass.backends.celery.fleet_status import live_workers
+from stbass.backends.celery.keys import WorkerInfo
+from stbass.backends.celery.settings import fleet_of
 from stbass.testing import RedisServer, Worker
 from tests.integration.conftest import APP
 from tests.support.agents import Give, whoami
@@ -66,3 +71,37 @@ async def test_two_workers_of_one_name_are_told_apart(server: RedisServer) -> No
             assert await slots() == [3]
             assert (await backend.execute(Give(2), ProcessContext("last"))).value == 2
             assert "another worker is called" not in first.log
+
+
+async def test_a_worker_of_an_earlier_version_is_there_though_it_does_not_say_which_of_its_name_it_is(
+    server: RedisServer,
+) -> None:
+    # given what such a worker announces, and answers
+    app = make_app("tests", broker_url=server.url)
+    names = fleet_of(app).settings.keys
+    client = redis.Redis.from_url(server.url)
+
+    def answer(asked: dict[str, bytes]) -> None:
+        client.rpush(asked["data"].decode(), b'{"worker": "earlier@here"}')
+
+    info = WorkerInfo("earlier@here", 1, ["q-earlier"], 4, [], "earlier-1")
+    client.set(names.worker("earlier-1"), msgspec.json.encode(info), px=60_000)
+    channels = (names.alive_channel("earlier-1"), names.queue_channel("q-earlier"))
+    heard = client.pubsub()
+    heard.subscribe(**dict.fromkeys(channels, answer))
+    for _ in channels:
+        heard.get_message(timeout=30)
+    hearing = heard.run_in_thread(sleep_time=0.1)
+    try:
+        # then it is neither silent nor away
+        found, answers = live_workers(client, names, patience=30.0)
+        assert [one.trouble for one in found if one.name == "earlier@here"] == [None]
+        assert "earlier@here" in {one.worker for one in answers}
+        async with aclosing(CeleryBackend(app, queue="q-earlier")) as backend:
+            assert await backend.health_check()
+    finally:
+        hearing.stop()
+        hearing.join()
+        client.delete(names.worker("earlier-1"))
+        heard.close()
+        client.close()

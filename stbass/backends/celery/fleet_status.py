@@ -311,18 +311,19 @@ def live_workers(
     infos = [info for raw in told if raw and (info := _read(raw, keys.WorkerInfo)) is not None]
     answers = _answers(client, key, sum(heard), patience)
     silent = f"it has not answered within {patience:g} s"
-    found = []
+    found, told_by = [], []
     for info in infos:
-        answer = answers.get(info.instance)
+        answer = answers.get(info.instance) or answers.get(info.name)
+        if answer is not None:
+            told_by.append(answer)
         trouble = silent if answer is None else answer.blocked or None
         slots = info.concurrency or 1
         found.append(WorkerHealth(info.name, info.queues, slots, trouble, info.include, info.signs))
-    told_by = [answers[info.instance] for info in infos if info.instance in answers]
     return sorted(found, key=lambda worker: worker.name), told_by
 
 
 def _answers(client: redis.Redis, key: str, count: int, patience: float) -> dict[str, keys.WorkerAnswer]:
-    """What each worker answers that does so in time, by its instance."""
+    """What each worker answers that does so in time, by its instance, or else by its name."""
     answers: dict[str, keys.WorkerAnswer] = {}
     until, heard = time.monotonic() + patience, 0
     while heard < count:
@@ -337,7 +338,7 @@ def _answers(client: redis.Redis, key: str, count: int, patience: float) -> dict
         for raw in raws:
             answer = _read(raw, keys.WorkerAnswer)
             if answer is not None:
-                answers[answer.instance] = answer
+                answers[answer.instance or answer.worker] = answer
     return answers
 
 

@@ -198,8 +198,8 @@ class WorkerAnswer(msgspec.Struct):
     """
 
     worker: Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
-    instance: Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
-    """As it is announced: two workers may have the same name."""
+    instance: Annotated[str, msgspec.Meta(max_length=100)] = ""
+    """As it is announced: two workers may have the same name. Empty: of a worker that does not say it yet."""
     blocked: _Text = ""
     running: dict[str, int] | None = None
     oldest: list[RunningProcess] = []
