@@ -10,6 +10,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks.harness import ROOT, Row, journal, options, versions
@@ -33,13 +34,19 @@ def discover() -> dict[str, Callable[[], list[Row]]]:
     return {name: found[name] for name in sorted(found, key=order.index)}
 
 
-def run_all(benches: dict[str, Callable[[], list[Row]]]) -> tuple[list[Section], bool]:
-    """Run them one after another; one that breaks is reported and the others go on."""
+def run_all(benches: dict[str, Callable[[], list[Row]]], page: Path | None = None) -> tuple[list[Section], bool]:
+    """Run them one after another; one that breaks is reported and the others go on.
+
+    Args:
+        page: where each section is written as soon as it is measured, so that a run that is ended keeps what it has.
+    """
     sections: list[Section] = []
     sound = True
     for name, bench in benches.items():
         print(f"{name}: {WORK.get(name, '')}", file=sys.stderr, flush=True)
         journal.clear()
+        versions.clear()
+        versions["stbass-celery"] = version("stbass-celery")
         begun = time.monotonic()
         try:
             rows = bench()
@@ -49,6 +56,8 @@ def run_all(benches: dict[str, Callable[[], list[Row]]]) -> tuple[list[Section],
             sound = False
             continue
         sections.append(section_of(name, rows, journal))
+        if page is not None:
+            write_markdown(page, sections[-1:], versions, f"{options.rounds} rounds")
         # A peer that does not run is said in the table.
         sound = sound and all(journal.count(each) for each in journal.failures if is_our_subject(each))
         print(f"  {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
@@ -85,12 +94,10 @@ def main(argv: list[str] | None = None) -> int:
     options.rounds, options.patience, options.retake = arguments.rounds, 20.0, True
     if arguments.quick:
         options.rounds, options.patience, options.retake = 1, 1.0, False
-    sections, sound = run_all(chosen)
+    sections, sound = run_all(chosen, None if arguments.quick else arguments.out)
     print_sections(sections)
     if arguments.quick:
         print("Quick figures: one sample each, the machine perhaps busy. Nothing was written.")
-    elif sections:
-        write_markdown(arguments.out, sections, versions, f"{options.rounds} rounds")
     missed = [section.name for section in sections if section.missed]
     if missed:
         print(f"Targets missed in: {', '.join(missed)}")

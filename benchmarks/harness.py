@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -79,11 +80,13 @@ class Options:
         rounds: samples of each subject.
         patience: seconds to wait for a quiet machine before each sample.
         retake: whether a sample that was disturbed is taken once more.
+        spare: seconds that others may still cost the whole run, by what is waited for them and what is taken once more.
     """
 
     rounds: int = 5
     patience: float = 20.0
     retake: bool = True
+    spare: float = 300.0
 
 
 @dataclass(slots=True)
@@ -113,6 +116,10 @@ _CHANCES = 2
 """So often may a subject fail in one benchmark; each failure can cost the whole time that a driver is given."""
 
 
+LONG, LONG_ROUNDS = 20.0, 3
+"""What takes more seconds than this for a sample has no more than so many samples."""
+
+
 class SubjectFailed(RuntimeError):
     """A subject could not be measured; the benchmark goes on without it and the table says so."""
 
@@ -122,11 +129,13 @@ def median_alternating(callables: Mapping[str, Callable[[], float]], rounds: int
 
     Before each sample the machine is given a bounded time to become quiet. A sample during which others were busy is
     taken once more; if that one is disturbed too it is kept and marked. Marked samples count only when a subject has no
-    other. Every sample goes into :data:`journal`, from which the report says how quiet it was.
+    other. Every sample goes into :data:`journal`, from which the report says how quiet it was. A machine that is never
+    quiet costs a bounded time: once ``options.spare`` is used up, samples are taken as they come, and marked.
 
     Args:
         callables: by subject; each call takes one sample and gives back its value.
-        rounds: samples of each subject; ``None`` means what the command line said, 5 unless told otherwise.
+        rounds: samples of each subject; ``None`` means what the command line said, 5 unless told otherwise. A subject
+            whose samples take longer than :data:`LONG` seconds has :data:`LONG_ROUNDS` at most.
 
     Returns:
         The medians. A subject whose sample fails (:class:`SubjectFailed`) is tried again in the next round; one that
@@ -134,14 +143,19 @@ def median_alternating(callables: Mapping[str, Callable[[], float]], rounds: int
     """
     taken: dict[str, list[Sample]] = {subject: [] for subject in callables}
     failures: Counter[str] = Counter()
-    for _ in range(options.rounds if rounds is None else rounds):
+    seconds: dict[str, float] = {}
+    for number in range(options.rounds if rounds is None else rounds):
         for subject, measure in callables.items():
-            if failures[subject] >= _CHANCES:
+            if failures[subject] >= _CHANCES or (number >= LONG_ROUNDS and seconds.get(subject, 0.0) > LONG):
                 continue
             try:
-                sample = _sample(subject, measure)
-                if sample.busy and options.retake:
-                    sample = min(sample, _sample(subject, measure), key=lambda one: (one.busy, one.foreign))
+                sample, took = _sample(subject, measure)
+                # The first may have made an environment.
+                seconds[subject] = min(took, seconds.get(subject, took))
+                if sample.busy and options.retake and options.spare > 0:
+                    again, took = _sample(subject, measure)
+                    options.spare -= took
+                    sample = min(sample, again, key=lambda one: (one.busy, one.foreign))
             except SubjectFailed as error:
                 failures[subject] += 1
                 journal.failures.setdefault(subject, []).append(str(error))
@@ -158,13 +172,15 @@ def median(samples: Sequence[Sample]) -> float:
     return statistics.median(quiet or [sample.value for sample in samples])
 
 
-def _sample(subject: str, measure: Callable[[], float]) -> Sample:
-    wait_until_quiet(options.patience)
+def _sample(subject: str, measure: Callable[[], float]) -> tuple[Sample, float]:
+    """Take one, and say how many seconds it took."""
+    options.spare -= wait_until_quiet(min(options.patience, max(options.spare, 0.0)))
+    begun = time.monotonic()
     before = read_cpu()
     value = measure()
     after = read_cpu()
     foreign = foreign_share(before, after)
-    return Sample(subject, value, foreign, foreign > busy_limit(before, after))
+    return Sample(subject, value, foreign, foreign > busy_limit(before, after)), time.monotonic() - begun
 
 
 def rows_of(

@@ -88,15 +88,20 @@ def busy_limit(before: CpuTimes, after: CpuTimes) -> float:
     return max(BUSY_SHARE, _TICK_NOISE / max(after.total - before.total, 1))
 
 
-def wait_until_quiet(patience: float) -> bool:
-    """Wait until others leave the machine alone, at most ``patience`` seconds; says whether they do."""
-    end = time.monotonic() + patience
+def wait_until_quiet(patience: float) -> float:
+    """Wait until others leave the machine alone, at most ``patience`` seconds.
+
+    Returns:
+        How many seconds it waited after its first look.
+    """
+    begun: float | None = None
     while True:
         before = read_cpu()
         # Not a poll of a condition: the use of a processor exists only over a stretch of time.
         time.sleep(LOOK_SECONDS)
         after = read_cpu()
-        if foreign_share(before, after) <= max(QUIET_SHARE, _TICK_NOISE / max(after.total - before.total, 1)):
-            return True
-        if time.monotonic() >= end:
-            return False
+        now = time.monotonic()
+        begun = begun or now
+        quiet = foreign_share(before, after) <= max(QUIET_SHARE, _TICK_NOISE / max(after.total - before.total, 1))
+        if quiet or now - begun >= patience:
+            return now - begun

@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.harness import Journal, Row
+from benchmarks.harness import LONG, LONG_ROUNDS, Journal, Row
 from benchmarks.targets import TARGETS, WORK, advantage, is_ours, reached
 
 __all__ = ["DID_NOT_RUN", "Section", "machine", "plain_table", "print_sections", "section_of", "write_markdown"]
@@ -162,8 +162,8 @@ def write_markdown(path: Path, sections: Sequence[Section], versions: Mapping[st
     body = "\n".join(kept[name] for name in sorted(kept, key=_order))
     path.write_text(
         f"{_TITLE}\n\n`make bench` writes this page. Ours and the peers' are sampled in turn on one Redis server; "
-        f"a figure is the median.\n“Ours is” compares with our best row of the same bench. "
-        f"Only the ratios count.\n\n{body}"
+        f"a figure is the median;\nwhat takes longer than {LONG:g} s for a sample has {LONG_ROUNDS} samples at most. "
+        f"“Ours is” compares with our best row of the same bench.\nOnly the ratios count.\n\n{body}"
     )
 
 

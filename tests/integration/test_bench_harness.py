@@ -24,7 +24,7 @@ from stbass.testing import RedisServer
 def _any_machine_is_quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Readings that say that nobody else runs, so that a test depends on no machine."""
     ticks = iter(range(0, 10_000_000, 100))
-    monkeypatch.setattr(harness, "wait_until_quiet", lambda patience: True)
+    monkeypatch.setattr(harness, "wait_until_quiet", lambda patience: 0.0)
     monkeypatch.setattr(harness, "read_cpu", lambda: CpuTimes(next(ticks), 0, 0))
     harness.journal.clear()
     yield

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
@@ -26,7 +27,7 @@ from benchmarks.targets import TARGETS, WORK, advantage, is_ours, reached
 def _any_machine_is_quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Readings that say that nobody else runs, so that a test depends on no machine."""
     ticks = iter(range(0, 10_000_000, 100))
-    monkeypatch.setattr(harness, "wait_until_quiet", lambda patience: True)
+    monkeypatch.setattr(harness, "wait_until_quiet", lambda patience: 0.0)
     monkeypatch.setattr(harness, "read_cpu", lambda: CpuTimes(next(ticks), 0, 0))
     harness.journal.clear()
     yield
@@ -95,6 +96,50 @@ def test_one_failure_costs_a_subject_one_sample() -> None:
     # when it is sampled three times, then the other two count
     assert median_alternating({"a": measure}, rounds=3) == {"a": 2.5}
     assert harness.journal.failures == {"a": ["lost a task"]}
+
+
+def test_what_takes_long_has_fewer_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    # given a subject that is slow but for its third sample, and one that is slow but for its second
+    monkeypatch.setattr(harness, "LONG", 20.0)
+    now = 0.0
+    monkeypatch.setattr(harness, "time", SimpleNamespace(monotonic=lambda: now))
+
+    def lasting(*seconds: float) -> Callable[[], float]:
+        lasts = iter(seconds)
+
+        def measure() -> float:
+            nonlocal now
+            took = next(lasts)
+            now += took
+            return took
+
+        return measure
+
+    subjects = {"slow": lasting(50, 21, 60), "slow at first": lasting(50, 1, 50, 1, 1)}
+    # when they are to be sampled five times
+    medians = median_alternating(subjects, rounds=5)
+    # then the first has three samples, and the other five: making its environment was no part of what it takes
+    assert harness.journal.count("slow") == 3
+    assert medians == {"slow": 50, "slow at first": 1}
+
+
+def test_a_machine_that_is_never_quiet_costs_a_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    # given others that are always at work, and 30 seconds to wait for them, 20 before each sample
+    readings = iter(range(0, 10_000, 100))
+    monkeypatch.setattr(harness, "read_cpu", lambda: CpuTimes(at := next(readings), at, 0))
+    monkeypatch.setattr(harness, "options", harness.Options(spare=30.0))
+    patience: list[float] = []
+
+    def waited(seconds: float) -> float:
+        patience.append(seconds)
+        return seconds
+
+    monkeypatch.setattr(harness, "wait_until_quiet", waited)
+    # when a subject is sampled three times
+    median_alternating({"a": _from([1, 2, 3, 4], [], "a")}, rounds=3)
+    # then the first sample was taken once more, and nothing after that waited
+    assert patience == [20, 10, 0, 0]
+    assert [sample.busy for sample in harness.journal.samples] == [True] * 3
 
 
 def test_an_error_of_the_benchmark_itself_is_not_swallowed() -> None:
@@ -308,6 +353,28 @@ def test_only_what_is_missing_of_ours_makes_a_run_unsound(subject: str, sound: b
 
     # when it runs, then it is sound unless that was one of ours
     assert run_all({"F5": bench})[1] is sound
+
+
+def test_a_run_that_is_ended_keeps_what_it_has_measured(tmp_path: Path) -> None:
+    # given a benchmark that measured something, and one that is interrupted
+    def measured() -> list[Row]:
+        harness.versions["huey"] = "3.5"
+        return _rows()
+
+    def interrupted() -> list[Row]:
+        raise KeyboardInterrupt
+
+    page = tmp_path / "results.md"
+    # when they run one after the other
+    with pytest.raises(KeyboardInterrupt):
+        run_all({"F5": measured, "F8": interrupted}, page)
+    # then the first is on the page
+    assert "## F5" in page.read_text()
+    # and a section names the versions of what it measured, and of nothing before it
+    run_all({"P1": _rows}, page)
+    _, _, of_the_last = page.read_text().partition("## P1")
+    assert "stbass-celery" in of_the_last
+    assert "huey" not in of_the_last
 
 
 def test_columns_are_aligned() -> None:
