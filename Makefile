@@ -39,6 +39,8 @@ install: $(VENV)/.installed  ## make .venv with stbass in it, ready for work
 
 $(BIN)/python:
 	@python="$(PYTHON)"; [ -n "$$python" ] || exit 1; \
+	case "$$("$$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')" in 3.11|3.12|3.13) ;; \
+	*) echo "stbass needs Python 3.11, 3.12 or 3.13, and $$python is another" >&2; exit 1;; esac; \
 	echo "making $(VENV) with $$python"; "$$python" -m venv $(VENV)
 
 $(VENV)/.installed: $(SETUP) | $(BIN)/python

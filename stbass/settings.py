@@ -386,11 +386,16 @@ def _what(settings: type[Settings], variable: str) -> str:
 
 
 def _refuse_misspelt() -> None:
-    """Refuse what is nearly a setting: otherwise a misspelt signing key would quietly mean no signing."""
+    """Refuse what is nearly a setting, or one with a word more or less: otherwise a misspelt signing key would quietly
+    mean no signing.
+    """
     known = variables()
     for name in sorted(os.environ):
         if name.upper().startswith(_PREFIX) and name not in known:
-            near = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.85)
+            more = [
+                one for one in known if f"{name.upper()}_".startswith(f"{one}_") or one.startswith(f"{name.upper()}_")
+            ]
+            near = more or difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.85)
             if near:
                 raise ConfigurationError(f"{name}: there is no such setting; do you mean {near[0]}?", variable=name)
 

@@ -11,7 +11,7 @@ from stbass.errors import ConfigurationError, MissingDependencyError, StbassErro
 __all__ = ["main"]
 
 _EXTRAS = dict.fromkeys(("billiard", "celery", "kombu", "pydantic_settings", "redis", "vine"), "celery")
-_EXTRAS |= dict.fromkeys(("textual", "textual_serve"), "top")
+_EXTRAS |= dict.fromkeys(("aiohttp", "textual", "textual_serve"), "top")
 """Which extra brings a package that a command may find missing."""
 
 

@@ -61,7 +61,7 @@ def run_dev(
     changes; and end all when a signal comes or a worker ends by itself. Gives back the exit code.
 
     Raises:
-        ConfigurationError: the application cannot be used, or a port is taken.
+        ConfigurationError: the application cannot be used, its servers cannot be reached, or a port is taken.
     """
     console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -79,6 +79,8 @@ def run_dev(
             if llm is not None:
                 _check_free(port and port + 1)
                 environment["STBASS_LLM_URL"] = stack.enter_context(llm).url
+            if redis_url is not None or not found.reads_environment:
+                _check_reached(app, environment)
             session = _Session(console, endpoints, include, concurrency, app, environment)
             stack.callback(session.end)
             stack.enter_context(_watching(session.news))
@@ -253,6 +255,24 @@ def _look(app: str, include: list[str], environment: Mapping[str, str]) -> Found
     if "error" in answer:
         raise ConfigurationError(answer["error"])
     return Found(**answer)
+
+
+def _check_reached(app: str, environment: Mapping[str, str]) -> None:
+    """That servers which others started answer, before workers wait for them without a word.
+
+    Raises:
+        ConfigurationError: they do not; the message is that of ``stbass status``.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "stbass.cli", "status", "-A", app],
+        env={**os.environ, **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise ConfigurationError(done.stderr.strip().removeprefix("stbass: "))
 
 
 def _check_free(port: int) -> None:

@@ -37,6 +37,7 @@ def load_application(app: str) -> Any:
 
     from stbass.backends.celery.settings import fleet_of
 
+    _refuse_file(f"--app {app!r}", app)
     _look_here()
     found = _imported(f"--app {app!r}", "there is no such Celery application", lambda: find_app(app))
     if not isinstance(found, celery.Celery):
@@ -67,8 +68,9 @@ def load_object(what: str, reference: str) -> Any:
     module, _, name = reference.partition(":")
     if not module or not name:
         raise ConfigurationError(f"{what} {reference!r}: write module:name, such as pipelines.reports:daily")
-    _look_here()
     shown = f"{what} {reference!r}"
+    _refuse_file(shown, module)
+    _look_here()
     found = _imported(shown, f"there is no module {module!r}", lambda: importlib.import_module(module))
     try:
         return reduce(getattr, name.split("."), found)
@@ -87,7 +89,17 @@ def import_named(application: Any, option: str, module: str) -> None:
     Raises:
         ConfigurationError: it is not there, or raises.
     """
-    _imported(f"{option} {module!r}", "there is no such module", lambda: application.loader.import_task_module(module))
+    shown = f"{option} {module!r}"
+    _refuse_file(shown, module)
+    _imported(shown, "there is no such module", lambda: application.loader.import_task_module(module))
+
+
+def _refuse_file(what: str, module: str) -> None:
+    """Say how a module is named to those who name its file."""
+    file, _, _ = module.partition(":")
+    if file.endswith(".py") or os.sep in file:
+        name = ".".join(part for part in Path(file).with_suffix("").parts if part not in (os.sep, ".", ".."))
+        raise ConfigurationError(f"{what}: write the name of the module, such as {name}, and not that of its file")
 
 
 def _imported(what: str, missing: str, load: Callable[[], Any]) -> Any:
@@ -102,7 +114,8 @@ def _imported(what: str, missing: str, load: Callable[[], Any]) -> Any:
             place = None if str(cause).startswith("Couldn't import") else _place(cause)
             if place is not None:
                 raise ConfigurationError(f"{what}: {place} raises {type(cause).__name__}: {cause}") from error
-        raise ConfigurationError(f"{what}: {missing} to be found from {os.getcwd()} ({error})") from error
+        *_, first = _chain(error)
+        raise ConfigurationError(f"{what}: {missing} to be found from {os.getcwd()} ({first})") from error
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -134,6 +134,16 @@ main()
     assert re.fullmatch(r"stbass: (this|a fleet) needs celery: pip install 'stbass-celery\[celery\]'\n", done.stderr)
 
 
+@pytest.mark.parametrize("package", ["aiohttp", "textual_serve"])
+def test_without_the_top_extra_the_error_says_what_to_install(package: str) -> None:
+    code = f"import sys; sys.modules[{package!r}] = None; sys.argv[1:] = ['top', '--serve', '1']; import stbass.cli"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}; stbass.cli.main()"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 3
+    assert done.stderr == f"stbass: this needs {package}: pip install 'stbass-celery[top]'\n"
+
+
 def test_an_application_that_is_not_there_exits_with_3() -> None:
     done = stbass("worker", "-e", "anthropic", "--app", "no_such_application")
     assert done.returncode == 3

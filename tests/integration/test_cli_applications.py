@@ -116,6 +116,18 @@ def test_dev_without_an_endpoint_says_what_to_write(tmp_path: Path) -> None:
     )
 
 
+def test_dev_says_that_the_servers_of_others_cannot_be_reached(tmp_path: Path) -> None:
+    # given a Redis that is named and not there, and an application whose own broker is not
+    (tmp_path / "shop.py").write_text(
+        "from celery import Celery\nfrom stbass.backends.celery import install\n"
+        "app = Celery('shop', broker='redis://127.0.0.1:1/0', backend='redis://127.0.0.1:1/0')\ninstall(app)\n"
+    )
+    for which in (["--redis", "redis://127.0.0.1:1/0"], ["-A", "shop"]):
+        # then it says so at once, and not when a worker has waited for it for a minute
+        line = refused(tmp_path, "dev", "-e", "desk", "--port", "0", *which)
+        assert "Redis at redis://127.0.0.1:1/0 cannot be reached" in line
+
+
 @pytest.mark.slow
 def test_dev_says_that_its_port_is_taken(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -40,6 +40,20 @@ def test_an_old_python_is_told_of() -> None:
     assert line.endswith("make an environment with a newer one, such as python3.12 -m venv .venv")
 
 
+def test_make_refuses_an_old_python(tmp_path: Path) -> None:
+    # given a Python that says that it is one
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho 3.10\n")
+    python.chmod(0o755)
+    # when an environment is to be made with it
+    made = tmp_path / "venv"
+    command = ["make", "-C", str(ROOT), f"{made}/bin/python", f"VENV={made}", f"PYTHON={python}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    # then nothing is made
+    assert f"stbass needs Python 3.11, 3.12 or 3.13, and {python} is another\n" in done.stderr
+    assert not made.exists()
+
+
 def test_no_python_that_will_do_is_told_of() -> None:
     command = [str(ROOT / ".ci" / "find-python"), "2.9"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)

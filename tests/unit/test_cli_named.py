@@ -11,7 +11,7 @@ import pytest
 from celery import Celery
 
 from stbass.backends.celery import install
-from stbass.cli.named import load_application
+from stbass.cli.named import import_named, load_application, load_object
 from stbass.cli.worker import use_pool
 from stbass.errors import ConfigurationError
 
@@ -71,6 +71,28 @@ def test_an_application_that_cannot_be_used(write: Write, module: str, says: str
 def test_an_application_that_is_not_there() -> None:
     with pytest.raises(ConfigurationError, match="there is no such Celery application to be found from"):
         load_application("no_such_application")
+
+
+def test_a_name_that_its_module_does_not_have(write: Write) -> None:
+    name = write("from celery import Celery\napplication = Celery('shop', set_as_current=False)")
+    with pytest.raises(ConfigurationError, match=rf"\(module '{name}' has no attribute 'nothing'\)"):
+        load_application(f"{name}:nothing")
+
+
+@pytest.mark.parametrize(
+    ("file", "module"),
+    [("reports.py", "reports"), ("./jobs/reports.py", "jobs.reports"), ("jobs/reports", "jobs.reports")],
+)
+def test_a_file_in_place_of_a_module_is_refused_with_the_name_of_the_module(file: str, module: str) -> None:
+    says = f"write the name of the module, such as {module}, and not that of its file"
+    with pytest.raises(ConfigurationError, match=says):
+        load_application(file)
+    with pytest.raises(ConfigurationError, match=says):
+        load_application(f"{file}:app")
+    with pytest.raises(ConfigurationError, match=says):
+        load_object("COMPOSITION", f"{file}:daily")
+    with pytest.raises(ConfigurationError, match=says):
+        import_named(Celery("shop", set_as_current=False), "--include", file)
 
 
 @pytest.mark.parametrize(

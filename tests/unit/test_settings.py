@@ -147,7 +147,13 @@ def test_the_repr_shows_no_secret(read: Read) -> None:
     assert SECRET not in repr(settings)
 
 
-@pytest.mark.parametrize("name", ["STBASS_SIGNIN_KEY", "STBASS_CONCURENCY", "stbass_signing_key"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("STBASS_SIGNIN_KEY", "STBASS_CONCURENCY", "stbass_signing_key"),
+        *("STBASS_SIGNING", "STBASS_SIGNING_KEY_FILE", "STBASS_LEASE_SECONDS", "STBASS_BROKER"),
+    ],
+)
 def test_a_misspelt_setting_is_refused(read: Read, name: str) -> None:
     with pytest.raises(ConfigurationError, match=f"{name}: there is no such setting; do you mean STBASS_"):
         read({name: "anything"})
