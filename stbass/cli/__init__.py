@@ -31,6 +31,11 @@ def main() -> None:
     except StbassError as error:
         code = Exit.FAILED
         sys.stderr.write(f"stbass: {error}\n")
+    except OSError as error:
+        if error.filename is None:
+            raise
+        code = Exit.FAILED
+        sys.stderr.write(f"stbass: {error.filename} cannot be used ({error.strerror}): change that, or name another\n")
     except KeyboardInterrupt:
         code = Exit.INTERRUPTED
     else:

@@ -144,6 +144,24 @@ def test_without_the_top_extra_the_error_says_what_to_install(package: str) -> N
     assert done.stderr == f"stbass: this needs {package}: pip install 'stbass-celery[top]'\n"
 
 
+def test_a_place_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> None:
+    # given a home that is none
+    home = tmp_path / "home"
+    home.write_text("")
+    command = [sys.executable, "-m", "stbass.cli", "--install-completion", "bash"]
+    environment = {
+        **os.environ,
+        "HOME": str(home),
+        "SHELL": "/bin/bash",
+        "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1",
+    }
+    # when completion is to be installed there
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    # then
+    assert done.returncode == 1
+    assert re.fullmatch(rf"stbass: {home}\S* cannot be used \(.*\): change that, or name another\n", done.stderr)
+
+
 def test_an_application_that_is_not_there_exits_with_3() -> None:
     done = stbass("worker", "-e", "anthropic", "--app", "no_such_application")
     assert done.returncode == 3
