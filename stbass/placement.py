@@ -10,6 +10,7 @@ from typing_extensions import TypeVar
 
 from stbass._engine.backend import ExecutionBackend, GroupPart
 from stbass._engine.composition import PlacedProcess, checked_composable
+from stbass._engine.lending import lent
 from stbass._engine.local import LocalBackend
 from stbass._engine.registry import BackendRegistry, backend_class, default_registry
 from stbass._process.context import Composable
@@ -106,8 +107,9 @@ class PLACED_PAR(Parallel[T_co], kind="PLACED_PAR"):
         }
         waiting = [asyncio.ensure_future(_results(part, seconds)) for part in parts]
         try:
-            for found in await asyncio.gather(*waiting):
-                outcome |= found
+            async with lent():
+                for found in await asyncio.gather(*waiting):
+                    outcome |= found
         finally:
             for one in waiting:
                 one.cancel()

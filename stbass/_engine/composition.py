@@ -12,8 +12,9 @@ from typing import Any, ClassVar, Generic, Self
 
 from typing_extensions import TypeVar
 
+from stbass._engine.lending import lent
 from stbass._engine.registry import BackendRegistry, checked_registry
-from stbass._engine.supervise import lent, spent_around, too_late
+from stbass._engine.supervise import spent_around, too_late
 from stbass._process.arguments import Lacking
 from stbass._process.context import (
     Composable,

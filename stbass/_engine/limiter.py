@@ -170,6 +170,11 @@ class Slot:
         """The slot of the message in a worker in which this runs, if any."""
         return self._around
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether whoever it was taken for has ended."""
+        return self._limiter is _UNLIMITED
+
     async def enter(self) -> None:
         """Begin to use it; if nobody uses it at present, wait in turn."""
         self._limiter._refresh()

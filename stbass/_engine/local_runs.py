@@ -19,6 +19,7 @@ from typing import Any
 from stbass._engine.backend import ExecutionBackend
 from stbass._engine.channel_migration import channels_by_path
 from stbass._engine.children import open_groups
+from stbass._engine.lending import lent
 from stbass._engine.registry import BackendRegistry
 from stbass._engine.runs import (
     MOST_EVENTS,
@@ -163,7 +164,7 @@ class LocalRun(Run[Any]):
         super().__init__(record.run_id, record.process.name, is_new)
         self._record = record
 
-    async def result(self, deadline: float | None = None) -> ProcessResult:
+    async def _result(self, deadline: float | None = None) -> ProcessResult:
         seconds = checked_deadline(deadline)
         try:
             async with asyncio.timeout(seconds):
@@ -195,7 +196,8 @@ class LocalRun(Run[Any]):
                 if over and number >= record.number:
                     return
                 if number >= record.number:
-                    await news.wait()
+                    async with lent():
+                        await news.wait()
 
     async def cancel(self) -> None:
         task = self._record.task

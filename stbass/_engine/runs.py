@@ -13,6 +13,7 @@ from typing import Any, Generic, Literal, TypeVar
 import msgspec
 from typing_extensions import TypeVar as DefaultedTypeVar
 
+from stbass._engine.lending import lent
 from stbass._values.checks import checked_deadline
 from stbass._values.ctrl_c import raise_ctrl_c
 from stbass._values.endpoint import Placement
@@ -169,7 +170,6 @@ class Run(ABC, Generic[T_co]):
         self.name = name
         self.is_new = is_new
 
-    @abstractmethod
     async def result(self, deadline: float | None = None) -> ProcessResult[T_co]:
         """What became of it, once it has ended; as often and by as many as like. Cancelling this cancels only the wait.
 
@@ -180,6 +180,12 @@ class Run(ABC, Generic[T_co]):
         Raises:
             BackendUnavailableError: what keeps the run cannot be reached.
         """
+        async with lent():
+            return await self._result(deadline)
+
+    @abstractmethod
+    async def _result(self, deadline: float | None = None) -> ProcessResult[T_co]:
+        """As :meth:`result`, beside what the process in whose code this is called does itself."""
 
     @abstractmethod
     async def status(self) -> RunStatus:
@@ -250,9 +256,9 @@ class Run(ABC, Generic[T_co]):
 
     async def _meet(self, name: str, side: Literal["writer", "reader"], deadline: float | None, value: Any) -> Any:
         seconds = checked_deadline(deadline)
-        async with self._channels() as channels:
+        async with lent(), self._channels() as channels:
             channel = _named(channels, name, self.id)
-            end = asyncio.ensure_future(self.result())
+            end = asyncio.ensure_future(self._result())
             try:
                 async with asyncio.timeout(seconds) as scope:
                     with _ended_with(end, scope):

@@ -16,8 +16,8 @@ from __future__ import annotations
 import asyncio
 import reprlib
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from time import monotonic
 
 from stbass._channels.cancellation import is_being_cancelled
@@ -33,7 +33,6 @@ from stbass._process.context import (
     let_hold,
     next_attempt,
     peek_frame,
-    running_context,
     with_all_attempts,
 )
 from stbass._process.frame import Frame
@@ -54,7 +53,6 @@ __all__ = [
     "has_limits",
     "is_limited",
     "lend",
-    "lent",
     "run_attempts",
     "run_child",
     "spent_around",
@@ -432,7 +430,7 @@ async def _run_on(backend: ExecutionBackend, child: Child) -> ProcessResult:
         if frame.worker is not None:
             frame_of(ctx).worker = None
         let_hold(ctx, None)  # what runs in another thread is counted as a whole
-    around = running.get()
+    around, limiter = running.get(), None
     try:
         limiter = limiter_of(backend)
         if limiter is not None:
@@ -458,6 +456,8 @@ async def _run_on(backend: ExecutionBackend, child: Child) -> ProcessResult:
         if around is not None:
             running.set(around)
         _leave_slot(ctx)
+        if limiter is not None and slot is not None:
+            slot.close()
 
 
 def lend(owner: ProcessContext, children: Iterable[Child]) -> None:
@@ -479,59 +479,6 @@ def take_over(owner: ProcessContext, child: Child) -> None:
     """``child`` has ended: if it still uses the slot of the composition ``owner``, that has it again."""
     if child.covered:
         child.covered, frame_of(owner).in_slot = False, True
-
-
-@asynccontextmanager
-async def lent(made: ProcessContext | None = None) -> AsyncIterator[None]:
-    """While a process waits in its own code for what it runs, somebody else can have its slot.
-
-    Its code goes on when it has a slot again, in turn. One that is being cancelled is not kept waiting.
-
-    Args:
-        made: the context of the composition that it runs, which has the slot then; None: what runs elsewhere.
-    """
-    around = running_context()
-    frame = None if around is None else _holder(peek_frame(around))
-    if frame is None:
-        yield
-        return
-    inside = None if made is None else frame_of(made)
-    if inside is not None:
-        frame.in_slot, inside.in_slot = False, True
-    else:
-        frame.in_slot = False
-        frame.slot.leave()
-    in_hurry = False
-    try:
-        yield
-    except BaseException as error:
-        in_hurry = not isinstance(error, Exception)
-        raise
-    finally:
-        if inside is not None and inside.in_slot:
-            inside.in_slot = False
-        else:
-            await _enter_again(frame.slot, in_hurry)
-        frame.in_slot = True
-
-
-def _holder(frame: Frame) -> Frame | None:
-    """Of the process whose code this is part of, if it holds a slot."""
-    found: Frame | None = frame
-    while found is not None and not found.in_slot:
-        found = found.part_of
-    return found
-
-
-async def _enter_again(slot: Slot, in_hurry: bool) -> None:
-    if not in_hurry:
-        try:
-            await slot.enter()
-        except BaseException:
-            slot.enter_now()
-            raise
-    else:
-        slot.enter_now()
 
 
 def _leave_slot(ctx: ProcessContext) -> None:

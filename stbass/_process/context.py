@@ -593,7 +593,7 @@ def owner_in(ctx: T, *, apart: bool) -> T:
     """
     meter = meter_of(ctx)
     frame = ctx._frame.unshared()
-    frame.in_slot = False
+    frame.in_slot, frame.lending = False, 0
     made = object.__new__(type(ctx))
     made.__dict__ = {**ctx.__dict__, "_frame": frame, "_meter": Meter(meter) if apart else meter}
     return made

@@ -66,6 +66,8 @@ class Frame:
     """The :class:`stbass._engine.limiter.Slot` in which this runs: that of its backend, or of its worker's message."""
     in_slot: bool = False
     """Whether this process itself is counted among the users of the slot; not while it lends it."""
+    lending: int = 0
+    """How many waits of its own code lend the slot now."""
     path: str = ""
     """The names of what is around it, from the top, with a slash after each."""
     depth: int = 0

@@ -17,6 +17,7 @@ from time import monotonic
 from typing import Any
 
 from stbass._engine.children import open_groups, registry_of
+from stbass._engine.lending import lent
 from stbass._engine.supervise import (
     Child,
     Unobserved,
@@ -24,7 +25,6 @@ from stbass._engine.supervise import (
     ended,
     ended_by,
     has_limits,
-    lent,
     run_child,
     spent_around,
     supervise,

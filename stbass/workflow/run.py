@@ -9,8 +9,9 @@ from typing import Any
 
 from stbass._engine.children import registry_of
 from stbass._engine.composition import prepare_owner
+from stbass._engine.lending import lent
 from stbass._engine.registry import BackendRegistry
-from stbass._engine.supervise import Child, lent, supervise
+from stbass._engine.supervise import Child, supervise
 from stbass._process.context import ProcessContext, emit_event, failure_of, top_context
 from stbass._process.interrupts import interruptible
 from stbass._values.outcome import ProcessResult as CoreResult

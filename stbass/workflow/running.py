@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from stbass._engine.backend import ExecutionBackend
 from stbass._engine.children import registry_of
-from stbass._engine.supervise import Child, Unobserved, ended, has_limits, lent, run_attempts, run_child, supervise
+from stbass._engine.lending import lent
+from stbass._engine.supervise import Child, Unobserved, ended, has_limits, run_attempts, run_child, supervise
 from stbass._process.context import Composable, ProcessContext, failure_of, frame_of, peek_frame, top_context
 from stbass._process.interrupts import interruptible
 from stbass._process.sync_threads import SyncThreads

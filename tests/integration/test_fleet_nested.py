@@ -39,6 +39,8 @@ from tests.support.nested import (
     descend_in_thread,
     looks,
     pid,
+    waits_for_group,
+    waits_for_what_it_started,
     where,
 )
 from tests.support.waiting import until
@@ -112,6 +114,28 @@ async def test_processes_that_wait_for_others_in_their_own_code(
 async def test_sync_code_that_waits_lends_its_slot_too(registry: BackendRegistry, pids: dict[str, int]) -> None:
     result = await PLACED_PAR(*[(descend_in_thread, A)] * 3, registry=registry, deadline=LONG).run()
     assert result.value == [[("nest-a", pids["a"])]] * 3
+
+
+@pytest.mark.parametrize("how", ["several at once", "result", "events"])
+async def test_whatever_it_waits_for_in_its_own_code_has_its_slot(registry: BackendRegistry, how: str) -> None:
+    one = waits_for_what_it_started(how)
+    result = await PLACED_PAR((one, A), (one, A), registry=registry, deadline=LONG).run()
+    assert result.value == [True, True]
+
+
+async def test_a_group_that_it_attaches_to_has_its_slot(
+    server: RedisServer, registry: BackendRegistry, tmp_path: Path
+) -> None:
+    known = {str(key) for key in server.command("KEYS", "stbass:group:*")}
+    waiting = asyncio.ensure_future(PLACED_PAR((waits_for_group(str(tmp_path / "id")), A), registry=registry).run())
+    [first] = await until(lambda: {str(key) for key in server.command("KEYS", "stbass:group:*")} - known)
+    running = asyncio.ensure_future(PLACED_PAR((pid, A), (pid, A), registry=registry).run())
+    [group] = await until(lambda: {str(key) for key in server.command("KEYS", "stbass:group:*")} - known - {first})
+    (tmp_path / "new").write_text(group.rpartition(":")[2])
+    (tmp_path / "new").rename(tmp_path / "id")
+    async with asyncio.timeout(LONG):
+        assert (await waiting).value == [2]
+        assert (await running).is_ok
 
 
 async def test_no_more_than_one_runs_at_a_time(registry: BackendRegistry, tmp_path: Path) -> None:
@@ -400,6 +424,21 @@ async def test_a_process_that_keeps_the_place_that_it_waits_for_is_named(server:
     [warning] = log.warnings()
     for named in ("process 'outer' (", f"worker {worker.name} waits", "process 'inner' (", "queue 'nest-stock'"):
         assert named in warning
+
+
+@pytest.mark.slow
+async def test_one_that_keeps_the_place_which_the_run_that_it_waits_for_needs_is_named(server: RedisServer) -> None:
+    log, there, fleet = Lines(), Placement(endpoint="nest-stock"), Fleet(server, {})
+    async with aclosing(CeleryBackend(fleet.app())) as backend:
+        with Worker(APP, "nest-stock", env=fleet.env, include=INCLUDE, pool="threads", concurrency=1, on_line=log):
+            waits = PLACED_PAR((waits_for_what_it_started("result"), there), registry=registry_of(backend))
+            running = asyncio.ensure_future(waits.run())
+            await until(log.warnings, timeout=30)
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+    [warning] = log.warnings()
+    assert "process 'waits_for_what_it_started' (" in warning
+    assert "process 'pid' (" in warning
 
 
 @pytest.mark.parametrize("hops", [2, pytest.param(4, marks=SLOW)])

@@ -7,7 +7,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+import stbass
 from stbass import ALT, BackendRegistry, Guard, LocalBackend
+from stbass._engine.children import registry_of
 from stbass._process.context import ProcessContext
 from stbass._values.endpoint import Placement
 from stbass.backends.celery import CeleryBackend
@@ -131,6 +133,27 @@ class Descend(Process):
 async def looks(ctx: ProcessContext) -> Any:
     """Run a composition."""
     return (await PLACED_PAR((where, C), where).run()).is_ok
+
+
+@Process
+async def waits_for_what_it_started(ctx: ProcessContext, how: str) -> bool:
+    """Wait in its own code, in one of several ways, for processes at the endpoint at which it runs itself."""
+    if how == "several at once":
+        results = await asyncio.gather(*(stbass.run(pid, placement=ctx.placement) for _ in range(3)))
+        return all(result.is_ok for result in results)
+    run = await stbass.start(pid, placement=ctx.placement)
+    if how == "events":
+        return [event.kind async for event in run.events()][-1] == "ended"
+    return (await run.result()).is_ok
+
+
+@Process
+async def waits_for_group(ctx: ProcessContext, named: str) -> int:
+    """Wait for the results of the group whose id is in a file, once there is one; how many are well."""
+    while not Path(named).exists():  # noqa: ASYNC110 - a file cannot wake us
+        await asyncio.sleep(0.02)
+    found = await PLACED_PAR.attach(Path(named).read_text(), registry=registry_of(ctx))
+    return sum(result.is_ok for result in found.results)
 
 
 @Process

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from stbass import PAR, PLACED_PAR, SEQ, BackendRegistry, LocalBackend, Placement, Process
+import stbass
+from stbass import PAR, PLACED_PAR, SEQ, BackendRegistry, Chan, LocalBackend, Placement, Process
 from stbass._engine.limiter import Limiter, Slot
 from stbass._process.context import ProcessContext
 from stbass._process.sync_threads import shared_threads
@@ -31,6 +32,12 @@ def registry() -> BackendRegistry:
 async def leaf(ctx: ProcessContext) -> str | None:
     await asyncio.sleep(0)
     return ctx.parent
+
+
+@Process
+async def asks(ctx: ProcessContext) -> int:
+    answer: int = await ctx.recv("answer")
+    return answer
 
 
 def outer(body: Callable[[ProcessContext], Awaitable[Any]]) -> Process:
@@ -85,6 +92,80 @@ async def _over_again(ctx: ProcessContext) -> Any:
 async def test_a_process_can_wait_for_others_in_its_own_place(registry: BackendRegistry, body: Any) -> None:
     result = await run(registry, outer(body), outer(body))
     assert result.is_ok, [failure.detailed for failure in result.failures]
+
+
+async def _one_after_another_at_once(ctx: ProcessContext) -> Any:
+    async def later(turns: int) -> Any:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        return await PLACED_PAR((leaf, HERE), leaf).run()
+
+    # Some begin to wait while others are over, or wait for the place themselves.
+    return [one.is_ok for one in await asyncio.gather(*(later(turns) for turns in (0, 1, 5, 20, 50)))]
+
+
+async def _a_run(ctx: ProcessContext) -> Any:
+    return (await (await stbass.start(leaf, placement=HERE)).result()).is_ok
+
+
+async def _events_of_a_run(ctx: ProcessContext) -> Any:
+    run = await stbass.start(leaf, placement=HERE)
+    return [event.kind async for event in run.events()] == ["queued", "started", "ended"]
+
+
+async def _a_person_s_answer(ctx: ProcessContext) -> Any:
+    run = await stbass.start(asks.with_channels(answer=Chan(int)), placement=HERE)
+    await run.send("answer", 7)
+    return (await run.result()).value == 7
+
+
+@pytest.mark.parametrize(
+    "body", [_one_after_another_at_once, _a_run, _events_of_a_run, _a_person_s_answer], ids=lambda body: body.__name__
+)
+async def test_whatever_it_waits_for_in_its_own_place_comes(registry: BackendRegistry, body: Any) -> None:
+    result = await run(registry, *[outer(body)] * 3)
+    assert result.value in ([True] * 3, [[True] * 5] * 3)
+
+
+async def test_what_is_left_behind_keeps_no_place(registry: BackendRegistry) -> None:
+    gate, left = asyncio.Event(), []
+    registry.register("there", LocalBackend())
+
+    @Process
+    async def waits(ctx: ProcessContext) -> None:
+        await gate.wait()
+
+    async def leaves(ctx: ProcessContext) -> None:
+        left.append(asyncio.ensure_future(PLACED_PAR((waits, Placement(endpoint="there"))).run()))
+        await asyncio.sleep(0)
+
+    await run(registry, outer(leaves))
+    gate.set()
+    await asyncio.gather(*left)
+    await run(registry, leaf)
+
+
+async def test_one_that_is_cancelled_while_it_waits_for_its_place_again_gives_it_back(
+    registry: BackendRegistry,
+) -> None:
+    gate, there = asyncio.Event(), asyncio.Event()
+
+    @Process
+    async def holds(ctx: ProcessContext) -> None:
+        there.set()
+        await gate.wait()
+
+    async with asyncio.timeout(20):
+        waiting = asyncio.ensure_future(PLACED_PAR((outer(_placed), HERE), registry=registry).run())
+        holding = asyncio.ensure_future(PLACED_PAR((holds, HERE), registry=registry).run())
+        await there.wait()
+        for _ in range(50):  # until what it has waited for is over
+            await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        gate.set()
+        await holding
+    await run(registry, leaf)
 
 
 async def test_sync_code_can_too(registry: BackendRegistry) -> None:

@@ -16,8 +16,8 @@ from celery.result import GroupResult
 from stbass import wire
 from stbass._engine.backend import ExecutionBackend, GroupPart
 from stbass._engine.channel_migration import channels_by_path, migrate, promoted
+from stbass._engine.lending import lent
 from stbass._engine.runs import RunOrder
-from stbass._engine.supervise import lent
 from stbass._process.context import (
     Composable,
     ProcessContext,

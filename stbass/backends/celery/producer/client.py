@@ -152,6 +152,11 @@ class FleetClient:
             self._follow(ticket)
             if ticket.remaining is not None:
                 ticket.timer = self._loop.call_later(ticket.remaining, self._deadline_passed, ticket, False)
+        waits = current_message.get() or ordinary_task()
+        if waits is not None and waits.keeping():
+            for ticket in tickets:
+                ticket.sender = waits
+            self._attend_later(tickets)
         try:
             await self._watch(tickets)
             return [await ticket.future for ticket in tickets]
@@ -285,9 +290,7 @@ class FleetClient:
             if not isinstance(error, (*_REDIS_ERRORS, BackendUnavailableError)):
                 raise
             return
-        grace = max((ticket.grace for ticket in batch), default=0.0)
-        # By id: what has ended by then, with its result and its context, is not kept for so long.
-        self._loop.call_later(grace, self._attend, [ticket.id for ticket in batch])
+        self._attend_later(batch)
 
     def _prepared(self, batch: list[Ticket], position: int, task: RunningMessage | None) -> tuple[list[Ticket], int]:
         """The next to send, as many as can be made ready before others on the event loop should have their turn.
@@ -455,6 +458,11 @@ class FleetClient:
 
     # Those that nobody starts --------------------------------------------------------------------
 
+    def _attend_later(self, tickets: list[Ticket]) -> None:
+        grace = max((ticket.grace for ticket in tickets), default=0.0)
+        # By id: what has ended by then, with its result and its context, is not kept for so long.
+        self._loop.call_later(grace, self._attend, [ticket.id for ticket in tickets])
+
     def _attend(self, ids: list[str]) -> None:
         """A while after sending: are there some that no worker has started?"""
         out = [self._tickets[process_id] for process_id in ids if process_id in self._tickets]
@@ -494,6 +502,8 @@ class FleetClient:
             # How many ordinary tasks a worker runs is not known here.
             is_full = bool(own) and (not keeper.attempt or not own[0].free)
             if is_full and not any(one.free for one in workers if one.worker != keeper.worker):
+                if await self.redis.zscore(self.settings.keys.leases, ticket.id) is not None:
+                    continue  # it runs: who waits for what others have sent does not hear of that
                 _log.warning(
                     "%s on the worker %s waits%s for process %r (%s), which only that worker could run now (queue %r):"
                     " it keeps its place there while it waits, and they may wait for each other for ever. Give the"

@@ -15,6 +15,7 @@ import msgspec
 import redis
 
 from stbass import wire
+from stbass._engine.lending import lent
 from stbass._engine.runs import (
     Progress,
     Run,
@@ -267,7 +268,7 @@ class FleetRun(Run[Any]):
 
     # The end -------------------------------------------------------------------------------------
 
-    async def result(self, deadline: float | None = None) -> ProcessResult:
+    async def _result(self, deadline: float | None = None) -> ProcessResult:
         seconds = checked_deadline(deadline)
         client = self._fleet.client()
         scope = asyncio.timeout(seconds)
@@ -398,12 +399,13 @@ class FleetRun(Run[Any]):
                     news.is_behind = True
                 if end is None:
                     # After what there is already: that is not to wait for it.
-                    end = asyncio.ensure_future(self.result())
+                    end = asyncio.ensure_future(self._result())
                     end.add_done_callback(lambda _end: news.event.set())
                 elif not entries and over:
                     break
                 elif not entries and not news.is_behind:
-                    await news.event.wait()
+                    async with lent():
+                        await news.event.wait()
             async for event in self._rest(client, number, await end):
                 yield event
         except _ERRORS as error:
