@@ -240,11 +240,14 @@ class AsyncioPool(BasePool):
         """What runs may end within the grace, but not on a cold shutdown; the rest is handed back."""
         # Celery stops the pool on a cold shutdown too.
         is_cold = state.should_terminate not in (None, False)
+        if is_cold and self._runtime is not None:
+            # What is handed back need not wait for the threads.
+            self._close(self._runtime)
         for executor in self._executors:
-            executor.shutdown(wait=not is_cold, cancel_futures=True)
-        if self._runtime is not None:
-            if not is_cold:
-                self._runtime.drain(fleet_of(self.app).settings.grace)
+            # A thread runs to its end in any case, and its message is not to come again then: as under `-P threads`.
+            executor.shutdown(cancel_futures=True)
+        if not is_cold and self._runtime is not None:
+            self._runtime.drain(fleet_of(self.app).settings.grace)
             self._close(self._runtime)
 
     def on_terminate(self) -> None:
