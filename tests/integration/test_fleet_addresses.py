@@ -101,6 +101,9 @@ async def test_a_master_behind_sentinel(tmp_path: Path) -> None:
         ("redis://host:1/0", "redis://host:1/0"),
         ("redis://:sec@ret@host:1/0", "redis://:***@host:1/0"),
         ("redis://host:1/0?password=secret&db=2", "redis://host:1/0?password=***&db=2"),
+        ("redis:/:secret@host/0", "redis:***@host/0"),
+        ("redis//user:secret@host/0", "redis//user:***@host/0"),
+        ("sentinel://:one@a:1;:two@b:2", "sentinel://:***@a:1;:***@b:2"),
     ],
 )
 def test_passwords_are_hidden(url: str, shown: str) -> None:

@@ -258,6 +258,11 @@ def _folders(folder: str) -> dict[str, str]:
         ({"stbass_unknown": 1}, "stbass_unknown"),
         ({"include": "one.module"}, "include"),
         ({"broker_url": "sentinel://localhost:26379"}, "master"),
+        ({"broker_url": "redis:/:secret@localhost/0"}, r"broker_url='redis:\*\*\*@localhost/0' is not a URL"),
+        (
+            {"result_backend": "redis//:secret@localhost/0"},
+            r"'redis//:\*\*\*@localhost/0' is not a Redis",
+        ),
     ],
 )
 def test_wrong_settings_are_refused_by_name(conf: dict[str, Any], named: str) -> None:

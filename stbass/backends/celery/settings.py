@@ -246,6 +246,15 @@ def read_settings(conf: Any) -> FleetSettings:
     Raises:
         ConfigurationError: they do not make a fleet; the message names the setting.
     """
+    broker_url = conf.broker_read_url or conf.broker_url or ""
+    if isinstance(broker_url, (list, tuple)):
+        broker_url = ";".join(broker_url)
+    for one in broker_url.split(";"):
+        if "@" in one and "://" not in one:
+            # To Celery it would be the name of a host, which it shows.
+            raise ConfigurationError(
+                f"broker_url={hide_password(one)!r} is not a URL: write it as redis://:password@host:6379/0"
+            )
     where = _OWN_RESULTS if conf.get(_OWN_RESULTS) else "result_backend"
     url = str(conf.get(where) or "")
     if not url:
@@ -261,9 +270,6 @@ def read_settings(conf: Any) -> FleetSettings:
         )
     options = conf.broker_transport_options or {}
     backend = RedisAddress.parse(url, where, _result_options(conf))
-    broker_url = conf.broker_read_url or conf.broker_url or ""
-    if isinstance(broker_url, (list, tuple)):
-        broker_url = ";".join(broker_url)
     broker = None
     if broker_url.partition("://")[0] in ("redis", "rediss", "redis+socket", "unix", "sentinel"):
         broker = RedisAddress.parse(broker_url, "broker_url", options)

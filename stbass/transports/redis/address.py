@@ -61,10 +61,14 @@ SCHEMES = ("redis", "rediss", "unix", "redis+socket", "socket", "sentinel", "red
 
 
 def hide_password(url: str) -> str:
-    """``url`` with its passwords hidden, for messages."""
+    """``url`` with its passwords hidden, for messages; also one that is mistyped."""
+    return ";".join(map(_without_password, url.split(";")))
+
+
+def _without_password(url: str) -> str:
     # Up to the last @: a password may hold one. It may also be given as a parameter.
-    hidden = re.sub(r"(://[^:/@;]*):[^;]*@", r"\1:***@", url)
-    return re.sub(r"([?&]password=)[^&;#]*", r"\1***", hidden)
+    hidden = re.sub(r"(://[^:/@]*):.*@" if "://" in url else r"():.*@", r"\1:***@", url)
+    return re.sub(r"([?&]password=)[^&#]*", r"\1***", hidden)
 
 
 @dataclass(frozen=True, slots=True)
