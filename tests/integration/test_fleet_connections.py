@@ -145,6 +145,21 @@ async def test_a_server_that_does_not_answer_is_given_up_in_time(server: RedisSe
     await client.aclose()
 
 
+async def test_a_server_that_goes_away_before_the_first_process_is_sent_is_waited_for(
+    server: RedisServer, backend: CeleryBackend, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = backend.client()
+    await client.patiently(client.redis.ping)
+    server.stop()
+    sending = asyncio.ensure_future(give(backend, 1))
+    await until(lambda: sending.done() or "cannot send processes" in caplog.text, timeout=30)
+    server.start()
+    await until(lambda: sending.done() or server.command("LLEN", "idle") == 1, timeout=30)
+    assert not sending.done()
+    sending.cancel()
+    await asyncio.gather(sending, return_exceptions=True)
+
+
 async def test_connections_that_could_not_be_made_do_not_count(server: RedisServer) -> None:
     client = RedisAddress.parse(server.url, "the test", {"max_connections": 2}).async_client()
     server.stop()

@@ -143,7 +143,7 @@ class FleetClient:
     async def adopt(self, tickets: list[Ticket]) -> list[ProcessResult]:
         """Wait for processes that another producer has sent. Cancelling this leaves them as they are."""
         try:
-            await self._replies.ready()
+            await self.patiently(self._replies.ready)
         except _REDIS_ERRORS as error:
             raise unavailable(self.settings.backend, "wait for a group", error) from error
         for ticket in tickets:
@@ -271,7 +271,7 @@ class FleetClient:
         batch, self._outbox = self._outbox, []
         try:
             async with asyncio.timeout(_PATIENCE):
-                await self._replies.ready()
+                await waited_out(self._replies.ready, self._sending, away=self._was_there)
             position, task = 0, ordinary_task()
             while position < len(batch):
                 ready, position = self._prepared(batch, position, task)
