@@ -19,11 +19,14 @@ from stbass.testing._guarded import GuardedProcess
 ROOT = Path(__file__).parents[2]
 
 
+def surroundings() -> dict[str, str]:
+    """The environment, without what points to this checkout, or to a server that a fresh installation does not have."""
+    return {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "STBASS_REDIS_SERVER")}
+
+
 def run(*command: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    return subprocess.run(
-        command, env={**kept, **environment}, cwd=cwd, capture_output=True, text=True, timeout=300, check=False
-    )
+    told = {**surroundings(), **environment}
+    return subprocess.run(command, env=told, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
 
 
 def must(*command: str | Path, cwd: Path, **environment: str) -> str:
@@ -104,9 +107,8 @@ def test_a_project_with_a_celery_app_of_its_own_gets_the_fleet_of_the_wheel(envi
     with RedisServer() as server:
         settings = {"STBASS_BROKER_URL": server.url}
         # when a worker is started in it
-        kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         command = [str(environment / "stbass"), "worker", "-e", "desk", "--include", "shop", "-n", "mine@here"]
-        worker = GuardedProcess(command, name="stbass worker", env={**kept, **settings}, cwd=tmp_path)
+        worker = GuardedProcess(command, name="stbass worker", env={**surroundings(), **settings}, cwd=tmp_path)
         try:
             worker.wait_for_log("mine@here ready.", 60)
             assert "worker of stbass.app at redis://" in worker.log
