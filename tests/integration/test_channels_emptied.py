@@ -49,7 +49,9 @@ def delete(server: RedisServer, *patterns: str) -> None:
 
 
 def evict(server: RedisServer) -> None:
-    server.command("CONFIG", "SET", "maxmemory-policy", "allkeys-random", "maxmemory", "1")
+    # One setting at a time: Redis 6.2 takes no more.
+    server.command("CONFIG", "SET", "maxmemory-policy", "allkeys-random")
+    server.command("CONFIG", "SET", "maxmemory", "1")
     server.command("CONFIG", "SET", "maxmemory", "0")
 
 
