@@ -107,6 +107,7 @@ async def test_a_worker_of_three_queues_is_killed_three_times(server: RedisServe
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @on_every_server
 async def test_a_worker_of_three_queues_is_killed_twenty_times_under_12000_messages(
     server: RedisServer, fleet: Celery
