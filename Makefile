@@ -10,6 +10,8 @@ BIN := $(VENV)/bin
 # Any Python from 3.11 to 3.13; `make PYTHON=/path/to/python …` picks one. Looked for only when it is needed.
 PYTHON ?= $$(.ci/find-python)
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+NOT_INSTALLED := { echo "not installed: see what pip says above. It needs the network, or PIP_INDEX_URL or" \
+  "PIP_FIND_LINKS, which say where else the packages are. Then run make again." >&2; exit 1; }
 # Tests start hundreds of workers: each would compile all of stbass anew.
 unexport PYTHONDONTWRITEBYTECODE
 # What a set-up depends on: a change here sets up again, anything else doesn't.
@@ -45,16 +47,16 @@ $(BIN)/python:
 
 $(VENV)/.installed: $(SETUP) | $(BIN)/python
 	@echo "installing stbass-celery[dev] into $(VENV)"
-	@$(BIN)/python $(PIP_INSTALL) --upgrade pip
+	@$(BIN)/python $(PIP_INSTALL) --upgrade pip || $(NOT_INSTALLED)
 	@# The name that this distribution had.
 	@$(BIN)/python -m pip uninstall --quiet --yes stbass
-	@$(BIN)/python $(PIP_INSTALL) -e ".[dev]"
+	@$(BIN)/python $(PIP_INSTALL) -e ".[dev]" || $(NOT_INSTALLED)
 	@touch $@ $(VENV)/.installed-demo
 
 # What runs a fleet, without what it takes to work on stbass: there in a third of the time.
 $(VENV)/.installed-demo: $(SETUP) | $(BIN)/python
 	@echo "installing stbass-celery[demo] into $(VENV)"
-	@$(BIN)/python $(PIP_INSTALL) -e ".[demo]"
+	@$(BIN)/python $(PIP_INSTALL) -e ".[demo]" || $(NOT_INSTALLED)
 	@touch $@
 
 # One environment per Python version: .venv-3.12, .venv-3.13.
@@ -62,8 +64,8 @@ $(VENV)/.installed-demo: $(SETUP) | $(BIN)/python
 	@python=$$(.ci/find-python 3.$*); \
 	[ -x .venv-3.$*/bin/python ] || { echo "making .venv-3.$* with $$python"; "$$python" -m venv .venv-3.$*; }
 	@echo "installing stbass-celery[dev] into .venv-3.$*"
-	@.venv-3.$*/bin/python $(PIP_INSTALL) --upgrade pip
-	@.venv-3.$*/bin/python $(PIP_INSTALL) -e ".[dev]"
+	@.venv-3.$*/bin/python $(PIP_INSTALL) --upgrade pip || $(NOT_INSTALLED)
+	@.venv-3.$*/bin/python $(PIP_INSTALL) -e ".[dev]" || $(NOT_INSTALLED)
 	@touch $@
 
 # The oldest versions that pyproject.toml allows.
@@ -71,8 +73,8 @@ $(VENV)/.installed-demo: $(SETUP) | $(BIN)/python
 	@python=$$(.ci/find-python 3.11); \
 	[ -x .venv-lowest/bin/python ] || { echo "making .venv-lowest with $$python"; "$$python" -m venv .venv-lowest; }
 	@echo "installing stbass-celery[dev] at its lowest versions into .venv-lowest"
-	@.venv-lowest/bin/python $(PIP_INSTALL) --upgrade pip
-	@.venv-lowest/bin/python $(PIP_INSTALL) -e ".[dev]" -c tests/lowest.txt
+	@.venv-lowest/bin/python $(PIP_INSTALL) --upgrade pip || $(NOT_INSTALLED)
+	@.venv-lowest/bin/python $(PIP_INSTALL) -e ".[dev]" -c tests/lowest.txt || $(NOT_INSTALLED)
 	@touch $@
 
 # What agents are made with, apart from what stbass itself is made with.
@@ -80,9 +82,9 @@ $(VENV)/.installed-demo: $(SETUP) | $(BIN)/python
 	@python="$(PYTHON)"; [ -n "$$python" ] || exit 1; \
 	[ -x .venv-agents/bin/python ] || { echo "making .venv-agents with $$python"; "$$python" -m venv .venv-agents; }
 	@echo "installing stbass-celery[agents] into .venv-agents"
-	@.venv-agents/bin/python $(PIP_INSTALL) --upgrade pip
-	@.venv-agents/bin/python $(PIP_INSTALL) -e ".[agents]"
-	@.venv-agents/bin/python $(PIP_INSTALL) --no-deps "instructor>=1.17.0"
+	@.venv-agents/bin/python $(PIP_INSTALL) --upgrade pip || $(NOT_INSTALLED)
+	@.venv-agents/bin/python $(PIP_INSTALL) -e ".[agents]" || $(NOT_INSTALLED)
+	@.venv-agents/bin/python $(PIP_INSTALL) --no-deps "instructor>=1.17.0" || $(NOT_INSTALLED)
 	@touch $@
 
 # What makes values of its own where it is installed.
@@ -90,18 +92,18 @@ $(VENV)/.installed-demo: $(SETUP) | $(BIN)/python
 	@python="$(PYTHON)"; [ -n "$$python" ] || exit 1; \
 	[ -x .venv-pandas/bin/python ] || { echo "making .venv-pandas with $$python"; "$$python" -m venv .venv-pandas; }
 	@echo "installing stbass-celery[dev] and pandas into .venv-pandas"
-	@.venv-pandas/bin/python $(PIP_INSTALL) --upgrade pip
-	@.venv-pandas/bin/python $(PIP_INSTALL) -e ".[dev]" pandas
+	@.venv-pandas/bin/python $(PIP_INSTALL) --upgrade pip || $(NOT_INSTALLED)
+	@.venv-pandas/bin/python $(PIP_INSTALL) -e ".[dev]" pandas || $(NOT_INSTALLED)
 	@touch $@
 
 $(VENV)/.installed-docs: $(VENV)/.installed
 	@echo "installing stbass-celery[docs] into $(VENV)"
-	@$(BIN)/python $(PIP_INSTALL) -e ".[dev,docs]"
+	@$(BIN)/python $(PIP_INSTALL) -e ".[dev,docs]" || $(NOT_INSTALLED)
 	@touch $@
 
 $(VENV)/.installed-bench: $(VENV)/.installed
 	@echo "installing stbass-celery[bench] into $(VENV)"
-	@$(BIN)/python $(PIP_INSTALL) -e ".[dev,bench]"
+	@$(BIN)/python $(PIP_INSTALL) -e ".[dev,bench]" || $(NOT_INSTALLED)
 	@touch $@
 
 # Use ---------------------------------------------------------------------------------------------

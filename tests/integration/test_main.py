@@ -54,6 +54,25 @@ def test_make_refuses_an_old_python(tmp_path: Path) -> None:
     assert not made.exists()
 
 
+@pytest.mark.slow
+def test_make_without_a_network_says_what_to_do(tmp_path: Path) -> None:
+    # given a pip that finds no package
+    command = ["make", "-C", str(ROOT), f"{tmp_path}/venv/.installed-demo", f"VENV={tmp_path}/venv"]
+    environment = {**os.environ, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path), "PIP_CONFIG_FILE": os.devnull}
+    # when an environment is to be made
+    done = subprocess.run(
+        [*command, f"PYTHON={sys.executable}"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    # then
+    assert "not installed: see what pip says above. It needs the network, or PIP_INDEX_URL" in done.stderr
+    assert done.returncode == 2
+
+
 def test_no_python_that_will_do_is_told_of() -> None:
     command = [str(ROOT / ".ci" / "find-python"), "2.9"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
