@@ -86,9 +86,10 @@ def _wrapped(text: str, most: int = 125) -> list[str]:
 
 
 def main() -> None:
-    """Write the chart of the section that the command line names."""
+    """Write the chart of the section that the command line names, on white: a picture has not the colours of a page."""
     section, target = sys.argv[1:]
-    Path(target).write_text(chart(RESULTS.read_text(), section))
+    begin, rest = chart(RESULTS.read_text(), section).split("\n", 1)
+    Path(target).write_text(f'{begin}\n<rect width="100%" height="100%" fill="#fff"/>\n{rest}\n')
 
 
 if __name__ == "__main__":

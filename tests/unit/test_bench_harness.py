@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from datetime import date
 from importlib.metadata import version
@@ -12,7 +13,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks import harness
+from benchmarks import charts, harness
 from benchmarks.__main__ import run_all
 from benchmarks.charts import chart
 from benchmarks.fleet import steepest
@@ -437,6 +438,19 @@ def test_a_chart_has_a_bar_for_each_subject_and_says_where_and_when(tmp_path: Pa
         assert part in texts
     with pytest.raises(LookupError, match="python -m benchmarks F1 measures it"):
         chart(page.read_text(), "F1")
+
+
+def test_a_chart_in_a_file_of_its_own_can_be_read_on_any_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # given a page of results
+    page, picture = tmp_path / "results.md", tmp_path / "f5.svg"
+    write_markdown(page, [section_of("F5", _rows(), Journal())], {}, "1 round")
+    monkeypatch.setattr(charts, "RESULTS", page)
+    monkeypatch.setattr(sys, "argv", ["charts", "F5", str(picture)])
+    # when its chart is written
+    charts.main()
+    # then it has a ground of its own
+    ground = ElementTree.parse(picture).getroot()[0]
+    assert (ground.attrib["width"], ground.attrib["fill"]) == ("100%", "#fff")
 
 
 # Drivers -----------------------------------------------------------------------------------------
