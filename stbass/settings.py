@@ -42,6 +42,8 @@ ASYNCIO_CONCURRENCY = 1000
 _KEY_CHARACTERS = 16
 _LONGEST_PREFIX = 200
 _PREFIX = "STBASS_"
+_SERVICE = re.compile(r"_(SERVICE_HOST|SERVICE_PORT|PORT)(_|$)")
+"""What Kubernetes tells a pod of each Service, whose own name may be that of a setting (``STBASS_REGISTRY_PORT``)."""
 _PAGE = """\
 # Settings
 
@@ -391,7 +393,7 @@ def _refuse_misspelt() -> None:
     """
     known = variables()
     for name in sorted(os.environ):
-        if name.upper().startswith(_PREFIX) and name not in known:
+        if name.upper().startswith(_PREFIX) and name not in known and not _SERVICE.search(name):
             more = [
                 one for one in known if f"{name.upper()}_".startswith(f"{one}_") or one.startswith(f"{name.upper()}_")
             ]

@@ -160,7 +160,9 @@ def test_a_misspelt_setting_is_refused(read: Read, name: str) -> None:
 
 
 def test_other_variables_are_left_alone(read: Read) -> None:
-    assert read({"STBASS_SOMETHING_OF_MINE": "1", "PATH": "/bin"}) == read({})
+    # given one of the user's own, and what Kubernetes tells every pod of a Service that is called stbass-registry
+    service = {"STBASS_REGISTRY_SERVICE_HOST": "10.0.0.1", "STBASS_REGISTRY_PORT_80_TCP": "tcp://10.0.0.1:80"}
+    assert read({"STBASS_SOMETHING_OF_MINE": "1", "PATH": "/bin", **service}) == read({})
 
 
 def test_without_the_asyncio_pool_celery_chooses_the_concurrency(read: Read) -> None:
