@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Annotated
 import typer
 
 __all__ = ["cli"]
+
+_APPLICATION = "stbass.app"
 
 # No rich in the help: loading it would more than double the time that `stbass --help` takes.
 cli = typer.Typer(
@@ -94,7 +97,7 @@ def worker(
         float | None,
         typer.Option("--grace", min=0, metavar="S", help="Seconds that processes get to end after SIGTERM."),
     ] = None,
-    app: Application = "stbass.app",
+    app: Application = _APPLICATION,
     name: Annotated[str | None, typer.Option("--name", "-n", help="The worker's name; %h is the host.")] = None,
     log_level: Annotated[str, typer.Option("--log-level", "-l", metavar="LEVEL")] = "INFO",
     log_format: Annotated[
@@ -125,7 +128,7 @@ def limit(
     ] = None,
     off: Annotated[bool, typer.Option("--off", help="Lift all limits of the endpoint.")] = False,
     as_json: AsJson = False,
-    app: Application = "stbass.app",
+    app: Application = _APPLICATION,
 ) -> None:
     """Show, set or lift the limits of an endpoint, for the whole fleet. They hold at once, for what waits too."""
     from stbass.cli.limit import run_limit
@@ -140,11 +143,14 @@ def status(
         typer.Option("--require", metavar="ENDPOINT", help="Exit with 1 if no healthy worker serves it; repeatable."),
     ] = None,
     as_json: AsJson = False,
-    app: Application = "stbass.app",
+    app: Application = _APPLICATION,
 ) -> None:
     """Show what each endpoint does: workers, running and limit, queued, oldest, last loss of a worker, refused."""
-    # It ends in a moment. To look for garbage among all that is imported would take a tenth of its time.
+    # It ends in a moment. To look for garbage among all that is imported would take a tenth of its time; a seventh is
+    # OpenTelemetry's SDK, where it is installed, which redis-py loads for metrics of its own that nobody would read.
     gc.disable()
+    if app == _APPLICATION:
+        sys.modules.setdefault("opentelemetry.sdk.metrics", None)  # type: ignore[arg-type]
     from stbass.cli.status import run_status
 
     raise typer.Exit(run_status(require or [], as_json, app))
@@ -162,7 +168,7 @@ def top(
     url: Annotated[
         str | None, typer.Option("--url", metavar="URL", help="How browsers reach it, if that is not its address.")
     ] = None,
-    app: Application = "stbass.app",
+    app: Application = _APPLICATION,
 ) -> None:
     """Show the fleet live: endpoints, what runs and how far it is, failures; follow a run, or cancel it."""
     from stbass.cli.top import run_top
@@ -171,7 +177,7 @@ def top(
 
 
 @cli.command(epilog="Example: stbass doctor")
-def doctor(as_json: AsJson = False, app: Application = "stbass.app") -> None:
+def doctor(as_json: AsJson = False, app: Application = _APPLICATION) -> None:
     """Check what is installed, the servers and the workers: a line for each, with the remedy; 1 on an error."""
     from stbass.cli.doctor import run_doctor
 
@@ -188,7 +194,7 @@ def dev(
     ] = None,
     include: Include = None,
     concurrency: Concurrency = None,
-    app: Application = "stbass.app",
+    app: Application = _APPLICATION,
     redis: Annotated[
         str | None, typer.Option("--redis", metavar="URL", help="A Redis to use instead of an embedded one.")
     ] = None,
@@ -274,7 +280,7 @@ RunId = Annotated[str, typer.Argument(metavar="ID", help="The id of the run.")]
 @cli.command(epilog="Example: stbass runs --most 50")
 def runs(
     most: Annotated[int, typer.Option("--most", min=1, max=10_000, metavar="N", help="How many are listed.")] = 20,
-    app: Application = "stbass.app",
+    app: Application = _APPLICATION,
     as_json: Annotated[bool, typer.Option("--json", help="Write a line of JSON for each.")] = False,
 ) -> None:
     """List the runs that were started last: under way, and ended."""
@@ -290,7 +296,7 @@ def follow(
         str | None, typer.Option("--after", metavar="EVENT", help="Only what came after the event of this id.")
     ] = None,
     timeline: Annotated[bool, typer.Option("--timeline", help="Draw who ran when, once it has ended.")] = False,
-    app: Application = "stbass.app",
+    app: Application = _APPLICATION,
     as_json: Annotated[bool, typer.Option("--json", help="Write a line of JSON for each event.")] = False,
 ) -> None:
     """Show what happens in a run, from its beginning, until it has ended. The exit code says how it ended."""
@@ -300,7 +306,7 @@ def follow(
 
 
 @cli.command(epilog="Example: stbass cancel order-42")
-def cancel(run_id: RunId, app: Application = "stbass.app", as_json: AsJson = False) -> None:
+def cancel(run_id: RunId, app: Application = _APPLICATION, as_json: AsJson = False) -> None:
     """Cancel a run, with all that it has placed elsewhere, and wait until it has ended."""
     from stbass.cli.runs import cancel as cancel_run
 
@@ -313,7 +319,7 @@ def attach(
         str, typer.Argument(metavar="GROUP_ID", help="The id of PARResult.group, where it was started.")
     ],
     deadline: Deadline = None,
-    app: Application = "stbass.app",
+    app: Application = _APPLICATION,
     as_json: Annotated[bool, typer.Option("--json", help="Write a line of JSON for each process.")] = False,
 ) -> None:
     """Wait for a PLACED_PAR that was started elsewhere, and show its timeline."""

@@ -161,7 +161,7 @@ NOT_FOR_STATUS = (
     *("celery.worker.request", "kombu.transport.redis", "kombu.transport.pyamqp", "rich", "textual"),
     *("stbass.backends.celery.producer", "stbass.backends.celery.transport", "stbass.backends.celery.worker.runtime"),
     *("stbass.backends.celery.worker.task", "stbass.dataflow", "stbass.process", "stbass.transports.redis.transport"),
-    "stbass.wire",
+    *("stbass.wire", "opentelemetry.sdk.metrics.export"),
 )
 """What it took longest for before they were left out: a health check runs it every few seconds."""
 
