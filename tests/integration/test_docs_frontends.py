@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 TITLES = [
     "agents",
     "algebra",
+    "how-fast",
     "limits",
     "look-at-a-run",
     "pass-data",
