@@ -40,26 +40,27 @@ def make_shop(broker: str, results: str = "", *, key: str = "", lease: float = 1
         **({"worker_pool": pool} if pool else {}),
     )
 
-    @made.task(name="canvas.add")
+    # Not shared: Celery would give the tasks of the first application to each one that is made later.
+    @made.task(name="canvas.add", shared=False)
     def add(left: int, right: int = 10) -> int:
         return left + right
 
-    @made.task(name="canvas.total")
+    @made.task(name="canvas.total", shared=False)
     def total(numbers: list[int]) -> int:
         return sum(numbers)
 
-    @made.task(name="canvas.fail")
+    @made.task(name="canvas.fail", shared=False)
     def fail(text: str) -> None:
         raise LookupError(text)
 
-    @made.task(name="canvas.dawdle")
+    @made.task(name="canvas.dawdle", shared=False)
     def dawdle(seconds: float, key: str = "") -> str:
         time.sleep(seconds)
         if key:
             made.backend.client.incr(key)
         return "done"
 
-    @made.task(name="canvas.silent", ignore_result=True)
+    @made.task(name="canvas.silent", shared=False, ignore_result=True)
     def silent() -> None: ...
 
     return SimpleNamespace(app=made, add=add, total=total, fail=fail, dawdle=dawdle, silent=silent)
