@@ -71,12 +71,13 @@ class AmqpChannel(pyamqp.Channel):
 
     def basic_qos(self, prefetch_size: int, prefetch_count: int, a_global: bool) -> None:
         """See py-amqp; but a count for each consumer by itself changes that of those that are there already, too."""
-        if self._consumers:
-            self._more = max(0, (prefetch_count or _ANY_NUMBER) - self._prefetch)
-            self._adjust()
-        else:
+        if a_global or not self._prefetch:
             super().basic_qos(prefetch_size, prefetch_count, a_global)
             self._prefetch = self._told = 0 if a_global else prefetch_count
+        else:
+            # Also if there is no consumer now: one that is added begins as the first did.
+            self._more = max(0, (prefetch_count or _ANY_NUMBER) - self._prefetch)
+            self._adjust()
 
     def basic_consume(self, queue: str = "", *, callback: Any = None, **options: Any) -> Any:
         """See py-amqp."""
