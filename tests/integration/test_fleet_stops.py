@@ -98,6 +98,34 @@ async def test_what_runs_on_a_worker_that_is_stopped_goes_to_another_one(
 
 
 @pytest.mark.timeout(120)
+async def test_an_ordinary_task_on_a_worker_that_is_stopped_cold_ends_there_and_runs_once(tmp_path: Path) -> None:
+    # given an ordinary task, which runs in a thread, and processes beside it
+    log, task_log, let_go = tmp_path / "log", tmp_path / "task", tmp_path / "let_go"
+    with RedisServer() as server, workers_on(server, "anthropic") as fleet:
+        first, app = fleet.workers["anthropic"], fleet.app()
+        async with aclosing(CeleryBackend(app, lease=60.0, max_attempts=1)) as backend:
+            running = asyncio.create_task(_all_of_them(backend, log, let_go, COUNT))
+            task = app.send_task("tests.until_told", (str(task_log), str(let_go)), queue="anthropic")
+            await until(lambda: log.exists() and len(log.read_text().splitlines()) == COUNT, timeout=30)
+            await until(task_log.exists, timeout=30)
+            async with Worker(APP, "anthropic", env=fleet.env):
+                # when the worker is stopped
+                first.send_signal(SIGQUIT)
+                # then the processes are handed on at once, and the task ends where it is
+                await until(lambda: len(log.read_text().splitlines()) == 2 * COUNT, timeout=30)
+                let_go.touch()
+                result = await running
+                await until(lambda: first.exit_code is not None, timeout=30)
+                await until(lambda: server.command("HLEN", "unacked") == 0, timeout=30)
+                assert await asyncio.to_thread(task.get, timeout=30) == "done"
+        # As of Celery's own pool of threads.
+        assert first.exit_code == 1
+        assert server.command("LLEN", "anthropic") == 0
+    assert task_log.read_text() == "started\n"
+    _each_once_more(result, log, COUNT)
+
+
+@pytest.mark.timeout(120)
 @slow
 @pytest.mark.parametrize("pool", ["asyncio", "threads"])
 async def test_a_worker_that_stops_while_redis_is_away_hands_back_when_it_is_there(pool: str, tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
+from pathlib import Path
 from typing import Any
 
 from stbass import PLACED_PAR, SEQ, BackendRegistry, Placement
@@ -18,6 +20,7 @@ _SETTINGS: dict[str, Any] = {
         ("stbass_grace", "TEST_GRACE"),
         ("result_expires", "TEST_RESULT_EXPIRES"),
         ("worker_soft_shutdown_timeout", "TEST_SOFT_SHUTDOWN"),
+        ("broker_connection_max_retries", "TEST_CONNECTION_TRIES"),
     )
     if variable in os.environ
 }
@@ -91,6 +94,16 @@ def waits(endpoint: str, seconds: float, through: str | None = None) -> list[str
         waited = PLACED_PAR((SEQ(noop, waited), Placement(endpoint=through)), registry=registry, deadline=seconds)
     result = waited.run_sync()
     return [type(failure.error).__name__ for failure in result.failures]
+
+
+@app.task(name="tests.until_told", acks_late=True)
+def until_told(log: str, let_go: str) -> str:
+    """An ordinary task that writes when it starts, and waits for a file."""
+    with Path(log).open("a") as lines:
+        lines.write("started\n")
+    while not Path(let_go).exists():
+        time.sleep(0.01)
+    return "done"
 
 
 @app.task(name="tests.thread", bind=True)

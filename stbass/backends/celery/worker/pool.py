@@ -237,18 +237,27 @@ class AsyncioPool(BasePool):
         )
 
     def on_stop(self) -> None:
-        """What runs may end within the grace, but not on a cold shutdown; the rest is handed back."""
+        """Processes may end within the grace, but not on a cold shutdown; the rest is handed back."""
         # Celery stops the pool on a cold shutdown too.
         is_cold = state.should_terminate not in (None, False)
-        if is_cold and self._runtime is not None:
-            # What is handed back need not wait for the threads.
+        if self._runtime is not None and is_cold:
             self._close(self._runtime)
+            if self._executors:
+                self._return_messages()
+        # Also on a cold shutdown: Python waits for these threads in any case, and what ends there is acknowledged.
         for executor in self._executors:
-            # A thread runs to its end in any case, and its message is not to come again then: as under `-P threads`.
             executor.shutdown(cancel_futures=True)
-        if not is_cold and self._runtime is not None:
+        if self._runtime is not None and not is_cold:
             self._runtime.drain(fleet_of(self.app).settings.grace)
             self._close(self._runtime)
+
+    def _return_messages(self) -> None:
+        """Give back the messages of what was broken off now, and not with the connection, which ordinary tasks keep."""
+        # First what has ended is acknowledged.
+        self._call_all()
+        for request in list(state.reserved_requests):
+            if hasattr(request, "return_message"):
+                request.return_message()
 
     def on_terminate(self) -> None:
         """Cold shutdown: everything is handed back."""

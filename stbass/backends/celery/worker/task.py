@@ -423,6 +423,12 @@ class ProcessRequest(Request):
         else:
             self._message.reject_log_error(_log, self._connection_errors, requeue=True)
 
+    def return_message(self) -> None:
+        """Put the message back into its queue, for another worker, if it is still this one's."""
+        if not self.acknowledged:
+            self.acknowledged = True
+            self._message.reject_log_error(_log, self._connection_errors, requeue=True)
+
     def acknowledge(self) -> None:
         """Acknowledge at once: the transport does it in batches, so Celery's detour by a promise is not needed."""
         if self.acknowledged:
