@@ -22,7 +22,7 @@ from stbass.backends.celery.settings import FleetSettings, FleetState, fleet_of
 from stbass.cli.exits import Exit
 from stbass.cli.named import load_application
 from stbass.errors import BackendUnavailableError
-from stbass.transports.redis.address import NO_CLUSTER, is_cluster
+from stbass.transports.redis.address import NO_CLUSTER, NOT_LET_IN, is_cluster
 
 __all__ = [
     "Finding",
@@ -150,7 +150,8 @@ def _check_fleet(fleet: FleetState) -> Iterator[Finding]:
                 client.ping()
             except (redis.RedisError, OSError) as error:
                 reached = False
-                yield Finding(shown, "error", f"Redis at {address} cannot be reached ({error_text(error)})", _START)
+                wrong = NOT_LET_IN if isinstance(error, redis.AuthenticationError) else "cannot be reached"
+                yield Finding(shown, "error", f"Redis at {address} {wrong} ({error_text(error)})", _START)
                 continue
             yield Finding(shown, "ok", f"Redis at {address} answers")
             yield from _check_server(shown, client)

@@ -10,15 +10,18 @@ from pathlib import Path
 import pytest
 import redis
 
+from stbass._process.context import ProcessContext
 from stbass._values.endpoint import Placement
-from stbass.backends.celery import CeleryBackend
-from stbass.errors import StateLostError
+from stbass.backends.celery import CeleryBackend, make_app
+from stbass.backends.celery.settings import fleet_of
+from stbass.backends.celery.sweep import Sweeper
+from stbass.errors import BackendUnavailableError, StateLostError
 from stbass.par import PARResult
 from stbass.placement import PLACED_PAR
 from stbass.result import FailurePolicy
-from stbass.testing import RedisServer
-from tests.integration.conftest import Fleet, workers_on
-from tests.support.agents import UntilTold
+from stbass.testing import RedisServer, Worker
+from tests.integration.conftest import APP, Fleet, workers_on
+from tests.support.agents import UntilTold, noop
 from tests.support.backends import registry_of
 from tests.support.ends import ends
 from tests.support.waiting import until
@@ -83,6 +86,53 @@ async def test_a_password_that_is_wrong_for_a_while_is_told_and_waited_for(tmp_p
         admin.close()
     # then nothing was lost, and nothing run again
     assert [item.value for item in result.results] == [1] * COUNT
+
+
+@pytest.mark.parametrize("locked", ["broker", "results"])
+async def test_a_server_that_wants_another_password_is_named_and_so_is_what_is_wrong(
+    server: RedisServer, locked: str
+) -> None:
+    # given two servers, one of which wants a password that nobody here knows
+    with RedisServer() as other:
+        other.command("CONFIG", "SET", "requirepass", "elsewhere")
+        urls = (other.url, server.url) if locked == "broker" else (server.url, other.url)
+        app = make_app("tests", broker_url=urls[0], result_backend=urls[1])
+        fleet = fleet_of(app)
+        async with aclosing(CeleryBackend(app, queue="q")) as backend:
+            # then a process that is sent says so, and where
+            with pytest.raises(BackendUnavailableError) as caught:
+                await asyncio.wait_for(backend.execute(noop, ProcessContext("p")), 60)
+            port = other.url.removeprefix("redis://").removesuffix("/0")
+            assert f"{port}/0 does not accept the user name and password that it is given" in str(caught.value)
+            assert "correct them in its URL" in str(caught.value)
+            assert not await backend.health_check()
+        # and whoever looks for lost workers does not take the other server for the whole fleet
+        sweeper = Sweeper(fleet.settings, fleet.result_prefix, fleet.refusals)
+        sweeper.rest()
+        for _ in range(2):
+            with pytest.raises(redis.AuthenticationError):
+                sweeper.sweep()
+        sweeper.close()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+async def test_a_worker_that_is_not_let_in_for_good_ends_with_a_code_that_is_not_0(server: RedisServer) -> None:
+    # given a worker that asks its broker once more before it gives up, as Celery's setting has it
+    with RedisServer() as broker:
+        env = {"STBASS_BROKER_URL": broker.url, "STBASS_RESULT_BACKEND": server.url, "TEST_CONNECTION_TRIES": "1"}
+        async with Worker(APP, "anthropic", env=env) as worker:
+            # when the broker wants another password from now on
+            admin = redis.Redis.from_url(broker.url, single_connection_client=True)
+            admin.config_set("requirepass", "elsewhere")
+            admin.execute_command("AUTH", "elsewhere")
+            for kind in ("normal", "pubsub"):
+                admin.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
+            admin.close()
+            # then the worker says why it ends, and that it has failed
+            await until(lambda: worker.exit_code is not None, timeout=60)
+            assert worker.exit_code == 1
+            assert "Authentication required" in worker.log
 
 
 @pytest.mark.slow

@@ -115,6 +115,12 @@ class FleetSettings:
         return self.broker is not None and self.broker.url == self.backend.url
 
     @property
+    def servers(self) -> str:
+        """What to call the servers in a sentence: that of the results, and that of the queues if it is another one."""
+        broker = "" if self.broker is None or self.one_server else f", or at {self.broker}"
+        return f"Redis at {self.backend}{broker}"
+
+    @property
     def beside_results(self) -> tuple[str, str, str]:
         """Keys of the messages that are taken and not acknowledged, and what comes before the name of a queue.
 

@@ -131,6 +131,8 @@ class Sweeper:
         try:
             if self._well_since is None:
                 self._look(0)
+                if self._broker is not None:
+                    self._broker.ping()
                 self._well_since = time.monotonic()
             return self._sweep() if time.monotonic() - self._well_since >= self._rest else 0
         except Exception as error:

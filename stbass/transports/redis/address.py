@@ -28,6 +28,7 @@ from stbass.errors import BackendUnavailableError, ConfigurationError
 __all__ = [
     "CONNECT_TIMEOUT",
     "KEEPALIVE",
+    "NOT_LET_IN",
     "NO_CLUSTER",
     "SCHEMES",
     "ConnectionOptions",
@@ -50,6 +51,7 @@ KEEPALIVE = {
 _PING_SECONDS = 2.0
 """For an answer on a connection that was idle: a server that is there gives it at once."""
 NO_CLUSTER = "it is a Redis Cluster, which stbass does not support; use a single server, or Sentinel for failover"
+NOT_LET_IN = "does not accept the user name and password that it is given"
 _MODES = ("redis_mode", "server_mode")
 """Where a server says whether it is a cluster's: Redis, and Valkey from 8.0 on."""
 _SIGN_OF_LIFE = 5.0
@@ -519,6 +521,8 @@ def is_cluster(info: Any) -> bool:
 
 def unavailable(address: RedisAddress, doing: str, error: BaseException) -> BackendUnavailableError:
     """The error for a server that cannot be reached, or that refuses."""
+    if isinstance(error, redis.AuthenticationError):
+        return BackendUnavailableError(f"{doing}: Redis at {address} {NOT_LET_IN} ({error}); correct them in its URL")
     if isinstance(error, redis.ResponseError):
         return BackendUnavailableError(f"{doing}: Redis at {address} refuses ({error}); see what the server lacks")
     if isinstance(error, BackendUnavailableError):

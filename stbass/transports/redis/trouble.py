@@ -18,7 +18,7 @@ from typing import TypeVar
 import redis
 
 from stbass._values.texts import message_of
-from stbass.transports.redis.address import RedisAddress
+from stbass.transports.redis.address import NOT_LET_IN, RedisAddress
 
 __all__ = ["LONGEST_PAUSE", "Trouble", "Vigil", "is_forbidden", "trouble_of", "waited_out"]
 
@@ -32,7 +32,6 @@ _FOR_NOW = re.compile(
     r"|user executing the script can't run|max number of clients reached"
 )
 _FORBIDDEN = re.compile(r"NOPERM |has no permissions to|user executing the script can't run")
-_NOT_LET_IN = "does not accept the user name and password that it is given"
 _CLASSES_FOR_NOW = (
     redis.exceptions.BusyLoadingError,
     redis.exceptions.OutOfMemoryError,
@@ -110,7 +109,7 @@ class Vigil:
                 "cannot %s: %s %s (%s); trying again until it is well",
                 self._doing,
                 self._server,
-                _NOT_LET_IN if isinstance(error, redis.AuthenticationError) else trouble.value,
+                NOT_LET_IN if isinstance(error, redis.AuthenticationError) else trouble.value,
                 message_of(error, 300) or type(error).__name__,
             )
         self._pause = min(self._longest, 2 * self._pause or _FIRST_PAUSE)

@@ -98,7 +98,8 @@ class FleetClient:
         broker = self.broker.name if isinstance(self.broker, KombuSender) else settings.broker or settings.backend
         self._sending = Vigil("send processes", broker, _log)
         self._asking = Vigil("ask for results", settings.backend, _log)
-        self._sweeping = Vigil("look for lost workers", settings.backend, _log)
+        self._noting = Vigil("note the deadlines of processes", settings.backend, _log)
+        self._sweeping = Vigil("look for lost workers", settings.servers, _log)
         self._withdrawing = Vigil("cancel processes", settings.backend, _log)
         self._tickets: dict[str, Ticket] = {}
         self._outbox: list[Ticket] = []
@@ -269,6 +270,7 @@ class FleetClient:
         # One turn later, so that all that is submitted in this one goes out together.
         await asyncio.sleep(0)
         batch, self._outbox = self._outbox, []
+        address = self.settings.backend
         try:
             async with asyncio.timeout(_PATIENCE):
                 await waited_out(self._replies.ready, self._sending, away=self._was_there)
@@ -276,13 +278,15 @@ class FleetClient:
             while position < len(batch):
                 ready, position = self._prepared(batch, position, task)
                 # One that is sent twice runs once. Only a server that was there before is waited for.
-                send = partial(self.publisher.send, ready)
+                note, send = partial(self.publisher.note_deadlines, ready), partial(self.publisher.send, ready)
+                await waited_out(note, self._noting, seconds=_PATIENCE, away=self._was_there)
+                address = self.settings.broker or address
                 await waited_out(send, self._sending, seconds=_PATIENCE, away=self._was_there)
                 self._was_there = True
+                address = self.settings.backend
                 for ticket in ready:
                     ticket.headers = {}
         except Exception as error:
-            address = self.settings.broker or self.settings.backend
             for ticket in batch:
                 if not ticket.future.done():
                     ticket.future.set_exception(unavailable(address, f"send process {ticket.envelope.name!r}", error))
@@ -485,7 +489,7 @@ class FleetClient:
                     else:
                         await self._tell_who_is_in_the_way(queue, tickets)
         except _REDIS_ERRORS as error:
-            _log.warning("cannot look after %d waiting processes: %s", len(ids), error)
+            _log.warning("%s", unavailable(self.settings.backend, f"look after {len(ids)} waiting processes", error))
 
     async def _tell_who_is_in_the_way(self, queue: str, tickets: list[Ticket]) -> None:
         """Say whose code keeps the place, in the only worker of a queue, that what it waits for would need there."""

@@ -46,18 +46,14 @@ class Publisher:
         self._origin = f"{os.getpid()}@{socket.gethostname()}"
 
     async def send(self, tickets: list[Ticket]) -> None:
-        """Send them all; a deadline starts to count before the message can be seen."""
-        timed = [ticket for ticket in tickets if ticket.remaining is not None]
+        """Send them all; their deadlines, too, if those are noted on the same server."""
         if isinstance(self._broker, KombuSender):
-            await self._note_deadlines(timed)
             await shared_threads().call_plain(self._broker.send, [self._elsewhere(ticket) for ticket in tickets])
             return
         queues: dict[str, list[bytes]] = {}
         for ticket in tickets:
             queues.setdefault(ticket.envelope.queue, []).append(self.message(ticket))
-        if self._broker is not self._backend:
-            await self._note_deadlines(timed)
-            timed = []
+        timed = _timed(tickets) if self._broker is self._backend else []
         if not timed and len(queues) == 1:
             [(queue, raws)] = queues.items()
             await self._broker.lpush(f"{self._settings.broker_prefix}{queue}", *raws)
@@ -68,8 +64,10 @@ class Publisher:
             pipe.lpush(f"{self._settings.broker_prefix}{queue}", *raws)
         await pipe.execute()
 
-    async def _note_deadlines(self, timed: list[Ticket]) -> None:
-        if timed:
+    async def note_deadlines(self, tickets: list[Ticket]) -> None:
+        """Let their deadlines count, before the messages can be seen, if that does not go with sending them."""
+        timed = _timed(tickets)
+        if timed and self._broker is not self._backend:
             pipe = self._backend.pipeline(transaction=False)
             _add_deadlines(pipe, self._settings.keys, timed)
             await pipe.execute()
@@ -109,6 +107,10 @@ class Publisher:
             headers = {name: value for name, value in headers.items() if name not in ticket.headers}
             body = _encode([[], ticket.headers, _EMBEDDED]).decode()
         return ticket.id, ticket.envelope.queue, body, headers
+
+
+def _timed(tickets: list[Ticket]) -> list[Ticket]:
+    return [ticket for ticket in tickets if ticket.remaining is not None]
 
 
 def _for_people(ticket: Ticket) -> str:

@@ -126,6 +126,7 @@ async def start_on_fleet(fleet: _Fleet, client: FleetClient, ticket: Ticket, kep
         fields += ["sent", 1]
     script = client.redis.register_script(settings.keys.script(run_keys.START))
     args = [run_id, envelope.id, run_keys.FOLLOW_TTL, first, left, *where, *fields]
+    address = settings.backend
     try:
         raw: Any = await client.patiently(partial(script, args=args))
         known = dict(zip(raw[::2], raw[1::2], strict=True)) if raw else {}
@@ -137,10 +138,12 @@ async def start_on_fleet(fleet: _Fleet, client: FleetClient, ticket: Ticket, kep
             # Also if whoever has taken the id has died before it could send the message.
             envelope.id = found.envelope.id
             ticket.headers, ticket.remaining = seal_envelope(envelope, settings), None
+            address = settings.broker or address
             await client.patiently(partial(client.publisher.send, [ticket]))
+            address = settings.backend
             await client.patiently(partial(_hset, client, settings.keys.started(run_id), "sent", 1))
     except _ERRORS as error:
-        raise unavailable(settings.backend, f"start run {run_id!r}", error) from error
+        raise unavailable(address, f"start run {run_id!r}", error) from error
     return FleetRun(fleet, run_id, found, is_new)
 
 

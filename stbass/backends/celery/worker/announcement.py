@@ -100,7 +100,7 @@ class _Announcer(threading.Thread):
         self._refusals = fleet.refusals
         self._sweeper = Sweeper(fleet.settings, fleet.result_prefix, fleet.refusals, fleet.app)
         self._line = WaitingLine(fleet.settings, fleet.result_prefix, fleet.app)
-        self._vigil = Vigil("announce the worker and look for lost ones", self._settings.backend, _log)
+        self._vigil = Vigil("announce the worker and look for lost ones", self._settings.servers, _log)
 
     def stop(self) -> None:
         """End the thread and take the announcement back."""
