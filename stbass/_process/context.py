@@ -571,6 +571,8 @@ def _log_fields() -> LogFields:
         fields["endpoint"] = shortened(ctx.placement.endpoint, _LONGEST_NAME)
     meter = ctx._frame.meter
     fields["run"] = ctx.process_id if meter is None else meter.run_id
+    if (worker := ctx._frame.worker) is not None:
+        fields["worker"] = shortened(worker, _LONGEST_NAME)
     return fields
 
 

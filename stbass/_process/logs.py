@@ -39,7 +39,7 @@ _logger.addFilter(_mask)
 
 
 class LogFields(dict[str, Any]):
-    """``process``, ``id``, ``attempt``, ``endpoint`` and ``run`` of a process; as a text, for people."""
+    """``process``, ``id``, ``attempt``, ``endpoint``, ``run`` and ``worker`` of a process; as a text, for people."""
 
     def __str__(self) -> str:
         return " ".join(f"{name}={value}" for name, value in self.items())

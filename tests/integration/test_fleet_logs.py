@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from contextlib import aclosing
 
 import pytest
 
@@ -12,6 +13,7 @@ from stbass._process.context import ProcessContext
 from stbass.backends.celery import CeleryBackend
 from stbass.testing import RedisServer, Worker
 from tests.integration.conftest import Fleet
+from tests.integration.some_agents import greet
 from tests.support.agents import Fail, Give, Steps
 from tests.support.poison import Raise
 from tests.support.waiting import until
@@ -24,7 +26,7 @@ def logging_fleet() -> Iterator[Fleet]:
         env = {
             "STBASS_BROKER_URL": server.url,
             "STBASS_RESULT_BACKEND": server.url,
-            "STBASS_INCLUDE": "tests.support.agents,tests.support.poison",
+            "STBASS_INCLUDE": "tests.support.agents,tests.support.poison,tests.integration.some_agents",
         }
         with (
             Worker("celery_app", "text", env=env) as text,
@@ -66,6 +68,19 @@ async def test_as_json(logging_fleet: Fleet) -> None:
     records = [json.loads(line) for line in lines]
     [record] = [one for one in records if one.get("id") == ids["fails"]]
     assert (record["process"], record["attempt"], record["endpoint"], record["level"]) == ("fails", 1, "json", "ERROR")
+    assert (record["run"], record["worker"]) == (ids["fails"], logging_fleet.workers["json"].name)
     assert record["error"].startswith("Unregistered")
     assert [one["level"] for one in records if one.get("id") == ids["cancelled"]] == ["WARNING"]
     assert not [one for one in records if one.get("id") == ids["good"]]
+
+
+async def test_what_a_process_logs_says_whose_it_is_and_where(logging_fleet: Fleet) -> None:
+    worker = logging_fleet.workers["json"]
+    async with aclosing(CeleryBackend(logging_fleet.app(), queue="json")) as backend:
+        ctx = ProcessContext("greets")
+        assert (await backend.execute(greet, ctx)).is_ok
+    await until(lambda: ctx.process_id in worker.log)
+    [line] = [line for line in worker.log.splitlines() if ctx.process_id in line]
+    record = json.loads(line)
+    assert (record["message"], record["process"], record["run"]) == ("greeting", "greets", ctx.process_id)
+    assert (record["attempt"], record["worker"]) == (1, worker.name)

@@ -20,7 +20,7 @@ from stbass.errors import ConfigurationError
 __all__ = ["DETAILS", "FORMATS", "JsonFormatter", "MaskingFormatter", "use_log_format"]
 
 DETAILS = "stbass"
-"""Attribute of a record that holds what it is about: process, id, attempt, endpoint, error."""
+"""Attribute of a record that holds what it is about: process, id, attempt, endpoint, run, worker, error."""
 
 FORMATS = ("text", "json")
 

@@ -911,7 +911,7 @@ class Runtime:
         text = "; ".join([error_text(failure.error, _LONGEST_NOTE), *failure.leaves[:_MOST_LEAVES]])
         if job.on_started is not None:
             # Under Celery's own pools, which have no on_started, Celery writes this line.
-            _log_failure(job, failure, text)
+            _log_failure(job, failure, text, self.worker)
         if not issubclass(type(failure.error), ProcessCancelled):
             told = [shortened(one, _LONGEST_TOLD) for one in (job.id, job.name, envelope.queue, text, envelope.follow)]
             process_id, name, queue, error, run = told
@@ -983,7 +983,7 @@ class Runtime:
         frame = frame_of(ctx)
         frame.worker = self.worker
         frame.sink = sink = _Sink(self, job)
-        frame.meter = Meter(run=envelope.run, tell=sink.used)
+        frame.meter = Meter(run=envelope.run or job.id, tell=sink.used)
         frame.registry = self._registry
         frame.slot = job.slot
         if until is not None:
@@ -1377,10 +1377,18 @@ class Runtime:
 _MOST_LEAVES = 5
 
 
-def _log_failure(job: Job, failure: Failure, text: str) -> None:
+def _log_failure(job: Job, failure: Failure, text: str, worker: str) -> None:
     """One line for each process that failed or was cancelled; its traceback only when debugging."""
     cancelled = issubclass(type(failure.error), ProcessCancelled)
-    details = {"process": job.name, "id": job.id, "attempt": job.attempt, "endpoint": job.envelope.queue, "error": text}
+    details = {
+        "process": job.name,
+        "id": job.id,
+        "attempt": job.attempt,
+        "endpoint": job.envelope.queue,
+        "run": job.envelope.run or job.id,
+        "worker": worker,
+        "error": text,
+    }
     _log.log(
         logging.WARNING if cancelled else logging.ERROR,
         "process %s (%s, attempt %d, endpoint %s) %s: %s",
