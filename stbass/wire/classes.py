@@ -42,10 +42,10 @@ from stbass.wire.library import FACTORIES
 __all__ = [
     "BY_BASE",
     "BY_LOOK",
-    "HEAP_TYPE",
     "HOLDERS",
     "NATIVE",
     "READ",
+    "by_statement",
     "known_class",
     "named_fields",
     "native_base",
@@ -55,8 +55,7 @@ __all__ = [
     "unknown_class",
 ]
 
-HEAP_TYPE = 1 << 9
-"""The flag (Py_TPFLAGS_HEAPTYPE) of a class that a ``class`` statement made, not C code."""
+_HEAP_TYPE, _IMMUTABLE_TYPE = 1 << 9, 1 << 8
 
 _MODULE_DICT = object.__getattribute__
 _TYPE_DICT: Any = type.__dict__["__dict__"]
@@ -241,10 +240,15 @@ def _default(default: Any, factory: Any, missing: Any, init: bool) -> Any:
     return _REQUIRED if init else _LATE
 
 
+def by_statement(cls: type[Any]) -> bool:
+    """Whether a ``class`` statement made it, not C code of Python's, of which newer versions make heap types too."""
+    return cls.__flags__ & (_HEAP_TYPE | _IMMUTABLE_TYPE) == _HEAP_TYPE
+
+
 def native_base(cls: type[Any]) -> Any:
     """The class of C code that the layout of a class comes from, whose ``__new__`` alone may make an object of it."""
     base: Any = cls
-    while base.__flags__ & HEAP_TYPE:
+    while by_statement(base):
         base = base.__base__
     return base
 
@@ -253,7 +257,7 @@ def _slots_of(cls: type[Any]) -> list[str]:
     return [
         name
         for base in cls.__mro__
-        if base.__flags__ & HEAP_TYPE
+        if by_statement(base)
         for name, found in _TYPE_DICT.__get__(base).items()
         if type(found) is MemberDescriptorType
     ]
@@ -528,7 +532,7 @@ def _native_of(cls: type[Any]) -> type[Any] | None:
     for base in cls.__mro__:
         if base in NATIVE:
             return base
-        if not base.__flags__ & HEAP_TYPE:
+        if not by_statement(base):
             return None
     return None
 

@@ -26,7 +26,7 @@ from stbass._values.masking import MASK, is_secret_name
 from stbass._values.retry_after import own_retry_after
 from stbass._values.texts import attribute_of, message_of, plain_text, text_of, traceback_text, type_name_of
 from stbass.errors import RemoteError, WireError
-from stbass.wire.classes import HEAP_TYPE, known_class, native_base, static
+from stbass.wire.classes import by_statement, known_class, native_base, static
 from stbass.wire.core import MAX_DEPTH, Form, ReadFunction, Unsendable, WireReader, WireWriter, WriteFunction, part
 
 __all__ = ["BY_BASE", "READ", "REMOTE_TRACEBACK", "keep_traceback", "traceback_of", "write_error"]
@@ -121,7 +121,7 @@ _UNFINISHED: Any = object()
 
 def _bases_of(cls: type[BaseException]) -> list[str]:
     """Names of the bases by which an error is known where its class is not; none, if it is known everywhere."""
-    if not cls.__flags__ & HEAP_TYPE or cls.__module__ == RemoteError.__module__:
+    if not by_statement(cls) or cls.__module__ == RemoteError.__module__:
         return []
     return [type_name_of(base) for base in cls.__mro__[1:-1] if base not in (Exception, BaseException)][:_MOST_BASES]
 
@@ -173,7 +173,7 @@ def _outside_attributes(error: BaseException) -> dict[str, Any]:
             if name not in found and _travels(name, descriptor):
                 item = _stored(descriptor, error)
                 # What C code has not set is None; what Python code has set to None is there.
-                if item is not _ABSENT and (item is not None or base.__flags__ & HEAP_TYPE):
+                if item is not _ABSENT and (item is not None or by_statement(base)):
                     found[name] = item
     return found
 
@@ -363,7 +363,7 @@ def _set_outside(error: BaseException, outside: dict[str, Any]) -> None:
         descriptor = static(type(error), name)
         if _travels(name, descriptor):
             descriptor.__set__(error, item)
-        elif type(error).__flags__ & HEAP_TYPE and descriptor is None:
+        elif by_statement(type(error)) and descriptor is None:
             # The class had a slot of that name where the error was raised.
             _DICT.__get__(error)[name] = item
         else:
