@@ -26,9 +26,9 @@ __all__ = ["BACKEND_CHECKS"]
 BACKEND_CHECKS: dict[str, BackendCheck] = {}
 
 _MANY = 40
-_SOON = 0.3
+_SOON = 1.5
 _PATIENCE = 30.0
-_SLACK = 2.0
+_SLACK = 10.0
 """How much later than it should a busy machine may answer."""
 
 
@@ -275,14 +275,13 @@ async def deadline_ends_it(bench: BackendBench) -> None:
     """What has not ended at the deadline is cancelled, and fails with its last checkpoint; what has ended is kept."""
     grace = bench.backend.deadline_grace
     pairs = (bench.pair(agents.Echo(1)), bench.pair(bench.held("late one")))
-    # Once, so that what the backend has to start first is there.
-    require((await PLACED_PAR(bench.pair(agents.Echo(0)), registry=bench.registry).run()).is_ok, "Echo failed")
+    # Once, so that what the backend has to start first is there, for as many at once.
+    warm = PLACED_PAR(*[bench.pair(agents.Echo(0)) for _ in pairs], registry=bench.registry)
+    require((await warm.run()).is_ok, "Echo failed")
     begun = time.monotonic()
-    result = await PLACED_PAR(
-        *pairs, on_failure=FailurePolicy.COLLECT, deadline=_SOON * 3, registry=bench.registry
-    ).run()
+    result = await PLACED_PAR(*pairs, on_failure=FailurePolicy.COLLECT, deadline=_SOON, registry=bench.registry).run()
     taken = time.monotonic() - begun
-    require(taken <= _SOON * 3 + grace + _SLACK, f"it took {taken:.2f} s with a deadline of {_SOON * 3} s")
+    require(taken <= _SOON + grace + _SLACK, f"it took {taken:.2f} s with a deadline of {_SOON} s")
     require(result.results[0].is_ok, f"the other one did not end well: {result.results[0]!r}")
     failure = result.results[1].failure
     require(isinstance(failure.error, DeadlineExceeded), f"its error is {failure.error!r}, not DeadlineExceeded")
