@@ -7,7 +7,6 @@ import json
 import os
 import pickle
 import re
-import signal
 import sys
 import time
 import urllib.request
@@ -262,21 +261,6 @@ async def test_a_task_that_is_to_be_ended_while_it_waits_for_a_thread_is_not_los
     assert ended in (["REVOKED", *["SUCCESS"] * 4], ["SUCCESS"] * 5)
     assert server.command("LLEN", "shop:waits") == 2 * ended.count("SUCCESS")
     assert not await asyncio.to_thread(inspected.reserved) or not inspected.reserved()[worker.name]
-
-
-@pytest.mark.slow
-async def test_a_task_that_a_cold_stop_lets_run_to_its_end_does_not_run_again(server: RedisServer) -> None:
-    app, env = _shop(server, ours=True), {**_env(server), "TEST_ACKS_LATE": "1"}
-    with Worker(APP, "cold", env=env, concurrency=2) as first, Worker(APP, "cold", env=env, concurrency=2) as second:
-        app.control.cancel_consumer("cold", destination=[second.name], reply=True, timeout=20)
-        results = [app.send_task("shop.dawdle", (2.0, "shop:cold"), queue="cold") for _ in range(2)]
-        await until(lambda: server.command("LLEN", "shop:cold") == 2, timeout=30)
-        app.control.add_consumer("cold", destination=[second.name], reply=True, timeout=20)
-        first.send_signal(signal.SIGQUIT)
-        assert [await asyncio.to_thread(result.get, timeout=30) for result in results] == ["done", "done"]
-        await until(lambda: first.exit_code is not None, timeout=30)
-        await until(lambda: server.command("LLEN", "cold") + server.command("HLEN", "unacked") == 0, timeout=30)
-    assert server.command("LRANGE", "shop:cold", 0, -1) == ["starts", "starts", "ends", "ends"]
 
 
 async def test_messages_are_taken_one_by_one_where_none_is_to_be_prefetched(server: RedisServer) -> None:

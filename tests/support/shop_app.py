@@ -21,7 +21,6 @@ class Settings:
     result_backend = os.environ["STBASS_RESULT_BACKEND"]
     task_default_queue = "shop"
     worker_pool = POOL if os.environ.get("STBASS_POOL", "asyncio") == "asyncio" else os.environ["STBASS_POOL"]
-    task_acks_late = "TEST_ACKS_LATE" in os.environ
     include = ("tests.support.agents", "tests.support.puppets")
 
 
