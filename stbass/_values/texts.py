@@ -42,6 +42,7 @@ __all__ = [
 _LONGEST_TEXT = 2_000
 _LONGEST_MESSAGE = 10_000
 LONGEST_TRACEBACK = 50_000
+_MOST_MASKED = 500_000
 _LONGEST_NAME = 500
 
 _GROUP_MESSAGE: Any = vars(BaseExceptionGroup)["message"]
@@ -54,6 +55,12 @@ def shortened(text: str, longest: int) -> str:
         half = longest // 2
         text = f"{text[:half]} … {len(text) - 2 * half} characters left out … {text[-half:]}"
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
+def _masked(text: str) -> str:
+    """The text without secrets; of one of megabytes only the beginning, since looking through all of it takes seconds."""
+    left_out = len(text) - _MOST_MASKED
+    return masked(text) if left_out <= 0 else f"{masked(text[:_MOST_MASKED])} … {left_out} characters left out"
 
 
 def printable(text: str) -> str:
@@ -107,7 +114,7 @@ def text_of(value: Any, longest: int = _LONGEST_TEXT) -> str:
 
 def _text(value: Any, make: Callable[[Any], str], longest: int) -> str:
     try:
-        text = masked(make(value))
+        text = _masked(make(value))
     except BaseException as error:
         raise_ctrl_c(error)
         text = f"<{type_name_of(type(value))}, whose repr raised {type(error).__name__}>"
@@ -218,14 +225,14 @@ def _said(error: BaseException, longest: int) -> str:
     except BaseException as failed:
         raise_ctrl_c(failed)
         text = f"<str of the error raised {type(failed).__name__}>"
-    return shortened(masked(plain_text(text)), longest)
+    return shortened(_masked(plain_text(text)), longest)
 
 
 def traceback_text(error: BaseException, *, chain: bool = True) -> str:
     """The text of an exception's traceback, with those of its cause or context unless told otherwise."""
     try:
         lines = traceback.format_exception(type(error), error, error.__traceback__, chain=chain)
-        text = masked("".join(lines))
+        text = _masked("".join(lines))
     except BaseException as failed:  # formatting asks the error for its attributes, its __str__ and its __repr__
         raise_ctrl_c(failed)
         text = f"{type_name_of(type(error))} (its traceback could not be formatted: {type(failed).__name__})\n"

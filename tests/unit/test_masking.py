@@ -374,3 +374,15 @@ def test_passwords_in_data_are_masked_and_known_to_be(given: Any, kept: Any) -> 
 def test_other_data_stay_as_they_are(given: Any) -> None:
     assert without_secrets("args", given) == given
     assert not has_mask(given)
+
+
+@pytest.mark.parametrize("text", [error_text, message_of, text_of, traceback_text])
+@pytest.mark.parametrize(
+    "secret",
+    ["", f"{'x' * 499_000} password=", "token: '", "Authorization: Bearer "],
+    ids=["none", "where it is cut", "quoted", "header"],
+)
+def test_of_a_text_of_megabytes_only_the_beginning_is_looked_through_and_shown(text: Any, secret: str) -> None:
+    shown = text(ValueError(f"said {secret}{'hunter2' * 300_000}"))
+    assert shown.rstrip("'\")\n ").endswith("characters left out")
+    assert ("hunter2" in shown) is not bool(secret)
