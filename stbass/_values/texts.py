@@ -58,7 +58,7 @@ def shortened(text: str, longest: int) -> str:
 
 
 def _masked(text: str) -> str:
-    """The text without secrets; of one of megabytes only the beginning, since looking through all of it takes seconds."""
+    """The text without secrets; of one of megabytes only the beginning, as looking through all of it takes seconds."""
     left_out = len(text) - _MOST_MASKED
     return masked(text) if left_out <= 0 else f"{masked(text[:_MOST_MASKED])} … {left_out} characters left out"
 
