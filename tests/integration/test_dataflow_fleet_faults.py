@@ -184,7 +184,7 @@ async def test_redis_restarts_empty_during_a_run(fleet: Fleet, tmp_path: Path) -
     [
         (None, PASSWORD, SignatureError, "is not signed.*STBASS_SIGNING_KEY"),
         ("some-other-key-of-sixteen-or-more", PASSWORD, SignatureError, "signature is wrong"),
-        (KEY, "wrong-word", BackendUnavailableError, r"redis://:\*\*\*@.*cannot be reached"),
+        (KEY, "wrong-word", BackendUnavailableError, r"redis://:\*\*\*@.*does not accept the user"),
     ],
     ids=["no key", "another key", "another password"],
 )

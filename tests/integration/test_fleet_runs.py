@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, aclosing, asynccontextmanager
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -249,6 +250,25 @@ async def test_events_whose_answer_is_lost_are_written_once() -> None:
     assert len(told_again) >= 3
     assert outputs(events) == list(range(60))
     assert [event.id for event in events] == [str(number + 1) for number in range(len(events))]
+
+
+async def test_the_end_is_not_dated_before_what_was_told_last(registry: BackendRegistry, fleet: Fleet) -> None:
+    # given a run whose latest entry is dated ahead of the server's clock, as one that follows another in no time may be
+    run = await stbass.start(asking(), registry=registry)
+    await seen(run, partial(_is_output, "please"))
+    events, record = f"stbass:events:{run.id}", f"stbass:started:{run.id}"
+    [(number, entry)] = fleet.server.command("XREVRANGE", events, "+", "-", "COUNT", 1)
+    later = int(number.partition("-")[0]) + int(entry["n"])
+    ahead = {**entry, "at": str(int(entry["at"]) + 60_000)}
+    fleet.server.command("HINCRBY", record, "events", entry["n"])
+    fleet.server.command("XADD", events, f"{later}-0", *[part for pair in ahead.items() for part in pair])
+    # when it ends
+    await run.send("answer", "here")
+    told = await all_of(run)
+    # then that is after it
+    assert told[-1].kind == "ended"
+    assert told[-1].at >= max(event.at for event in told)
+    assert told[-1].at - told[0].at >= timedelta(seconds=59)
 
 
 async def test_an_output_that_is_larger_than_a_message_may_be_is_refused(server: RedisServer) -> None:

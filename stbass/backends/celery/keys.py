@@ -960,7 +960,9 @@ for index, job in ipairs(jobs) do
     table.insert(gone, 'stbass:deadline:' .. id)
     table.insert(ended, id)
     if followed and redis.call('HGET', 'stbass:started:' .. followed, 'process') == id then
-      redis.call('HSET', 'stbass:started:' .. followed, 'ended', now)
+      -- What was told before may be dated a little ahead, for the order's sake (see RECORD of run_keys).
+      local last = redis.call('XREVRANGE', 'stbass:events:' .. followed, '+', '-', 'COUNT', 1)[1]
+      redis.call('HSET', 'stbass:started:' .. followed, 'ended', math.max(now, last and tonumber(last[2][2]) or 0))
       for _, kept in ipairs({'stbass:started:' .. followed, 'stbass:events:' .. followed}) do
         if ttl > 0 then redis.call('EXPIRE', kept, ttl) else redis.call('PERSIST', kept) end
       end
