@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -51,6 +52,9 @@ class Subscription:
         self._patient = patient
         self._extra: set[str] = set()
         self._awaited: dict[str, asyncio.Future[None]] = {}
+        """Of channels that the server was asked for, or will be, and of which it has not said that they stand."""
+        self._asked: Counter[str] = Counter()
+        """How often this connection has asked for each of them, without an answer yet."""
         self._pubsub: Any = None
         self._waits_since: float | None = None
         """When it began to wait for the next message; None while it deals with one."""
@@ -72,26 +76,35 @@ class Subscription:
             await asyncio.shield(self._stands)
 
     async def also(self, channels: set[str]) -> None:
-        """Listen to these channels too."""
+        """Listen to these channels too; return when the server says that it sends what is said there.
+
+        Before, who asks on another connection for what was said so far may get less than that, and not hear the rest.
+        Not to be awaited in ``on_message`` or ``on_gap``: while these run, nothing is read.
+        """
         fresh = channels - self._extra
         self._extra |= fresh
+        for channel in fresh:
+            self._awaited[channel] = asyncio.get_running_loop().create_future()
         if fresh and self._pubsub is not None:
+            self._asked.update(fresh)
             await self._pubsub.subscribe(*fresh)
+        if awaited := [self._awaited[channel] for channel in channels if channel in self._awaited]:
+            await asyncio.wait(awaited)
 
-    async def surely(self, channel: str) -> None:
-        """:meth:`also` for one channel, and return when the server says that it sends what is said there."""
-        if channel not in self._extra:
-            stands = self._awaited[channel] = asyncio.get_running_loop().create_future()
-            try:
-                await self.also({channel})
-                await stands
-            finally:
-                self._awaited.pop(channel, None)
+    def _stands_too(self, channel: str) -> None:
+        """The server has said so of a channel; of one that was given up and asked for again, once for each time."""
+        self._asked[channel] -= 1
+        if self._asked[channel] <= 0:
+            del self._asked[channel]
+            if (awaited := self._awaited.pop(channel, None)) is not None:
+                awaited.set_result(None)
 
     async def no_longer(self, channels: set[str]) -> None:
         """Undo :meth:`also`."""
         known = channels & self._extra
         self._extra -= known
+        for channel in known & self._awaited.keys():
+            self._awaited.pop(channel).set_result(None)
         if known and self._pubsub is not None:
             await self._pubsub.unsubscribe(*known)
 
@@ -100,6 +113,8 @@ class Subscription:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        for awaited in self._awaited.values():
+            awaited.cancel()
 
     async def _see_that_it_lives(self, pubsub: Any) -> None:
         """A connection that a firewall has forgotten brings nothing, and is never closed: so the server is asked."""
@@ -130,6 +145,7 @@ class Subscription:
             watching: asyncio.Task[None] | None = None
             try:
                 async with client.pubsub(push_handler_func=_as_it_is) as self._pubsub:
+                    self._asked = Counter(self._extra)
                     async with asyncio.timeout(options.socket_connect_timeout + options.socket_timeout):
                         await self._pubsub.subscribe(self._channel, *self._extra)
                     watching = asyncio.create_task(self._see_that_it_lives(self._pubsub))
@@ -148,9 +164,7 @@ class Subscription:
                             await self._on_gap(first)
                             vigil.over()
                         elif message["type"] == "subscribe":
-                            awaited = self._awaited.get(message["channel"].decode())
-                            if awaited is not None and not awaited.done():
-                                awaited.set_result(None)
+                            self._stands_too(message["channel"].decode())
             except Exception as error:
                 passes = trouble_of(error) is Trouble.FOR_NOW and not is_forbidden(error)
                 if not stands.done() and not self._patient and not passes:

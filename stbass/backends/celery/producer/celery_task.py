@@ -137,7 +137,7 @@ class TaskResults:
         try:
             try:
                 await self._subscription.ready()
-                await self._subscription.surely(key)
+                await self._subscription.also({key})
             except (redis.RedisError, OSError) as error:
                 raise unavailable(self._address, f"wait for the task {task_id}", error) from error
             yield ended
