@@ -140,9 +140,9 @@ test-slow: install  ## the tests that take long
 
 .PHONY: test-servers
 test-servers: install  ## the tests that need a server, quick and slow, on Redis 6.2 and on Valkey (SERVERS)
-	@for server in $(SERVERS); do \
-	  echo "== on $$server =="; STBASS_REDIS_SERVER=$$server $(BIN)/python $(PYTEST) $(SERVER_TESTS) || exit; \
-	done
+	@failed=; for server in $(SERVERS); do \
+	  echo "== on $$server =="; STBASS_REDIS_SERVER=$$server $(BIN)/python $(PYTEST) $(SERVER_TESTS) || failed+=" $$server"; \
+	done; [ -z "$$failed" ] || { echo "failed on$$failed" >&2; exit 1; }
 
 .PHONY: test-agents
 test-agents: .venv-agents/.installed  ## examples and values of agents' SDKs, in an environment that has them
