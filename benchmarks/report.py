@@ -24,6 +24,7 @@ DID_NOT_RUN = "did not run"
 """In place of the figure of a subject that could not be measured; the note says why."""
 _BLANK = ("",) * 4
 _TITLE = "# Benchmarks"
+_SUMMARY = "## Targets"
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,12 +160,26 @@ def write_markdown(path: Path, sections: Sequence[Section], versions: Mapping[st
     what = ", ".join(f"{name} {versions[name]}" for name in sorted(versions))
     line = f"Measured on {date.today():%d %B %Y} with {how}, on {machine()}; {what}."
     kept.update({section.name: _markdown(section, line) for section in sections})
-    body = "\n".join(kept[name] for name in sorted(kept, key=_order))
+    ordered = [kept[name] for name in sorted(kept, key=_order)]
     path.write_text(
         f"{_TITLE}\n\n`make bench` writes this page. Ours and the peers' are sampled in turn on one Redis server; "
         f"a figure is the median;\nwhat takes longer than {LONG:g} s for a sample has {LONG_ROUNDS} samples at most. "
-        f"“Ours is” compares with our best row of the same bench.\nOnly the ratios count.\n\n{body}"
+        f"“Ours is” compares with our best row of the same bench.\nOnly the ratios count.\n\n"
+        + "\n".join([_summary(ordered), *ordered])
     )
+
+
+def _summary(sections: Sequence[str]) -> str:
+    """The rows of all sections that have a target, in one table: what is reached, and what is not."""
+    columns = [HEADINGS.index(heading) for heading in ("bench", "figure", "target", "reached")]
+    rows = [
+        [cells[column + 1] for column in columns]
+        for section in sections
+        for line in section.splitlines()
+        if line.startswith("| ") and len(cells := re.split(r"(?<!\\)\|", line)) == len(HEADINGS) + 2
+    ]
+    lines = [f"|{'|'.join(row)}|" for row in rows if row[2].strip() not in ("", "target", "---")]
+    return "\n".join([_SUMMARY, "", "| bench | figure | target | reached |", "| --- | --- | --- | --- |", *lines, ""])
 
 
 def _markdown(section: Section, line: str) -> str:
@@ -176,7 +191,7 @@ def _markdown(section: Section, line: str) -> str:
 
 
 def _read_sections(text: str) -> dict[str, str]:
-    parts = re.split(r"^(?=## )", text, flags=re.MULTILINE)[1:]
+    parts = [part for part in re.split(r"^(?=## )", text, flags=re.MULTILINE)[1:] if not part.startswith(_SUMMARY)]
     return {re.split(r"[:\s]", part[3:], maxsplit=1)[0]: part.rstrip() + "\n" for part in parts}
 
 

@@ -122,11 +122,11 @@ WORK = {
 """What each benchmark does."""
 
 TARGETS: dict[str, Target] = {
-    "F1": Target("≥ 8 x stock Celery, and faster than every other", (beats("Celery prefork", 8), beats_all())),
-    "F2 median": Target("≤ 2 ms, half of stock, ahead of all", (at_most(2.0), beats("Celery prefork", 2), beats_all())),
-    "F2 p99": Target("≤ 5 ms", (at_most(5.0),)),
+    "F1": Target("≥ 15 x stock Celery, and faster than every other", (beats("Celery prefork", 15), beats_all())),
+    "F2 median": Target("≤ 1 ms, half of stock, ahead of all", (at_most(1.0), beats("Celery prefork", 2), beats_all())),
+    "F2 p99": Target("≤ 1.8 ms", (at_most(1.8),)),
     "F3": Target("≤ 0.8 s", (at_most(0.8),)),
-    "F4 one worker": Target("≤ 4.5 s", (at_most(4.5),)),
+    "F4 one worker": Target("≤ 2.5 s", (at_most(2.5),)),
     "F4 two workers": Target("≤ 2.7 s", (at_most(2.7),)),
     "F4 memory": Target("< 20 KiB each", (at_most(20.0),)),
     "F5": Target("≤ 20 ms", (at_most(20.0),)),
@@ -139,7 +139,7 @@ TARGETS: dict[str, Target] = {
     "R3": Target("≤ 1.2 x one worker of concurrency 50", (beats("one worker of concurrency 50", 1 / 1.2),)),
     "R3 rate": Target("within 5 % of 100/s", (at_least(95.0), at_most(105.0))),
     "C1": Target("≥ 0.8 x bare futures", (beats("bare futures", 0.8),)),
-    "C3": Target("≥ 1 x redis-py", (beats("redis-py", 1),)),
+    "C3": Target("≥ 1.5 x redis-py", (beats("redis-py", 1.5),)),
     "P1": Target("≤ 2.5 x TaskGroup", (beats("TaskGroup", 1 / 2.5),)),
     "P1 one by one": Target("≤ 2.5 x TaskGroup", (beats("TaskGroup", 1 / 2.5),)),
     "P1 growth": Target("linear: ≤ 1.5 x a process from 1,000 to 4,000", (at_most(1.5),)),
