@@ -41,6 +41,8 @@ _NAME = "stbass"
 _LONGEST = 200
 _MOST = 2000
 """Names of processes that are remembered: as many as OpenTelemetry counts apart."""
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
+"""Where the buckets of histograms end: those of OpenTelemetry's default are made for milliseconds."""
 _SENDER = context.create_key("stbass-sender")
 
 
@@ -137,13 +139,19 @@ class _Telemetry(spans.Tracing):
         self.tracer = trace.get_tracer(_NAME, tracer_provider=tracer_provider)
         meter = metrics.get_meter(_NAME, meter_provider=meter_provider)
         self.duration = meter.create_histogram(
-            "stbass.process.duration", unit="s", description="How long processes ran, by how they ended"
+            "stbass.process.duration",
+            unit="s",
+            description="How long processes ran, by how they ended",
+            explicit_bucket_boundaries_advisory=_SECONDS,
         )
         meter.create_observable_up_down_counter(
             "stbass.process.running", [_running.observe], unit="{process}", description="Processes that run"
         )
         self.waits = meter.create_histogram(
-            "stbass.channel.wait", unit="s", description="How long processes waited in channels, by direction"
+            "stbass.channel.wait",
+            unit="s",
+            description="How long processes waited in channels, by direction",
+            explicit_bucket_boundaries_advisory=_SECONDS,
         )
         self.counters = {name: meter.create_counter(name, description=what) for name, what in spans.COUNTED.items()}
         # What is sent together is sent, and arrives, in the same span.

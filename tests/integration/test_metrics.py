@@ -76,6 +76,10 @@ async def test_a_worker_says_what_runs_what_ended_what_waits_and_what_was_refuse
         if name.startswith("stbass_process_duration_seconds_count") and 'stbass_endpoint="counted"' in name
     }
     assert counts == {"noop": 3, "Fail": 1, "meets_itself": 1}
+    # and a quantile tells a tenth of a second from a second, and a minute from an hour
+    for metric in ("stbass_process_duration_seconds", "stbass_channel_wait_seconds"):
+        ends = {float(end) for name in found for end in re.findall(rf'^{metric}_bucket{{.*le="([^"]*)"', name)}
+        assert {0.01, 0.1, 1, 10, 60, 600, 3600} < ends
     waits = [name for name in found if name.startswith("stbass_channel_wait_seconds_count{")]
     assert any('stbass_process="meets_itself"' in name and 'stbass_direction="send"' in name for name in waits)
     waiting = [value for name, value in found.items() if name.startswith("stbass_queue_length{") and "counted" in name]

@@ -6,6 +6,7 @@ import contextvars
 import io
 import json
 import logging
+import math
 from typing import Any
 
 import pydantic
@@ -13,13 +14,15 @@ import pytest
 from celery import Celery
 from rich.console import Console
 
+from stbass import run
 from stbass._process.context import ProcessContext
 from stbass._values.masking import has_mask, is_secret_name, masked, without_secrets
 from stbass._values.texts import error_text, message_of, text_of, traceback_text
-from stbass.backends.celery.worker.logs import use_log_format
+from stbass.backends.celery.worker.logs import JsonFormatter, use_log_format
 from stbass.errors import WorkflowError
 from stbass.observe.display import LinesView
 from stbass.observe.events import Event, subscribe
+from stbass.process import Process
 from stbass.result import Failure, ProcessResult
 from stbass.wire import dump_error, dump_result, dumps, load_error, load_result, loads
 
@@ -320,6 +323,43 @@ def test_a_workers_log_is_masked_also_in_tracebacks(log_format: str) -> None:
     assert SECRET not in said
     assert "ValueError: API_KEY=***" in said
     assert "'Authorization': '***'" in said
+
+
+async def test_what_a_process_gives_its_log_as_extra_is_in_the_json(caplog: pytest.LogCaptureFixture) -> None:
+    # given a process that logs fields of its own, one of which cannot be shown, and one a secret in a number
+    given = {"tokens": 3, "ratio": math.inf, "who": "é\n", "big": 2**80, "bad": _Unshowable(), "api_key": 12, "of": {1}}
+
+    @Process
+    async def agent(ctx: ProcessContext) -> None:
+        logging.getLogger("agents").warning("asked", extra={**given, "url": f"redis://:{SECRET}@h"})
+
+    await run(agent)
+    # when it is written as JSON
+    line = JsonFormatter().format(caplog.records[0])
+    # then it has them, apart from its own
+    assert SECRET not in line
+    made = json.loads(line)
+    assert made["message"] == "asked"
+    assert made["process"] == "agent"
+    bad = made["extra"].pop("bad")
+    assert "repr raised" in bad
+    assert made["extra"] == {
+        "tokens": 3,
+        "ratio": None,
+        "who": "é\n",
+        "big": str(2**80),
+        "api_key": "***",
+        "of": "{1}",
+        "url": "redis://:***@h",
+    }
+    # and what Celery gives its own records is not shown: those of no process
+    outside = logging.makeLogRecord({"msg": "received", "data": {"args": "(1,)"}})
+    assert "extra" not in json.loads(JsonFormatter().format(outside))
+
+
+class _Unshowable:
+    def __repr__(self) -> str:
+        raise RuntimeError("no repr")
 
 
 def test_the_log_of_a_process_is_masked_wherever_it_is_written(caplog: pytest.LogCaptureFixture) -> None:

@@ -13,8 +13,8 @@ from celery.utils.imports import symbol_by_name
 from celery.utils.log import ColorFormatter
 
 from stbass._process.logs import NO_FIELDS, RECORD_FIELDS
-from stbass._values.masking import masked
-from stbass._values.texts import plain_text, shortened
+from stbass._values.masking import MASK, is_secret_name, masked
+from stbass._values.texts import plain_text, shortened, text_of
 from stbass.errors import ConfigurationError
 
 __all__ = ["DETAILS", "FORMATS", "JsonFormatter", "MaskingFormatter", "use_log_format"]
@@ -23,10 +23,14 @@ DETAILS = "stbass"
 """Attribute of a record that holds what it is about: process, id, attempt, endpoint, run, worker, error."""
 
 FORMATS = ("text", "json")
+_OWN = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName", RECORD_FIELDS, DETAILS}
 
 
 class JsonFormatter(logging.Formatter):
-    """``at``, ``level``, ``logger``, ``message``; ``traceback`` if any; of a process ``process``, ``id``, …."""
+    """``at``, ``level``, ``logger``, ``message``; ``traceback`` if any; of a process ``process``, ``id``, …
+
+    What a process logs with ``extra=`` stands under ``extra``.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as one line."""
@@ -40,13 +44,24 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": _shown(message),
         }
-        made |= getattr(record, RECORD_FIELDS, NO_FIELDS)
+        made |= (fields := getattr(record, RECORD_FIELDS, NO_FIELDS))
+        if fields and (extra := {name: _extra(name, one) for name, one in vars(record).items() if name not in _OWN}):
+            made["extra"] = extra
         details = getattr(record, DETAILS, None)
         if type(details) is dict:
             made |= details
         if record.exc_info:
             made["traceback"] = _shown(self.formatException(record.exc_info))
         return msgspec.json.encode(made).decode()
+
+
+def _extra(name: str, value: Any) -> Any:
+    """What a process's own code gave a record as ``extra``: numbers as they are, all else as text."""
+    if is_secret_name(name):
+        return MASK
+    if value is None or type(value) in (bool, float) or (type(value) is int and value.bit_length() < 64):
+        return value
+    return _shown(value) if type(value) is str else text_of(value)
 
 
 def _shown(text: str) -> str:
