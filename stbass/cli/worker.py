@@ -17,6 +17,7 @@ from stbass.settings import ASYNCIO_CONCURRENCY, POOLS
 __all__ = ["run_worker"]
 
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+_NOT_COUNTED = "with prefork, processes run in child processes of the worker, whose counts nobody reads"
 
 
 def run_worker(
@@ -88,6 +89,8 @@ def run_worker(
     say = sys.stderr.write
     say(f"worker of {app} at {settings.broker or application.connection().as_uri()}\n")
     say(f"  consumes  {', '.join(endpoints)}; at most {limit} at once\n")
+    if metrics_port is not None and application.conf.worker_pool == POOLS["prefork"]:
+        say(f"  metrics   of queues alone: {_NOT_COUNTED}\n")
     say("  knows     " + ("\n            ".join(known) or "no process: name modules with --include") + "\n")
     if settings.functions:
         say(f"  calls     the functions of {', '.join(settings.functions)}\n")

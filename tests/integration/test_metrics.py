@@ -129,3 +129,19 @@ def test_a_port_that_is_taken_is_told() -> None:
             process.kill()
     assert f"--metrics-port {port}: Address already in use; choose another port" in process.log
     assert "Traceback" not in process.log
+
+
+def test_a_worker_whose_children_do_the_work_says_what_it_does_not_count(server: RedisServer) -> None:
+    # given a worker whose processes run in child processes, which have counts of their own
+    command = [sys.executable, "-m", "stbass.cli", "worker", "-e", "counted", "--include", "tests.support.agents"]
+    command += ["--pool", "prefork", "-c", "1", "--metrics-port", str(port := free_port())]
+    process = GuardedProcess(
+        command, name="stbass worker", env={**os.environ, "STBASS_BROKER_URL": server.url}, cwd=ROOT
+    )
+    try:
+        process.wait_for_log(" ready.", 60)
+        # then it says so, and tells what it does know
+        assert "metrics   of queues alone: with prefork" in process.log
+        assert any(name.startswith("stbass_queue_length{") for name in scraped(port))
+    finally:
+        process.kill()
