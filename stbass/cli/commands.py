@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import gc
-import sys
 from enum import StrEnum
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from stbass.cli.named import APPLICATION
+
 __all__ = ["cli"]
 
-_APPLICATION = "stbass.app"
+_SHORT = {"cancel", "doctor", "graph", "limit", "runs", "status"}
+"""Commands that end in a moment."""
 
 # No rich in the help: loading it would more than double the time that `stbass --help` takes.
 cli = typer.Typer(
@@ -29,17 +30,23 @@ cli = typer.Typer(
 
 def _show_version(wanted: bool) -> None:
     if wanted:
+        from importlib.metadata import version
+
         typer.echo(f"stbass {version('stbass-celery')}")
         raise typer.Exit
 
 
 @cli.callback()
 def _stbass(
+    context: typer.Context,
     _version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     """Programs of processes that talk over channels: on one event loop, or on a Celery fleet."""
+    if context.invoked_subcommand in _SHORT:
+        # To look for garbage among all that is imported would take a tenth of its time.
+        gc.disable()
 
 
 Endpoints = Annotated[
@@ -97,7 +104,7 @@ def worker(
         float | None,
         typer.Option("--grace", min=0, metavar="S", help="Seconds that processes get to end after SIGTERM."),
     ] = None,
-    app: Application = _APPLICATION,
+    app: Application = APPLICATION,
     name: Annotated[str | None, typer.Option("--name", "-n", help="The worker's name; %h is the host.")] = None,
     log_level: Annotated[str, typer.Option("--log-level", "-l", metavar="LEVEL")] = "INFO",
     log_format: Annotated[
@@ -128,7 +135,7 @@ def limit(
     ] = None,
     off: Annotated[bool, typer.Option("--off", help="Lift all limits of the endpoint.")] = False,
     as_json: AsJson = False,
-    app: Application = _APPLICATION,
+    app: Application = APPLICATION,
 ) -> None:
     """Show, set or lift the limits of an endpoint, for the whole fleet. They hold at once, for what waits too."""
     from stbass.cli.limit import run_limit
@@ -143,14 +150,9 @@ def status(
         typer.Option("--require", metavar="ENDPOINT", help="Exit with 1 if no healthy worker serves it; repeatable."),
     ] = None,
     as_json: AsJson = False,
-    app: Application = _APPLICATION,
+    app: Application = APPLICATION,
 ) -> None:
     """Show what each endpoint does: workers, running and limit, queued, oldest, last loss of a worker, refused."""
-    # It ends in a moment. To look for garbage among all that is imported would take a tenth of its time; a seventh is
-    # OpenTelemetry's SDK, where it is installed, which redis-py loads for metrics of its own that nobody would read.
-    gc.disable()
-    if app == _APPLICATION:
-        sys.modules.setdefault("opentelemetry.sdk.metrics", None)  # type: ignore[arg-type]
     from stbass.cli.status import run_status
 
     raise typer.Exit(run_status(require or [], as_json, app))
@@ -168,7 +170,7 @@ def top(
     url: Annotated[
         str | None, typer.Option("--url", metavar="URL", help="How browsers reach it, if that is not its address.")
     ] = None,
-    app: Application = _APPLICATION,
+    app: Application = APPLICATION,
 ) -> None:
     """Show the fleet live: endpoints, what runs and how far it is, failures; follow a run, or cancel it."""
     from stbass.cli.top import run_top
@@ -177,7 +179,7 @@ def top(
 
 
 @cli.command(epilog="Example: stbass doctor")
-def doctor(as_json: AsJson = False, app: Application = _APPLICATION) -> None:
+def doctor(as_json: AsJson = False, app: Application = APPLICATION) -> None:
     """Check what is installed, the servers and the workers: a line for each, with the remedy; 1 on an error."""
     from stbass.cli.doctor import run_doctor
 
@@ -194,7 +196,7 @@ def dev(
     ] = None,
     include: Include = None,
     concurrency: Concurrency = None,
-    app: Application = _APPLICATION,
+    app: Application = APPLICATION,
     redis: Annotated[
         str | None, typer.Option("--redis", metavar="URL", help="A Redis to use instead of an embedded one.")
     ] = None,
@@ -280,7 +282,7 @@ RunId = Annotated[str, typer.Argument(metavar="ID", help="The id of the run.")]
 @cli.command(epilog="Example: stbass runs --most 50")
 def runs(
     most: Annotated[int, typer.Option("--most", min=1, max=10_000, metavar="N", help="How many are listed.")] = 20,
-    app: Application = _APPLICATION,
+    app: Application = APPLICATION,
     as_json: Annotated[bool, typer.Option("--json", help="Write a line of JSON for each.")] = False,
 ) -> None:
     """List the runs that were started last: under way, and ended."""
@@ -296,7 +298,7 @@ def follow(
         str | None, typer.Option("--after", metavar="EVENT", help="Only what came after the event of this id.")
     ] = None,
     timeline: Annotated[bool, typer.Option("--timeline", help="Draw who ran when, once it has ended.")] = False,
-    app: Application = _APPLICATION,
+    app: Application = APPLICATION,
     as_json: Annotated[bool, typer.Option("--json", help="Write a line of JSON for each event.")] = False,
 ) -> None:
     """Show what happens in a run, from its beginning, until it has ended. The exit code says how it ended."""
@@ -306,7 +308,7 @@ def follow(
 
 
 @cli.command(epilog="Example: stbass cancel order-42")
-def cancel(run_id: RunId, app: Application = _APPLICATION, as_json: AsJson = False) -> None:
+def cancel(run_id: RunId, app: Application = APPLICATION, as_json: AsJson = False) -> None:
     """Cancel a run, with all that it has placed elsewhere, and wait until it has ended."""
     from stbass.cli.runs import cancel as cancel_run
 
@@ -319,7 +321,7 @@ def attach(
         str, typer.Argument(metavar="GROUP_ID", help="The id of PARResult.group, where it was started.")
     ],
     deadline: Deadline = None,
-    app: Application = _APPLICATION,
+    app: Application = APPLICATION,
     as_json: Annotated[bool, typer.Option("--json", help="Write a line of JSON for each process.")] = False,
 ) -> None:
     """Wait for a PLACED_PAR that was started elsewhere, and show its timeline."""

@@ -164,7 +164,7 @@ def _check_fleet(fleet: FleetState) -> Iterator[Finding]:
         else:
             yield Finding("broker", "ok", f"{KombuSender(fleet.app).name} answers")
     if reached:
-        yield from _check_workers(fleet, look_at(fleet, patience=_PATIENCE))
+        yield from _check_workers(fleet, look_at(settings, fleet.app, patience=_PATIENCE))
 
 
 _START = "start it, or correct STBASS_BROKER_URL and STBASS_RESULT_BACKEND"

@@ -8,22 +8,23 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-import sysconfig
 import traceback
 from collections.abc import Callable, Iterator
-from functools import reduce
+from functools import cache, reduce
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stbass.errors import ConfigurationError, MissingDependencyError
 
-__all__ = ["import_named", "load_application", "load_object"]
+if TYPE_CHECKING:
+    from stbass.backends.celery.settings import FleetSettings
+
+__all__ = ["APPLICATION", "import_named", "load_application", "load_object", "load_settings"]
+
+APPLICATION = "stbass.app"
+"""The one that the environment describes."""
 
 _INSTALL = "from stbass.backends.celery import install; install(app)"
-_STANDARD, _INSTALLED = (
-    tuple({sysconfig.get_path(kind) + os.sep for kind in kinds})
-    for kinds in (("stdlib", "platstdlib"), ("purelib", "platlib"))
-)
 
 
 def load_application(app: str) -> Any:
@@ -54,6 +55,28 @@ def load_application(app: str) -> Any:
             f"--app {app!r}: this Celery application does not run processes; add this line where it is made: {_INSTALL}"
         )
     return found
+
+
+def load_settings(app: str) -> tuple[FleetSettings, Any]:
+    """What the application that ``--app`` names is set to, and the application.
+
+    It is None for :data:`APPLICATION`, if its broker is Redis: what the environment says is then all that one must know
+    to look at the fleet, and to load Celery would take more time than to look.
+
+    Raises:
+        ConfigurationError: see :func:`load_application`.
+    """
+    from stbass.backends.celery.settings import PlainConf, fleet_of, read_settings
+
+    # Celery heeds variables of its own, above what an application is told.
+    if app == APPLICATION and not any(name.startswith("CELERY_") for name in os.environ):
+        from stbass.settings import Settings
+
+        settings = read_settings(PlainConf(Settings.from_environment().for_celery()))
+        if settings.broker is not None:
+            return settings, None
+    fleet = fleet_of(load_application(app))
+    return fleet.settings, fleet.app
 
 
 def load_object(what: str, reference: str) -> Any:
@@ -129,13 +152,20 @@ def _place(error: BaseException) -> str | None:
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}, line {error.lineno},"
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_machinery(frame.filename)]
-    own = [frame for frame in frames if not frame.filename.startswith(_INSTALLED)] or frames
+    own = [frame for frame in frames if not frame.filename.startswith(_folders("purelib", "platlib"))] or frames
     return f"{own[-1].filename}, line {own[-1].lineno} ({own[-1].line})," if own else None
+
+
+@cache
+def _folders(*kinds: str) -> tuple[str, ...]:
+    import sysconfig  # seldom needed, and slow to load
+
+    return tuple({sysconfig.get_path(kind) + os.sep for kind in kinds})
 
 
 def _is_machinery(file: str) -> bool:
     """Whether it is a file of Python itself, of stbass or of Celery."""
     loaded = [sys.modules.get(name) for name in ("celery", "kombu", "stbass")]
     libraries = [str(Path(module.__file__).parent) + os.sep for module in loaded if module and module.__file__]
-    standard = file.startswith(_STANDARD) and not file.startswith(_INSTALLED)
+    standard = file.startswith(_folders("stdlib", "platstdlib")) and not file.startswith(_folders("purelib", "platlib"))
     return standard or file.startswith(("<", *libraries))

@@ -9,9 +9,8 @@ import typer
 
 from stbass._values.texts import printable, shortened
 from stbass.backends.celery.fleet_status import EndpointStatus, FleetStatus, look_at
-from stbass.backends.celery.settings import fleet_of
 from stbass.cli.exits import Exit
-from stbass.cli.named import load_application
+from stbass.cli.named import load_settings
 from stbass.errors import ConfigurationError
 
 __all__ = ["HEADS", "age_text", "endpoint_cells", "run_status"]
@@ -33,9 +32,9 @@ def run_status(required: Sequence[str], as_json: bool, app: str) -> int:
     for endpoint in required:
         if not endpoint.strip():
             raise ConfigurationError(f"--require {endpoint!r}: name an endpoint each time; it may be repeated")
-    fleet = fleet_of(load_application(app))
-    patience = min(2 * fleet.settings.lease, _PATIENCE_MOST) if required else _PATIENCE
-    status = look_at(fleet, required, patience)
+    settings, application = load_settings(app)
+    patience = min(2 * settings.lease, _PATIENCE_MOST) if required else _PATIENCE
+    status = look_at(settings, application, required, patience)
     by_name = {one.endpoint: one for one in status.endpoints}
     missing = [name for name in dict.fromkeys(required) if not by_name[name].healthy]
     if as_json:

@@ -230,7 +230,7 @@ class _FleetScreen(Screen[None]):
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()
         found_at, asked_at, busy = -_FIND_SECONDS, -_ASK_SECONDS, 0.0
-        with closing(FleetWatch(self._fleet, detailed=True)) as watch:
+        with closing(FleetWatch(self._fleet.settings, self._fleet.app, detailed=True)) as watch:
             while True:
                 self._look_now.clear()
                 find = loop.time() - found_at >= _FIND_SECONDS

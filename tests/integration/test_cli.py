@@ -99,7 +99,8 @@ sys.argv = ["stbass", "--help"]
 try:
     main()
 finally:
-    print(sorted({"celery", "kombu", "redis", "rich", "pydantic", "numpy"} & set(sys.modules)))
+    heavy = {"celery", "importlib.metadata", "kombu", "numpy", "pydantic", "redis", "rich"}
+    print(sorted(heavy & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
     assert done.stdout.splitlines()[-1] == "[]"

@@ -177,7 +177,7 @@ async def test_a_look_costs_few_commands(fleet: Fleet, run: Run[None]) -> None:
         stats: Any = asked.info("stats")
         return int(stats["total_commands_processed"])
 
-    with closing(asked), closing(FleetWatch(fleet_of(fleet.app()), detailed=True)) as watch:
+    with closing(asked), closing(FleetWatch(fleet_of(fleet.app()).settings, detailed=True)) as watch:
         watch.look()
         before = commands()
         for _ in range(20):

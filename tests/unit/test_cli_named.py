@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import os
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from celery import Celery
 
+import stbass
 from stbass.backends.celery import install
-from stbass.cli.named import import_named, load_application, load_object
+from stbass.backends.celery.settings import fleet_of
+from stbass.cli.named import APPLICATION, import_named, load_application, load_object, load_settings
 from stbass.cli.worker import use_pool
 from stbass.errors import ConfigurationError
 
@@ -128,3 +132,45 @@ def test_a_pool_that_there_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
         ConfigurationError, match="STBASS_POOL='gevent': must be one of asyncio, prefork, threads, solo"
     ):
         use_pool(install(Celery("shop", set_as_current=False)))
+
+
+@pytest.mark.parametrize(
+    ("environment", "is_enough"),
+    [
+        ({}, True),
+        ({"STBASS_BROKER_URL": "redis://:p%40ss@queues:1/2", "STBASS_RESULT_BACKEND": "rediss://results/3"}, True),
+        ({"STBASS_KEY_PREFIX": "mine:", "STBASS_LEASE": "2.5", "STBASS_GRACE": "0", "STBASS_INCLUDE": "a, b.c"}, True),
+        ({"STBASS_BROKER_URL": "sentinel://a:1;sentinel://b:2", "STBASS_SENTINEL_MASTER": "chief"}, True),
+        ({"STBASS_RESULT_EXPIRES": "60.5", "STBASS_MAX_MESSAGE_BYTES": "2048", "STBASS_FUNCTIONS": "tools"}, True),
+        ({"STBASS_SIGNING_KEY": "k" * 16, "STBASS_LIMITS": '{"llm": "5, 10/s"}'}, True),
+        ({"STBASS_BROKER_URL": "amqp://queues", "STBASS_RESULT_BACKEND": "redis://results"}, False),
+        ({"CELERY_BROKER_URL": "redis://elsewhere/1"}, False),
+        ({"CELERY_BROKER_READ_URL": "redis://elsewhere/1", "CELERY_RESULT_BACKEND": "redis://results/1"}, False),
+    ],
+)
+def test_settings_without_an_application_are_those_of_the_application(
+    environment: dict[str, str], is_enough: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given the environment of a fleet
+    for name in os.environ:
+        if name.startswith(("STBASS_", "CELERY_")):
+            monkeypatch.delenv(name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delitem(sys.modules, APPLICATION, raising=False)
+    monkeypatch.delattr(stbass, "app", raising=False)
+    # when only its settings are asked for
+    settings, application = load_settings(APPLICATION)
+    # then they are those of the application that it describes, which was not made if it was not needed
+    assert (application is None) is is_enough
+    assert (APPLICATION in sys.modules) is not is_enough
+    expected = fleet_of(load_application(APPLICATION)).settings
+    assert replace(settings, signer=None) == replace(expected, signer=None)
+    assert settings.signs == expected.signs
+    sys.modules.pop(APPLICATION)
+
+
+def test_a_wrong_setting_is_told_without_an_application(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STBASS_LEASE", "long")
+    with pytest.raises(ConfigurationError, match="STBASS_LEASE='long': must be a number of seconds"):
+        load_settings(APPLICATION)

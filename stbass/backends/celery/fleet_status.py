@@ -14,9 +14,8 @@ import redis
 from stbass._values.ids import new_id
 from stbass._values.limits import Limit
 from stbass.backends.celery import keys
-from stbass.backends.celery.kombu_sender import KombuSender
 from stbass.backends.celery.refusals import COUNTS, REFUSED
-from stbass.backends.celery.settings import EXECUTE, FleetState
+from stbass.backends.celery.settings import EXECUTE, FleetSettings
 from stbass.transports.redis.address import unavailable
 
 __all__ = ["EndpointStatus", "FleetStatus", "FleetWatch", "WorkerHealth", "look_at"]
@@ -81,18 +80,21 @@ class FleetStatus(msgspec.Struct):
     answers: list[keys.WorkerAnswer]
 
 
-def look_at(fleet: FleetState, endpoints: Iterable[str] = (), patience: float = 1.0) -> FleetStatus:
+def look_at(
+    settings: FleetSettings, app: Any = None, endpoints: Iterable[str] = (), patience: float = 1.0
+) -> FleetStatus:
     """Look at a fleet.
 
     Args:
-        fleet: of the application.
+        settings: of the fleet.
+        app: the Celery application; needed if the broker is not Redis.
         endpoints: that are to be told of even if nothing is known of them.
         patience: seconds for workers to answer.
 
     Raises:
         BackendUnavailableError: Redis or the broker cannot be reached.
     """
-    with closing(FleetWatch(fleet)) as watch:
+    with closing(FleetWatch(settings, app)) as watch:
         return watch.look(endpoints, patience)
 
 
@@ -100,17 +102,19 @@ class FleetWatch:
     """Looks at a fleet, as often as one likes.
 
     Args:
-        fleet: of the application.
+        settings: of the fleet.
+        app: the Celery application; needed if the broker is not Redis.
         detailed: whether workers are asked what they run, too.
     """
 
-    def __init__(self, fleet: FleetState, detailed: bool = False) -> None:
-        self._fleet = fleet
+    def __init__(self, settings: FleetSettings, app: Any = None, detailed: bool = False) -> None:
+        self._settings = settings
+        self._app = app
         self._detailed = detailed
-        self._client = fleet.settings.backend.client()
+        self._client = settings.backend.client()
         self._broker: redis.Redis | None = None
-        if fleet.settings.broker is not None:
-            self._broker = self._client if fleet.settings.one_server else fleet.settings.broker.client()
+        if settings.broker is not None:
+            self._broker = self._client if settings.one_server else settings.broker.client()
 
     def close(self) -> None:
         """Close its connections."""
@@ -130,9 +134,10 @@ class FleetWatch:
             BackendUnavailableError: Redis or the broker cannot be reached.
         """
         try:
-            return _Look(self._fleet, self._client, self._broker, self._detailed).result(endpoints, patience, find)
+            look = _Look(self._settings, self._app, self._client, self._broker, self._detailed)
+            return look.result(endpoints, patience, find)
         except (redis.RedisError, OSError) as error:
-            raise unavailable(self._fleet.settings.backend, "look at the fleet", error) from error
+            raise unavailable(self._settings.backend, "look at the fleet", error) from error
 
     def latest_runs(self, most: int) -> list[str]:
         """The ids of the runs that were started last, the latest first.
@@ -141,15 +146,17 @@ class FleetWatch:
             BackendUnavailableError: Redis cannot be reached.
         """
         try:
-            found: Any = self._client.zrange(self._fleet.settings.keys.runs, 0, most - 1, desc=True)
+            found: Any = self._client.zrange(self._settings.keys.runs, 0, most - 1, desc=True)
         except (redis.RedisError, OSError) as error:
-            raise unavailable(self._fleet.settings.backend, "look for runs", error) from error
+            raise unavailable(self._settings.backend, "look for runs", error) from error
         return [run_id.decode("utf-8", "replace") for run_id in found]
 
 
 class _Look:
-    def __init__(self, fleet: FleetState, client: redis.Redis, broker: redis.Redis | None, detailed: bool) -> None:
-        self._app, self._settings, self._names = fleet.app, fleet.settings, fleet.settings.keys
+    def __init__(
+        self, settings: FleetSettings, app: Any, client: redis.Redis, broker: redis.Redis | None, detailed: bool
+    ) -> None:
+        self._app, self._settings, self._names = app, settings, settings.keys
         self._client, self._broker, self._detailed = client, broker, detailed
         self._endpoints: dict[str, EndpointStatus] = {}
 
@@ -235,6 +242,10 @@ class _Look:
     def _lengths(self, queues: list[str]) -> dict[str, int]:
         """How many messages wait in each of these queues."""
         if self._broker is None:
+            from stbass.backends.celery.kombu_sender import (
+                KombuSender,
+            )  # half of what is loaded here, and seldom needed
+
             return KombuSender(self._app).lengths(queues)
         pipe = self._broker.pipeline(transaction=False)
         for name in queues:

@@ -11,9 +11,6 @@ from functools import cached_property, lru_cache
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
-from celery.app.backends import by_url
-from celery.app.defaults import DEFAULTS
-
 from stbass._engine.registry import BackendRegistry
 from stbass._values.checks import is_between
 from stbass._values.limits import Limit, limits_of
@@ -38,6 +35,7 @@ __all__ = [
     "SHORTEST_LEASE",
     "FleetSettings",
     "FleetState",
+    "PlainConf",
     "fleet_of",
     "included",
     "is_queue",
@@ -215,6 +213,8 @@ class FleetState:
         own = self.app.conf.get(_OWN_RESULTS)
         if not own:
             return self.app.backend
+        from celery.app.backends import by_url
+
         backend, url = by_url(own, self.app.loader)
         return backend(app=self.app, url=url)
 
@@ -246,8 +246,15 @@ def fleet_of(app: Any) -> FleetState:
     return known
 
 
+class PlainConf(dict[str, Any]):
+    """Settings, as Celery names them, of no application: Celery is not loaded. One that is not there is None."""
+
+    def __getattr__(self, name: str) -> Any:
+        return self.get(name)
+
+
 def read_settings(conf: Any) -> FleetSettings:
-    """The fleet's settings in the configuration of an application.
+    """The fleet's settings in the configuration of an application, or in a :class:`PlainConf`.
 
     Raises:
         ConfigurationError: they do not make a fleet; the message names the setting.
@@ -315,12 +322,12 @@ _RESULT_OPTIONS = {
 
 def _result_options(conf: Any) -> dict[str, Any]:
     """How to connect to the results: Celery has settings for it, and transport options, which win."""
-    given = {
-        option: conf.get(setting)
-        for setting, option in _RESULT_OPTIONS.items()
+    given = {setting: conf.get(setting) for setting in _RESULT_OPTIONS if conf.get(setting) is not None}
+    if given:
+        from celery.app.defaults import DEFAULTS
+
         # Celery's own defaults are not what somebody wants.
-        if conf.get(setting) != DEFAULTS.get(setting)
-    }
+        given = {_RESULT_OPTIONS[name]: value for name, value in given.items() if value != DEFAULTS.get(name)}
     prefix = (conf.broker_transport_options or {}).get("global_keyprefix")
     # A fleet that puts its queues apart is apart from others also where it forgot to say so for the results.
     return {"global_keyprefix": prefix, **given, **(conf.result_backend_transport_options or {})}
