@@ -14,7 +14,16 @@ from stbass._values.endpoint import Placement, place_of
 from stbass._values.ids import new_id
 from stbass._values.pages import safe_html
 from stbass._values.span import Span
-from stbass._values.texts import attribute_of, error_text, notes_of, plain_text, shortened, text_of, value_text
+from stbass._values.texts import (
+    attribute_of,
+    error_text,
+    notes_of,
+    plain_text,
+    printable,
+    shortened,
+    text_of,
+    value_text,
+)
 from stbass._values.usage import NO_USAGE, Usage
 from stbass._values.waits import ChannelWaits
 
@@ -147,7 +156,7 @@ class Failure:
     def summary(self) -> str:
         """One line: ``[name] ErrorType: message``; of a composition also the first that failed in it."""
         text = f"[{shortened(self.process_name, _LONGEST_VALUE)}] {error_text(self.error)}"
-        return leaf_named(text, self.leaves)
+        return printable(leaf_named(text, self.leaves))
 
     @property
     def detailed(self) -> str:

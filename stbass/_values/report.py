@@ -11,7 +11,7 @@ from typing import Any
 
 from stbass._values.outcome import Failure, ProcessResult, aware
 from stbass._values.pages import html_page, safe_html
-from stbass._values.texts import error_text, message_of, shortened
+from stbass._values.texts import error_text, message_of, printable_lines, shortened
 from stbass._values.usage import NO_USAGE, Usage
 
 __all__ = ["FailureReport"]
@@ -142,7 +142,7 @@ class FailureReport:
         lines += [failure.summary for failure in self.failures[:_MOST_SHOWN]]
         if self.failed > _MOST_SHOWN:
             lines.append(f"and {self.failed - _MOST_SHOWN} more")
-        return "\n".join(lines)
+        return printable_lines("\n".join(lines))
 
     def to_markdown(self) -> str:
         """A summary, a table of failures and what to do about them, for an issue or a chat."""
@@ -212,8 +212,7 @@ def _name(failure: Failure) -> str:
 
 def _markdown(text: str) -> str:
     """Text in a cell of a table, or in a line."""
-    plain = "".join(sign if sign.isprintable() or sign == "\n" else " " for sign in text)
-    marked = "".join(f"\\{sign}" if sign in "\\`*_{}[]<>#|~!$@&" else sign for sign in plain)
+    marked = "".join(f"\\{sign}" if sign in "\\`*_{}[]<>#|~!$@&" else sign for sign in printable_lines(text))
     return "<br>".join(marked.split("\n"))
 
 

@@ -30,6 +30,7 @@ __all__ = [
     "outline_of",
     "plain_text",
     "printable",
+    "printable_lines",
     "seconds_text",
     "short_text",
     "shortened",
@@ -66,6 +67,11 @@ def _masked(text: str) -> str:
 def printable(text: str) -> str:
     """``text`` with a space for each control character, line end and lone surrogate."""
     return "".join(sign if sign.isprintable() else " " for sign in text)
+
+
+def printable_lines(text: str) -> str:
+    """``text`` with a space for each control character and lone surrogate; its lines stay lines."""
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def one_line(text: str, longest: int) -> str:

@@ -16,7 +16,7 @@ from typing import Any, Protocol, overload
 
 from stbass._values.endpoint import place_of
 from stbass._values.outcome import ProcessResult, RunInfo, aware, without_value
-from stbass._values.pages import html_page, safe_html
+from stbass._values.pages import html_page, safe_html, text_width
 from stbass._values.span import Span, State, state_after
 from stbass._values.texts import error_text, one_line, plain_text, seconds_text
 from stbass._values.waits import ChannelWaits
@@ -35,8 +35,12 @@ _MARKS: dict[State, str] = {"done": " ", "failed": "✗", "too late": "⧗", "ca
 _LONGEST_NAME = 60
 _LONGEST_ERROR = 300
 _MOST_LINES = 50
+_NARROW = 60
+_NARROWEST = 32
+"""Columns of a terminal: with fewer than the first an error has a line of its own; with fewer than the second, none."""
 _MOST_BARS = 1000
 _HEIGHT = 16
+_LETTERS = 11
 _LABELS = 260
 _WIDTH = 700
 _MARGIN = 110
@@ -192,21 +196,25 @@ class Timeline:
 
         from rich.cells import cell_len, set_cell_size
 
+        def fitted(text: str, cells: int) -> str:
+            return text if cell_len(text) <= cells else f"{set_cell_size(text, cells - 1).rstrip()}…"
+
         if width is None:
             width = shutil.get_terminal_size((100, 24)).columns
+        width = max(width, _NARROWEST)
         shown, left = self._chosen(most)
         names = min(max((cell_len(span.name) for span in shown), default=0), max(8, width // 4))
-        room = max(10, width - names - 13)
+        room = width - names - 13
         scale = _Scale(self, room)
         lines = [f"{self.title}: {self.summary}" if self.title else self.summary]
         for span in shown:
             taken = seconds_text(span.ran if span.started_at is not None else span.waited)
-            name = set_cell_size(_path(span.name, names), names)
+            name = set_cell_size(fitted(_path(span.name, names), names), names)
             line = f"{name} {scale.bar(span)} {_MARKS[span.state]} {taken:>8}"
             lines.append(line.rstrip())
-            more = ", ".join(text for text in (span.where, span.error) if text and span.state != "done")
-            if more:
-                lines.append(f"{'':<{names}} {one_line(more, width - names - 1)}")
+            more = [text for text in (span.where, span.error) if text and span.state != "done"]
+            more = more if width < _NARROW else [", ".join(more)]
+            lines += [f"{'':<{names}} {fitted(one_line(text, width), width - names - 1)}" for text in more if text]
         return "\n".join([*lines, *left])
 
     def to_svg(self, most: int = _MOST_BARS) -> str:
@@ -221,7 +229,7 @@ class Timeline:
         bottom = height - _HEIGHT - 4
         parts = [
             f'<svg xmlns="http://www.w3.org/2000/svg" width="{_LABELS + _WIDTH + _MARGIN}" height="{height}"'
-            f' font-family="system-ui, sans-serif" font-size="11" fill="#57606a">',
+            f' font-family="system-ui, sans-serif" font-size="{_LETTERS}" fill="#57606a">',
             f"<title>{safe_html(f'{self.title}: {self.summary}' if self.title else self.summary)}</title>",
         ]
         for seconds in scale.ticks:
@@ -410,8 +418,7 @@ def _bar(span: Span, scale: _Scale, top: int) -> str:
     start = end if span.started_at is None else scale.place(scale.since(span.started_at))
     colour = _COLOURS[span.state]
     parts = [f"<g><title>{safe_html(span.text)}</title>"]
-    label = f"{_path(span.name, 44)} {span.where}".rstrip()
-    parts.append(f'<text x="4" y="{top + 11}">{safe_html(one_line(label, 44))}</text>')
+    parts.append(f'<text x="4" y="{top + 11}">{safe_html(_label(span))}</text>')
     if start - begin >= 0.1:
         parts.append(
             f'<rect x="{_LABELS + begin:.1f}" y="{top}" width="{start - begin:.1f}" height="12" fill="{_WAITING}"/>'
@@ -426,6 +433,15 @@ def _bar(span: Span, scale: _Scale, top: int) -> str:
         sign = f"{span.state}" + (f", attempt {span.attempt}" if span.attempt > 1 else "")
         parts.append(f'<text x="{_LABELS + end + 4:.1f}" y="{top + 11}" fill="{colour}">{sign}</text>')
     return "".join([*parts, "</g>"])
+
+
+def _label(span: Span) -> str:
+    """Its name and place, as far as they have room beside the bars."""
+    label = one_line(f"{_path(span.name, 44)} {span.where}", 44)
+    # These letters are not bold, and so a tenth less wide.
+    while 0.9 * text_width(label, _LETTERS) > _LABELS - 8:
+        label = f"…{label[2:]}" if label.startswith("…") else f"{label[:-2]}…"
+    return label
 
 
 def _path(name: str, longest: int) -> str:

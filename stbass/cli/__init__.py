@@ -6,7 +6,7 @@ import gc
 import sys
 
 from stbass.cli.commands import cli
-from stbass.cli.exits import Exit
+from stbass.cli.exits import Exit, complain
 from stbass.errors import ConfigurationError, MissingDependencyError, StbassError
 
 __all__ = ["main"]
@@ -22,7 +22,7 @@ def main() -> None:
         cli(prog_name="stbass")
     except (ConfigurationError, MissingDependencyError) as error:
         code = Exit.SETTINGS
-        sys.stderr.write(f"stbass: {error}\n")
+        complain(f"stbass: {error}")
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in _EXTRAS:
@@ -31,12 +31,12 @@ def main() -> None:
         sys.stderr.write(f"stbass: this needs {package}: pip install 'stbass-celery[{_EXTRAS[package]}]'\n")
     except StbassError as error:
         code = Exit.FAILED
-        sys.stderr.write(f"stbass: {error}\n")
+        complain(f"stbass: {error}")
     except OSError as error:
         if error.filename is None:
             raise
         code = Exit.FAILED
-        sys.stderr.write(f"stbass: {error.filename} cannot be used ({error.strerror}): change that, or name another\n")
+        complain(f"stbass: {error.filename} cannot be used ({error.strerror}): change that, or name another")
     except KeyboardInterrupt:
         code = Exit.INTERRUPTED
     else:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import gc
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from stbass.cli.named import APPLICATION
 
@@ -16,9 +17,23 @@ __all__ = ["cli"]
 _SHORT = {"cancel", "doctor", "graph", "limit", "runs", "status"}
 """Commands that end in a moment."""
 
+
+class _Commands(TyperGroup):
+    """Commands whose errors have typer's words only: to some it puts those of the library that it checks values with."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run what was asked for."""
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            error.message = error.message.removeprefix("Value error, ")
+            raise
+
+
 # No rich in the help: loading it would more than double the time that `stbass --help` takes.
 cli = typer.Typer(
     name="stbass",
+    cls=_Commands,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,

@@ -12,9 +12,9 @@ from pydantic_core import to_jsonable_python
 
 from stbass import observe
 from stbass._process.context import Composable
-from stbass._values.texts import text_of
+from stbass._values.texts import printable, text_of
 from stbass.cli.drawing import FORMATS, drawn
-from stbass.cli.exits import Exit
+from stbass.cli.exits import Exit, complain
 from stbass.cli.named import load_object
 from stbass.errors import ConfigurationError, DeadlineExceeded
 from stbass.placement import BackendRegistry
@@ -60,7 +60,7 @@ def run_here(
     if result.is_ok:
         return Exit.OK
     failure = result.failure
-    sys.stderr.write("\n".join((failure.summary, *(f"  {leaf}" for leaf in failure.leaves[1:]))) + "\n")
+    complain("\n".join((failure.summary, *(f"  {printable(leaf)}" for leaf in failure.leaves[1:]))))
     return Exit.DEADLINE if isinstance(failure.error, DeadlineExceeded) else Exit.FAILED
 
 

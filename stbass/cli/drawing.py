@@ -11,7 +11,7 @@ from stbass._engine.composition import Composition, ProcessComposition
 from stbass._process.context import Composable
 from stbass._values.endpoint import Placement
 from stbass._values.mermaid import mermaid_text
-from stbass._values.pages import safe_html
+from stbass._values.pages import safe_html, text_width
 from stbass._values.policy import FailurePolicy, RetryPolicy
 from stbass._values.texts import one_line, plain_text, shortened
 from stbass._values.usage import Budget
@@ -26,7 +26,7 @@ _MOST_MEMBERS = 30
 _MOST_NODES = 1000
 
 # Of the picture, in pixels.
-_LETTER = 6.6
+_LETTERS = 12
 _LINE = 16
 _GAP = 14
 _ARROW = 36
@@ -239,7 +239,7 @@ def as_svg(root: Drawn) -> str:
     _place(root, 8, 8)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{root.width + 16:.0f}" height="{root.height + 16:.0f}"'
-        ' font-family="system-ui, sans-serif" font-size="12" fill="#24292f">',
+        f' font-family="system-ui, sans-serif" font-size="{_LETTERS}" fill="#24292f">',
         f"<title>{safe_html(root.text)}</title>",
         '<defs><marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" orient="auto">'
         '<path d="M0 0L8 4L0 8z" fill="#57606a"/></marker></defs>',
@@ -259,7 +259,7 @@ def _lines(one: Drawn) -> list[str]:
 
 def _measure(one: Drawn) -> None:
     lines = _lines(one)
-    one.width = max(90.0, max(len(line) for line in lines) * _LETTER + 2 * _PADDING)
+    one.width = max(90.0, max(text_width(line, _LETTERS) for line in lines) + 2 * _PADDING)
     one.height = len(lines) * _LINE + _PADDING
     if not one.parts:
         return

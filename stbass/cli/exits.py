@@ -14,9 +14,10 @@ code    meaning
 
 from __future__ import annotations
 
+import sys
 from enum import IntEnum
 
-__all__ = ["Exit"]
+__all__ = ["Exit", "complain"]
 
 
 class Exit(IntEnum):
@@ -28,3 +29,10 @@ class Exit(IntEnum):
     SETTINGS = 3
     DEADLINE = 4
     INTERRUPTED = 130
+
+
+def complain(text: str) -> None:
+    """Write on standard error what went wrong: as text, whatever it would do to a terminal."""
+    from stbass._values.texts import printable_lines  # loaded only when something went wrong
+
+    sys.stderr.write(f"{printable_lines(text)}\n")

@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Any
 
 from stbass._process.sync_threads import SyncThreads
-from stbass.cli.exits import Exit
+from stbass.cli.exits import Exit, complain
 from stbass.cli.process_view import ModelView, summary_of
 from stbass.dataflow.builder import ProcessBuilder
 from stbass.dataflow.process import Process
@@ -126,8 +126,8 @@ def _checked(file: Path, spec: ProcessSpec, process_type: str | None) -> Process
 
 def _tell(file: Path, error: SpecError | InvalidProcessError, end: str = "no component has run") -> None:
     for finding in error.findings:
-        sys.stderr.write(f"{file}: {finding}\n")
-    sys.stderr.write(f"{file}: {_count(len(error.findings), 'mistake')}; {end}\n")
+        complain(f"{file}: {finding}")
+    complain(f"{file}: {_count(len(error.findings), 'mistake')}; {end}")
 
 
 def _write(outcome: dict[str, Any]) -> None:
@@ -215,7 +215,7 @@ class _Run:
             code = Exit.FAILED
             self.errors = list(_sentences(error))
         for text in self.errors:
-            sys.stderr.write(f"stbass: {text}\n")
+            complain(f"stbass: {text}")
         if self.interrupts:
             code = Exit.INTERRUPTED
         if code != Exit.OK:

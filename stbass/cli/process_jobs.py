@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
-from stbass.cli.exits import Exit
+from stbass.cli.exits import Exit, complain
 from stbass.cli.process import state_part
 from stbass.dataflow.spec.lookup import find
 from stbass.dataflow.state._records import check_job_id
@@ -62,7 +62,7 @@ async def _list(
         for job in done:
             sys.stdout.write(f"{'deleted ' if delete else ''}{job.job_id}  {job.created_at}  {job.status}\n")
         for text in problems:
-            sys.stderr.write(f"stbass: {text}\n")
+            complain(f"stbass: {text}")
     return Exit.FAILED if problems else Exit.OK
 
 

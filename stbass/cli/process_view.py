@@ -11,20 +11,21 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from stbass._values.texts import text_of
+from stbass._values.texts import one_line, printable_lines, text_of
 from stbass.dataflow.model.components import steps_of
 from stbass.dataflow.process import Process
+from stbass.observe.display import draws_again, standard_error
 
 __all__ = ["ModelView", "Summary", "summary_of"]
 
 _EVERY = 5.0
 """Seconds between two lines where there is no terminal."""
 _STYLES = {"running": "cyan", "waiting": "dim", "completed": "green", "failed": "red", "stopped": "yellow"}
+_LONGEST_NAME = 60
 _RESERVED = 3
 """Lines of a terminal that are not for components: the header, the count of the rest, and the prompt."""
 
@@ -40,7 +41,7 @@ class ModelView:
     def __init__(self, process: Process, *, quiet: bool = False) -> None:
         self._process = process
         self._quiet = quiet
-        self._console = Console(stderr=True, highlight=False)
+        self._console = standard_error()
         self._live: Live | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._began = time.monotonic()
@@ -48,7 +49,7 @@ class ModelView:
     def __enter__(self) -> Self:
         if self._quiet:
             return self
-        if self._console.is_terminal:
+        if draws_again(self._console):
             self._live = Live(
                 console=self._console,
                 get_renderable=self._table,
@@ -80,13 +81,17 @@ class ModelView:
         shown = sorted(components, key=steps_of)[:room] if len(components) > room else components
         for component in shown:
             status = str(component.status)
-            table.add_row(Text(component.name), Text(status, style=_STYLES.get(status, "")), f"{steps_of(component):,}")
+            name = Text(one_line(component.name, _LONGEST_NAME))
+            table.add_row(name, Text(status, style=_STYLES.get(status, "")), f"{steps_of(component):,}")
         if len(components) > room:
             table.add_row(Text(f"and {len(components) - room} more", style="dim"))
         return table
 
     def _line(self) -> None:
-        steps = ", ".join(f"{one.name} {one.status} {steps_of(one):,}" for one in self._process.components.values())
+        steps = ", ".join(
+            f"{one_line(one.name, _LONGEST_NAME)} {one.status} {steps_of(one):,}"
+            for one in self._process.components.values()
+        )
         sys.stderr.write(f"{time.monotonic() - self._began:6.1f} s  steps: {steps}\n")
         sys.stderr.flush()
         self._timer = asyncio.get_running_loop().call_later(_EVERY, self._line)
@@ -132,7 +137,7 @@ class Summary:
             lines.append(line.rstrip())
         if self.missed:
             lines.append(f"  {len(self.missed)} of its checkpoints left out, the last because {self.missed[-1]}")
-        return "\n".join(lines) + "\n"
+        return printable_lines("\n".join(lines)) + "\n"
 
 
 def summary_of(process: Process, seconds: float) -> Summary:

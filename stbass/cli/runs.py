@@ -19,7 +19,7 @@ from stbass._values.texts import one_line, printable, shortened, text_of
 from stbass._values.timeline import Timeline
 from stbass.backends.celery import CeleryBackend
 from stbass.cli.compositions import outcome_data
-from stbass.cli.exits import Exit
+from stbass.cli.exits import Exit, complain
 from stbass.cli.named import load_application
 from stbass.errors import ConfigurationError, DeadlineExceeded
 from stbass.placement import PLACED_PAR, BackendRegistry
@@ -127,7 +127,7 @@ def attach(app: str, group_id: str, deadline: float | None, as_json: bool) -> in
         else:
             sys.stdout.write(result.timeline().to_text() + "\n")
             if result.failures:
-                sys.stderr.write(FailureReport.of(result.results).summary() + "\n")
+                complain(FailureReport.of(result.results).summary())
         if any(isinstance(failure.error, DeadlineExceeded) for failure in result.failures):
             return Exit.DEADLINE
         return Exit.OK if result.is_ok else Exit.FAILED
@@ -157,7 +157,7 @@ async def _found(run_id: str, registry: BackendRegistry) -> Run[Any]:
 def _code(result: ProcessResult) -> int:
     if result.is_ok:
         return Exit.OK
-    sys.stderr.write(f"{result.failure.summary}\n")
+    complain(result.failure.summary)
     return Exit.DEADLINE if isinstance(result.failure.error, DeadlineExceeded) else Exit.FAILED
 
 

@@ -9,7 +9,7 @@ import typer
 
 from stbass._values.texts import printable, shortened
 from stbass.backends.celery.fleet_status import EndpointStatus, FleetStatus, look_at
-from stbass.cli.exits import Exit
+from stbass.cli.exits import Exit, complain
 from stbass.cli.named import load_settings
 from stbass.errors import ConfigurationError
 
@@ -43,7 +43,7 @@ def run_status(required: Sequence[str], as_json: bool, app: str) -> int:
     else:
         _show(status)
     for name in missing:
-        typer.echo(f"stbass: {_trouble(by_name[name], status)}", err=True)
+        complain(f"stbass: {_trouble(by_name[name], status)}")
     return Exit.FAILED if missing else Exit.OK
 
 

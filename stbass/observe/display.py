@@ -5,7 +5,7 @@ Everything goes to standard error, so that a program's output stays its own.
 
 from __future__ import annotations
 
-import textwrap
+import sys
 import threading
 import time
 from collections import Counter
@@ -15,22 +15,30 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
 
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
-from stbass._values.texts import error_text, progress_text, short_text, shortened
+from stbass._values.texts import error_text, one_line, progress_text, short_text
 from stbass.observe import events
 from stbass.observe.events import Event
 
-__all__ = ["LinesView", "LiveView", "View", "progress", "view_for"]
+__all__ = ["LinesView", "LiveView", "View", "draws_again", "progress", "standard_error", "view_for"]
 
 _OF_MANY = {"waits": "wait", "runs": "run"}
 _STYLES = {"waits": "dim", "runs": "cyan", "done": "green", "failed": "red"}
 # Lines of a terminal that are not for processes: the header, the count of the rest, and the prompt.
 _RESERVED = 4
+_LONGEST_NAME = 60
+_LONGEST_NOTE = 100
+_LONGEST_ERROR = 200
+_LONGEST_SENTENCE = 300
+_NARROW = 60
+"""Columns of a terminal: with fewer, the table has no places and no notes."""
+_WIDE = 100
+"""With fewer columns, bars are short, and errors do not stand whole in the table."""
 
 _shown = threading.Lock()
 
@@ -55,16 +63,31 @@ def progress(console: Console | None = None) -> Iterator[None]:
         yield
         return
     try:
-        view = view_for(Console(stderr=True, highlight=False) if console is None else console)
+        view = view_for(standard_error() if console is None else console)
         with view, events.subscribe(view.on_event):
             yield
     finally:
         _shown.release()
 
 
+def standard_error() -> Console:
+    """Where progress is shown."""
+    # FORCE_COLOR has rich take a file for a terminal. In a notebook rich makes a picture of each line, not text.
+    is_file = sys.stderr is None or not sys.stderr.isatty()
+    return Console(stderr=True, highlight=False, force_jupyter=False, force_terminal=False if is_file else None)
+
+
 def view_for(console: Console) -> View:
-    """The view that suits where it is shown: a notebook shows what is drawn again only with further packages."""
-    return LiveView(console) if console.is_terminal and not console.is_jupyter else LinesView(console)
+    """The view that suits where it is shown."""
+    return LiveView(console) if draws_again(console) else LinesView(console)
+
+
+def draws_again(console: Console) -> bool:
+    """Whether what it shows can be drawn again in its place.
+
+    A dumb terminal cannot move its cursor, and a notebook needs further packages for it.
+    """
+    return console.is_terminal and not console.is_dumb_terminal and not console.is_jupyter
 
 
 @dataclass(slots=True)
@@ -95,19 +118,16 @@ class _Row:
                 # What has ended well is whole, though it may not have told its last step.
                 self.done = self.total
 
-    def cells(self, now: float) -> tuple[RenderableType, ...]:
-        """One line of the table."""
-        style = _STYLES[self.state]
-        bar = ProgressBar(self.total, min(self.done, self.total), width=20) if self.total else ""
-        time_ = f"{(self.ended or now) - self.began:.1f} s" if self.began else ""
-        return (
-            escape(self.name),
-            escape(self.where),
-            f"[{style}]{self.state}[/]",
-            bar,
-            time_,
-            escape(textwrap.shorten(self.note, 100, placeholder=" …")),
-        )
+    def cells(self, now: float, bar: int) -> dict[str, RenderableType]:
+        """What stands in each column of the table; a bar is that many characters long."""
+        return {
+            "process": Text(one_line(self.name, _LONGEST_NAME)),
+            "where": Text(one_line(self.where, _LONGEST_NAME)),
+            "state": Text(self.state, _STYLES[self.state]),
+            "progress": ProgressBar(self.total, min(self.done, self.total), width=bar) if self.total else "",
+            "time": f"{(self.ended or now) - self.began:.1f} s" if self.began else "",
+            "note": Text(one_line(self.note, _LONGEST_NOTE)),
+        }
 
 
 class LiveView(View):
@@ -127,10 +147,11 @@ class LiveView(View):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._live.stop()
-        # What had no room is not on the screen, and failures are to be.
-        for row in self._arranged()[self._room :]:
+        # What has no room is not on the screen, or not whole, and failures are to be.
+        for row in self._arranged()[self._room if self._console.width >= _WIDE else 0 :]:
             if row.state == "failed":
-                self._console.print(f"{row.name}: failed: {row.note}", markup=False, highlight=False, soft_wrap=True)
+                line = f"{one_line(row.name, _LONGEST_NAME)}: failed: {row.note}"
+                self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def on_event(self, event: Event) -> None:
         with self._lock:
@@ -140,11 +161,16 @@ class LiveView(View):
                 row = self._rows[event.process_id] = _Row(event.name, where)
             row.take(event)
 
-    def _draw(self) -> Table:
+    def _draw(self) -> Group:
+        width = self._console.width
+        bar = 20 if width >= _WIDE else width // 10
         table = Table(box=None, padding=(0, 1), expand=True)
-        for title in ("process", "where", "state", "progress", "time"):
-            table.add_column(title, no_wrap=True)
-        table.add_column("note", no_wrap=True, ratio=1)
+        names = ["process", "state", "progress", "time"]
+        if width >= _NARROW:
+            names = ["process", "where", *names[1:], "note"]
+        longest = {"process": width // 4, "where": width // 5}
+        for name in names:
+            table.add_column(name, no_wrap=True, max_width=longest.get(name), ratio=1 if name == "note" else None)
         now = time.monotonic()
         with self._lock:
             rows = list(self._rows.values())
@@ -152,11 +178,11 @@ class LiveView(View):
         kept = {id(row) for row in arranged[: self._room]}
         for row in rows:
             if id(row) in kept:
-                table.add_row(*row.cells(now))
-        if len(rows) > self._room:
-            counts = Counter(_OF_MANY.get(row.state, row.state) for row in arranged[self._room :])
-            table.add_row(f"[dim]and {', '.join(f'{count} {state}' for state, count in counts.items())}[/]")
-        return table
+                cells = row.cells(now, bar)
+                table.add_row(*(cells[name] for name in names))
+        counts = Counter(_OF_MANY.get(row.state, row.state) for row in arranged[self._room :])
+        rest = ", ".join(f"{count} {state}" for state, count in counts.items())
+        return Group(table, Text(f" and {rest}", "dim")) if rest else Group(table)
 
     @property
     def _room(self) -> int:
@@ -184,8 +210,9 @@ class LinesView(View):
         return None
 
     def on_event(self, event: Event) -> None:
-        line = f"{time.monotonic() - self._began:6.2f} s  {event.name}: {_sentence(event)}"
-        self._console.print(shortened(line, len(line)), markup=False, highlight=False, soft_wrap=True)
+        told = f"{one_line(event.name, _LONGEST_NAME)}: {one_line(_sentence(event), _LONGEST_SENTENCE)}"
+        line = f"{time.monotonic() - self._began:6.2f} s  {told}"
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _sentence(event: Event) -> str:
@@ -210,5 +237,4 @@ def _error_of(event: Event) -> str:
     """What went wrong, or nothing."""
     if event.result is None or event.result.is_ok:
         return ""
-    error = event.result.failure.error
-    return textwrap.shorten(error_text(error), 200, placeholder=" …")
+    return one_line(error_text(event.result.failure.error), _LONGEST_ERROR)

@@ -9,8 +9,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from stbass._values.outcome import ProcessResult
+from stbass._values.texts import one_line
+from stbass.observe.display import standard_error
 
 __all__ = ["Bar"]
+
+_LONGEST_NAME = 60
 
 
 class Bar:
@@ -21,15 +25,15 @@ class Bar:
 
     def __init__(self, name: str, total: int, console: Console | None = None) -> None:
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[failed]}", style="red"),
             TimeElapsedColumn(),
-            console=Console(stderr=True) if console is None else console,
+            console=standard_error() if console is None else console,
         )
         self._failed = 0
-        self._task = self._progress.add_task(name, total=total, failed="")
+        self._task = self._progress.add_task(one_line(name, _LONGEST_NAME), total=total, failed="")
 
     def on_end(self, result: ProcessResult) -> None:
         """A task has ended."""

@@ -50,6 +50,17 @@ async def test_every_cell_runs_and_shows_what_it_should(server: RedisServer, mon
     assert text("run = ", "stdout").startswith("A report on the sun.")
 
 
+async def test_progress_is_text_in_a_notebook_without_widgets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    code = "from stbass import PAR\nfrom tests.support.compose import give\nawait PAR(give(1)).run(progress=True)\nNone"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    client = nbclient.NotebookClient(notebook, timeout=90, kernel_name="python3")
+    await asyncio.wait_for(client.async_execute(), 100)
+    outputs = notebook.cells[0].outputs
+    assert {output.output_type for output in outputs} == {"stream"}
+    assert "give: done" in "".join(output.text for output in outputs)
+
+
 def _text(output: Any, kind: str) -> str:
     if output.output_type == "stream":
         return str(output.text) if output.name == kind else ""

@@ -45,6 +45,15 @@ registry = BackendRegistry(strict=True)
 registry.register("here", LocalBackend())
 empty = BackendRegistry(strict=True)
 number = 5
+clears = "\\x1b[2J\\x9b2J [red]x[/red]\\n\\ttwo"
+
+
+@Process
+async def hostile(ctx):
+    raise ValueError(clears)
+
+
+strange = PAR(hostile, hostile.with_name(clears), on_failure=FailurePolicy.COLLECT).with_name(clears)
 """
 
 
@@ -91,6 +100,14 @@ def test_a_failure_is_told_with_its_leaves_and_an_exit_code(folder: Path) -> Non
     assert (failed.returncode, json.loads(failed.stdout)["ok"]) == (1, False)
 
 
+@pytest.mark.parametrize("quiet", [[], ["-q"]], ids=["progress", "quiet"])
+def test_texts_of_strangers_do_nothing_to_the_terminal(folder: Path, quiet: list[str]) -> None:
+    done = stbass(folder, "run", "pipes:strange", *quiet)
+    assert done.returncode == 1
+    assert "[red]x[/red]" in done.stderr
+    assert [sign for sign in done.stderr if not sign.isprintable() and sign != "\n"] == []
+
+
 def test_a_deadline_has_an_exit_code_of_its_own(folder: Path) -> None:
     done = stbass(folder, "run", "pipes:slow", "-q", "--deadline", "0.2")
     assert done.returncode == 4
@@ -124,7 +141,12 @@ def test_the_registry_is_the_one_that_is_named(folder: Path) -> None:
         (["demo", "--deadline", "nan"], "Invalid value for '--deadline'"),
         (["demo", "--deadline", "inf"], "Invalid value for '--deadline'"),
         (["graph", "pipes:number"], "neither a process nor a composition"),
-        (["graph", "pipes:daily", "--format", "png"], "png"),
+        (
+            ["graph", "pipes:daily", "--format", "png"],
+            "Invalid value for '--format' / '-f': 'png' is not one of 'text'",
+        ),
+        (["process", "diagram", __file__, "-d", "up"], "Invalid value for '--direction' / '-d': 'up' is not one of"),
+        (["process", "validate", __file__, "-t", "x"], "Invalid value for '--process-type' / '-t': 'x' is not one of"),
     ],
 )
 def test_what_is_wrong_is_told_in_a_sentence(folder: Path, arguments: list[str], said: str) -> None:

@@ -87,6 +87,16 @@ def test_the_picture_has_a_box_for_each_with_its_parts_inside() -> None:
     assert "PLACED_PAR (COLLECT, deadline 30 s, 5 at once)" in titles
 
 
+@pytest.mark.parametrize(
+    ("sign", "em"), [("W", 1.1), ("m", 1.05), ("a", 0.68), ("宽", 1.0)], ids=["W", "m", "a", "wide"]
+)
+def test_no_text_in_the_picture_is_wider_than_its_box(sign: str, em: float) -> None:
+    # given the width of these letters in DejaVu Sans Bold, of their size
+    root = drawn(SEQ(analyse.with_name(sign * 59)))
+    as_svg(root)
+    assert root.parts[0].width > em * 59 * 12
+
+
 def test_a_distributor_is_drawn_with_its_channels() -> None:
     shape = Distributor(NUMBERS, [Chan(int, name="a"), Chan(int, name="b")])
     assert as_text(drawn(PAR(analyse.with_channels(out=NUMBERS), shape))).splitlines() == [

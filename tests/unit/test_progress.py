@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from stbass import PAR, FailurePolicy, Process, ProcessResult
+from stbass import PAR, FailurePolicy, Placement, Process, ProcessResult
 from stbass._process.context import ProcessContext
 from stbass._values.outcome import html_table
 from stbass.observe import Event
@@ -30,8 +30,8 @@ def lines() -> Console:
     return Console(file=io.StringIO(), width=100)
 
 
-def terminal(height: int = 20) -> Console:
-    return Console(file=io.StringIO(), width=100, height=height, force_terminal=True, color_system=None)
+def terminal(height: int = 20, width: int = 100) -> Console:
+    return Console(file=io.StringIO(), width=width, height=height, force_terminal=True, color_system=None)
 
 
 def shown(console: Console) -> str:
@@ -163,6 +163,87 @@ async def test_a_bar_is_full_when_its_process_is_done_and_stays_where_it_was_if_
 
 def test_a_notebook_gets_lines() -> None:
     assert isinstance(view_for(Console(file=io.StringIO(), force_jupyter=True)), LinesView)
+
+
+def test_a_dumb_terminal_gets_lines() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, _environ={"TERM": "dumb"})
+    assert isinstance(view_for(console), LinesView)
+
+
+def test_a_file_gets_lines_though_colours_are_forced(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    PAR(give(1)).run_sync(progress=True)
+    err = capsys.readouterr().err
+    assert err.count("give: done") == 1
+    assert "\x1b" not in err
+
+
+HOSTILE = [
+    "[red]x[/red]",
+    "clear\x1b[2J\x1b]0;title\x07 it",
+    "c1 \x9b2J",
+    "two\nlines\r and\ttabs",
+    "\u202eright to left",
+    "half of an emoji \ud83d",
+    "🚀" * 50,
+    "宽" * 50,
+    "L" * 10_000,
+]
+
+
+@Process
+async def says_and_fails(ctx: ProcessContext, text: str) -> None:
+    ctx.progress(1, 4, text)
+    ctx.checkpoint({"text": text})
+    raise ValueError(text)
+
+
+@pytest.mark.parametrize("width", [None, 100, 80, 40], ids=["file", "100", "80", "40"])
+async def test_texts_of_strangers_do_not_reach_the_terminal_as_they_are(width: int | None) -> None:
+    console = lines() if width is None else terminal(40, width)
+    members = [says_and_fails(text).with_name(text) for text in HOSTILE]
+    with progress(console):
+        await PAR(*members, on_failure=FailurePolicy.COLLECT).run()
+    text = shown(console)
+    for own in re.findall(r"\x1b\[[?]?[0-9]*[A-Zhl]|\r", text):  # what a table that is drawn again consists of
+        assert own in ("\x1b[?25l", "\x1b[?25h", "\x1b[2K", "\x1b[1A", "\r")
+    said = re.sub(r"\x1b\[(\?25[lh]|2K|1A)|\r", "", text)
+    assert [sign for sign in said if not sign.isprintable() and sign != "\n"] == []
+    assert "[red]x[/red]" in said
+    assert max(map(len, said.splitlines())) < 500
+
+
+@pytest.mark.parametrize("width", [80, 40], ids=["80", "40"])
+async def test_a_small_terminal_shows_how_each_does_and_all_that_failed(width: int) -> None:
+    # given names that are longer than the terminal is wide, and a place
+    console = terminal(20, width)
+    name, error = "a name of a process " * 10, "an error that is longer than a small terminal is wide, " * 2
+    view = LiveView(console)
+    for number in range(3):
+        view.on_event(Event("queued", name, str(number), placement=Placement(endpoint="far away" * 20)))
+        view.on_event(Event("started", name, str(number), worker="worker@host" * 20))
+        view.on_event(Event("progress", name, str(number), done=1.0, total=2.0, note="half way"))
+    view.on_event(Event("ended", name, "2", result=ProcessResult.fail(ValueError(error))))
+    # when they are shown, then each has its state, its bar and its time,
+    with view:
+        console.print(view._draw())
+        rows = [line for line in shown(console).splitlines() if "a name" in line]
+    assert [re.search(r" (runs|failed) +━.* [0-9.]+ s", row) is not None for row in rows[-3:]] == [True] * 3
+    # and the error stands below, whole.
+    assert error.strip() in shown(console)
+
+
+async def test_the_rest_is_counted_whole_in_a_small_terminal() -> None:
+    console = terminal(8, 40)
+    view = LiveView(console)
+    for number in range(300):
+        view.on_event(Event("queued", "agent", str(number)))
+        if number % 2:
+            view.on_event(Event("started", "agent", str(number)))
+    console.print(view._draw())
+    assert "and 146 run, 150 wait" in shown(console)
 
 
 # Results in notebooks -----------------------------------------------------------------------------

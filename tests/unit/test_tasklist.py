@@ -696,6 +696,15 @@ def test_a_progress_bar_counts_what_has_ended_and_what_has_failed() -> None:
     assert "1 failed" in written.getvalue()
 
 
+def test_a_progress_bar_shows_a_name_as_it_is() -> None:
+    written = io.StringIO()
+    with Bar("[/red] \x1b[2J\n" + "long " * 100, 1, Console(file=written, force_terminal=True, width=120)) as bar:
+        bar.on_end(ProcessResult.ok(1))
+    assert "[/red] [2J long" in written.getvalue()
+    assert "\x1b[2J" not in written.getvalue()
+    assert "1/1" in written.getvalue()
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_progress_bar_is_shown_on_request(run: Run, strategy: str, capsys: pytest.CaptureFixture[str]) -> None:
     process = filled(lambda: 1, lambda: later(2), strategy=strategy)

@@ -10,6 +10,9 @@ import weakref
 from datetime import UTC, datetime, timedelta
 from xml.etree import ElementTree
 
+import pytest
+from rich.cells import cell_len
+
 from stbass import ALT, PAR, SEQ, Chan, FailurePolicy, FailureReport, Guard, Placement, ProcessResult
 from stbass._values.waits import MOST_WAITS, WaitTally
 from stbass.process import Process, ProcessContext
@@ -192,6 +195,35 @@ def test_a_picture_shows_on_a_bar_what_is_known_of_it() -> None:
     assert widths == [350.0, 350.0]
 
 
+# How wide letters of DejaVu Sans, one of the widest fonts that browsers take, are: of their size.
+EMS = {"W": 0.99, "w": 0.82, "m": 0.97, "a": 0.61, "i": 0.28, "宽": 1.0, "🚀": 1.17, "…": 1.0, "/": 0.34}
+
+
+@pytest.mark.parametrize("sign", ["W", "m", "a", "i", "宽", "🚀", "a/"])
+def test_no_label_in_a_picture_reaches_the_bars(sign: str) -> None:
+    spans = Timeline.of([_ran(sign * 60, 0, 1, 2, worker="w" * 60)], AROUND).spans
+    picture = ElementTree.fromstring(Timeline(spans).to_svg())
+    spaces = {"svg": "http://www.w3.org/2000/svg"}
+    label = picture.find(".//svg:g/svg:text", spaces)
+    bars = [float(found.attrib["x"]) for found in picture.iterfind(".//svg:rect", spaces)]
+    assert label is not None
+    assert label.text is not None
+    assert label.text.startswith("…" if "/" in sign else sign)
+    assert 4 + sum(EMS[one] * 11 for one in label.text if one != " ") < min(bars)
+
+
+def test_a_terminal_is_not_too_narrow_for_wide_letters_and_errors() -> None:
+    error = ValueError("宽" * 100)
+    placed = Failure(error, "🚀 " * 30, "2", None, _at(2), Placement(endpoint="e" * 50))
+    results = [_failed("宽" * 60, error, 1), ProcessResult(False, None, placed)]
+    timeline = Timeline.of(results, RunInfo("all", "0", BEGAN, _at(3)))
+    for width in (100, 60, 40, 32, 0):
+        lines = timeline.to_text(width).splitlines()[1:]
+        assert max(map(cell_len, lines)) <= max(width, 32)
+        assert sum("ValueError: 宽" in line for line in lines) == (1 if width == 60 else 2)
+        assert all("…" in line for line in lines)
+
+
 def test_of_very_many_those_that_failed_and_the_longest_are_shown() -> None:
     results = [_ran(f"p{number}", 0, 0, 1 + number / 10_000) for number in range(9_999)]
     results.insert(5_000, _failed("bad", ValueError("gone"), 0.5))
@@ -234,6 +266,15 @@ def test_a_report_as_markdown_says_who_failed_where_and_what_to_do() -> None:
         "| fetch | ValueError: a\\|b | opus \\@ anthropic |",
         "| fetch | ValueError: a\\|b | opus \\@ anthropic |",
     ]
+
+
+def test_a_report_and_a_failure_in_a_terminal_are_text_and_nothing_else() -> None:
+    failure = Failure(ValueError("\x1b[2J two\nlines\x9b \ud83d"), "a\x1b]0;name\x07\r", "1", BEGAN, BEGAN)
+    assert failure.summary.isprintable()
+    report = FailureReport.of([ProcessResult(False, None, failure)])
+    said = report.summary().splitlines()
+    assert all(line.isprintable() for line in said)
+    assert "ValueError:  [2J two lines" in said[-1]
 
 
 # Waits in channels -------------------------------------------------------------------------------

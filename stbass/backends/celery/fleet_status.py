@@ -242,9 +242,8 @@ class _Look:
     def _lengths(self, queues: list[str]) -> dict[str, int]:
         """How many messages wait in each of these queues."""
         if self._broker is None:
-            from stbass.backends.celery.kombu_sender import (
-                KombuSender,
-            )  # half of what is loaded here, and seldom needed
+            # It loads Celery, which takes longer than the look itself.
+            from stbass.backends.celery.kombu_sender import KombuSender
 
             return KombuSender(self._app).lengths(queues)
         pipe = self._broker.pipeline(transaction=False)
