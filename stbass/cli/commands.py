@@ -19,7 +19,7 @@ _SHORT = {"cancel", "doctor", "graph", "limit", "runs", "status"}
 
 
 class _Commands(TyperGroup):
-    """Commands whose errors have typer's words only: to some it puts those of the library that it checks values with."""
+    """Commands whose errors are in typer's words alone, without those of the library that it checks values with."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run what was asked for."""
