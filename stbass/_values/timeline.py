@@ -6,12 +6,14 @@ machine that ran the process, so bars of machines whose clocks differ are shifte
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from heapq import nlargest
 from math import floor, log10
+from operator import itemgetter
 from typing import Any, Protocol, overload
 
 from stbass._values.endpoint import place_of
@@ -118,15 +120,21 @@ class Timeline:
     def of_events(cls, events: Iterable[_Happened], title: str = "") -> Timeline:
         """The timeline of what is told of in events of a run: of each process in it its latest attempt.
 
-        One that has not ended by the last event ends there.
+        One that has not ended by the last event ends there; but what has run inside of a composition ends with that, if
+        nobody has told of its own end: a worker that dies, or a run that is cancelled, tells of the whole alone.
         """
         queued: dict[str, datetime] = {}
         started: dict[str, _Happened] = {}
         ended: dict[str, _Happened] = {}
         names: dict[str, str] = {}
+        latest: dict[str, int] = {}
+        ends: dict[str, list[tuple[int, _Happened]]] = {}
         last: datetime | None = None
-        for event in events:
+        for number, event in enumerate(events):
             last = event.at
+            latest[event.process_id] = number
+            if event.kind in ("ended", "retried"):
+                ends.setdefault(event.path, []).append((number, event))
             if event.kind != "missed":
                 names.setdefault(event.process_id, event.path)
             if event.kind in ("queued", "retried"):
@@ -138,17 +146,20 @@ class Timeline:
         if last is None:
             return cls([], title)
         spans = []
+        # An end tells of what is inside only if no other process has its path.
+        ends = {path: ends[path] for path, number in Counter(names.values()).items() if number == 1 and path in ends}
         for process_id, path in names.items():
             begun, end = started.get(process_id), ended.get(process_id)
             began_at = None if begun is None else begun.at
             since = min(queued.get(process_id, began_at or last), began_at or last)
             worker = next((one.worker for one in (end, begun) if one is not None and one.worker is not None), None)
-            state: State = "running" if end is None else "done"
-            error = "" if end is None or end.error is None else end.error
-            if error:
-                kind = error.partition("] ")[2] or error
-                state = "too late" if kind.startswith("DeadlineExceeded") else "failed"
-                state = "cancelled" if kind.startswith("ProcessCancelled") else state
+            waits = None if end is None else end.waits
+            state: State
+            state, error = ("running", "") if end is None else _state_told(end.error)
+            if end is None and (around := _end_around(path, latest[process_id], ends)) is not None:
+                end, state = around, "cancelled"
+                if (around.kind, around.error) == ("retried", None) or _WORKER_LOST in (around.error or ""):
+                    state, error = "failed", "its worker was lost"
             spans.append(
                 Span(
                     _path(path, _LONGEST_NAME),
@@ -160,7 +171,7 @@ class Timeline:
                     max(last if end is None else end.at, began_at or since),
                     state,
                     one_line(error, _LONGEST_ERROR),
-                    None if end is None else end.waits,
+                    waits,
                 )
             )
         return cls(spans, title)
@@ -272,6 +283,27 @@ class Timeline:
         rest = Counter(span.state for number, span in enumerate(self.spans) if number not in shown)
         counts = ", ".join(f"{rest[state]:,} {state}" for state in _COLOURS if rest[state])
         return [self.spans[number] for number in numbers], [f"and {len(self.spans) - most:,} more: {counts}"]
+
+
+_WORKER_LOST = "WorkerLostError: "
+
+
+def _state_told(error: str | None) -> tuple[State, str]:
+    """How a process ended that is told to have ended with that error."""
+    if not error:
+        return "done", ""
+    kind = error.partition("] ")[2] or error
+    state: State = "too late" if kind.startswith("DeadlineExceeded") else "failed"
+    return "cancelled" if kind.startswith("ProcessCancelled") else state, error
+
+
+def _end_around(path: str, after: int, ends: Mapping[str, list[tuple[int, _Happened]]]) -> _Happened | None:
+    """The first end, after that event, of an attempt of a composition around what has this path."""
+    found = []
+    for place, sign in enumerate(path):
+        told = ends.get(path[:place], []) if sign == "/" else []
+        found += told[bisect(told, after, key=itemgetter(0)) :][:1]
+    return min(found, key=itemgetter(0))[1] if found else None
 
 
 class _Scale:

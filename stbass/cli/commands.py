@@ -312,7 +312,9 @@ def follow(
     after: Annotated[
         str | None, typer.Option("--after", metavar="EVENT", help="Only what came after the event of this id.")
     ] = None,
-    timeline: Annotated[bool, typer.Option("--timeline", help="Draw who ran when, once it has ended.")] = False,
+    timeline: Annotated[
+        bool, typer.Option("--timeline", help="Draw who ran when, once it has ended, or at Ctrl-C.")
+    ] = False,
     app: Application = APPLICATION,
     as_json: Annotated[bool, typer.Option("--json", help="Write a line of JSON for each event.")] = False,
 ) -> None:

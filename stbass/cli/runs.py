@@ -78,8 +78,9 @@ def follow(app: str, run_id: str, after: str | None, as_json: bool, timeline: bo
                     _tell(event_line(event) if not as_json else json.dumps(_event(event)))
         except ValueError as error:
             raise ConfigurationError(f"--after {after!r}: {error}") from None
-        if timeline:
-            _tell(Timeline.of_events(events, run.name).to_text())
+        finally:
+            if events:  # also if Ctrl-C ends it before the run has ended
+                _tell(Timeline.of_events(events, run.name).to_text())
         return _code(await run.result())
 
     return _on_fleet(app, following)
@@ -171,7 +172,7 @@ def event_line(event: RunEvent, longest_path: int = 1000) -> str:
     said = {
         "queued": "waits",
         "started": f"runs{f' on {event.worker}' if event.worker else ''}",
-        "retried": f"is tried again after {event.error}",
+        "retried": f"is tried again, {event.error or 'because its worker was lost'}",
         "missed": f"{event.value} events are kept no more",
     }.get(event.kind)
     if event.kind == "progress":

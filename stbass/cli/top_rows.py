@@ -117,8 +117,9 @@ def failure_rows(status: FleetStatus) -> Iterator[Row]:
                 "endpoint": _line(one.queue),
                 "error": _line(one.error),
             }
+            attempt = f"attempt {one.attempt}" if one.attempt else "not started"
             details = [
-                f"process {_line(one.name)} ({_line(one.id)}), attempt {one.attempt}, failed {age_text(one.ago)} ago",
+                f"process {_line(one.name)} ({_line(one.id)}), {attempt}, failed {age_text(one.ago)} ago",
                 f"on {_line(worker)}, endpoint {_line(one.queue)}" + (f", run {_line(one.run)}" if one.run else ""),
                 one_line(one.error, 2000),
             ]

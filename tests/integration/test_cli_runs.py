@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -85,6 +87,44 @@ async def test_the_timeline_of_a_run_has_all_that_is_in_it(fleet: Fleet, registr
     assert "1 done, 2 failed" in done.stdout
     assert [line.split()[0] for line in done.stdout.splitlines() if "█" in line] == ["SEQ", "SEQ/telling", "SEQ/broken"]
     assert "ValueError: no such page" in done.stderr
+
+
+def drawn_at_ctrl_c(fleet: Fleet, run_id: str) -> tuple[int, str]:
+    """The exit code of ``stbass follow --timeline``, and what it drew, interrupted once it has read something."""
+    command = [sys.executable, "-m", "stbass.cli", "follow", run_id, "--timeline"]
+    for seconds in (2, 5, 15, 40):  # it does not say when it has
+        draws = subprocess.Popen(command, env={**os.environ, **fleet.env}, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        with suppress(subprocess.TimeoutExpired):
+            draws.wait(seconds)
+        draws.send_signal(signal.SIGINT)
+        shown, _ = draws.communicate(timeout=60)
+        if shown:
+            break
+    return draws.returncode, shown
+
+
+async def test_the_timeline_of_a_run_is_drawn_at_ctrl_c_and_what_a_cancelled_run_had_in_it_has_ended(
+    fleet: Fleet, registry: BackendRegistry
+) -> None:
+    # given a run under way
+    run = await start(SEQ(telling, PAR(forever, forever)), placement=HERE, registry=registry)
+    under_way = 0
+    async for event in run.events():
+        under_way += event.kind == "progress" and event.name == "forever"
+        if under_way == 2:
+            break
+    # when its timeline is asked for, and that is interrupted,
+    code, shown = drawn_at_ctrl_c(fleet, run.id)
+    # then it is drawn.
+    assert code == 130
+    assert "5 processes in" in shown
+    assert "1 done, 4 running" in shown
+    # When the run is cancelled, nothing in it runs any more.
+    await run.cancel()
+    await run.result()
+    done = stbass(fleet, "follow", run.id, "--timeline")
+    assert "5 processes in" in done.stdout
+    assert "1 done, 4 cancelled" in done.stdout
 
 
 async def test_the_timeline_of_a_run_has_what_waited_in_channels(fleet: Fleet, registry: BackendRegistry) -> None:

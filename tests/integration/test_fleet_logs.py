@@ -84,3 +84,22 @@ async def test_what_a_process_logs_says_whose_it_is_and_where(logging_fleet: Fle
     record = json.loads(line)
     assert (record["message"], record["process"], record["run"]) == ("greeting", "greets", ctx.process_id)
     assert (record["attempt"], record["worker"]) == (1, worker.name)
+
+
+async def test_of_what_was_cancelled_while_it_was_queued_no_attempt_is_logged_and_its_name_is_text(
+    logging_fleet: Fleet,
+) -> None:
+    # given a process with a hostile name that is cancelled before a worker is there for it
+    server = logging_fleet.server
+    async with aclosing(CeleryBackend(logging_fleet.app(), queue="later")) as backend:
+        ctx = ProcessContext("name\x1b[2J\nof two lines")
+        waiting = asyncio.create_task(backend.execute(Give(1), ctx))
+        await until(lambda: server.command("LLEN", "later") == 1)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+    # when one comes, then it says so, in one line
+    env = {"STBASS_BROKER_URL": server.url, "STBASS_INCLUDE": "tests.support.agents"}
+    with Worker("celery_app", "later", env=env) as worker:
+        await until(lambda: ctx.process_id in worker.log)
+        [line] = [line for line in worker.log.splitlines() if ctx.process_id in line]
+        assert f"process name [2J of two lines ({ctx.process_id}, not started, endpoint later) was cancelled" in line

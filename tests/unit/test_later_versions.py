@@ -113,3 +113,11 @@ def test_results_of_this_version_are_signed_as_they_always_were() -> None:
     signature, ran.sig = ran.sig, None
     assert settings.signer is not None
     settings.signer.verify(signature, "result", "id", "SUCCESS", bytes(meta.result), msgspec.json.encode(ran))
+
+
+def test_a_failure_that_was_stored_by_somebody_who_did_not_know_the_name_has_it() -> None:
+    # given a result of a process whose worker was lost, stored by whoever found that out
+    settings = settings_with(None)
+    raw = seal_result("id", ProcessResult.fail(ValueError("lost")), settings, ProcessContext("unknown"))
+    # when somebody reads it who knows which process that was, then it has its name
+    assert opened(raw, settings).failure.summary == "[p] ValueError: lost"

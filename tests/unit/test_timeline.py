@@ -7,6 +7,7 @@ import gc
 import pickle
 import re
 import weakref
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from xml.etree import ElementTree
 
@@ -17,6 +18,7 @@ from stbass import ALT, PAR, SEQ, Chan, FailurePolicy, FailureReport, Guard, Pla
 from stbass._values.waits import MOST_WAITS, WaitTally
 from stbass.process import Process, ProcessContext
 from stbass.result import Failure, RetryPolicy, RunInfo, Span, Timeline
+from stbass.runs import RunEvent
 
 BEGAN = datetime(2026, 3, 1, 12, tzinfo=UTC)
 HOSTILE = "<b>&\x1b[31m|`\ud83d\n🎉 " + "x" * 10_000
@@ -222,6 +224,78 @@ def test_a_terminal_is_not_too_narrow_for_wide_letters_and_errors() -> None:
         assert max(map(cell_len, lines)) <= max(width, 32)
         assert sum("ValueError: 宽" in line for line in lines) == (1 if width == 60 else 2)
         assert all("…" in line for line in lines)
+
+
+def _told(*events: tuple[str, str, str, str | None]) -> list[RunEvent]:
+    """Events, a second apart: what happened, to which path, whose id it is, and the error."""
+    return [
+        RunEvent(str(number), kind, None, path.rpartition("/")[2], path, one, "w", 1, _at(number), error)  # type: ignore[arg-type]
+        for number, (kind, path, one, error) in enumerate(events)
+    ]
+
+
+def test_what_is_inside_of_what_has_ended_runs_no_more() -> None:
+    # given a run that is cancelled while a composition in it runs, whose members tell nothing of it
+    events = _told(
+        ("started", "all", "1", None),
+        ("started", "all/PAR", "2", None),
+        ("queued", "all/PAR/a", "3", None),
+        ("started", "all/PAR/b", "4", None),
+        ("ended", "all/PAR/b", "4", "[b] ValueError: x"),
+        ("started", "all/PAR/c", "5", None),
+        ("ended", "all", "1", "[all] ProcessCancelled: told to"),
+    )
+    spans = Timeline.of_events(events).spans
+    assert [(one.name, one.state, one.ended_at) for one in spans] == [
+        ("all", "cancelled", _at(6)),
+        ("all/PAR", "cancelled", _at(6)),
+        ("all/PAR/a", "cancelled", _at(6)),
+        ("all/PAR/b", "failed", _at(4)),
+        ("all/PAR/c", "cancelled", _at(6)),
+    ]
+    assert spans[2].started_at is None
+    # while it goes on, they run
+    assert [one.state for one in Timeline.of_events(events[:-1]).spans] == ["running"] * 3 + ["failed", "running"]
+
+
+def test_what_a_worker_ran_that_was_lost_ended_with_it() -> None:
+    events = _told(
+        ("started", "all", "1", None),
+        ("started", "all/a", "2", None),
+        ("retried", "all", "1", None),
+        ("started", "all", "1", None),
+        ("started", "all/a", "3", None),
+        ("ended", "all", "1", "[all] WorkerLostError: it died"),
+    )
+    spans = Timeline.of_events(events).spans
+    assert [(one.process_id, one.state, one.ended_at, one.error) for one in spans[1:]] == [
+        ("2", "failed", _at(2), "its worker was lost"),
+        ("3", "failed", _at(5), "its worker was lost"),
+    ]
+
+
+def test_of_two_of_one_name_nobody_knows_whose_parts_have_ended() -> None:
+    events = _told(
+        ("started", "all", "1", None),
+        ("started", "all/PAR", "2", None),
+        ("started", "all/PAR", "3", None),
+        ("started", "all/PAR/a", "4", None),
+        ("ended", "all/PAR", "2", None),
+    )
+    assert [one.state for one in Timeline.of_events(events).spans] == ["running", "done", "running", "running"]
+
+
+def test_the_timeline_of_very_many_that_are_under_way_takes_no_time_that_grows_with_their_square() -> None:
+    # given 10,000 replicas of one name, each with a part that runs: looking at each pair would take minutes
+    events = _told(
+        ("started", "all", "0", None),
+        *(("started", "all/PAR", f"{number}", None) for number in range(1, 10_001)),
+        *(("ended", "all/PAR", f"{number}", None) for number in range(1, 10_001)),
+        *(("started", "all/PAR/a", f"a{number}", None) for number in range(10_000)),
+        ("ended", "all", "0", None),
+    )
+    states = Counter(one.state for one in Timeline.of_events(events).spans)
+    assert states == {"done": 10_001, "cancelled": 10_000}
 
 
 def test_of_very_many_those_that_failed_and_the_longest_are_shown() -> None:

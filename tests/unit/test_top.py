@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from stbass.backends.celery.fleet_status import EndpointStatus, FleetStatus, WorkerHealth
 from stbass.backends.celery.keys import FailedProcess, RunningProcess, WorkerAnswer
+from stbass.cli.runs import event_line
 from stbass.cli.top_rows import endpoint_rows, failure_rows, fleet_summary, process_rows
-from stbass.runs import RunStatus
+from stbass.runs import RunEvent, RunStatus
 
 
 def fleet(*answers: WorkerAnswer) -> FleetStatus:
@@ -48,6 +50,17 @@ def test_failures_stand_with_the_latest_first_and_not_for_ever() -> None:
     failed = [FailedProcess(str(ago), "p", "llm", 1, f"E{ago}", ago=ago) for ago in (500.0, 5.0, 700.0)]
     rows = list(failure_rows(fleet(WorkerAnswer("w1", "w1", failed=failed))))
     assert [row.cells["error"] for row in rows] == ["E5.0", "E500.0"]
+
+
+def test_what_was_not_started_and_what_was_lost_is_said_so() -> None:
+    [row] = failure_rows(
+        fleet(WorkerAnswer("w1", "w1", failed=[FailedProcess("1", "p", "llm", 0, "too late", ago=5.0)]))
+    )
+    assert row.details[0] == "process p (1), not started, failed 5 s ago"
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    again = RunEvent("7", "retried", None, "p", "run/p", "1", "w", 2, at)
+    assert event_line(again).endswith("  run/p: is tried again, because its worker was lost")
+    assert event_line(replace(again, error="[p] ValueError: x")).endswith("run/p: is tried again, [p] ValueError: x")
 
 
 def test_texts_of_strangers_stand_in_one_line_and_have_an_end() -> None:

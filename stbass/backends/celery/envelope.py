@@ -966,6 +966,8 @@ def open_result(
         if not bytes(ran.failure):
             return _foreign(meta, envelope, placement)
         failure = wire.load_result(bytes(ran.failure), limit=settings.max_message_bytes).failure
+        if failure.process_name == "unknown":  # to whoever has found out that its worker is lost
+            failure = replace(failure, process_name=name)
         return ProcessResult(False, None, failure, elapsed, info)
     except (WireError, SignatureError) as error:
         return failed_result(error, envelope, placement)

@@ -42,7 +42,7 @@ from stbass._process.sync_threads import SyncThreads, shared_threads
 from stbass._values.endpoint import Placement
 from stbass._values.ids import new_id
 from stbass._values.outcome import Failure, ProcessResult
-from stbass._values.texts import error_text, plain_text, shortened, traceback_text
+from stbass._values.texts import error_text, plain_text, printable, shortened, traceback_text
 from stbass._values.usage import Usage
 from stbass.backends.celery import keys
 from stbass.backends.celery.current_message import RunningMessage, current_message
@@ -1391,13 +1391,13 @@ def _log_failure(job: Job, failure: Failure, text: str, worker: str) -> None:
     }
     _log.log(
         logging.WARNING if cancelled else logging.ERROR,
-        "process %s (%s, attempt %d, endpoint %s) %s: %s",
-        shortened(job.name, _LONGEST_NOTE),
+        "process %s (%s, %s, endpoint %s) %s: %s",
+        printable(shortened(job.name, _LONGEST_NOTE)),
         job.id,
-        job.attempt,
+        f"attempt {job.attempt}" if job.attempt else "not started",
         job.envelope.queue,
         "was cancelled" if cancelled else "failed",
-        text,
+        printable(text),
         extra={DETAILS: details},
     )
     if failure.traceback_str:
