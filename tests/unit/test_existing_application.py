@@ -114,6 +114,34 @@ def test_configuration_that_comes_later_counts(monkeypatch: pytest.MonkeyPatch) 
     assert backend.settings.backend.url == REDIS
 
 
+@pytest.mark.parametrize("setting", ["broker_url", "result_backend"])
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("redis://:hunter2@h:port/0", "the port in a URL must be a number from 0 to 65535"),
+        ("redis://h:99999/0", "the port in a URL must be a number"),
+        ("redis://u:hunter2", "the port in a URL must be a number"),
+        ("redis://:hunter2/x@h", "the port in a URL must be a number"),
+        ("redis://[::1", "an address with colons stands in brackets"),
+        ("redis://:hunter2@h/0?socket_timeout=soon", "Invalid value for 'socket_timeout'"),
+        ("redis://:hunter2@h/0?db=first", "Invalid value for 'db'"),
+        ("redis://:hunter2@h/0?no_such=1", "there is no parameter 'no_such' for such a URL"),
+        ("redis://h/0?password=hunter2&protocol=9", "protocol must be"),
+        ("rediss://:hunter2@h/0?ssl_cert_reqs=perhaps", "perhaps"),
+        ("unix:///tmp/x?password=hunter2&db=x", "Invalid value for 'db'"),
+    ],
+)
+def test_a_url_of_which_a_part_is_wrong_is_refused_by_the_name_of_its_setting(
+    setting: str, url: str, reason: str
+) -> None:
+    app = Celery("shop", set_as_current=False)
+    app.conf.update({"broker_url": REDIS, "result_backend": REDIS} | {setting: url})
+    with pytest.raises(ConfigurationError, match=reason) as raised:
+        _ = fleet_of(install(app)).settings
+    assert str(raised.value).startswith(setting)
+    assert "hunter2" not in str(raised.value)
+
+
 def test_the_url_shows_as_it_was_given() -> None:
     app = install(Celery("shop", broker=REDIS, backend=REDIS))
     with app.connection_for_read() as connection:
@@ -273,7 +301,7 @@ def test_an_application_can_bring_its_own_registry() -> None:
     ("name", "reason"),
     [
         ("tests.support.nested:A", "'A' of 'tests.support.nested' is .*, not a BackendRegistry"),
-        ("tests.support.nested:no_such", "'no_such' of 'tests.support.nested' is None"),
+        ("tests.support.nested:no_such", "the module 'tests.support.nested' has no 'no_such'"),
         ("tests.support.no_such:registry", "cannot import 'tests.support.no_such'"),
         ("nothing", "must be module:name"),
         (":registry", "must be module:name"),

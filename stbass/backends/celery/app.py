@@ -16,6 +16,7 @@ from celery.signals import import_modules
 from stbass._engine.backend import ExecutionBackend
 from stbass._engine.registry import BackendRegistry, checked_registry
 from stbass._values.endpoint import Placement
+from stbass._values.texts import value_text
 from stbass.backends.celery.connection import connect_by_our_transport
 from stbass.backends.celery.settings import fleet_of, included, read_settings, worker_processes
 from stbass.backends.celery.worker.logs import use_log_format
@@ -168,9 +169,12 @@ def _named_registry(app: Celery, name: object) -> BackendRegistry:
     if not module or not path:
         raise ConfigurationError(f"{what}: must be module:name of a BackendRegistry")
     _import_all(app, [module], "look placements up in", "STBASS_REGISTRY or stbass_registry=")
-    found = getattr(sys.modules[module], path, None)
+    try:
+        found = getattr(sys.modules[module], path)
+    except AttributeError:
+        raise ConfigurationError(f"{what}: the module {module!r} has no {path!r}") from None
     if not isinstance(found, BackendRegistry):
-        raise ConfigurationError(f"{what}: {path!r} of {module!r} is {found!r}, not a BackendRegistry")
+        raise ConfigurationError(f"{what}: {path!r} of {module!r} is {value_text(found)}, not a BackendRegistry")
     return found
 
 

@@ -151,8 +151,17 @@ class RedisAddress:
         """Check ``url``, which was given as ``setting``.
 
         Raises:
-            ConfigurationError: it is not the URL of a Redis server.
+            ConfigurationError: it is not the URL of a Redis server, or a part of it is not what it must be.
         """
+        for part in url.split(";"):
+            try:
+                _ = urlsplit(part).port
+            except ValueError:
+                # What stands there may be a part of the password: it is not shown.
+                raise ConfigurationError(
+                    f"{setting}: the port in a URL must be a number from 0 to 65535, an address with colons stands in"
+                    " brackets, and / # ? in a password are written as %2F %23 %3F"
+                ) from None
         scheme = urlsplit(url.split(";")[0]).scheme
         if scheme not in SCHEMES:
             raise ConfigurationError(
@@ -170,7 +179,18 @@ class RedisAddress:
                 f"{setting} is a Sentinel URL, which needs the name of the master:"
                 " set master_name in Celery's transport options, or in options= of RedisTransport"
             )
-        return cls(url, master, prefix, ConnectionOptions.parse(options, setting))
+        made = cls(url, master, prefix, ConnectionOptions.parse(options, setting))
+        made._check(setting)
+        return made
+
+    def _check(self, setting: str) -> None:
+        """Have redis-py read it, which else does so when it connects first."""
+        try:
+            self.client().connection_pool.make_connection()
+        except (ValueError, TypeError, redis.RedisError) as error:
+            unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+            wrong = f"there is no parameter {unknown[1]!r} for such a URL" if unknown else str(error).rstrip(".")
+            raise ConfigurationError(f"{setting}={hide_password(self.url)!r}: {wrong}; correct it") from None
 
     @property
     def database(self) -> int:
