@@ -75,12 +75,13 @@ class Guard:
         *,
         send: Any = NOTHING,
     ) -> None:
+        # Some programs make all guards anew for each choice, so the usual guard is asked for nothing else.
         if not isinstance(channel, Chan):
             if not isinstance(channel, (TIMER, DEADLINE, _Skip)):
                 raise TypeError(f"a guard waits for a Chan, a TIMER, a DEADLINE or SKIP, not {value_text(channel)}")
             if send is not NOTHING:
                 raise TypeError(f"only a channel can be sent to, not {value_text(channel)}")
-        if callable(precondition):
+        if precondition is not True and callable(precondition):
             refuse_generator(precondition, "a guard's precondition")
         if handler is not None:
             refuse_generator(handler, "a guard's handler")
@@ -139,6 +140,7 @@ class _Alternation(Coroutine[Any, Any, Any]):
         "_kept",
         "_loop",
         "_offering",
+        "_offers",
         "_reached",
         "_running",
         "_skips",
@@ -159,6 +161,7 @@ class _Alternation(Coroutine[Any, Any, Any]):
         self._skips: list[int] = []
         self._dynamic: list[int] = []
         self._countdowns: dict[int, Countdown] = {}
+        self._offers: list[Arm] = []
         self._offering: list[Chan[Any]] = []
         self._reached = -math.inf
         self._running = False
@@ -186,6 +189,8 @@ class _Alternation(Coroutine[Any, Any, Any]):
                 self._sort_guards()
             elif self._loop is not get_running_loop() if self._kept else self._keepable():
                 self._keep()
+            elif not self._kept:
+                self._sort_guards()
             for index in self._timers:
                 timer = self._guards[index].channel
                 assert isinstance(timer, (TIMER, DEADLINE))
@@ -199,25 +204,29 @@ class _Alternation(Coroutine[Any, Any, Any]):
         return value if guard.handler is None else await guard.handle(guard.handler, value)
 
     def _sort_guards(self) -> None:
-        choice = Choice()
-        enabled = False
+        choice = Choice() if self._choice is None else self._choice
+        arms, offers, timers, skips, dynamic = [], [], [], [], []
         for index, guard in enumerate(self._guards):
             if not isinstance(guard, Guard):
                 raise TypeError(f"{type(self).__name__} takes guards, not {value_text(guard)}")
-            if callable(guard.precondition):
-                self._dynamic.append(index)
-            elif not guard.precondition:
-                continue
-            enabled = True
-            if isinstance(guard.channel, Chan):
-                self._arms.append(Arm(choice, index, guard.channel.link, guard.send is NOTHING))
-            elif guard.channel is not SKIP:
-                self._timers.append(index)
+            if guard.precondition is not True:
+                if callable(guard.precondition):
+                    dynamic.append(index)
+                elif not guard.precondition:
+                    continue
+            channel = guard.channel
+            if isinstance(channel, Chan):
+                arms.append(arm := Arm(choice, index, channel.link, guard.send is NOTHING))
+                if not arm.reader:
+                    offers.append(arm)
+            elif channel is not SKIP:
+                timers.append(index)
             else:
-                self._skips.append(index)
-        if not enabled:
+                skips.append(index)
+        if not arms and not timers and not skips:
             raise self._all_disabled()
-        self._choice = choice
+        self._choice, self._arms, self._offers = choice, arms, offers
+        self._timers, self._skips, self._dynamic = timers, skips, dynamic
 
     def _all_disabled(self) -> AllGuardsDisabledError:
         count = len(self._guards)
@@ -228,27 +237,22 @@ class _Alternation(Coroutine[Any, Any, Any]):
         """Decide once, and leave nothing behind."""
         choice = self._choice
         assert choice is not None
-        remote = False
         try:
-            for arm in self._arms:
+            for arm in self._offers:
                 channel: Chan[Any] = self._guards[arm.index].channel  # type: ignore[assignment]
-                arm.link = channel.link
-                arm.open = True
-                if not arm.reader:
-                    arm.value = await channel.begin_offer(self._guards[arm.index].send)
-                    self._offering.append(channel)
-                if not arm.link.local:
-                    remote = True
+                arm.value = await channel.begin_offer(self._guards[arm.index].send)
+                self._offering.append(channel)
             shut = self._ask_preconditions() if self._dynamic else _NONE
-            if remote:
-                await self._ask_links()
+            if remote := [arm for arm in self._arms if not arm.link.local]:
+                await self._ask_links(remote)
             forsaken: set[int] = set()
+            attached = False
             while True:
-                ready = [
-                    arm.index
-                    for arm in self._arms
-                    if arm.open and not (arm.index in forsaken and arm.link.forsaken) and arm.link.ready(arm)
-                ]
+                ready = [arm.index for arm in self._arms if arm.open and arm.link.ready(arm)]
+                if forsaken:
+                    ready = [
+                        index for index in ready if index not in forsaken or self._arm(index).link.forsaken is None
+                    ]
                 ready += self._due(shut)
                 if ready:
                     index = self._pick(ready)
@@ -265,9 +269,9 @@ class _Alternation(Coroutine[Any, Any, Any]):
                             return index, None
                     if not self._arms and all(index in shut for index in self._timers):
                         raise self._all_disabled()  # no partner can come, and no timer expire
-                    if len(self._attached) < len(self._arms):
-                        self._attach(arm for arm in self._arms if arm.link.local)
-                    outcome = await self._wait(choice, self._arms, shut)
+                    local = [] if attached else [arm for arm in self._arms if arm.link.local]
+                    outcome = await self._wait(choice, self._arms if attached else remote, local, shut)
+                    attached = True
                 if outcome is not None:
                     return outcome
                 if self._dynamic:
@@ -277,9 +281,8 @@ class _Alternation(Coroutine[Any, Any, Any]):
             while self._offering:
                 self._offering.pop().end_offer()
 
-    async def _ask_links(self) -> None:
+    async def _ask_links(self, asked: Sequence[Arm]) -> None:
         """Ask remote links what is ready. They are attached first, so that nothing is missed afterwards."""
-        asked = [arm for arm in self._arms if not arm.link.local]
         self._attach(asked)
         try:
             async with asyncio.TaskGroup() as group:
@@ -309,7 +312,7 @@ class _Alternation(Coroutine[Any, Any, Any]):
         """Complete guard ``index``. None: it was too late, and nothing has moved."""
         if index in self._countdowns:
             return index, None
-        arm = self._arms[bisect_left(self._arms, index, key=attrgetter("index"))]
+        arm = self._arm(index)
         self.chosen = self._guards[index]
         if arm.link.local:
             value = attempt(arm)
@@ -327,6 +330,10 @@ class _Alternation(Coroutine[Any, Any, Any]):
             defer(cancel)
         return index, happened.value if arm.reader else arm.value
 
+    def _arm(self, index: int) -> Arm:
+        """The arm of guard ``index``, which is a channel's."""
+        return self._arms[bisect_left(self._arms, index, key=attrgetter("index"))]
+
     def _is_over(self, index: int, forsaken: Set[int]) -> bool:
         """Whether guard ``index`` is closed, or nobody is left at its other end, nor at that of any other guard.
 
@@ -340,8 +347,16 @@ class _Alternation(Coroutine[Any, Any, Any]):
             link.forsaken is not None and place in forsaken for place, link in links.items()
         )
 
-    async def _wait(self, choice: Choice, arms: Sequence[Arm], shut: Set[int] = _NONE) -> Outcome | None:
-        """Wait until a partner completes the choice, or until there is a reason to look again (None)."""
+    async def _wait(
+        self, choice: Choice, resumed: Sequence[Arm], attached: Sequence[Arm] = (), shut: Set[int] = _NONE
+    ) -> Outcome | None:
+        """Wait until a partner completes the choice, or until there is a reason to look again (None).
+
+        Args:
+            resumed: arms that were attached before.
+            attached: those to attach first.
+            shut: the guards that are shut.
+        """
         if owed:
             raise_owed()
         loop = get_running_loop()
@@ -351,10 +366,11 @@ class _Alternation(Coroutine[Any, Any, Any]):
             if at < math.inf:
                 handle = loop.call_at(at, self._time_has_come, at)
         waiter = choice.begin()
-        for arm in arms:
-            arm.link.resume(arm)
         since = monotonic()
         try:
+            self._attach(attached)
+            for arm in resumed:
+                arm.link.resume(arm)
             await waiter
         except CancelledError as cancel:
             await self._released(choice)
@@ -363,7 +379,7 @@ class _Alternation(Coroutine[Any, Any, Any]):
             defer(cancel)
         finally:
             if monotonic() - since >= LONG_WAIT or spans.current is not None:
-                note_wait(", ".join([plain_text(arm.link.name) for arm in arms]), "choose", since)
+                note_wait(", ".join([plain_text(arm.link.name) for arm in self._arms]), "choose", since)
             if handle is not None:
                 handle.cancel()
             if choice.state == WAITING:
@@ -390,13 +406,14 @@ class _Alternation(Coroutine[Any, Any, Any]):
         self._choice.wake()
 
     def _attach(self, arms: Iterable[Arm]) -> None:
+        attached = self._attached
         for arm in arms:
             arm.link.attach(arm)
-            self._attached.append(arm)
+            attached.append(arm)
 
     def _detach(self) -> None:
-        while self._attached:
-            arm = self._attached.pop()
+        attached, self._attached = self._attached, []
+        for arm in attached:
             arm.link.detach(arm)
 
     # The same choice again ----------------------------------------------------------------------

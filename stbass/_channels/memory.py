@@ -8,7 +8,7 @@ is cancelled in that moment still returns it (see :mod:`stbass._channels.cancell
 from __future__ import annotations
 
 import asyncio
-from asyncio import InvalidStateError, get_running_loop
+from asyncio import Future, InvalidStateError, get_running_loop
 from collections import deque
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -68,8 +68,8 @@ class MemoryLink(Link):
         super().__init__(spec)
         # Who waits, first come first served; _offers has the values of _senders, in step. A waiter whose task was
         # cancelled stays here, done, until its task runs and withdraws it.
-        self._receivers: deque[asyncio.Future[Any]] = deque()
-        self._senders: deque[asyncio.Future[None]] = deque()
+        self._receivers: deque[Future[Any]] = deque()
+        self._senders: deque[Future[None]] = deque()
         self._offers: deque[Any] = deque()
         # Accepted and not yet taken: only with a capacity.
         self._buffer: deque[Any] = deque()
@@ -82,7 +82,7 @@ class MemoryLink(Link):
 
     # A value moves ------------------------------------------------------------------------------
 
-    def offer(self, value: Any) -> asyncio.Future[None] | None:
+    def offer(self, value: Any) -> Future[None] | None:
         # Half of every rendezvous: flat, though try_offer could be called for all of it.
         if self.closed:
             raise self.closed_error()
@@ -102,7 +102,7 @@ class MemoryLink(Link):
             return None
         if self.forsaken is not None:
             raise self.closed_error()
-        waiter = loop.create_future()
+        waiter: Future[None] = Future(loop=loop)
         self._senders.append(waiter)
         self._offers.append(value)
         if self._readers:
@@ -135,12 +135,12 @@ class MemoryLink(Link):
             raise self.closed_error()
         return False
 
-    def take(self) -> asyncio.Future[Any]:
+    def take(self) -> Future[Any]:
         # Called after try_take has found nothing.
         loop = get_running_loop()
         if loop is not self._loop:
             self._move_to(loop)
-        waiter = loop.create_future()
+        waiter: Future[Any] = Future(loop=loop)
         self._receivers.append(waiter)
         if self._writers:
             _notify(self._writers)
@@ -162,11 +162,12 @@ class MemoryLink(Link):
                 self._sent += 1
                 self._last = time()
                 return value
-        for arm in self._writers:
-            if arm.claim():
-                arm.complete()
-                self._count()
-                return arm.value
+        if self._writers:
+            for arm in self._writers:
+                if arm.claim():
+                    arm.complete()
+                    self._count()
+                    return arm.value
         if self.closed or self.forsaken is not None:
             raise self.closed_error()
         return NOTHING
@@ -203,14 +204,14 @@ class MemoryLink(Link):
         _notify(self._writers)
         return value
 
-    async def withdraw(self, waiter: asyncio.Future[Any]) -> Happened | None:
+    async def withdraw(self, waiter: Future[Any]) -> Happened | None:
         if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
             return Happened(waiter.result())
         waiter.cancel()
         self._remove(waiter)
         return None
 
-    def _remove(self, waiter: asyncio.Future[Any]) -> None:
+    def _remove(self, waiter: Future[Any]) -> None:
         if waiter in self._receivers:
             self._receivers.remove(waiter)
         elif waiter in self._senders:
@@ -250,8 +251,12 @@ class MemoryLink(Link):
         loop = get_running_loop()
         if loop is not self._loop:
             self._move_to(loop)
-        (self._readers if arm.reader else self._writers).append(arm)
-        self.announce(arm)
+        if arm.reader:
+            self._readers.append(arm)
+        else:
+            self._writers.append(arm)
+        if self._readers and self._writers:
+            self.announce(arm)
 
     def detach(self, arm: Arm) -> None:
         arms = self._readers if arm.reader else self._writers
@@ -262,7 +267,7 @@ class MemoryLink(Link):
         if not arm.open:
             return
         for partner in self._writers if arm.reader else self._readers:
-            if not partner.open:
+            if not partner.open or partner.choice.state == IDLE:
                 partner.notify()  # its precondition is asked once more, now that there is somebody to meet
             else:
                 partner.choice.mark(partner.index)
@@ -278,15 +283,19 @@ class MemoryLink(Link):
         return bool(self._writers if arm.reader else self._readers)
 
     def ready(self, arm: Arm) -> bool:
-        if arm.reader:
-            line, partners, space = self._senders, self._writers, bool(self._buffer)
-        else:
-            line, partners, space = self._receivers, self._readers, len(self._buffer) < self.capacity
-        if space or self.closed or self.forsaken is not None:
+        if self.closed or self.forsaken is not None:
             return True
-        if not line and not partners:
-            return False
-        return _live(line) or any(partner.claimable for partner in partners)
+        if arm.reader:
+            line, partners = self._senders, self._writers
+            if self._buffer:
+                return True
+        else:
+            line, partners = self._receivers, self._readers
+            if len(self._buffer) < self.capacity:
+                return True
+        if line and _live(line):
+            return True
+        return bool(partners) and any(partner.claimable for partner in partners)
 
     # What it tells ------------------------------------------------------------------------------
 
@@ -343,7 +352,7 @@ class MemoryLink(Link):
         self._loop = loop
 
 
-def _live(line: deque[asyncio.Future[Any]]) -> bool:
+def _live(line: deque[Future[Any]]) -> bool:
     if line and not line[0].done():
         return True
     return any(not waiter.done() for waiter in line)

@@ -182,3 +182,23 @@ async def test_choices_made_anew_leave_nothing_behind() -> None:
         await asyncio.gather(ALT(Guard(channel), Guard(other)), channel.send(value))
         await ALT(Guard(other), Guard(other, send=1), Guard(SKIP))
     assert not other.used
+
+
+@pytest.mark.parametrize("choose", [ALT, PRI_ALT])
+async def test_a_choice_made_anew_asks_each_channel_twice_at_most(choose: Any) -> None:
+    channels = [Chan(int, transport=CountingTransport()) for _ in range(64)]
+    for value in range(10):
+        # given nobody who sends, the choice asks each channel, and attaches to it
+        before = asked(channels)
+        choosing = asyncio.create_task(choose(*map(Guard, channels)))
+        await channels[value].writable()
+        await channels[value].send(value)
+        assert await choosing == value
+        assert asked(channels) - before <= 2 * 64 + 4
+        # given somebody who sends already, it only asks
+        sending = asyncio.create_task(channels[value].send(value))
+        await channels[value].readable()
+        before = asked(channels)
+        assert await choose(*map(Guard, channels)) == value
+        assert asked(channels) - before <= 64 + 4
+        await sending

@@ -397,6 +397,27 @@ async def test_a_timeline_shows_what_waited_in_a_channel() -> None:
     assert timeline.to_svg().count('stroke-width="6"') >= 1
 
 
+async def test_the_wait_of_a_choice_that_is_awaited_again_names_its_channels() -> None:
+    @Process
+    async def chooses_twice(ctx: ProcessContext) -> None:
+        choice = ALT(Guard(ctx.get_channel("one")), Guard(ctx.get_channel("other")))
+        await choice
+        await choice
+
+    @Process
+    async def keeps_the_choice_waiting(ctx: ProcessContext) -> None:
+        for name in ("one", "other"):
+            await ctx.get_channel(name).writable()
+            await asyncio.sleep(0.05)
+            await ctx.send(name, 1)
+
+    bound: dict[str, Chan[int]] = {"one": Chan(int, name="one"), "other": Chan(int, name="other")}
+    result = await PAR(chooses_twice.with_channels(**bound), keeps_the_choice_waiting.with_channels(**bound)).run()
+    waits = result.timeline().spans[0].waits
+    assert waits is not None
+    assert [(one.channel, one.direction) for one in waits.longest] == [("one, other", "choose")] * 2
+
+
 async def test_what_need_not_wait_in_channels_has_waited_in_none() -> None:
     ahead: Chan[int] = Chan(int, capacity=2)
 
