@@ -96,9 +96,9 @@ class Sequential(ProcessComposition[SEQResult]):
         """
         return self._run_to_end(self.run(input_value))
 
-    async def _run_in(self, ctx: ProcessContext) -> SEQResult:
+    def _run_in(self, ctx: ProcessContext) -> Coroutine[Any, Any, SEQResult]:
         children = make_children(ctx, self.members)
-        return await self._run_stages(ctx, children, children)
+        return self._run_stages(ctx, children, children)
 
     def _run_stages(
         self, ctx: ProcessContext, children: list[Child], stages: Iterable[Child]

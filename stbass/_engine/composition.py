@@ -344,7 +344,7 @@ class ProcessComposition(Composition[V_co], Generic[R, V_co]):
         return {**self.__dict__, "_registry": None}
 
     @abstractmethod
-    async def _run_in(self, ctx: ProcessContext) -> R:
+    def _run_in(self, ctx: ProcessContext) -> Coroutine[Any, Any, R]:
         """Run its processes inside ``ctx``, whose registry and deadline are set."""
 
     async def _perform(self, ctx: ProcessContext) -> ProcessResult:

@@ -49,6 +49,8 @@ class StageContext(ProcessContext):
         self.process_name = process_name
         self.parent = parent
         self._given = given
+        self._taken = 0
+        self._made = self._output = self._sent = self._held = self._latest = self._thread = None
         if channels:
             self._outer = channels
 

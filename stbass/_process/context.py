@@ -178,7 +178,8 @@ class ProcessContext:
     attempt: int = 1
     resumed_from: Any = None
 
-    # Defaults stay on the class: a context is made for every process, and few processes ever set these.
+    # Defaults stay on the class: a context is made for every process, and few processes ever set these. Those that are
+    # read for every process are set when it is made all the same, because CPython 3.11 finds them faster then.
     _frame: Frame = field(default=_NO_FRAME, repr=False)
     _process_id: str | None = field(default=None, repr=False)
     _checkpoint: Any = field(default=None, repr=False)
@@ -217,6 +218,7 @@ class ProcessContext:
         self.channels = dict(channels) if channels else {}
         self.parent = parent
         self.placement = placement
+        self._output = self._sent = self._held = self._latest = self._thread = None
         if process_id is not None:
             self._process_id = process_id
         if deadline is not None:
@@ -802,16 +804,18 @@ class Composable(ABC, Generic[V_co]):
             ctx._bind(self._channels)
         failure: Failure | None = None
         value: Any = None
-        around = running.get()
-        if not self.runs_others:
-            running.set(ctx)
+        before = None if self.runs_others else running.set(ctx)
         started = ctx._started = monotonic()
         span = None if spans.current is None else begin_span(self, ctx)
-        if events.subscribers or ctx._frame.recorder is not None:
+        followed = ctx._frame.recorder is not None
+        if followed or events.subscribers:
             emit_event(ctx, "started")
         try:
             value = await self._perform(ctx)
-            if type(value) in _UNRUN:
+            kind = type(value)
+            # Not isinstance: that asks the value, which is anybody's.
+            is_result = kind is ProcessResult or issubclass(kind, ProcessResult)
+            if not is_result and kind in _UNRUN:
                 refuse_unrun(value, f"process {ctx.process_name!r}")
         except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
             spans.end(span, None)
@@ -822,7 +826,7 @@ class Composable(ABC, Generic[V_co]):
                 raise  # not of the process: its coroutine is closed, long after its event loop
             failure = _failure(error, ctx, traceback_text(error))
         else:
-            if issubclass(type(value), ProcessResult):  # not isinstance: that asks the value, which is anybody's
+            if is_result:
                 if value.is_ok:
                     value = value.value
                 else:
@@ -840,13 +844,15 @@ class Composable(ABC, Generic[V_co]):
         finally:
             if ctx._held is not None:
                 ctx._release()
-            # In another context this is a coroutine that is closed long after its event loop.
-            if running.get() is ctx:
-                running.set(around)
+            if before is not None:
+                try:  # noqa: SIM105 - it is there for every process, and suppress() would cost more than the reset
+                    running.reset(before)
+                except ValueError:
+                    pass  # in another context this is a coroutine that is closed long after its event loop
         result = outcome_of_run(failure is None, value, failure, started, monotonic() - started, ctx)
         if span is not None:
             spans.end(span, result)
-        if events.subscribers or ctx._frame.recorder is not None:
+        if followed or events.subscribers:
             emit_event(ctx, "ended", result=result)
         return result
 

@@ -36,7 +36,7 @@ class Placement:
             raise TypeError(f"Placement.config must be a mapping or None, got a {type(self.config).__name__}")
 
     def __hash__(self) -> int:
-        return hash((self.model, self.endpoint, _frozen(self.config)))
+        return hash((self.model, self.endpoint, None if self.config is None else _frozen(self.config)))
 
     @property
     def summary(self) -> str:

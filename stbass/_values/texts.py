@@ -51,7 +51,8 @@ _GROUP_MESSAGE: Any = vars(BaseExceptionGroup)["message"]
 
 def shortened(text: str, longest: int) -> str:
     """``text``, or its beginning and its end if it is longer than ``longest``; always encodable as UTF-8."""
-    text = plain_text(text)
+    if type(text) is not str:
+        text = plain_text(text)
     if len(text) > longest:
         half = longest // 2
         text = f"{text[:half]} … {len(text) - 2 * half} characters left out … {text[-half:]}"

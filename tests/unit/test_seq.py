@@ -152,7 +152,7 @@ async def test_after_the_deadline_no_stage_starts() -> None:
     async def later(ctx: ProcessContext) -> None:
         ran.append("later")
 
-    result = await SEQ(forever, later, deadline=0.05, on_failure=FailurePolicy.COLLECT).run()
+    result = await SEQ(forever, later, deadline=0.5, on_failure=FailurePolicy.COLLECT).run()
     assert ran == []
     errors = [failure.error for failure in result.failures]
     assert [error.phase for error in errors if isinstance(error, DeadlineExceeded)] == ["running", "queued"]

@@ -288,16 +288,16 @@ class Told(msgspec.Struct, omit_defaults=True):
                 value = msgspec.Raw(wire.dumps(text_of(event.value, 1000)))
         return cls(
             event.kind,
-            shortened(plain_text(event.name), 1000),
+            shortened(event.name, 1000),
             event.process_id,
-            shortened(plain_text(event.path), _TOLD_MOST),
-            None if event.parent is None else shortened(plain_text(event.parent), 1000),
+            shortened(event.path, _TOLD_MOST),
+            None if event.parent is None else shortened(event.parent, 1000),
             wired_placement(event.placement),
             event.worker,
             event.attempt,
             finite(event.done),
             finite(event.total),
-            shortened(plain_text(event.note), 1000),
+            shortened(event.note, 1000),
             value,
         )
 
