@@ -75,13 +75,20 @@ class _About(NamedTuple):
         name: of the process.
         labels: of its metrics.
         key: the same, to count by.
+        done: labels of one that is done.
         attributes: of its span, as far as they are known of all of them.
     """
 
     name: str
     labels: Mapping[str, str]
     key: tuple[tuple[str, str], ...]
+    done: Mapping[str, str]
     attributes: Mapping[str, str]
+
+
+@lru_cache(maxsize=_MOST)
+def _short(text: str) -> str:
+    return shortened(text, _LONGEST)
 
 
 @lru_cache(maxsize=_MOST)
@@ -93,7 +100,7 @@ def _about(kind: str, name: str, endpoint: str, model: str) -> _About:
     attributes = {**labels, "stbass.kind": kind}
     if model:
         attributes["stbass.model"] = shortened(model, _LONGEST)
-    return _About(name, labels, tuple(labels.items()), attributes)
+    return _About(name, labels, tuple(labels.items()), {**labels, "stbass.state": "done"}, attributes)
 
 
 class _Running:
@@ -201,16 +208,19 @@ class _Span(spans.OpenSpan):
         self.about = about = _about(kind, ctx.process_name, endpoint, model)
         around = context.get_current()
         outer = trace.get_current_span(around)
+        sent = outer.get_span_context()
         links = None
         if ctx.attempt > 1 and isinstance(sender := around.get(_SENDER), SpanContext):
             links = [Link(sender, {"stbass.redelivered": True})]
             around = context.set_value(_SENDER, None, around)  # it is not of what runs inside
-        kind_of_span = SpanKind.CONSUMER if outer.get_span_context().is_remote else SpanKind.INTERNAL
-        self._span = telemetry.tracer.start_span(about.name, around, kind_of_span, about.attributes, links)
+        kind_of_span = SpanKind.CONSUMER if sent.is_remote else SpanKind.INTERNAL
+        self._span = span = telemetry.tracer.start_span(about.name, around, kind_of_span, about.attributes, links)
         self._inside = around
         self._token = None
-        if self._span is not outer:  # which it is where nobody traces, and metrics are all that is wanted
-            self._inside = trace.set_span_in_context(self._span, around)
+        # Where nobody traces, and metrics are all that is wanted, they are the same. In a trace that is not kept it
+        # does not matter which span the code is in.
+        if span is not outer and (span.is_recording() or sent.trace_flags.sampled or not sent.is_valid):
+            self._inside = trace.set_span_in_context(span, around)
             self._token = context.attach(self._inside)
         self._began = monotonic()
         _running.add(self)
@@ -225,18 +235,22 @@ class _Span(spans.OpenSpan):
         elif result.is_fail:
             error = result.failure.error
             state = state_after(error)
-        ended: dict[str, str | int] = {"stbass.state": state}
+        labels = self.about.done
+        if state != "done":
+            labels = {**labels, "stbass.state": state}
         if error is not None:
-            ended["error.type"] = type_name_of(type(error)).replace(":", ".")
-        self._telemetry.duration.record(monotonic() - self._began, {**self.about.labels, **ended})
+            labels = {**labels, "error.type": type_name_of(type(error)).replace(":", ".")}
+        self._telemetry.duration.record(monotonic() - self._began, labels)
         if span.is_recording():
-            ended["stbass.process.id"] = ctx.process_id
-            ended["stbass.attempt"] = ctx.attempt
+            told: dict[str, str | int] = {"stbass.state": state, "stbass.attempt": ctx.attempt}
+            told["stbass.process.id"] = ctx.process_id
+            if error is not None:
+                told["error.type"] = labels["error.type"]
             if self._worker:
-                ended["stbass.worker"] = shortened(self._worker, _LONGEST)
+                told["stbass.worker"] = _short(self._worker)
             if self._run:
-                ended["stbass.run"] = shortened(self._run, _LONGEST)
-            span.set_attributes(ended)
+                told["stbass.run"] = _short(self._run)
+            span.set_attributes(told)
             if result is not None and result.is_fail:
                 self._tell(result.failure)
             span.end()

@@ -12,6 +12,7 @@ from opentelemetry import propagate, trace
 from opentelemetry.context import Context, attach, detach
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
+from opentelemetry.trace import SpanContext, get_current_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import Attributes
 
@@ -247,6 +248,44 @@ async def test_of_a_trace_that_is_not_kept_nothing_is_worked_out(monkeypatch: py
             "stbass.model": "opus",
         }
     ]
+
+
+@pytest.mark.parametrize("keeps", ["nothing", "but not the process", "the process alone"])
+async def test_the_code_of_a_process_that_is_not_kept_is_in_its_trace(keeps: str) -> None:
+    # given a sampler that does not keep the span of the process, or of what is around it
+    class _Some(Sampler):
+        def should_sample(self, parent_context: Any, trace_id: int, name: str, *_: Any, **__: Any) -> SamplingResult:
+            is_kept = (name == "leaf") is (keeps == "the process alone") and keeps != "nothing"
+            return SamplingResult(Decision.RECORD_AND_SAMPLE if is_kept else Decision.DROP)
+
+        def get_description(self) -> str:
+            return keeps
+
+    provider = TracerProvider(sampler=_Some())
+    observe.instrument(tracer_provider=provider, meter_provider=traced_agents.METER_PROVIDER)
+    inside: list[SpanContext] = []
+
+    @Process(name="leaf")
+    async def looks(ctx: ProcessContext) -> None:
+        inside.append(get_current_span().get_span_context())
+
+    # when it runs: inside of a request, and alone
+    with provider.get_tracer("tests").start_as_current_span("request") as request:
+        await looks.execute(ProcessContext("leaf"))
+        after = get_current_span()
+    await looks.execute(ProcessContext("leaf"))
+    # then its code is in the trace, kept if the span around it is
+    there, alone = inside
+    around = request.get_span_context()
+    assert after is request
+    assert there.trace_id == around.trace_id != alone.trace_id
+    assert (there.span_id == around.span_id) is (keeps == "nothing")  # to enter another one would cost time
+    assert alone.is_valid
+    assert [one.trace_flags.sampled for one in (around, there, alone)] == {
+        "nothing": [False, False, False],
+        "but not the process": [True, False, False],
+        "the process alone": [False, True, True],
+    }[keeps]
 
 
 def _failures() -> int:
