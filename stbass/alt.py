@@ -12,7 +12,7 @@ import math
 from abc import abstractmethod
 from asyncio import CancelledError, get_running_loop
 from bisect import bisect_left
-from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence, Set
+from collections.abc import Callable, Coroutine, Generator, Sequence, Set
 from enum import Enum
 from operator import attrgetter
 from time import monotonic
@@ -21,6 +21,7 @@ from typing import Any, ClassVar, Final, TypeAlias
 
 from stbass._channels.cancellation import defer, owed, raise_owed, to_the_end
 from stbass._channels.choice import CLAIMED, DECIDING, IDLE, WAITING, Choice
+from stbass._channels.memory import attach_all, detach_all
 from stbass._channels.ready_list import FairList, ListedChoice, PriorityList, ReadyList, attempt, pick
 from stbass._channels.transport import NOTHING, Arm
 from stbass._channels.waiting import LONG_WAIT, note_wait
@@ -142,6 +143,7 @@ class _Alternation(Coroutine[Any, Any, Any]):
         "_offering",
         "_offers",
         "_reached",
+        "_remote",
         "_running",
         "_skips",
         "_timers",
@@ -162,6 +164,7 @@ class _Alternation(Coroutine[Any, Any, Any]):
         self._dynamic: list[int] = []
         self._countdowns: dict[int, Countdown] = {}
         self._offers: list[Arm] = []
+        self._remote: list[Arm] = []
         self._offering: list[Chan[Any]] = []
         self._reached = -math.inf
         self._running = False
@@ -205,7 +208,7 @@ class _Alternation(Coroutine[Any, Any, Any]):
 
     def _sort_guards(self) -> None:
         choice = Choice() if self._choice is None else self._choice
-        arms, offers, timers, skips, dynamic = [], [], [], [], []
+        arms, offers, remote, timers, skips, dynamic = [], [], [], [], [], []
         for index, guard in enumerate(self._guards):
             if not isinstance(guard, Guard):
                 raise TypeError(f"{type(self).__name__} takes guards, not {value_text(guard)}")
@@ -216,16 +219,19 @@ class _Alternation(Coroutine[Any, Any, Any]):
                     continue
             channel = guard.channel
             if isinstance(channel, Chan):
-                arms.append(arm := Arm(choice, index, channel.link, guard.send is NOTHING))
-                if not arm.reader:
+                link = channel.link
+                arms.append(arm := Arm(choice, index, link, guard.send is NOTHING))
+                if guard.send is not NOTHING:
                     offers.append(arm)
+                if not link.local:
+                    remote.append(arm)
             elif channel is not SKIP:
                 timers.append(index)
             else:
                 skips.append(index)
         if not arms and not timers and not skips:
             raise self._all_disabled()
-        self._choice, self._arms, self._offers = choice, arms, offers
+        self._choice, self._arms, self._offers, self._remote = choice, arms, offers, remote
         self._timers, self._skips, self._dynamic = timers, skips, dynamic
 
     def _all_disabled(self) -> AllGuardsDisabledError:
@@ -243,8 +249,8 @@ class _Alternation(Coroutine[Any, Any, Any]):
                 arm.value = await channel.begin_offer(self._guards[arm.index].send)
                 self._offering.append(channel)
             shut = self._ask_preconditions() if self._dynamic else _NONE
-            if remote := [arm for arm in self._arms if not arm.link.local]:
-                await self._ask_links(remote)
+            if self._remote:
+                await self._ask_links(self._remote)
             forsaken: set[int] = set()
             attached = False
             while True:
@@ -269,9 +275,12 @@ class _Alternation(Coroutine[Any, Any, Any]):
                             return index, None
                     if not self._arms and all(index in shut for index in self._timers):
                         raise self._all_disabled()  # no partner can come, and no timer expire
-                    local = [] if attached else [arm for arm in self._arms if arm.link.local]
-                    outcome = await self._wait(choice, self._arms if attached else remote, local, shut)
-                    attached = True
+                    if attached:
+                        outcome = await self._wait(choice, self._arms, (), shut)
+                    else:
+                        local = [arm for arm in self._arms if arm.link.local] if self._remote else self._arms
+                        outcome = await self._wait(choice, self._remote, local, shut)
+                        attached = True
                 if outcome is not None:
                     return outcome
                 if self._dynamic:
@@ -283,7 +292,7 @@ class _Alternation(Coroutine[Any, Any, Any]):
 
     async def _ask_links(self, asked: Sequence[Arm]) -> None:
         """Ask remote links what is ready. They are attached first, so that nothing is missed afterwards."""
-        self._attach(asked)
+        attach_all(asked, self._attached)
         try:
             async with asyncio.TaskGroup() as group:
                 for arm in asked:
@@ -368,7 +377,7 @@ class _Alternation(Coroutine[Any, Any, Any]):
         waiter = choice.begin()
         since = monotonic()
         try:
-            self._attach(attached)
+            attach_all(attached, self._attached)
             for arm in resumed:
                 arm.link.resume(arm)
             await waiter
@@ -405,16 +414,9 @@ class _Alternation(Coroutine[Any, Any, Any]):
         assert self._choice is not None
         self._choice.wake()
 
-    def _attach(self, arms: Iterable[Arm]) -> None:
-        attached = self._attached
-        for arm in arms:
-            arm.link.attach(arm)
-            attached.append(arm)
-
     def _detach(self) -> None:
         attached, self._attached = self._attached, []
-        for arm in attached:
-            arm.link.detach(arm)
+        detach_all(attached)
 
     # The same choice again ----------------------------------------------------------------------
 
@@ -440,7 +442,7 @@ class _Alternation(Coroutine[Any, Any, Any]):
         choice.ready = self._ready_list(by_index, alone=not self._timers and not self._skips)
         self._choice = choice
         self._kept = True
-        self._attach(self._arms)
+        attach_all(self._arms, self._attached)
 
     async def _decide_kept(self) -> Outcome:
         choice = self._choice

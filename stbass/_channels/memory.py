@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from asyncio import Future, InvalidStateError, get_running_loop
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from time import time
 from typing import Any, ClassVar, Literal, NoReturn
@@ -19,7 +19,7 @@ from stbass._channels.choice import IDLE
 from stbass._channels.transport import NOTHING, Arm, ChannelStats, Happened, Link, LinkSpec, Transport
 from stbass.errors import ChannelTopologyError, NotTransportable
 
-__all__ = ["MEMORY", "MemoryLink", "MemoryTransport"]
+__all__ = ["MEMORY", "MemoryLink", "MemoryTransport", "attach_all", "detach_all"]
 
 
 class MemoryTransport(Transport):
@@ -252,10 +252,11 @@ class MemoryLink(Link):
         if loop is not self._loop:
             self._move_to(loop)
         if arm.reader:
-            self._readers.append(arm)
+            arms, partners = self._readers, self._writers
         else:
-            self._writers.append(arm)
-        if self._readers and self._writers:
+            arms, partners = self._writers, self._readers
+        arms.append(arm)
+        if partners:
             self.announce(arm)
 
     def detach(self, arm: Arm) -> None:
@@ -283,19 +284,18 @@ class MemoryLink(Link):
         return bool(self._writers if arm.reader else self._readers)
 
     def ready(self, arm: Arm) -> bool:
-        if self.closed or self.forsaken is not None:
-            return True
         if arm.reader:
             line, partners = self._senders, self._writers
-            if self._buffer:
-                return True
         else:
             line, partners = self._receivers, self._readers
-            if len(self._buffer) < self.capacity:
-                return True
-        if line and _live(line):
+        if not line and not partners and not self.capacity:
+            return self.closed or self.forsaken is not None
+        if self.closed or self.forsaken is not None:
             return True
-        return bool(partners) and any(partner.claimable for partner in partners)
+        accepted = len(self._buffer)
+        if accepted if arm.reader else accepted < self.capacity:
+            return True
+        return _live(line) or any(partner.claimable for partner in partners)
 
     # What it tells ------------------------------------------------------------------------------
 
@@ -350,6 +350,31 @@ class MemoryLink(Link):
             self._readers.clear()
             self._writers.clear()
         self._loop = loop
+
+
+def attach_all(arms: Iterable[Arm], attached: list[Arm]) -> None:
+    """Attach these arms to their links, whatever links they are, and add each to ``attached`` when it is.
+
+    A choice over many channels spends most of its time here, so the usual reader makes no call of its own.
+    """
+    loop = get_running_loop()
+    for arm in arms:
+        link = arm.link
+        if type(link) is MemoryLink and arm.reader and link._loop is loop and not link._writers:
+            link._readers.append(arm)  # and there is nobody to tell
+        else:
+            link.attach(arm)
+        attached.append(arm)
+
+
+def detach_all(arms: Iterable[Arm]) -> None:
+    """The inverse of :func:`attach_all`."""
+    for arm in arms:
+        link = arm.link
+        if type(link) is MemoryLink and arm.reader and arm in link._readers:
+            link._readers.remove(arm)
+        else:
+            link.detach(arm)
 
 
 def _live(line: deque[Future[Any]]) -> bool:
