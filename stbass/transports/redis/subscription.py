@@ -61,6 +61,12 @@ class Subscription:
         self._stands: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
 
+    @property
+    def stands(self) -> bool:
+        """Whether :meth:`ready` would return at once."""
+        alive = self._task is not None and not self._task.done()
+        return alive and self._stands is not None and self._stands.done() and self._stands.exception() is None
+
     async def ready(self) -> None:
         """Return when the subscription stands; the first call starts it.
 
@@ -72,7 +78,7 @@ class Subscription:
             self._stands = asyncio.get_running_loop().create_future()
             self._task = asyncio.create_task(self.run(), name=f"stbass-listen-{self._channel}")
         assert self._stands is not None
-        if not self._stands.done() or self._stands.exception() is not None:
+        if not self.stands:
             await asyncio.shield(self._stands)
 
     async def also(self, channels: set[str]) -> None:

@@ -267,19 +267,19 @@ class FleetClient:
             _log.debug("cannot unsubscribe: %s", error)
 
     async def _flush(self) -> None:
-        # One turn later, so that all that is submitted in this one goes out together.
-        await asyncio.sleep(0)
         batch, self._outbox = self._outbox, []
         address = self.settings.backend
         try:
-            async with asyncio.timeout(_PATIENCE):
-                await waited_out(self._replies.ready, self._sending, away=self._was_there)
+            if not self._replies.stands:
+                async with asyncio.timeout(_PATIENCE):
+                    await waited_out(self._replies.ready, self._sending, away=self._was_there)
             position, task = 0, ordinary_task()
             while position < len(batch):
                 ready, position = self._prepared(batch, position, task)
                 # One that is sent twice runs once. Only a server that was there before is waited for.
                 note, send = partial(self.publisher.note_deadlines, ready), partial(self.publisher.send, ready)
-                await waited_out(note, self._noting, seconds=_PATIENCE, away=self._was_there)
+                if self.broker is not self.redis:
+                    await waited_out(note, self._noting, seconds=_PATIENCE, away=self._was_there)
                 address = self.settings.broker or address
                 await waited_out(send, self._sending, seconds=_PATIENCE, away=self._was_there)
                 self._was_there = True
