@@ -122,7 +122,7 @@ async def test_the_keys_and_fields_are_those_that_are_written_down_and_each_has_
                 used.update(own_server.command("HKEYS", key))
         return True
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(120):
         # given an end here and one elsewhere: values that wait, ...
         for capacity in (0, 3):
             one: Chan[int] = Chan(int, capacity=capacity, transport=transport)

@@ -331,7 +331,7 @@ async def test_what_a_process_gives_its_log_as_extra_is_in_the_json(caplog: pyte
 
     @Process
     async def agent(ctx: ProcessContext) -> None:
-        logging.getLogger("agents").warning("asked", extra={**given, "url": f"redis://:{SECRET}@h"})
+        logging.getLogger("agents").warning("asked", extra={**given, "_of_ray": 1, "url": f"redis://:{SECRET}@h"})
 
     await run(agent)
     # when it is written as JSON

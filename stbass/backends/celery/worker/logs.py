@@ -45,8 +45,11 @@ class JsonFormatter(logging.Formatter):
             "message": _shown(message),
         }
         made |= (fields := getattr(record, RECORD_FIELDS, NO_FIELDS))
-        if fields and (extra := {name: _extra(name, one) for name, one in vars(record).items() if name not in _OWN}):
-            made["extra"] = extra
+        if fields:
+            # What begins with an underscore is of whoever makes or handles records, Ray for one.
+            added = [name for name in vars(record) if name not in _OWN and not name.startswith("_")]
+            if added:
+                made["extra"] = {name: _extra(name, getattr(record, name)) for name in added}
         details = getattr(record, DETAILS, None)
         if type(details) is dict:
             made |= details
