@@ -12,13 +12,14 @@ from typing import Any, Literal
 import msgspec
 import redis
 import typer
+from kombu.exceptions import KombuError
 from packaging.requirements import InvalidRequirement, Requirement  # comes with kombu[redis]
 
 from stbass._values.texts import error_text, printable, shortened
 from stbass.backends.celery.fleet_status import FleetStatus, look_at
 from stbass.backends.celery.kombu_sender import KombuSender
 from stbass.backends.celery.refusals import REFUSED
-from stbass.backends.celery.settings import FleetSettings, FleetState, fleet_of
+from stbass.backends.celery.settings import EXECUTE, FleetSettings, FleetState, fleet_of
 from stbass.cli.exits import Exit
 from stbass.cli.named import load_application
 from stbass.errors import BackendUnavailableError
@@ -312,16 +313,33 @@ def _check_one_fleet(fleet: FleetState, status: FleetStatus) -> Iterator[Finding
             f"keys of queues begin with {settings.broker_prefix!r}, those of results with {settings.backend.prefix!r}"
         )
         yield Finding("one fleet", "warning", found, "give both transport options the same global_keyprefix")
-    replies: Any = fleet.app.control.ping(timeout=_PATIENCE / 2) if status.workers else []
-    heard = {name for reply in replies for name in reply}
+    try:
+        heard, strangers = _heard(fleet, {worker.name for worker in status.workers})
+    except (KombuError, redis.RedisError, OSError) as error:
+        found = f"the workers cannot be asked over the broker ({error_text(error)})"
+        yield Finding("one fleet", "warning", found, "allow its user what Celery needs, INFO among it")
+        return
+    if strangers:
+        found = f"the broker reaches {', '.join(map(_shown, sorted(strangers)))}, but the results do not know them"
+        yield Finding("one fleet", "error", found, "give all of them the same STBASS_RESULT_BACKEND and key prefix")
     deaf = [worker.name for worker in status.workers if worker.trouble is None and worker.name not in heard]
     if deaf:
         found = f"the results know {', '.join(map(_shown, deaf))}, but the broker does not reach them"
         yield Finding("one fleet", "error", found, "give all of them the same STBASS_BROKER_URL")
-    elif status.workers:
+    elif status.workers and not strangers:
         number = len(status.workers)
         found = f"{number} worker{'' if number == 1 else 's'}, at the broker and at the results"
         yield Finding("one fleet", "ok", found)
+
+
+def _heard(fleet: FleetState, known: set[str]) -> tuple[set[str], set[str]]:
+    """The workers that answer over the broker, and those of them that run processes and are not known."""
+    replies: Any = fleet.app.control.ping(timeout=_PATIENCE / 2)
+    heard = {name for reply in replies for name in reply}
+    if not heard - known:
+        return heard, set()
+    asked: Any = fleet.app.control.inspect(destination=sorted(heard - known), timeout=_PATIENCE / 2).registered()
+    return heard, {name for name, tasks in (asked or {}).items() if any(one.split()[0] == EXECUTE for one in tasks)}
 
 
 def _knows(include: list[str], module: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -29,6 +29,8 @@ from stbass.runs import Run, RunEvent, RunStatus, find
 __all__ = ["attach", "cancel", "event_line", "follow", "list_runs"]
 
 _LONGEST = 200
+_NARROW = 70
+"""Columns of a terminal in which a table of runs has no room."""
 
 
 def list_runs(app: str, most: int, as_json: bool) -> int:
@@ -45,16 +47,20 @@ def list_runs(app: str, most: int, as_json: bool) -> int:
         if not found:
             sys.stdout.write("no runs: programs start them with stbass.start()\n")
             return Exit.OK
+        now = datetime.now(UTC)
+        rows = [tuple(printable(shortened(cell, _LONGEST)) for cell in _cells(run, state, now)) for run, state in found]
+        console = _console()
+        if console.width < _NARROW:
+            # An id is to be copied: it stands in a line of its own, with the rest below.
+            for run_id, *rest in rows:
+                console.print(f"{run_id}\n  {', '.join(filter(None, rest))}", markup=False, soft_wrap=True)
+            return Exit.OK
         table = Table(box=None, padding=(0, 2, 0, 0))
         for title in ("id", "process", "state", "worker", "since", "progress"):
             table.add_column(title, overflow="fold")
-        now = datetime.now(UTC)
-        for run, state in found:
-            since = state.ended_at or state.started_at or state.queued_at
-            age = "" if since is None else _span((now - since).total_seconds())
-            cells = (run.id, run.name, _state(state), state.worker or "", age, _progress(state))
-            table.add_row(*(escape(printable(shortened(cell, _LONGEST))) for cell in cells))
-        _console().print(table)
+        for row in rows:
+            table.add_row(*map(escape, row))
+        console.print(table)
         return Exit.OK
 
     return _on_fleet(app, listing)
@@ -203,6 +209,12 @@ def _plain(state: RunStatus) -> dict[str, Any]:
         found[name] = None if moment is None else moment.isoformat()
     found["checkpoint"] = None if state.checkpoint is None else text_of(state.checkpoint, 1000)
     return found
+
+
+def _cells(run: Run[Any], state: RunStatus, now: datetime) -> Sequence[str]:
+    since = state.ended_at or state.started_at or state.queued_at
+    age = "" if since is None else _span((now - since).total_seconds())
+    return run.id, run.name, _state(state), state.worker or "", age, _progress(state)
 
 
 def _state(state: RunStatus) -> str:

@@ -99,6 +99,8 @@ async def test_a_server_that_says_nothing_of_itself(fleet: Operated) -> None:
     url = fleet.server.url.replace("//", "//shy:long@")
     checks = await found(fleet, STBASS_BROKER_URL=url, STBASS_RESULT_BACKEND=url)
     assert state(checks, "broker and results: server").startswith("warning: it does not say how it is set (")
+    # and Celery, which asks for that when it connects, cannot ask the workers
+    assert state(checks, "one fleet").startswith("warning: the workers cannot be asked over the broker (Operational")
     # when it does not tell its settings either
     fleet.server.command("ACL SETUSER", "shy", "+info", "-config")
     checks = await found(fleet, STBASS_BROKER_URL=url, STBASS_RESULT_BACKEND=url)
@@ -130,6 +132,9 @@ async def test_workers_that_do_not_fit(fleet: Operated) -> None:
     elsewhere = fleet.server.url.removesuffix("/0").rstrip("/") + "/5"
     checks = await found(fleet, STBASS_SIGNING_KEY=KEY, STBASS_BROKER_URL=elsewhere)
     assert state(checks, "one fleet") == f"error: the results know {worker.name}, but the broker does not reach them"
+    # when it keeps its results elsewhere
+    checks = await found(fleet, STBASS_SIGNING_KEY=KEY, STBASS_RESULT_BACKEND=elsewhere)
+    assert state(checks, "one fleet") == f"error: the broker reaches {worker.name}, but the results do not know them"
     # when there is none, though somebody waits
     worker.kill()
     waits = fleet.send("llm", Puppet(1))

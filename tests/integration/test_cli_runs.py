@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -174,6 +176,21 @@ async def test_runs_are_listed_the_newest_first(fleet: Fleet, registry: BackendR
     told = json.loads(stbass(fleet, "cancel", running.id, "--json").stdout)
     assert (told["id"], told["name"], told["had_ended"], told["ok"]) == (running.id, "forever", True, False)
     assert stbass(fleet, "follow", running.id).returncode == 1
+
+
+async def test_in_a_narrow_terminal_an_id_can_be_copied(fleet: Fleet, registry: BackendRegistry) -> None:
+    run = await start(telling, placement=HERE, registry=registry)
+    await run.result()
+    ours, theirs = pty.openpty()
+    env = {**os.environ, **fleet.env, "TERM": "xterm", "NO_COLOR": "1", "COLUMNS": "40"}
+    command = [sys.executable, "-m", "stbass.cli", "runs", "--most", "1"]
+    done = await asyncio.to_thread(subprocess.run, command, env=env, cwd=ROOT, stdout=theirs, timeout=90, check=True)
+    os.close(theirs)
+    lines = os.read(ours, 10_000).decode().splitlines()
+    os.close(ours)
+    assert done.returncode == 0
+    assert lines[0] == run.id
+    assert lines[1].startswith(f"  telling, ended, {fleet.workers['told'].name}, ")
 
 
 def shown_on_pages() -> list[tuple[str, str]]:
