@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+from io import TextIOWrapper
 
 from stbass.cli.commands import cli
 from stbass.cli.exits import Exit, complain
@@ -18,6 +19,9 @@ _EXTRAS |= dict.fromkeys(("aiohttp", "textual", "textual_serve"), "top")
 
 def main() -> None:
     """Run the command that the arguments name, and exit with its code."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        # Half of an emoji, or a line of a drawing where the terminal has no letter for it, ends no command.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         cli(prog_name="stbass")
     except (ConfigurationError, MissingDependencyError) as error:

@@ -53,6 +53,11 @@ async def hostile(ctx):
     raise ValueError(clears)
 
 
+@Process
+async def half(ctx):
+    return "half of an emoji \\ud83d, and … all"
+
+
 strange = PAR(hostile, hostile.with_name(clears), on_failure=FailurePolicy.COLLECT).with_name(clears)
 """
 
@@ -98,6 +103,15 @@ def test_a_failure_is_told_with_its_leaves_and_an_exit_code(folder: Path) -> Non
     assert "Traceback" not in done.stderr
     failed = stbass(folder, "run", "pipes:several", "-q", "--json")
     assert (failed.returncode, json.loads(failed.stdout)["ok"]) == (1, False)
+
+
+def test_what_a_terminal_cannot_write_is_written_otherwise(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = stbass(folder, "run", "pipes:half", "-q")
+    assert (done.returncode, done.stdout) == (0, "half of an emoji \\ud83d, and … all\n")
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    done = stbass(folder, "graph", "pipes:daily")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("SEQ\n\\u251c\\u2500 1. fetch\n")
 
 
 @pytest.mark.parametrize("quiet", [[], ["-q"]], ids=["progress", "quiet"])
