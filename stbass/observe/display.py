@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -21,6 +21,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from stbass._values.checks import is_between
 from stbass._values.texts import error_text, one_line, progress_text, short_text
 from stbass.observe import events
 from stbass.observe.events import Event
@@ -96,15 +97,15 @@ class _Row:
     where: str
     state: str = "waits"
     note: str = ""
-    done: float = 0.0
-    total: float | None = None
+    share: float | None = None
+    """How much of it is done, from 0 to 1; None: it has not said so in numbers."""
     began: float = 0.0
     ended: float | None = None
 
     def take(self, event: Event) -> None:
         """What the event says of the process."""
         if event.kind == "progress":
-            self.done, self.total, self.note = event.done or 0.0, event.total, event.note
+            self.share, self.note = _share(event.done, event.total), event.note
         elif event.kind == "checkpoint":
             self.note = f"checkpoint {short_text(event.value)}"
         elif event.kind == "started":
@@ -114,9 +115,9 @@ class _Row:
             self.ended = time.monotonic()
             self.state = "failed" if _error_of(event) else "done"
             self.note = _error_of(event)
-            if self.state == "done" and self.total:
+            if self.state == "done" and self.share is not None:
                 # What has ended well is whole, though it may not have told its last step.
-                self.done = self.total
+                self.share = 1.0
 
     def cells(self, now: float, bar: int) -> dict[str, RenderableType]:
         """What stands in each column of the table; a bar is that many characters long."""
@@ -124,10 +125,16 @@ class _Row:
             "process": Text(one_line(self.name, _LONGEST_NAME)),
             "where": Text(one_line(self.where, _LONGEST_NAME)),
             "state": Text(self.state, _STYLES[self.state]),
-            "progress": ProgressBar(self.total, min(self.done, self.total), width=bar) if self.total else "",
+            "progress": "" if self.share is None else ProgressBar(1.0, self.share, width=bar),
             "time": f"{(self.ended or now) - self.began:.1f} s" if self.began else "",
             "note": Text(one_line(self.note, _LONGEST_NOTE)),
         }
+
+
+def _share(done: Any, total: Any) -> float | None:
+    """How much of it is done, from 0 to 1. A process may have given anything for a number."""
+    least, most = sys.float_info.min, sys.float_info.max
+    return min(done / total, 1.0) if is_between(total, least, most) and is_between(done, 0, most) else None
 
 
 class LiveView(View):

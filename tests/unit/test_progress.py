@@ -309,6 +309,20 @@ async def test_whatever_a_process_says_of_its_progress_it_is_shown(done: Any) ->
     assert "failed: ValueError: x" in shown(console)
 
 
+@pytest.mark.parametrize("total", ["a word", [1], float("nan"), float("inf"), 10**5000, -3, 0], ids=range(7))
+@pytest.mark.parametrize("done", ["a word", [1], float("nan"), 10**5000, -1, 5], ids=range(6))
+def test_whatever_a_process_says_of_its_progress_it_does_not_end_the_table(done: Any, total: Any) -> None:
+    console = terminal()
+    view = LiveView(console)
+    view.on_event(Event("started", "says", "1"))
+    view.on_event(Event("progress", "says", "1", done=done, total=total, note="odd"))
+    console.print(view._draw())
+    view.on_event(Event("ended", "says", "1", result=ProcessResult.ok(1)))
+    console.print(view._draw())
+    assert re.search(r"says +runs .*odd", shown(console))
+    assert re.search(r"says +done", shown(console))
+
+
 async def test_an_attempt_has_no_progress_of_the_one_before() -> None:
     @Process
     async def second_time(ctx: ProcessContext) -> None:
