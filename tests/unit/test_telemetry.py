@@ -136,13 +136,21 @@ async def test_waits_in_channels_are_told_by_process_and_direction() -> None:
 
 
 async def test_a_wait_that_is_cancelled_is_told_too() -> None:
+    begun = asyncio.Event()
+
     @Process
     async def never_met(ctx: ProcessContext) -> None:
+        begun.set()
         await Chan(int).recv()
 
-    await PAR(never_met, deadline=0.1, on_failure=FailurePolicy.COLLECT).run()
+    task = asyncio.create_task(PAR(never_met).run())
+    await begun.wait()
+    await asyncio.sleep(0.05)  # it waits for that long
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
     count, seconds = traced_agents.waits()["never_met", "receive"]
-    assert (count, seconds >= 0.05) == (1, True)
+    assert (count, seconds >= 0.04) == (1, True)
 
 
 async def test_whoever_traces_may_raise(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
