@@ -18,6 +18,7 @@ from stbass._values.checks import checked_deadline
 from stbass._values.ctrl_c import raise_ctrl_c
 from stbass._values.endpoint import Placement
 from stbass._values.ids import new_id
+from stbass._values.numbers import finite
 from stbass._values.outcome import ProcessResult
 from stbass._values.texts import text_of
 from stbass._values.waits import ChannelWaits
@@ -364,7 +365,8 @@ def run_event(event: Event, number: int, at: datetime) -> RunEvent:
     """An event of a process, as one of the run that it belongs to."""
     value, error = event.value, None
     if event.kind == "progress":
-        value = Progress(float(event.done or 0), event.total, event.note)
+        total = None if finite(event.total) is None else event.total
+        value = Progress(finite(event.done) or 0.0, total, event.note)
     if event.result is not None and event.result.is_fail:
         error = event.result.failure.summary
     info = event.result.run if event.kind == "ended" and event.result is not None else None

@@ -1,11 +1,23 @@
-"""NumPy's scalars as Python's own values, where the program has imported NumPy."""
+"""Numbers of others as Python's own: what anybody gives for one, and NumPy's, where the program has imported NumPy."""
 
 from __future__ import annotations
 
 import sys
+from math import isfinite
 from typing import Any
 
-__all__ = ["plain_number", "plain_number_type"]
+__all__ = ["finite", "plain_number", "plain_number_type"]
+
+
+def finite(number: Any) -> float | None:
+    """A number as JSON has it; None for what is none."""
+    if number is None:
+        return None
+    try:
+        found = float(number)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return found if isfinite(found) else None
 
 
 def plain_number_type(cls: type) -> type:

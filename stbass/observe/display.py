@@ -21,7 +21,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from stbass._values.checks import is_between
+from stbass._values.numbers import finite
 from stbass._values.texts import error_text, one_line, progress_text, short_text
 from stbass.observe import events
 from stbass.observe.events import Event
@@ -133,8 +133,8 @@ class _Row:
 
 def _share(done: Any, total: Any) -> float | None:
     """How much of it is done, from 0 to 1. A process may have given anything for a number."""
-    least, most = sys.float_info.min, sys.float_info.max
-    return min(done / total, 1.0) if is_between(total, least, most) and is_between(done, 0, most) else None
+    part, whole = finite(done), finite(total)
+    return None if part is None or whole is None or whole <= 0 else min(max(part, 0.0) / whole, 1.0)
 
 
 class LiveView(View):

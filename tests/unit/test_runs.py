@@ -285,3 +285,16 @@ def test_values_of_server_sent_events(make: Callable[[], Any], text: str) -> Non
 def test_a_value_that_has_no_text_is_told_all_the_same() -> None:
     event = RunEvent("3", "output", _Hostile(), "p", "p", "id", None, 1, datetime(2026, 1, 2, tzinfo=UTC))
     assert "whose repr raised KeyError" in event.as_sse()
+
+
+@pytest.mark.parametrize("done", ["a word", [1], float("nan"), 10**5000, None], ids=range(5))
+async def test_whatever_a_process_says_of_its_progress_its_run_goes_on(done: Any) -> None:
+    @Process
+    async def says(ctx: ProcessContext) -> int:
+        ctx.progress(done, done, "odd")
+        return 1
+
+    run = await stbass.start(says)
+    assert (await run.result()).value == 1
+    [told] = [event.value async for event in run.events() if event.kind == "progress"]
+    assert (told.done, told.total, told.note) == (0.0, None, "odd")

@@ -17,7 +17,6 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import cached_property, lru_cache
 from hashlib import blake2b
-from math import isfinite
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -27,6 +26,7 @@ from stbass._channels.transport import Transport
 from stbass._process.context import Composable, ProcessContext, failure_of, frame_of, sent_by
 from stbass._process.meter import Meter
 from stbass._values.endpoint import Placement
+from stbass._values.numbers import finite
 from stbass._values.span import Span
 from stbass._values.texts import (
     LONGEST_TRACEBACK,
@@ -76,7 +76,6 @@ __all__ = [
     "defined_name",
     "delivery_tag",
     "failed_result",
-    "finite",
     "is_failure",
     "message_in_queue",
     "open_called",
@@ -324,17 +323,6 @@ class Told(msgspec.Struct, omit_defaults=True):
             wire.load_result(raw, limit=limit) if raw and self.kind in ("ended", "retried") else None,
             self.path,
         )
-
-
-def finite(number: Any) -> float | None:
-    """A number as JSON has it; None for what is none."""
-    if number is None:
-        return None
-    try:
-        found = float(number)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return found if isfinite(found) else None
 
 
 class Used(msgspec.Struct, omit_defaults=True):

@@ -21,8 +21,9 @@ import redis
 import redis.asyncio
 
 from stbass._engine.runs import MOST_EVENTS
+from stbass._values.numbers import finite
 from stbass.backends.celery import run_keys
-from stbass.backends.celery.envelope import Told, finite, seal_text
+from stbass.backends.celery.envelope import Told, seal_text
 from stbass.backends.celery.settings import FleetSettings
 from stbass.observe.events import Event
 from stbass.transports.redis.trouble import Vigil, waited_out

@@ -41,6 +41,7 @@ from stbass._process.meter import Meter
 from stbass._process.sync_threads import SyncThreads, shared_threads
 from stbass._values.endpoint import Placement
 from stbass._values.ids import new_id
+from stbass._values.numbers import finite
 from stbass._values.outcome import Failure, ProcessResult
 from stbass._values.texts import error_text, plain_text, printable, shortened, traceback_text
 from stbass._values.usage import Usage
@@ -56,7 +57,6 @@ from stbass.backends.celery.envelope import (
     Used,
     cancelled_mark,
     failed_result,
-    finite,
     is_failure,
     message_in_queue,
     open_cancellation,
