@@ -16,7 +16,7 @@ import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
@@ -227,8 +227,11 @@ def memory(pids: Sequence[int], field: str) -> int:
 
 def processor_seconds(pid: int) -> float:
     """Processor time of a process's living threads, to the nanosecond (``/proc/<pid>/stat`` counts hundredths)."""
-    threads = Path(f"/proc/{pid}/task").iterdir()
-    return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads) / 1e9
+    used = 0
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            used += int((thread / "schedstat").read_text().split()[0])
+    return used / 1e9
 
 
 def measure(subject: Subject, workers: Workers, work: str, count: int, seconds: float) -> dict[str, float]:
