@@ -1,15 +1,15 @@
 """What ``stbass`` exits with.
 
-======  ===========================================================
+======  ===================================================================================================
 code    meaning
-======  ===========================================================
+======  ===================================================================================================
 0       it did what was asked
 1       something failed
-2       the command line is wrong
-3       a setting is wrong, or something that is needed is missing
+2       the command line cannot be read: no such command or option, or an argument too few
+3       what an option or a setting says cannot be used, or something that is needed is missing
 4       the deadline passed
 130     interrupted (Ctrl-C)
-======  ===========================================================
+======  ===================================================================================================
 """
 
 from __future__ import annotations
