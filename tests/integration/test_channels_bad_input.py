@@ -33,7 +33,7 @@ async def named(server: RedisServer) -> AsyncIterator[RedisTransport]:
 
 
 async def there_and_back(writer: Chan[int], reader: Chan[int]) -> int:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         sending = asyncio.create_task(writer.send(7))
         received = await reader.recv()
         await sending
@@ -98,7 +98,7 @@ async def test_a_redis_that_refuses_the_command() -> None:
     with RedisServer(args=("--rename-command", "BLMOVE", "")) as server:
         transport = RedisTransport(server.url)
         with pytest.raises(BackendUnavailableError, match=r"refused: .*BLMOVE"):
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 await Chan(int, transport=transport).recv()
         await transport.aclose()
 
@@ -110,7 +110,7 @@ async def test_a_redis_whose_rules_forbid_what_channels_need(server: RedisServer
     server.command("ACL SETUSER", "narrow", "on", ">secret", "~*", "&*", "+@all", rule)
     try:
         transport = RedisTransport(f"redis://narrow:secret@127.0.0.1:{server.port}/0")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             with pytest.raises(BackendUnavailableError, match=r"refused.*(NOPERM|permission)") as caught:
                 await Chan(int, transport=transport).recv()
         assert "secret" not in str(caught.value)

@@ -70,7 +70,7 @@ async def program(
     )
     try:
         assert process.stdout is not None
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             assert await process.stdout.readline() == b"there\n"
         yield process
     finally:
