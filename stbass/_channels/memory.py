@@ -288,7 +288,7 @@ class MemoryLink(Link):
             line, partners = self._senders, self._writers
         else:
             line, partners = self._receivers, self._readers
-        if not line and not partners and not self.capacity:
+        if not (line or partners or self.capacity or self._buffer):
             return self.closed or self.forsaken is not None
         if self.closed or self.forsaken is not None:
             return True

@@ -36,8 +36,8 @@ _ANSWER_SECONDS = 1.0
 
 _FIRST = command(b"PING")
 """What goes before an acknowledgement. Of all it has to write after one turn, the server writes first to whoever it has
-an answer for last. So the writer, who waits to be told, is told before the reader, who has an answer for this already:
-that is an eighth of the time that a value takes. With another order nothing but that time is lost."""
+an answer for last. So the writer, who waits to be told, is told before the reader, who has an answer for this already,
+and a value takes less time. With another order nothing but that time is lost."""
 
 
 class Rendezvous(RedisLink):
