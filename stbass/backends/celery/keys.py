@@ -593,9 +593,9 @@ CLAIM = (
 -- ARGV: worker, its life, result key prefix, run ttl (s), result ttl (s), how many suspects run there, their blame, and
 --       packed (msgpack: an argument each would cost more than the work) a list with, per process: id, lease (ms), has
 --       a deadline (0/1), reply, queue, how many workers it may lose, delivery tag, signature of its record, whether it
---       is known that nobody has cancelled it (0/1), whether it may have to wait apart (0/1), whether somebody looks on
---       and is to be told at once that it begins (0/1); then, packed too, limits of queues that hold where nobody has
---       set others
+--       is known that nobody has cancelled it (0/1), whether it may have to wait apart (0/1), whether those who wait are
+--       told at once that it begins, because somebody looks on (0/1); then, packed too, limits of queues that hold where
+--       nobody has set others
 -- Gives since when the server keeps the fleet's data, and then per process: status, attempt, remaining (ms, -1: no
 -- deadline), checkpoint or '', blame if it is a suspect ('': it is none), whether its record was forged (0/1); and at
 -- last in how many ms somebody has to look who may begin, of which queues
