@@ -593,9 +593,8 @@ CLAIM = (
 -- ARGV: worker, its life, result key prefix, run ttl (s), result ttl (s), how many suspects run there, their blame, and
 --       packed (msgpack: an argument each would cost more than the work) a list with, per process: id, lease (ms), has
 --       a deadline (0/1), reply, queue, how many workers it may lose, delivery tag, signature of its record, whether it
---       is known that nobody has cancelled it (0/1), whether it may have to wait apart (0/1), whether those who wait are
---       told at once that it begins, because somebody looks on (0/1); then, packed too, limits of queues that hold where
---       nobody has set others
+--       is known that nobody has cancelled it (0/1), whether it may have to wait apart (0/1); then, packed too, limits
+--       of queues that hold where nobody has set others
 -- Gives since when the server keeps the fleet's data, and then per process: status, attempt, remaining (ms, -1: no
 -- deadline), checkpoint or '', blame if it is a suspect ('': it is none), whether its record was forged (0/1); and at
 -- last in how many ms somebody has to look who may begin, of which queues
@@ -640,7 +639,7 @@ local fresh = redis.call('EXISTS', unpack(marks)) == 0
 local ends = redis.call('ZMSCORE', 'stbass:leases', unpack(ids))
 local lately = redis.call('SMISMEMBER', ended_in(result_ttl, 0), unpack(ids))
 local before = redis.call('SMISMEMBER', ended_in(result_ttl, 1), unpack(ids))
-local out, started, leases, claimed, rated, alarms = {since()}, {}, {}, {}, {}, {}
+local out, leases, claimed, rated, alarms = {since()}, {}, {}, {}, {}
 for index, job in ipairs(jobs) do
   local id, lease, timed, reply = unpack(job, 1, 4)
   local run = 'stbass:run:' .. id
@@ -701,17 +700,10 @@ for index, job in ipairs(jobs) do
     if attempt > 1 then redis.call('HDEL', run, 'lent') end
     table.insert(leases, now + lease)
     table.insert(leases, id)
-    if reply ~= '' and job[11] == 1 then
-      if not started[reply] then started[reply] = {} end
-      table.insert(started[reply], {id, attempt})
-    end
   end
   out[index + 1] = {status, attempt, remaining, checkpoint, blame, is_forged}
 end
 if #leases > 0 then redis.call('ZADD', 'stbass:leases', unpack(leases)) end
-for reply, entries in pairs(started) do
-  redis.call('PUBLISH', reply, cjson.encode({started = entries, worker = worker}))
-end
 -- Who has called these may be a command, or somebody who has found a lost worker: neither can look again.
 for queue, limit in pairs(rated) do
   if redis.call('ZCARD', 'stbass:line:' .. queue) > 0 then

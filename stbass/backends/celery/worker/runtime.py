@@ -811,7 +811,6 @@ class Runtime:
                 int(job.ignores_cancellation),
                 # Not for ever: the one that it waits for may itself wait for it, over a channel or for its result.
                 int(job.apart_since is None or asked_at - job.apart_since < max(_APART, job.envelope.lease)),
-                int(job.envelope.path is not None),
             )
             for job in jobs
         ]
@@ -986,10 +985,12 @@ class Runtime:
         job.task = self._loop.create_task(self._run(job, until, checkpoint), name=job.name, context=context)
         if job.on_started is not None:
             job.on_started()
-        if job.envelope.reply and job.envelope.path is None:
-            # If somebody looks on, CLAIM has told it.
+        if job.envelope.reply:
             self._begun[job.id] = job
-            if not self._tells_of_begun:
+            if job.envelope.path is not None:
+                # Somebody looks on.
+                self._tell_of_begun()
+            elif not self._tells_of_begun:
                 self._tells_of_begun = True
                 self._loop.call_later(_BEGUN_TOLD_WITHIN, self._tell_of_begun_in_time)
 
