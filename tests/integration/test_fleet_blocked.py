@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import subprocess
 import sys
 from contextlib import aclosing
@@ -80,41 +79,6 @@ async def test_a_claim_that_nobody_else_has_is_made_again_and_costs_no_attempt(t
         ):
             result = await backend.execute(Steps(1, 0.0), ProcessContext("once"))
     assert (result.is_ok, claims) == (True, 2)
-
-
-async def test_a_claim_under_way_when_its_worker_is_stopped_is_handed_back(tmp_path: Path) -> None:
-    log, told = tmp_path / "log", tmp_path / "told"
-    claimed, let_go = asyncio.Event(), asyncio.Event()
-
-    async def hold(chunk: bytes) -> None:
-        if b"$2\r\ngo\r\n" in chunk:
-            claimed.set()
-            await let_go.wait()
-
-    with RedisServer() as server:
-        app = make_app("tests", broker_url=server.url)
-        # given a long lease, for which nobody else would have to wait
-        async with (
-            aclosing(CeleryBackend(app, queue="q", lease=300.0)) as backend,
-            Proxy(server.port, before=hold) as proxy,
-        ):
-            env = {"STBASS_BROKER_URL": server.url, "STBASS_RESULT_BACKEND": proxy.url}
-            async with Worker(APP, "q", env=env) as first:
-                running = asyncio.create_task(
-                    backend.execute(UntilTold(str(log), str(told)), ProcessContext("claimed by one that stops"))
-                )
-                await claimed.wait()
-                # when the worker is stopped before it knows that it has claimed a process
-                first.send_signal(signal.SIGQUIT)
-                await until(lambda: server.command("PUBSUB", "NUMSUB", "stbass:cancel:0")[-1] == 0, timeout=30)
-                let_go.set()
-                await until(lambda: first.exit_code is not None, timeout=30)
-            # then another one runs it, and nobody has died of it
-            told.touch()
-            async with Worker(APP, "q", env={**env, "STBASS_RESULT_BACKEND": server.url}):
-                async with asyncio.timeout(60):
-                    assert (await running).value == 2
-            assert server.command("HLEN", "unacked") == 0
 
 
 async def test_whoever_blocks_the_event_loop_is_named_once_and_keeps_its_lease(

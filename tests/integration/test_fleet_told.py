@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from contextlib import aclosing
-from pathlib import Path
 
 import pytest
-import redis
 
 from stbass import PLACED_PAR, FailurePolicy, Placement, start
 from stbass._process.context import ProcessContext
@@ -18,7 +14,7 @@ from stbass.errors import DeadlineExceeded, ProcessCancelled
 from stbass.observe import events
 from stbass.testing import RedisServer
 from tests.integration.conftest import Fleet
-from tests.support.agents import Mark, Steps, UntilTold, fails_on_the_way, noop
+from tests.support.agents import Steps, fails_on_the_way
 from tests.support.backends import registry_of
 from tests.support.waiting import until
 
@@ -63,66 +59,6 @@ async def test_a_result_that_somebody_else_stored_is_told_of(server: RedisServer
             assert "by somebody else" in str((await running).failure.error)
     finally:
         await backend.aclose()
-
-
-async def test_the_beginning_of_a_process_is_told_once_and_first(
-    server: RedisServer, fleet: Fleet, tmp_path: Path
-) -> None:
-    log, let_go = tmp_path / "log", tmp_path / "let_go"
-    client = redis.Redis.from_url(server.url)
-    async with aclosing(CeleryBackend(fleet.app(), queue="anthropic")) as backend:
-        listener = client.pubsub()
-        listener.psubscribe("stbass:reply:*")
-        assert listener.get_message(timeout=30)
-
-        async def heard() -> dict[str, object]:
-            message = await asyncio.to_thread(listener.get_message, timeout=30)
-            assert message is not None
-            told = json.loads(message["data"])
-            # Those without anything in them are left out by whoever writes them.
-            return {kind: value for kind, value in told.items() if value}
-
-        # given one that has ended before anybody would have been told of it: that comes with its result
-        ctx = ProcessContext("short")
-        short = await backend.execute(noop, ctx)
-        began, ended = await heard(), await heard()
-        assert began == {"started": [[ctx.process_id, 1]], "worker": fleet.workers["anthropic"].name}
-        assert ended.keys() == {"results"}
-        assert short.run is not None
-        assert short.run.queued is not None
-        # given one that says something at once: it is told after that
-        await backend.execute(Steps(1, 0.0), ProcessContext("speaks"))
-        assert [[*(await heard())] for _ in range(4)] == [
-            ["started", "worker"],
-            ["checkpoint", "value"],
-            ["progress", "done", "total", "note"],
-            ["results"],
-        ]
-        # given one that says nothing: it is told while it runs
-        ctx = ProcessContext("long")
-        running = asyncio.create_task(backend.execute(UntilTold(str(log), str(let_go)), ctx))
-        assert (await heard())["started"] == [[ctx.process_id, 1]]
-        assert not running.done()
-        let_go.touch()
-        long = await running
-        assert [*(await heard())] == ["results"]
-        assert long.run is not None
-        assert long.elapsed is not None
-        assert long.run.queued is not None
-    client.close()
-
-
-async def test_how_long_a_process_was_queued_is_told_without_how_long_it_ran(fleet: Fleet, tmp_path: Path) -> None:
-    # given processes that have ended before anybody would have been told that they run
-    async with aclosing(CeleryBackend(fleet.app(), queue="anthropic")) as backend:
-        for number in range(10):
-            begun = asyncio.get_running_loop().time()
-            result = await backend.execute(Mark(str(tmp_path / "log"), 0.005), ProcessContext(f"short{number}"))
-            taken = asyncio.get_running_loop().time() - begun
-            assert result.run is not None
-            assert result.elapsed is not None
-            assert result.run.queued is not None
-            assert 0.0 <= result.run.queued.total_seconds() <= taken - result.elapsed.total_seconds()
 
 
 async def test_a_failure_names_its_worker_and_its_last_progress(fleet: Fleet, backend: CeleryBackend) -> None:

@@ -639,7 +639,7 @@ local fresh = redis.call('EXISTS', unpack(marks)) == 0
 local ends = redis.call('ZMSCORE', 'stbass:leases', unpack(ids))
 local lately = redis.call('SMISMEMBER', ended_in(result_ttl, 0), unpack(ids))
 local before = redis.call('SMISMEMBER', ended_in(result_ttl, 1), unpack(ids))
-local out, leases, claimed, rated, alarms = {since()}, {}, {}, {}, {}
+local out, started, leases, claimed, rated, alarms = {since()}, {}, {}, {}, {}, {}
 for index, job in ipairs(jobs) do
   local id, lease, timed, reply = unpack(job, 1, 4)
   local run = 'stbass:run:' .. id
@@ -700,10 +700,17 @@ for index, job in ipairs(jobs) do
     if attempt > 1 then redis.call('HDEL', run, 'lent') end
     table.insert(leases, now + lease)
     table.insert(leases, id)
+    if reply ~= '' then
+      if not started[reply] then started[reply] = {} end
+      table.insert(started[reply], {id, attempt})
+    end
   end
   out[index + 1] = {status, attempt, remaining, checkpoint, blame, is_forged}
 end
 if #leases > 0 then redis.call('ZADD', 'stbass:leases', unpack(leases)) end
+for reply, entries in pairs(started) do
+  redis.call('PUBLISH', reply, cjson.encode({started = entries, worker = worker}))
+end
 -- Who has called these may be a command, or somebody who has found a lost worker: neither can look again.
 for queue, limit in pairs(rated) do
   if redis.call('ZCARD', 'stbass:line:' .. queue) > 0 then
@@ -923,9 +930,9 @@ FINISH = (
     + """
 -- Store results, many at once (at most 1000), tell those who wait, and acknowledge the messages.
 -- ARGV: result key prefix, result ttl (s; 0: none), packed (msgpack) a list with, per process: id, attempt (0: it never
---       started), result, reply, delivery tag, the worker's life ('': whoever's it was), queue, whether those who wait
---       have not heard yet that it was started, and of the whole of a run (see run_keys) the id of that; then kombu's
---       unacked hash and index and the prefix of queues ('': they are on another server), and the worker
+--       started), result, reply, delivery tag, the worker's life ('': whoever's it was), queue, and of the whole of a
+--       run (see run_keys) the id of that; then kombu's unacked hash and index and the prefix of queues ('': they are
+--       on another server)
 -- Gives per process 1, or 0 if it is no longer this worker's (then nothing is stored: the other one's result counts).
 -- Beside these it gives messages that are to be sent, of those who waited for the limit of a queue; and of such queues
 -- in how many ms somebody has to look who may begin.
@@ -936,7 +943,7 @@ for index, job in ipairs(jobs) do channels[index] = prefix .. job[1] end
 local listeners = redis.call('PUBSUB', 'NUMSUB', unpack(channels))
 local out, replies, gone, ended, tags, freed = {}, {}, {}, {}, {}, {}
 for index, job in ipairs(jobs) do
-  local id, attempt, result, reply, tag, life, queue, is_news, followed = unpack(job, 1, 9)
+  local id, attempt, result, reply, tag, life, queue, followed = unpack(job, 1, 8)
   local run, key = 'stbass:run:' .. id, channels[index]
   local known, whose, follow = unpack(redis.call('HMGET', run, 'attempt', 'life', 'follow'))
   followed = followed or follow
@@ -962,8 +969,7 @@ for index, job in ipairs(jobs) do
     end
     if listeners[index * 2] > 0 then redis.call('PUBLISH', key, result) end
     if reply ~= '' then
-      if not replies[reply] then replies[reply] = {{}, {}, {}} end
-      if is_news then table.insert(replies[reply][3], {id, attempt}) end
+      if not replies[reply] then replies[reply] = {{}, {}} end
       -- A large result is fetched by who waits for it: a subscriber whose buffer overflows is cut off.
       if #result <= 65536 then
         table.insert(replies[reply][1], result)
@@ -994,8 +1000,6 @@ if ARGV[4] ~= '' and #tags > 0 then
   redis.call('HDEL', ARGV[4], unpack(tags))
 end
 for reply, results in pairs(replies) do
-  -- Two messages: a producer of an earlier version deals with the results in a message first.
-  if #results[3] > 0 then redis.call('PUBLISH', reply, cjson.encode({started = results[3], worker = ARGV[7]})) end
   local small, large = table.concat(results[1], ','), table.concat(results[2], ',')
   redis.call('PUBLISH', reply, '{"results":[' .. small .. '],"ready":[' .. large .. ']}')
 end

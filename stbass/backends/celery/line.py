@@ -143,7 +143,7 @@ class WaitingLine:
             error = waited_too_long(name, float(deadline), queue, limit.used_up(places))
             result = failed_result(error, Envelope(process_id, queue, name, 0.0))
             meta = seal_result(process_id, result, self._settings)
-            packed.append((process_id, 0, meta.decode(), reply, "", "", queue, False, *([run] if run else [])))
+            packed.append((process_id, 0, meta.decode(), reply, "", "", queue, *([run] if run else [])))
         return _pack(packed) if packed else None
 
     def limit(self, queue: str, limit: Limit | None = None, by: str = "command") -> LimitState:

@@ -433,12 +433,7 @@ class FleetClient:
     def _settle(self, ticket: Ticket, meta: Meta) -> None:
         if ticket.future.done():
             return
-        queued = None
-        if ticket.started_at is not None:
-            # Of a short one it is told with the result.
-            elapsed = 0.0 if meta.ran is None else meta.ran.elapsed or 0.0
-            started_at = min(ticket.started_at, time.monotonic() - elapsed)
-            queued = timedelta(seconds=max(0.0, started_at - ticket.submitted_at))
+        queued = None if ticket.started_at is None else timedelta(seconds=ticket.started_at - ticket.submitted_at)
         result = open_result(meta, ticket.envelope, self.settings, ticket.placement, queued)
         if result.is_ok:
             ticket.output = sent_of(meta, self.settings)

@@ -105,8 +105,6 @@ _TOUCH_MOST = 5000
 _LONGEST_NOTE = 2000
 _ORPHANED = "cancelled, because the worker of the process that sent it is lost,"
 _NOT_WANTED = "cancelled, because the process that sent it has failed,"
-_BEGUN_TOLD_WITHIN = 0.01
-"""Seconds after which a producer knows that its process runs: most of the short ones have ended by then."""
 _STALE = 2 / 3
 """Of its lease: the age at which a claim that was not started is given up. It would have been renewed by then."""
 _APART = 5.0
@@ -396,12 +394,7 @@ class Runtime:
         self._storing = Vigil("store results", settings.backend, _log)
         self._telling = Vigil("tell of progress", settings.backend, _log)
         self._redis: redis.asyncio.Redis | None = None
-        self._claimer: asyncio.Task[None] | None = None
-        self._claim_under_way: asyncio.Future[None] | None = None
-        self._begun: dict[str, Job] = {}
-        """Those that run, and of which their producers do not know it yet."""
-        self._tells_of_begun = False
-        """Whether a timer sees to that."""
+        self._claim_under_way: asyncio.Task[None] | None = None
         self._ready = threading.Event()
         self._main: asyncio.Task[None] | None = None
         self._thread = threading.Thread(target=self._run_loop, name="stbass-processes", daemon=True)
@@ -573,7 +566,7 @@ class Runtime:
         self._ready.set()
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._claim_all())
+                group.create_task(self._forever("claims processes", self._claim_some), name="stbass-claim")
                 group.create_task(self._forever("stores results", self._store_some), name="stbass-store")
                 group.create_task(self._forever("calls what waits for a limit", self._tend_some), name="stbass-limits")
                 group.create_task(self._forever("writes events of runs", self._writer.write_some), name="stbass-events")
@@ -588,10 +581,8 @@ class Runtime:
         """Store what has ended, and hand back the rest."""
         last = self._loop.time() + 3 * _LAST_SECONDS
         if self._claim_under_way is not None:
-            # What is claimed for nobody has to wait for a lease to end.
+            # Otherwise it may claim processes for nobody.
             await asyncio.wait((self._claim_under_way,), timeout=_LAST_SECONDS)
-        if self._claimer is not None:
-            self._claimer.cancel()
         held = [job for job in self._running.values() if job.task is not None]
         running = [job.task for job in held if job.task is not None]
         for job in held:
@@ -635,7 +626,7 @@ class Runtime:
             Exception: it has failed many times on end, so the worker is of no use.
         """
         failures = 0
-        while not self._closing:
+        while True:
             try:
                 await step()
                 failures = 0
@@ -645,11 +636,6 @@ class Runtime:
                     raise
                 _log.exception("the part of the worker that %s failed; it goes on", doing)
                 await asyncio.sleep(min(LONGEST_PAUSE, 0.01 * 2**failures))
-
-    async def _claim_all(self) -> None:
-        # A task that is not cancelled with this one: if the worker stops amid a claim, that goes to its end.
-        self._claimer = self._loop.create_task(self._forever("claims processes", self._claim_some), name="stbass-claim")
-        await asyncio.shield(self._claimer)
 
     async def _claim_some(self) -> None:
         await self._has_work.wait()
@@ -672,7 +658,7 @@ class Runtime:
                 self._has_work.clear()
         jobs = [job for job in batch if self._is_first(job) and self._open(job)]
         if jobs:
-            await self._each(jobs, self._claiming, self._claim, self._not_claimed)
+            await self._each(jobs, self._claiming, self._claim_whole, self._not_claimed)
         if self._limited:
             limited, self._limited = self._limited, []
             await self._each(limited, self._claiming, self._park, self._not_claimed)
@@ -692,6 +678,11 @@ class Runtime:
     def _add_twin(job: Job, twin: Job) -> None:
         job.twins.append(twin)
         twin.on_busy()
+
+    async def _claim_whole(self, jobs: list[Job]) -> None:
+        # To its end even if the worker stops meanwhile: what is claimed for nobody has to wait for a lease to end.
+        self._claim_under_way = self._loop.create_task(self._claim(jobs))
+        await asyncio.shield(self._claim_under_way)
 
     async def _give_up_stale(self) -> None:
         """Claim again what was claimed so long ago that another worker may have it by now."""
@@ -789,14 +780,6 @@ class Runtime:
         self._refusals.note(kind, error_text(error), text if type(text) is str else "", queue=queue, task_id=job.id)
 
     async def _claim(self, jobs: list[Job]) -> None:
-        self._claim_under_way = under_way = self._loop.create_future()
-        try:
-            await self._claim_and_start(jobs)
-        finally:
-            self._claim_under_way = None
-            under_way.set_result(None)
-
-    async def _claim_and_start(self, jobs: list[Job]) -> None:
         asked_at = time.monotonic()
         packed = [
             (
@@ -902,7 +885,6 @@ class Runtime:
     def _done(self, job: Job, outcome: Outcome) -> None:
         # Not before its result is stored, which may take longer than a lease: nobody else shall run it meanwhile.
         self.keeper.release(job.id)
-        self._begun.pop(job.id, None)
         # It knows the job, too: a circle would be left to the garbage collector.
         job.ctx = None
         if outcome.status in ("done", "lost") and (reply := job.envelope.reply):
@@ -985,28 +967,6 @@ class Runtime:
         job.task = self._loop.create_task(self._run(job, until, checkpoint), name=job.name, context=context)
         if job.on_started is not None:
             job.on_started()
-        if job.envelope.reply:
-            self._begun[job.id] = job
-            if job.envelope.path is not None:
-                # Somebody looks on.
-                self._tell_of_begun()
-            elif not self._tells_of_begun:
-                self._tells_of_begun = True
-                self._loop.call_later(_BEGUN_TOLD_WITHIN, self._tell_of_begun_in_time)
-
-    def _tell_of_begun_in_time(self) -> None:
-        self._tells_of_begun = False
-        self._tell_of_begun()
-
-    def _tell_of_begun(self) -> None:
-        replies: dict[str, list[tuple[str, int]]] = {}
-        for job in self._begun.values():
-            replies.setdefault(job.envelope.reply, []).append((job.id, job.attempt))
-        self._begun.clear()
-        for reply, started in replies.items():
-            self._messages.append((reply, msgspec.json.encode(Reply(started=started, worker=self.worker))))
-        if replies:
-            self._has_finished.set()
 
     async def _run(self, job: Job, until: float | None, checkpoint: bytes) -> None:
         process, envelope = job.process, job.envelope
@@ -1158,7 +1118,6 @@ class Runtime:
         await self._redis.register_script(self._keys.script(keys.LEND))(args=[self._life, *args])
 
     def _tell(self, channel: str, message: bytes) -> None:
-        self._tell_of_begun()
         self._messages.append((channel, message))
         self._has_finished.set()
 
@@ -1208,7 +1167,7 @@ class Runtime:
         batch, self._finished = self._finished[:most], self._finished[most:]
         try:
             sealed = [
-                (job, seal_result(job.id, job.result, self.settings, job.ctx), bool(self._begun.pop(job.id, None)))
+                (job, seal_result(job.id, job.result, self.settings, job.ctx))
                 for job in batch
                 if job.result is not None
             ]
@@ -1219,7 +1178,7 @@ class Runtime:
             raise
         self._rest()
 
-    async def _store(self, batch: list[tuple[Job, bytes, bool]]) -> None:
+    async def _store(self, batch: list[tuple[Job, bytes]]) -> None:
         packed = _pack(
             [
                 (
@@ -1230,28 +1189,27 @@ class Runtime:
                     job.tag if job.ends_message else "",
                     "" if job.is_lost else self._life,
                     job.envelope.queue,
-                    is_news,
                     *((job.envelope.follow,) if job.envelope.follow and job.envelope.inside is None else ()),
                 )
-                for job, meta, is_news in batch
+                for job, meta in batch
             ]
         )
         stored = await self._finish(packed)
-        for (job, *_), mine in zip(batch, stored, strict=True):
+        for (job, _), mine in zip(batch, stored, strict=True):
             # Of one that was never started, such as a message that was refused twice, a result is there already.
             status = "stored" if mine else "lost" if job.attempt else "done"
             acknowledged = bool(job.tag and job.ends_message and self._beside[0]) and status != "lost"
             self._done(job, Outcome(status, job.result, acknowledged))
 
     async def _finish(self, packed: bytes) -> list[int]:
-        args: list[str | int | bytes] = [self._prefix, self.settings.result_ttl, packed, *self._beside, self.worker]
+        args: list[str | int | bytes] = [self._prefix, self.settings.result_ttl, packed, *self._beside]
         stored, sent, alarms = await self._finish_script(args)
         if sent or alarms:
             await self._go_on(sent, alarms)
         return list(stored)
 
-    def _not_stored(self, sealed: tuple[Job, bytes, bool], error: Exception) -> None:
-        job, meta, _ = sealed
+    def _not_stored(self, sealed: tuple[Job, bytes], error: Exception) -> None:
+        job, meta = sealed
         _log.error("process %s (%s): its result cannot be stored: Redis refuses: %s", job.name, job.id, error)
         if job.envelope.reply:
             # Whoever waits is told all the same, though it is not kept.
