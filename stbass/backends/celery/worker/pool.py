@@ -22,8 +22,6 @@ __all__ = ["AsyncioPool"]
 
 _log = get_logger(__name__)
 _THREADS_MOST = 32
-_UNTOLD_MOST = 0.1
-"""Of its places: for how many of them a worker may believe for a moment that they are taken."""
 _WITHOUT_EFFECT = {
     "timeout": "a time limit (--time-limit, task_time_limit, time_limit)",
     "soft_timeout": "a soft time limit (--soft-time-limit, task_soft_time_limit, soft_time_limit)",
@@ -147,13 +145,13 @@ class AsyncioPool(BasePool):
         """Call ``function`` in the worker's own thread, with what else is to be called there in one go.
 
         Args:
-            within: seconds for which it may wait for something else that is to be called there, unless there is much.
+            within: seconds for which it may wait for something else that is to be called there.
         """
         if self._hub is None:
             self._call(function, *args)
             return
         self._calls.append((function, args))
-        if not within or len(self._calls) > self.limit * _UNTOLD_MOST:
+        if not within:
             self._turn_to_calls()
         elif not self._is_timed:
             # One timer for all that wait: nothing waits for longer than it may, but perhaps for less.

@@ -56,7 +56,7 @@ _CARRIED = (
 )
 """Headers of a message that it has again when it is sent once more."""
 _TOLD_WITHIN = 0.01
-"""Seconds after which Celery knows that a process runs, and has ended: so that it is woken once for many."""
+"""Seconds after which Celery knows that a process runs: most of the short ones have ended by then, and wake it once."""
 
 
 def _job(
@@ -313,10 +313,7 @@ class ProcessRequest(Request):
             self.name,
             self._message.properties,
             on_started=lambda: pool.call_worker(self.started, time.time(), within=_TOLD_WITHIN),
-            # Where Redis has forgotten the message, Celery alone is to know of it.
-            on_done=lambda outcome: pool.call_worker(
-                self.finished, outcome, within=_TOLD_WITHIN if outcome.acknowledged else 0.0
-            ),
+            on_done=lambda outcome: pool.call_worker(self.finished, outcome),
             listener=ProcessSignals(self) if somebody_listens() else None,
             on_busy=lambda: pool.call_worker(self.waits),
             message=self._sent_again,
@@ -396,8 +393,7 @@ class ProcessRequest(Request):
         self._waits_no_longer()
         if self._pool is not None and not self._is_current:
             self._pool.places.give_back()
-        # Not as successful, which is for tasks that Celery itself may get a second time: remembering those costs more.
-        state.task_ready(self)
+        state.task_ready(self, successful=result is not None and result.is_ok)
         if outcome.status == "lost":
             self.let_go()
         else:
