@@ -190,7 +190,7 @@ class Pipe(asyncio.Protocol):
         elif self._connecting is None and not self._closing and not self._aborted:
             self._connecting = self._loop.create_task(self._connect(), name="stbass-redis-connect")
 
-    def call_now(self, *calls: tuple[bytes, Answer | None]) -> None:
+    def call_now(self, *calls: tuple[bytes, Answer]) -> None:
         """The same for commands that do not wait, and that nothing else of this turn is likely to follow.
 
         They are written at once, together.

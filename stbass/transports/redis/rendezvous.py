@@ -24,7 +24,7 @@ from stbass._values.ids import new_id
 from stbass.errors import BackendUnavailableError, SignatureError, StbassError, WireError
 from stbass.transports.redis import scripts
 from stbass.transports.redis.client import ScriptCall
-from stbass.transports.redis.connection import LATER, command
+from stbass.transports.redis.connection import LATER
 from stbass.transports.redis.end_state import UNDONE_FOR_NOW, MovedValue, PendingSend, Place, is_undone
 from stbass.transports.redis.entries import parse_entry
 from stbass.transports.redis.link import RedisLink
@@ -33,11 +33,6 @@ __all__ = ["Rendezvous"]
 
 _ANSWER_SECONDS = 1.0
 """How long a proposal stands. Whoever lives answers at once, or when it has decided itself."""
-
-_FIRST = command(b"PING")
-"""What goes before an acknowledgement. Of all it has to write after one turn, the server writes first to whoever it has
-an answer for last. So the writer, who waits to be told, is told before the reader, who has an answer for this already,
-and a value takes less time. With another order nothing but that time is lost."""
 
 
 class Rendezvous(RedisLink):
@@ -323,7 +318,7 @@ class Rendezvous(RedisLink):
         if streaming and s.told_wait and not s.blocked and s.pipe is not None and not s.pipe.closed:
             s.resend = lambda: self.call(scripts.RECEIVE, *args, answer=answered)
             # Nothing else goes over this connection: there is nothing to wait for.
-            s.pipe.call_now((_FIRST, None), (s.text(scripts.RECEIVE, *args), answered), self._blocking(s.pipe))
+            s.pipe.call_now((s.text(scripts.RECEIVE, *args), answered), self._blocking(s.pipe))
         else:
             self.call(scripts.RECEIVE, *args, answer=answered, waits=False)
 
