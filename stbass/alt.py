@@ -248,6 +248,8 @@ class _Alternation(Coroutine[Any, Any, Any]):
                 channel: Chan[Any] = self._guards[arm.index].channel  # type: ignore[assignment]
                 arm.value = await channel.begin_offer(self._guards[arm.index].send)
                 self._offering.append(channel)
+            if self._offers:
+                self._renew_links()
             shut = self._ask_preconditions() if self._dynamic else _NONE
             if self._remote:
                 await self._ask_links(self._remote)
@@ -289,6 +291,15 @@ class _Alternation(Coroutine[Any, Any, Any]):
             self._detach()
             while self._offering:
                 self._offering.pop().end_offer()
+
+    def _renew_links(self) -> None:
+        """While an offer was prepared, a channel may have moved to another transport."""
+        self._remote = []
+        for arm in self._arms:
+            channel: Chan[Any] = self._guards[arm.index].channel  # type: ignore[assignment]
+            arm.link = channel.link
+            if not arm.link.local:
+                self._remote.append(arm)
 
     async def _ask_links(self, asked: Sequence[Arm]) -> None:
         """Ask remote links what is ready. They are attached first, so that nothing is missed afterwards."""

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import stbass.errors
+from stbass._channels.memory import MemoryLink, MemoryTransport
 from stbass.alt import ALT, PRI_ALT, SKIP, AllGuardsDisabledError, Guard
 from stbass.channel import (
     Chan,
@@ -21,6 +22,7 @@ from stbass.channel import (
     SequentialProtocol,
 )
 from stbass.timer import DEADLINE, TIMER, TimerExpired
+from stbass.transports import LinkSpec
 
 BOTH = pytest.mark.parametrize("choose", [ALT, PRI_ALT])
 
@@ -332,6 +334,36 @@ async def test_a_sequence_is_offered_one_value_at_a_time() -> None:
     await choosing
     with pytest.raises(ChannelProtocolError):
         await late
+
+
+class Slow(MemoryLink):
+    """A link that is bound when it is let."""
+
+    asked, may = asyncio.Event(), asyncio.Event()
+
+    async def bound(self) -> None:
+        self.asked.set()
+        await self.may.wait()
+
+
+class SlowTransport(MemoryTransport):
+    def link(self, spec: LinkSpec) -> MemoryLink:
+        return Slow(spec)
+
+
+async def test_a_channel_may_move_while_an_offer_of_the_choice_is_prepared() -> None:
+    # given a choice that prepares what it offers, and a channel beside it that nobody uses yet
+    Slow.asked, Slow.may = asyncio.Event(), asyncio.Event()
+    offered, moving = Chan(SequentialProtocol(int, str), transport=SlowTransport()), Chan(int)
+    choosing = asyncio.create_task(ALT(Guard(moving), Guard(offered, send=1)))
+    await Slow.asked.wait()
+    # when that channel moves to another transport, and somebody sends there
+    moving.promote(MemoryTransport())
+    Slow.may.set()
+    async with asyncio.timeout(30):
+        await moving.send(7)
+        # then the choice has it
+        assert await choosing == 7
 
 
 # Two choices -------------------------------------------------------------------------------------
