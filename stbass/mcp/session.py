@@ -19,10 +19,10 @@ import ssl
 import urllib.request
 import weakref
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from contextvars import Context
 from functools import lru_cache
-from typing import Any
+from typing import Any, TextIO
 
 import httpx2
 from mcp import Client, StdioServerParameters, stdio_client
@@ -37,11 +37,9 @@ _log = logging.getLogger(__name__)
 
 _Key = tuple[Address, frozenset[tuple[str, str]]]
 
-# The mcp package ends a stdio server in steps (its input closed, SIGTERM, SIGKILL) whose time-outs are 6.5 s together,
-# and more on a busy machine. A second cancellation would interrupt them and leave the server running.
-_STDIO_CLOSING = 30.0
-# Closing an HTTP session is one more request, which a server that hangs may never answer.
-_HTTP_CLOSING = 2.0
+# Seconds for closing a session. Over HTTP that is one more request, which a server that hangs may never answer. What
+# it takes to stop a server that we started, 6.5 s at most, comes on top.
+_CLOSING = 2.0
 
 _SHOWN_STDERR = 2000
 
@@ -160,8 +158,7 @@ class Session:
         self._bound_closing()
 
     def _bound_closing(self) -> None:
-        grace = _STDIO_CLOSING if self.address.kind == "stdio" else _HTTP_CLOSING
-        self._time(self._loop.call_later(grace, self._cancel))
+        self._time(self._loop.call_later(_CLOSING, self._cancel))
 
     async def _keep(self) -> None:
         async with self._connected() as client:
@@ -187,7 +184,7 @@ class Session:
     async def _connected(self) -> AsyncIterator[Client]:
         async with AsyncExitStack() as stack:
             if self.address.kind == "stdio":
-                transport = self._stdio_transport(stack)
+                transport = self._stdio_transport()
             elif self.address.kind == "sse":
                 transport = sse_client(self.address.url, httpx_client_factory=self._http_client)
             else:
@@ -197,10 +194,9 @@ class Session:
             mode = "legacy" if self.address.kind == "sse" else "auto"
             yield await stack.enter_async_context(Client(transport, mode=mode, cache=None))
 
-    def _stdio_transport(self, stack: AsyncExitStack) -> AbstractAsyncContextManager[Any]:
+    @asynccontextmanager
+    async def _stdio_transport(self) -> AsyncIterator[Any]:
         command, *words = self.address.command
-        self._stderr = _Stderr(self.address)
-        stack.callback(self._stderr.close)
         server = StdioServerParameters(
             command=command,
             args=words,
@@ -208,7 +204,27 @@ class Session:
             # Bytes that are no UTF-8 would end the reader, and nobody would be told.
             encoding_error_handler="replace",
         )
-        return stdio_client(server, errlog=self._stderr.file)
+        given: asyncio.Future[Any] = self._loop.create_future()
+        wanted: asyncio.Future[None] = self._loop.create_future()
+
+        async def hold(errors: TextIO) -> None:
+            async with stdio_client(server, errlog=errors) as streams:
+                given.set_result(streams)
+                await wanted
+
+        with closing(_Stderr(self.address)) as self._stderr:
+            # The mcp package (2.3) stops a server in steps. Cancelled in one of them it would leave the server running
+            # and wait for its output for ever. So what holds the server is a task that nobody cancels.
+            holder = self._loop.create_task(hold(self._stderr.file), name=f"mcp server {self.address.shown}")
+            try:
+                await asyncio.wait({given, holder}, return_when=asyncio.FIRST_COMPLETED)
+                if given.done():
+                    yield given.result()
+            finally:
+                if not wanted.done():
+                    wanted.set_result(None)
+                await wait_out(holder)
+                holder.result()
 
     def _http_client(
         self,

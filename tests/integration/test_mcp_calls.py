@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -30,6 +31,7 @@ from stbass.mcp import MCPProcess, MCPServer
 from stbass.process import ProcessContext
 from stbass.result import ProcessResult
 from tests.support.mcp_server import Server, serving, stdio_address
+from tests.support.waiting import until
 
 OVER_HTTP = ["http", "legacy", "sse"]
 EVERYWHERE = [*OVER_HTTP, "stdio"]
@@ -494,6 +496,23 @@ async def test_a_call_can_be_cancelled_at_any_moment(server: Server | None) -> N
         # Then
         assert calling.cancelled() or calling.result().is_ok
         assert await held() == before, f"cancelled after {steps} steps"
+
+
+async def test_a_call_can_be_cancelled_while_a_command_that_is_no_server_is_being_stopped(tmp_path: Path) -> None:
+    # Given a command that leaves the first question unanswered, and has to be killed
+    before = await held()
+    script, asked = tmp_path / "no-server", tmp_path / "asked-to-end"
+    script.write_text(f"trap '' TERM\nread question\nexec >&-\ncat >&2\ntouch {asked}\nexec sleep 600\n")
+    process = MCPProcess(f"stdio:sh {script}", "shout", 60.0, keep=0)
+    calling = asyncio.create_task(process.execute(ProcessContext("shout")))
+    await until(asked.exists, timeout=60)
+    # When
+    calling.cancel()
+    async with asyncio.timeout(30):
+        await asyncio.wait({calling})
+    # Then
+    assert calling.cancelled()
+    assert await held() == before
 
 
 async def test_an_answer_that_came_in_time_counts_however_long_the_server_takes_to_stop() -> None:
