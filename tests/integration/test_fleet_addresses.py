@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from stbass._process.context import ProcessContext
 from stbass.backends.celery import CeleryBackend, make_app
@@ -144,3 +145,15 @@ async def test_the_event_loop_ends_cleanly() -> None:
     assert done.stdout.split() == ["5", "5"]
     assert "Warning" not in done.stderr
     assert "never retrieved" not in done.stderr
+
+
+async def test_where_no_sentinel_answers_the_error_says_which_were_asked() -> None:
+    address = RedisAddress.parse(
+        "sentinel://:hunter2@127.0.0.1:1/0;sentinel://127.0.0.1:2/0", "broker_url", {"master_name": "main"}
+    )
+    told = r"^no Sentinel answers at 127\.0\.0\.1:1, 127\.0\.0\.1:2 that knows of a master 'main'$"
+    with address.client() as client, pytest.raises(redis.ConnectionError, match=told):
+        client.ping()
+    async with address.async_client() as other:
+        with pytest.raises(redis.ConnectionError, match=told):
+            await other.ping()

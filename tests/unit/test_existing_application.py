@@ -25,6 +25,7 @@ from stbass.backends.celery.settings import EXECUTE, fleet_of
 from stbass.backends.celery.transport import SentinelTransport, Transport
 from stbass.backends.celery.worker.task_signals import somebody_listens
 from stbass.errors import ConfigurationError
+from stbass.transports.redis.address import RedisAddress
 from tests.support import nested
 
 REDIS = "redis://:hush@localhost:6390/3"
@@ -129,6 +130,8 @@ def test_configuration_that_comes_later_counts(monkeypatch: pytest.MonkeyPatch) 
         ("redis://h/0?password=hunter2&protocol=9", "protocol must be"),
         ("rediss://:hunter2@h/0?ssl_cert_reqs=perhaps", "perhaps"),
         ("unix:///tmp/x?password=hunter2&db=x", "Invalid value for 'db'"),
+        ("redis://:hunter2@h/first", "what stands after the host is the number of a database"),
+        ("redis://:hunter2@h/0/1", "what stands after the host is the number of a database"),
     ],
 )
 def test_a_url_of_which_a_part_is_wrong_is_refused_by_the_name_of_its_setting(
@@ -140,6 +143,16 @@ def test_a_url_of_which_a_part_is_wrong_is_refused_by_the_name_of_its_setting(
         _ = fleet_of(install(app)).settings
     assert str(raised.value).startswith(setting)
     assert "hunter2" not in str(raised.value)
+
+
+def test_what_is_wrong_with_the_one_url_of_an_application_is_told_of_its_broker() -> None:
+    with pytest.raises(ConfigurationError, match=r"^broker_url=.*there is no parameter 'no_such'"):
+        make_app(broker_url="redis://h/0?no_such=1")
+
+
+def test_the_name_of_a_master_counts_only_with_sentinel() -> None:
+    address = RedisAddress.parse("redis://127.0.0.1:6379/3", "broker_url", {"master_name": "main"})
+    assert (address.master_name, address.database) == (None, 3)
 
 
 def test_the_url_shows_as_it_was_given() -> None:

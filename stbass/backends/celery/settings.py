@@ -282,10 +282,11 @@ def read_settings(conf: Any) -> FleetSettings:
             " tasks stay where they are"
         )
     options = conf.broker_transport_options or {}
-    backend = RedisAddress.parse(url, where, _result_options(conf))
+    # The broker's first: where nothing else is said, results are there too, and the mistake is in that URL.
     broker = None
     if broker_url.partition("://")[0] in ("redis", "rediss", "redis+socket", "unix", "sentinel"):
         broker = RedisAddress.parse(broker_url, "broker_url", options)
+    backend = RedisAddress.parse(url, where, _result_options(conf))
     key = conf.get("stbass_signing_key")
     return FleetSettings(
         backend=backend,

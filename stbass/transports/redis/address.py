@@ -15,11 +15,12 @@ from urllib.parse import parse_qs, urlsplit
 
 import redis
 import redis.asyncio
+from redis.asyncio.sentinel import MasterNotFoundError as AsyncMasterNotFoundError
 from redis.asyncio.sentinel import Sentinel as AsyncSentinel
 from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.retry import Retry
-from redis.sentinel import Sentinel
+from redis.sentinel import MasterNotFoundError, Sentinel
 
 from stbass._values.checks import is_between
 from stbass._values.texts import value_text
@@ -57,6 +58,7 @@ _MODES = ("redis_mode", "server_mode")
 _SIGN_OF_LIFE = 5.0
 _LARGEST = 1_000_000
 """Of a number among the transport options."""
+_DATABASE = re.compile(r"/?\d*/?")
 _WAIT_FOR_CONNECTION = 30.0
 
 SCHEMES = ("redis", "rediss", "unix", "redis+socket", "socket", "sentinel", "redis+sentinel")
@@ -168,8 +170,17 @@ class RedisAddress:
                 f"{setting}={hide_password(url)!r} is not a Redis URL: results, leases and checkpoints are kept"
                 " in Redis; use redis://, rediss://, unix:// or sentinel://"
             )
+        if "socket" not in scheme and scheme != "unix":
+            for part in url.split(";"):
+                if not _DATABASE.fullmatch(urlsplit(part).path):
+                    raise ConfigurationError(
+                        f"{setting}={hide_password(url)!r}: what stands after the host is the number of a database, as"
+                        " in redis://localhost:6379/0; correct it"
+                    )
         options = options or {}
-        master, prefix = options.get("master_name"), options.get("global_keyprefix") or ""
+        # As kombu does, which pays no heed to it with other URLs.
+        master = options.get("master_name") if "sentinel" in scheme else None
+        prefix = options.get("global_keyprefix") or ""
         if not isinstance(prefix, str):
             raise ConfigurationError(
                 f"the transport option global_keyprefix of {setting} is {prefix!r}: it must be text"
@@ -255,7 +266,8 @@ class RedisAddress:
         options = self._connection(listens, Retry)
         if self.master_name:
             hosts, kwargs = self._sentinels()
-            found: redis.Redis = Sentinel(hosts, **options).master_for(self.master_name, **kwargs, **options)
+            sentinels: Any = _Sentinel(hosts, **options)  # type: ignore[no-untyped-call]
+            found: redis.Redis = sentinels.master_for(self.master_name, **kwargs, **options)
             return found
         return redis.Redis.from_url(self._plain_url(), **options)
 
@@ -272,14 +284,38 @@ class RedisAddress:
         pool: Any
         if self.master_name:
             hosts, kwargs = self._sentinels()
-            pool = _BoundedSentinelPool(
-                self.master_name, AsyncSentinel(hosts, **options), **{**kwargs, **options, **bounds}
-            )
+            sentinels = _AsyncSentinel(hosts, **options)  # type: ignore[no-untyped-call]
+            pool = _BoundedSentinelPool(self.master_name, sentinels, **{**kwargs, **options, **bounds})
         else:
             make: Any = _BoundedPool.from_url
             pool = make(self._plain_url(), **options, **bounds)
         pool.connection_class = _tried(pool.connection_class)
         return redis.asyncio.Redis.from_pool(pool)
+
+
+def _not_found(asked: Any, name: str) -> str:
+    """What redis-py says, but for all that it knows of its clients."""
+    at = [one.connection_pool.connection_kwargs for one in asked.sentinels]
+    where = ", ".join(f"{one['host']}:{one['port']}" for one in at)
+    return f"no Sentinel answers at {where} that knows of a master {name!r}"
+
+
+class _Sentinel(Sentinel):
+    def discover_master(self, service_name: str) -> Any:
+        ask: Any = super().discover_master
+        try:
+            return ask(service_name)
+        except MasterNotFoundError:
+            raise MasterNotFoundError(_not_found(self, service_name)) from None
+
+
+class _AsyncSentinel(AsyncSentinel):
+    async def discover_master(self, service_name: str) -> Any:
+        ask: Any = super().discover_master
+        try:
+            return await ask(service_name)
+        except AsyncMasterNotFoundError:
+            raise AsyncMasterNotFoundError(_not_found(self, service_name)) from None
 
 
 class _BoundedPool(redis.asyncio.ConnectionPool):
