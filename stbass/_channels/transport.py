@@ -39,6 +39,8 @@ from datetime import datetime
 from enum import Enum
 from typing import Any, ClassVar, Final, Literal, TypeAlias
 
+import msgspec
+
 from stbass._channels.choice import CLAIMED, IDLE, WAITING, Choice
 from stbass.errors import ChannelClosedError, ChannelTopologyError
 
@@ -110,7 +112,7 @@ class LinkSpec:
     accept: Callable[[Any, int], Any]
 
 
-class Arm:
+class Arm(msgspec.Struct, eq=False):
     """One guard of a choice, attached to one side of a link.
 
     Args:
@@ -119,20 +121,16 @@ class Arm:
         link: the channel's link.
         reader: whether it takes a value; else it offers ``value``.
         value: what it offers, already checked.
-
-    ``open`` is false while the guard's precondition is: it must not win then, but wants to hear of a partner, for
-    which the precondition is asked anew.
+        open: false while the guard's precondition is: it must not win then, but wants to hear of a partner, for which
+            the precondition is asked anew.
     """
 
-    __slots__ = ("choice", "index", "link", "open", "reader", "value")
-
-    def __init__(self, choice: Choice, index: int, link: Link, reader: bool, value: Any = None) -> None:
-        self.choice = choice
-        self.index = index
-        self.link = link
-        self.reader = reader
-        self.value = value
-        self.open = True
+    choice: Choice
+    index: int
+    link: Link
+    reader: bool
+    value: Any = None
+    open: bool = True
 
     @property
     def claimable(self) -> bool:

@@ -7,6 +7,7 @@ import contextlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -18,6 +19,7 @@ from stbass.testing import RedisServer
 from stbass.timer import TIMER, TimerExpired
 from stbass.transports.redis import RedisTransport
 from tests.support.ends import ends
+from tests.support.proxy import Proxy
 from tests.support.refusals import REFUSALS
 from tests.support.waiting import until
 
@@ -260,3 +262,49 @@ async def test_a_command_that_the_server_never_does_fails_what_it_concerns(own_s
         await channel.send(1)
         assert await receiving == 1
         await transport.aclose()
+
+
+@pytest.mark.parametrize("taken", [False, True])
+async def test_values_keep_their_order_when_the_way_there_is_cut_between_two_refusals(
+    own_server: RedisServer, folder: Path, taken: bool
+) -> None:
+    def only_the_first(chunk: bytes) -> bytes:
+        """Of two refusals let the first through, and nothing after it."""
+        place = chunk.find(b"-OOM")
+        if place < 0:
+            return chunk
+        proxy.forget_all()
+        return chunk[: chunk.index(b"\r\n", place) + 2]
+
+    proxy = Proxy(own_server.port, change=only_the_first)
+    third = RedisTransport(own_server.url, lease=LEASE)
+    async with (
+        asyncio.timeout(60),
+        proxy,
+        ends(proxy.url, own_server.url, capacity=16, lease=LEASE) as (writer, reader),
+    ):
+        # given values that were sent one after the other, of which the first is known to be refused
+        await writer.send(0)
+        assert await reader.recv() == 0
+        await reader.flush()
+        with refusing(own_server, folder, "OOM"):
+            await writer.send(1)
+            await writer.send(2)
+            link: Any = writer.link
+            await until(lambda: link.state.put_back, timeout=30)
+        received = []
+        if taken:
+            # (another end takes the writer's place meanwhile)
+            other: Chan[int] = Chan.open(writer.share(), transport=third)
+            await other.send(100)
+            await other.flush()
+            received.append(await reader.recv())
+        # when the connection is made anew
+        proxy.cut_all()
+        await writer.send(3)
+        await writer.flush()
+        # then they come in order, each of them once
+        received += [await reader.recv() for _ in range(3)]
+        await writer.send(4)
+        assert [*received, await reader.recv()] == [*([100] if taken else []), 1, 2, 3, 4]
+        await third.aclose()

@@ -112,12 +112,15 @@ class Buffered(RedisLink):
             self.heat("writer")
         s.sent = max(sent + s.unwritten, s.sent)
 
-    def _writer_held(self, offered: int, acked: int, sent: int) -> None:
+    def _writer_held(self, offered: int, acked: int, sent: int, had: int) -> None:
         s = self.state
-        s.outbox[:0] = s.returned
-        s.put_back += len(s.returned)
-        s.returned.clear()
-        s.number = offered + len(s.outbox)
+        there = min(s.put_back, max(0, had - (s.number - s.under_way - len(s.outbox))))
+        if there:
+            del s.outbox[:there]
+            s.put_back -= there
+            s.unwritten -= there
+            self._tell_written()
+        s.number = offered + s.under_way + len(s.outbox)
         s.written = offered
         s.acked = acked
         s.sent = sent + len(s.outbox)
@@ -373,6 +376,7 @@ class Buffered(RedisLink):
         if s.outbox:
             payloads, s.outbox = s.outbox, []
             s.put_back = 0
+            s.under_way += len(payloads)
             elements = s.codec.batches(s.number - len(payloads) + 1, payloads)
             found.append(
                 ScriptCall(scripts.OFFER, s.key, (s.party, s.ttl, *elements), partial(self._written, payloads))
@@ -450,13 +454,10 @@ class Buffered(RedisLink):
 
     def _written(self, payloads: list[bytes], reply: Any) -> None:
         s = self.state
+        s.under_way -= len(payloads)
         if reply is LATER or reply == UNDONE_FOR_NOW:
-            # Refusals come in the order of what was refused.
-            s.outbox[s.put_back : s.put_back] = payloads
-            s.put_back += len(payloads)
-            self.here.happened(self)
-            return
-        if not isinstance(reply, list) or is_undone(reply):
+            self._put_back(payloads, ours=s.places["w"] in (HELD, LEAVING))
+        elif not isinstance(reply, list) or is_undone(reply):
             s.unwritten -= len(payloads)
             s.doubt_number()
             error = s.undone() if is_undone(reply) else s.problem(reply)
@@ -474,10 +475,26 @@ class Buffered(RedisLink):
                 self._lose_written(error)
         else:
             # Another end took the place while we thought that it is ours: they are written when it is again.
-            s.returned += payloads
-            s.journal.placeless[self._me] = None
-            self.held("w")
+            self._put_back(payloads, ours=False)
+        if s.put_back and not s.under_way and s.places["w"] in (HELD, LEAVING):
+            self.here.can_tell(self._me, s.journal)
         self._tell_written()
+
+    def _put_back(self, payloads: list[bytes], *, ours: bool) -> None:
+        """The server has not got these, nor what was sent after them: it is sent again when all of it is here.
+
+        Args:
+            payloads: what was refused; refusals come in the order of what was sent.
+            ours: whether the writer's place is.
+        """
+        s = self.state
+        s.outbox[s.put_back : s.put_back] = payloads
+        s.put_back += len(payloads)
+        if s.under_way or not ours:
+            s.journal.held_up[self._me] = None
+        if not ours:
+            self.held("w")
+        self.here.happened(self)
 
     # What Redis does not know --------------------------------------------------------------------
 
@@ -554,10 +571,12 @@ class Buffered(RedisLink):
         for then in waiting:
             then()
 
-    def _lose_returned(self, error: StbassError | None) -> None:
+    def _lose_accepted(self, error: StbassError | None) -> None:
         s = self.state
-        s.unwritten -= len(s.returned)
-        s.returned.clear()
+        s.unwritten -= len(s.outbox)
+        s.outbox.clear()
+        s.put_back = 0
+        s.doubt_number()
         if error is not None:
             self._lose_written(error)
         self._tell_written()
@@ -565,11 +584,7 @@ class Buffered(RedisLink):
     def undo(self, error: StbassError) -> None:
         s = self.state
         if s.outbox:
-            s.unwritten -= len(s.outbox)
-            s.outbox.clear()
-            s.put_back = 0
-            s.doubt_number()
-            self._lose_written(error)
+            self._lose_accepted(error)
         if s.journal.failure is not None:
             s.received = s.told = s.credited = s.confirmed
             s.journal.unheard.pop(self._me, None)

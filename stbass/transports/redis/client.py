@@ -135,9 +135,9 @@ class Journal:
         "broken_off",
         "ended",
         "failure",
+        "held_up",
         "in_hand",
         "is_process",
-        "placeless",
         "put_off",
         "runs",
         "unheard",
@@ -160,9 +160,9 @@ class Journal:
         """Ends that have accepted values of which is not known whether the server has them."""
         self.unheard: dict[weakref.ref[Any], None] = {}
         """Ends that have told what was received, and have no answer yet."""
-        self.placeless: dict[weakref.ref[Any], None] = {}
-        """Ends that have lost the writer's place with values under way, and ask for it: until they have it nothing is
-        told."""
+        self.held_up: dict[weakref.ref[Any], None] = {}
+        """Ends that have to send values again, and ask for the writer's place, which they have lost, or wait for what
+        becomes of values that they have sent since: until then nothing is told."""
         self.put_off: dict[Teller, None] = {}
         """What is to be told then."""
 
@@ -174,12 +174,12 @@ class Journal:
         """Whether something was told of other ends, or sent, that the server may not do: then what follows is told
         together with that."""
         beside = self.is_process and any(one is not end for one in self.unheard)
-        return bool(self.writing or self.placeless or beside)
+        return bool(self.writing or self.held_up or beside)
 
     @property
     def unsettled(self) -> bool:
         """Whether something was told that the server may not do."""
-        return bool(self.writing or self.unheard or self.placeless)
+        return bool(self.writing or self.unheard or self.held_up)
 
     def unsettled_ends(self) -> list[Any]:
         """The ends of which that is so."""
@@ -191,14 +191,14 @@ class Journal:
 
     def forget(self, end: weakref.ref[Any]) -> None:
         """Nobody has that end any more."""
-        for ends in (self.writing, self.unheard, self.placeless):
+        for ends in (self.writing, self.unheard, self.held_up):
             ends.pop(end, None)
 
     def calls(self, ends: dict[Teller, None]) -> list[ScriptCall]:
         """What tells the server, in one step, what has happened at these ends, and what it may not know of others."""
         if self.failure is not None:
             return []
-        if self.placeless:
+        if self.held_up:
             self.put_off |= ends
             return []
         # What was told before may be refused, or lost with another connection, and must not be missing before this.
@@ -415,10 +415,10 @@ class Client:
         keys = [call.key for call in calls]
         self.pipe.call(command(b"EVALSHA", scripts.TURN.sha, b"%d" % len(keys), *keys, *args), answered, waits=False)
 
-    def has_place(self, end: weakref.ref[Any], journal: Journal) -> None:
-        """An end has the writer's place again, or gives it up: what was put off can be told."""
-        journal.placeless.pop(end, None)
-        if not journal.placeless:
+    def can_tell(self, end: weakref.ref[Any], journal: Journal) -> None:
+        """An end is not held up any more, or gives up: what was put off can be told."""
+        journal.held_up.pop(end, None)
+        if not journal.held_up:
             put_off, journal.put_off = journal.put_off, {}
             for one in put_off:
                 self.happened(one)

@@ -294,7 +294,9 @@ class Pipe(asyncio.Protocol):
 
     def _refused(self, error: Exception, text: bytes, answer: Answer | None, waits: bool) -> None:
         waited_out = self._on_refused(text, error)
-        if waited_out and waits and self.on_down is None:
+        # What came before it is not there, so it was not done either, and who made the call has to send that first.
+        overtook = str(error).startswith("TRYAGAIN")
+        if waited_out and waits and not overtook and self.on_down is None:
             self._later.append((text, answer, True))
         elif answer is not None:
             answer(LATER if waited_out else error)

@@ -170,12 +170,13 @@ class EndState:
     """Whether an offer has no answer yet: the next one waits for it, because the server may refuse it for now."""
     withdrawing: int = 0
     """How many offers are being taken back, or are such that only an answer makes them one."""
-    # Buffered: accepted, and not written; refused because another end had taken the place; how many of all accepted are
-    # not known to be in Redis, who wants to hear that they are, what comes after that, and why they never will be.
+    # Buffered: accepted, and not sent; how many of all accepted are not known to be in Redis, who wants to hear that
+    # they are, what comes after that, and why they never will be.
     outbox: list[bytes] = field(default_factory=list)
     put_back: int = 0
-    """How many of these, from the first, the server has refused for now."""
-    returned: list[bytes] = field(default_factory=list)
+    """How many of these, from the first, were sent before, and refused."""
+    under_way: int = 0
+    """How many have been sent, and have no answer yet."""
     unwritten: int = 0
     flushes: list[Future[None]] = field(default_factory=list)
     when_written: list[Callable[[], None]] = field(default_factory=list)

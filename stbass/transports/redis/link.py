@@ -111,8 +111,12 @@ class RedisLink(Link):
         """Go on with whoever waits first."""
 
     @abstractmethod
-    def _writer_held(self, offered: int, acked: int, sent: int) -> None:
-        """The writer's place is ours: this is where the former writer stopped."""
+    def _writer_held(self, offered: int, acked: int, sent: int, had: int) -> None:
+        """The writer's place is ours: this is where the former writer stopped.
+
+        Args:
+            had: number of the last value that was sent from here and needs no sending, by the numbers of then.
+        """
 
     @abstractmethod
     def _reader_held(self, acked: int, got: int, kept: bool) -> None:
@@ -809,13 +813,14 @@ class RedisLink(Link):
 
     def _is_held(self, place: Place, reply: list[Any]) -> None:
         s = self.state
-        _, epoch, offered, acked, sent, got, closed, kept, why = reply
+        _, epoch, offered, acked, sent, got, closed, kept, why, had = reply
         s.places[place] = HELD
         s.refusal = None
         s.left = False
         if place == "w":
-            self.here.has_place(self._me, s.journal)
-            self._writer_held(offered, acked, sent)
+            if not s.under_way:
+                self.here.can_tell(self._me, s.journal)
+            self._writer_held(offered, acked, sent, had)
             if why:
                 self._forsaken(why)
             self._advance_sends()
@@ -862,7 +867,7 @@ class RedisLink(Link):
         s.pending.clear()
         s.queue.extendleft(reversed(again))
         s.settle_urgent()
-        if s.queue or s.returned:
+        if s.queue or s.put_back:
             self.held("w")
 
     def _given_back(self) -> None:
@@ -894,9 +899,9 @@ class RedisLink(Link):
     def _place_given_up(self, error: StbassError | None) -> None:
         """The writer's place is not ours any more, and will not be."""
         s = self.state
-        if self._me in s.journal.placeless:
-            self._lose_returned(error)
-            self.here.has_place(self._me, s.journal)
+        if self._me in s.journal.held_up:
+            self._lose_accepted(error)
+            self.here.can_tell(self._me, s.journal)
             if error is not None and s.journal.is_process:
                 self.here.undo(s.journal, error)
 
@@ -915,8 +920,8 @@ class RedisLink(Link):
             for send in queue:
                 s.fail_send(send, error)
 
-    def _lose_returned(self, error: StbassError | None) -> None:
-        """What was accepted, and refused because the place was another's, is lost; without an error nobody needs it."""
+    def _lose_accepted(self, error: StbassError | None) -> None:
+        """What was accepted, and cannot be sent any more, is lost; without an error nobody needs it."""
 
     @property
     def journal(self) -> Journal:

@@ -119,6 +119,7 @@ class Rendezvous(RedisLink):
             again = [send for number, send in s.pending.items() if number > s.written]
             for send in again:
                 del s.pending[send.number]
+                send.number = 0
             s.number = s.written
             if reply is LATER or reply == UNDONE_FOR_NOW:
                 s.queue.extendleft(reversed(again))
@@ -136,7 +137,7 @@ class Rendezvous(RedisLink):
             self.settle()
         elif together and s.queue:
             # What was received before is not acknowledged until this can be offered.
-            s.journal.placeless[self._me] = None
+            s.journal.held_up[self._me] = None
         if s.place_waiters:
             s.tell_places()
         if s.queue:
@@ -157,15 +158,25 @@ class Rendezvous(RedisLink):
                 s.told_urgent(number, True)
         s.sent = max(sent, s.sent)
 
-    def _writer_held(self, offered: int, acked: int, sent: int) -> None:
+    def _writer_held(self, offered: int, acked: int, sent: int, had: int) -> None:
         s = self.state
         s.number, s.written, s.acked, s.sent = offered, offered, acked, sent
+        while s.queue and 0 < s.queue[0].number <= had:
+            s.resolve(s.queue.popleft())
+        for send in s.queue:
+            send.number = 0
 
     async def _withdraw_send(self, send: PendingSend) -> Happened | None:
         s = self.state
         while s.offering:
             # The server may refuse it for now: then there is nothing to take back.
             await s.place_changed()
+        if send in s.queue and send.number:
+            # It was offered before the place was lost. (Who has it again has been told what became of it.)
+            happened = await self._take_back(send.number) and send.number > 0
+            if send in s.queue:
+                s.queue.remove(send)
+            return Happened() if happened or send.happened else None
         if send in s.queue:
             s.queue.remove(send)
         if send.number not in s.pending:

@@ -38,7 +38,8 @@ HOLD = Script(
     r"""
 -- side (w/r), owner, who, type, lease (ms), with new lists (1/0), runs (see keys.py)
 -- ok: epoch, offered, acked (for a reader: done, with a capacity), sent, got, closed, whether it was held by the
--- party already, why nobody is left at the other end.  type: theirs.  held: owner, who, since (ms), for how long (ms)
+-- party already, why nobody is left at the other end, up to which number its own values are there, or were received,
+-- since it held the place last.  type: theirs.  held: owner, who, since (ms), for how long (ms)
 local side, owner = ARGV[2], ARGV[3]
 local type, holder, its_owner, who, since, its_runs, epoch, closed, left = unpack(call('HMGET', S, 'type', side,
   side .. '.owner', side .. '.who', side .. '.since', side .. '.runs', 'epoch', 'closed', 'left'))
@@ -52,6 +53,10 @@ for run, attempt in string.gmatch(ARGV[8], '(%S+):(%d+)') do
 end
 if later < 0 then return {'old'} end
 if values(epoch) < tonumber(left or 0) then return lose() end
+local function reached()
+  local offered, acked, cap = unpack(call('HMGET', S, 'offered', 'acked', 'cap'))
+  return cap == '0' and acked or offered or 0
+end
 local now = clock()
 epoch = tonumber(epoch)
 if holder and holder ~= me then
@@ -84,12 +89,21 @@ if holder and holder ~= me then
       if string.match(arm, '^(.+)/') == holder then call('HDEL', A, arm) end
     end
   end
+  if side == 'w' then
+    -- It may not have heard what became of its latest, and would send them again.
+    call('HSET', S, 'had.' .. holder, reached())
+  end
   free(side)
   tell(holder, 'lost', side)
   holder = nil
   epoch = tonumber(call('HGET', S, 'epoch'))
 end
 local kept, why = holder and 1 or 0, call('HGET', S, 'why')
+local had = 0
+if side == 'w' then
+  had = tonumber(holder and reached() or call('HGET', S, 'had.' .. me) or 0)
+  call('HDEL', S, 'had.' .. me)
+end
 if why and side == 'r' and not closed then
   closed = why
   call('HSET', S, 'closed', why)
@@ -107,7 +121,7 @@ call('PEXPIRE', P, call('PTTL', S))
 local offered, acked, done, sent, got, cap = unpack(call('HMGET', S, 'offered', 'acked', 'done', 'sent', 'got', 'cap'))
 if side == 'r' and cap ~= '0' then acked = done end
 return {'ok', epoch, tonumber(offered or 0), tonumber(acked or 0), tonumber(sent or 0), tonumber(got or 0),
-        closed or 0, kept, why or ''}
+        closed or 0, kept, why or '', had}
 """,
 )
 
@@ -199,6 +213,7 @@ if closed and left > 0 and ARGV[2] == '0' then return {'ok', 0} end
 if r == me then free('r') end
 if w == me then free('w') end
 left = values(call('HGET', S, 'epoch'))
+call('HDEL', S, 'had.' .. me)
 call('HDEL', P, me)
 for _, arm in ipairs(call('HKEYS', A)) do
   if string.match(arm, '^(.+)/') == me then call('HDEL', A, arm) end

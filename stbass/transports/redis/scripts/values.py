@@ -212,6 +212,9 @@ WITHDRAW = Script(
 local number = tonumber(ARGV[2])
 local wd, now, acked, epoch = unpack(call('HMGET', S, 'wd', 'now', 'acked', 'epoch'))
 if not epoch then return {'gone'} end
+-- If another party took the place meanwhile, what has that number by now is not this one's.
+local had = call('HGET', S, 'had.' .. me)
+if had then return {'ok', number <= tonumber(had) and 0 or 1} end
 if string.find(wd or '', ',' .. number .. ',', 1, true) or now == number .. 'n' then return {'ok', 1} end
 if now == number .. 'y' then return {'ok', 0} end
 local offers, taken = lists(epoch)
