@@ -138,8 +138,8 @@ async def test_a_worker_that_is_not_let_in_for_good_ends_with_a_code_that_is_not
 @pytest.mark.slow
 @pytest.mark.timeout(180)
 async def test_a_server_that_loads_its_data_for_seconds_is_waited_for(tmp_path: Path) -> None:
-    # given a server that needs seconds for its data
-    slowly = ("--key-load-delay", "1500")
+    # given a server that needs seconds for its data, and says so after each 2 MiB
+    slowly = ("--key-load-delay", "1500", "--rdbcompression", "no")
     with RedisServer(persistent=True, args=slowly) as server, workers_on(server, "anthropic") as fleet:
         server.command("EVAL", "for i = 1, 3000 do redis.call('SET', 'k' .. i, string.rep('x', 3000)) end", 0)
         server.command("BGREWRITEAOF")
