@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Final, TypeAlias
 
 from stbass._channels.cancellation import defer, owed, raise_owed, to_the_end
 from stbass._channels.choice import CLAIMED, DECIDING, IDLE, WAITING, Choice
-from stbass._channels.memory import attach_all, detach_all
+from stbass._channels.memory import attach_all, detach_all, ready_among
 from stbass._channels.ready_list import FairList, ListedChoice, PriorityList, ReadyList, attempt, pick
 from stbass._channels.transport import NOTHING, Arm
 from stbass._channels.waiting import LONG_WAIT, note_wait
@@ -256,7 +256,7 @@ class _Alternation(Coroutine[Any, Any, Any]):
             forsaken: set[int] = set()
             attached = False
             while True:
-                ready = [arm.index for arm in self._arms if arm.open and arm.link.ready(arm)]
+                ready = ready_among(self._arms)
                 if forsaken:
                     ready = [
                         index for index in ready if index not in forsaken or self._arm(index).link.forsaken is None

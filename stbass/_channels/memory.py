@@ -19,7 +19,7 @@ from stbass._channels.choice import IDLE
 from stbass._channels.transport import NOTHING, Arm, ChannelStats, Happened, Link, LinkSpec, Transport
 from stbass.errors import ChannelTopologyError, NotTransportable
 
-__all__ = ["MEMORY", "MemoryLink", "MemoryTransport", "attach_all", "detach_all"]
+__all__ = ["MEMORY", "MemoryLink", "MemoryTransport", "attach_all", "detach_all", "ready_among"]
 
 
 class MemoryTransport(Transport):
@@ -371,10 +371,23 @@ def detach_all(arms: Iterable[Arm]) -> None:
     """The inverse of :func:`attach_all`."""
     for arm in arms:
         link = arm.link
-        if type(link) is MemoryLink and arm.reader and arm in link._readers:
-            link._readers.remove(arm)
+        if type(link) is MemoryLink and arm.reader and len(link._readers) == 1 and link._readers[0] is arm:
+            link._readers.clear()
         else:
             link.detach(arm)
+
+
+def ready_among(arms: Iterable[Arm]) -> list[int]:
+    """Which of these arms are open and ready, by their indexes, whatever links they are."""
+    found = []
+    for arm in arms:
+        link = arm.link
+        if type(link) is MemoryLink and arm.reader and not (link._senders or link._writers or link._buffer):
+            if not link.closed and link.forsaken is None:
+                continue  # the usual one: nobody is there
+        if arm.open and link.ready(arm):
+            found.append(arm.index)
+    return found
 
 
 def _live(line: deque[Future[Any]]) -> bool:

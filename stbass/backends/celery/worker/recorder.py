@@ -20,11 +20,10 @@ import msgspec
 import redis
 import redis.asyncio
 
-from stbass import wire
 from stbass._engine.runs import MOST_EVENTS
 from stbass._values.numbers import finite
 from stbass.backends.celery import run_keys
-from stbass.backends.celery.envelope import ABSENT, Told, seal_text
+from stbass.backends.celery.envelope import Told, seal_text
 from stbass.backends.celery.settings import FleetSettings
 from stbass.observe.events import Event
 from stbass.transports.redis.trouble import Vigil, waited_out
@@ -73,8 +72,6 @@ class ProcessRecorder:
         self._latest_is_new = False
         self._number = 0
         self._under_way: _Batch | None = None
-        self._head: tuple[Any, bytes] = (None, b"")
-        """Whose output was the last, and how the text of it begins."""
         self.until = 0
         """When the latest of the events that are written was (ms, the server's clock)."""
 
@@ -83,24 +80,13 @@ class ProcessRecorder:
         own = event.process_id == self.process_id
         if own and event.kind == "ended":
             return  # whoever waits for it tells of that: it may also end without having run
-        limit = self._writer.settings.max_message_bytes
-        text = self._output(event, limit) if event.kind == "output" else _encode(Told.of(event, limit))
+        text = _encode(Told.of(event, self._writer.settings.max_message_bytes))
         with self._lock:
             self._events.append((time.monotonic(), text))
             self._bytes += len(text)
             if own:
                 self._note(event)
         self._writer.has_news_of(self)
-
-    def _output(self, event: Event, limit: int) -> bytes:
-        # A model's tokens come by the thousand, and all but the value is as it was with the one before.
-        by = (event.name, event.process_id, event.path, event.parent, event.placement, event.worker, event.attempt)
-        known, head = self._head
-        if by != known:
-            told = msgspec.structs.replace(Told.of(event, limit), value=ABSENT)
-            head = _encode(told)[:-1] + b',"value":'
-            self._head = by, head
-        return head + wire.dumps(event.value, limit=limit, what="output", processes=False) + b"}"
 
     def _note(self, event: Event) -> None:
         if event.kind == "progress":
