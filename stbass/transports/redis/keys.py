@@ -46,9 +46,10 @@ Keys (type; written by; read by):
         which runs of processes of a fleet the party is a part of, if it is, with the number of the attempt of each:
         ``<run>:<attempt> …``. It stays when the place is given back. A later attempt gets the place from an earlier one
         at once; an earlier one, which the fleet has given up but which may still run, never gets it back.
-    ``had.<party>``
-        of each party that lost the writer's place to another: number of its last value that was received then, or, with
-        a capacity, offered. It may not have heard of that. Until it has the place again, or leaves.
+    ``had.w.<party> had.r.<party>``
+        of each party that lost the place to another: number of the last value that it had sent (which was received, or
+        with a capacity offered); without a capacity, number of the last that it had received, and how many were. It may
+        not have heard of that. Until it has the place again, or leaves.
     ``ask.w ask.r``
         the party that wants the place and waits to hear whether the holder lives.
     ``wait``

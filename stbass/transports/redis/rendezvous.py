@@ -414,6 +414,9 @@ class Rendezvous(RedisLink):
                     tried.append(reply[1])
                 else:
                     self._check_open()
+                    # Asked once more after a lost connection, it may have been done before the place was lost.
+                    if not self.here.paused and await self._take_back(number):
+                        return Happened()
                     return None
             finally:
                 s.urgent.pop(number, None)

@@ -89,9 +89,11 @@ if holder and holder ~= me then
       if string.match(arm, '^(.+)/') == holder then call('HDEL', A, arm) end
     end
   end
+  -- It may not have heard what became of its latest values, and would send them again; or that it has received one.
   if side == 'w' then
-    -- It may not have heard what became of its latest, and would send them again.
-    call('HSET', S, 'had.' .. holder, reached())
+    call('HSET', S, 'had.w.' .. holder, reached())
+  elseif call('HGET', S, 'cap') == '0' then
+    call('HSET', S, 'had.r.' .. holder, table.concat(call('HMGET', S, 'acked', 'got'), ' '))
   end
   free(side)
   tell(holder, 'lost', side)
@@ -101,9 +103,9 @@ end
 local kept, why = holder and 1 or 0, call('HGET', S, 'why')
 local had = 0
 if side == 'w' then
-  had = tonumber(holder and reached() or call('HGET', S, 'had.' .. me) or 0)
-  call('HDEL', S, 'had.' .. me)
+  had = tonumber(holder and reached() or call('HGET', S, 'had.w.' .. me) or 0)
 end
+call('HDEL', S, 'had.' .. side .. '.' .. me)
 if why and side == 'r' and not closed then
   closed = why
   call('HSET', S, 'closed', why)
@@ -213,7 +215,7 @@ if closed and left > 0 and ARGV[2] == '0' then return {'ok', 0} end
 if r == me then free('r') end
 if w == me then free('w') end
 left = values(call('HGET', S, 'epoch'))
-call('HDEL', S, 'had.' .. me)
+call('HDEL', S, 'had.w.' .. me, 'had.r.' .. me)
 call('HDEL', P, me)
 for _, arm in ipairs(call('HKEYS', A)) do
   if string.match(arm, '^(.+)/') == me then call('HDEL', A, arm) end

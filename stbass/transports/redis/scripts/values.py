@@ -80,8 +80,13 @@ RECEIVE = Script(
 local holder, closed, epoch, writer, acked, got, sent, offered, left = unpack(call('HMGET', S, 'r', 'closed', 'epoch',
   'w', 'acked', 'got', 'sent', 'offered', 'left'))
 if not epoch then return {'gone'} end
-if holder ~= me then return {holder and 'taken' or 'free', call('HGET', S, 'born')} end
 local number, kind = string.match(ARGV[2], '^(%d+)(%a)')
+if holder ~= me then
+  -- The same once more, because the answer to the first was lost, and then the place.
+  local had, place = string.match(call('HGET', S, 'had.r.' .. me) or '', '^(%d+) (%d+)$')
+  if had and had == number then return {'ok', place - 1, closed or 0, 1} end
+  return {holder and 'taken' or 'free', call('HGET', S, 'born')}
+end
 number, acked, got, sent = tonumber(number), tonumber(acked or 0), tonumber(got or 0), tonumber(sent or 0)
 if call('LREM', S .. ':taken:' .. epoch, 1, ARGV[2]) == 0 then
   -- The same once more, because the answer to the first was lost; or withdrawn; or the list was deleted.
@@ -213,7 +218,7 @@ local number = tonumber(ARGV[2])
 local wd, now, acked, epoch = unpack(call('HMGET', S, 'wd', 'now', 'acked', 'epoch'))
 if not epoch then return {'gone'} end
 -- If another party took the place meanwhile, what has that number by now is not this one's.
-local had = call('HGET', S, 'had.' .. me)
+local had = call('HGET', S, 'had.w.' .. me)
 if had then return {'ok', number <= tonumber(had) and 0 or 1} end
 if string.find(wd or '', ',' .. number .. ',', 1, true) or now == number .. 'n' then return {'ok', 1} end
 if now == number .. 'y' then return {'ok', 0} end
