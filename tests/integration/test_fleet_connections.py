@@ -9,6 +9,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
 from typing import Any
 
 import pytest
@@ -290,3 +291,27 @@ def test_transport_options_and_settings_of_celery_hold() -> None:
     assert settings.backend.options == ConnectionOptions(
         socket_timeout=7.0, retry_on_timeout=True, health_check_interval=0
     )
+
+
+async def test_a_worker_that_hears_nothing_of_what_it_has_claimed_is_no_lost_worker(server: RedisServer) -> None:
+    lost = asyncio.Event()
+
+    def lose(chunk: bytes) -> bytes:
+        if lost.is_set() or not server.command("ZCARD", "stbass:leases"):
+            return chunk
+        proxy.forget_all()
+        lost.set()
+        return b""
+
+    proxy = Proxy(server.port, change=lose)
+    backend = CeleryBackend(make_app("tests", broker_url=server.url), queue="idle", lease=3.0, max_attempts=1)
+    async with asyncio.timeout(120), proxy, aclosing(backend), worker(proxy.url):
+        # given a process that may lose no worker, and is claimed by one that does not hear of that
+        running = asyncio.create_task(backend.execute(Give("done"), ProcessContext("give")))
+        await lost.wait()
+        # when the connection turns out to be lost
+        proxy.cut_all()
+        # then it runs there
+        result = await running
+        assert (result.is_ok, result.value) == (True, "done")
+        assert server.command("ZCARD", "stbass:leases") == 0

@@ -593,8 +593,8 @@ CLAIM = (
 -- ARGV: worker, its life, result key prefix, run ttl (s), result ttl (s), how many suspects run there, their blame, and
 --       packed (msgpack: an argument each would cost more than the work) a list with, per process: id, lease (ms), has
 --       a deadline (0/1), reply, queue, how many workers it may lose, delivery tag, signature of its record, whether it
---       is known that nobody has cancelled it (0/1), whether it may have to wait apart (0/1); then, packed too, limits
---       of queues that hold where nobody has set others
+--       is known that nobody has cancelled it (0/1), whether it may have to wait apart (0/1), number of the call, which
+--       is the same until it is answered; then, packed too, limits of queues that hold where nobody has set others
 -- Gives since when the server keeps the fleet's data, and then per process: status, attempt, remaining (ms, -1: no
 -- deadline), checkpoint or '', blame if it is a suspect ('': it is none), whether its record was forged (0/1); and at
 -- last in how many ms somebody has to look who may begin, of which queues
@@ -644,13 +644,20 @@ for index, job in ipairs(jobs) do
   local id, lease, timed, reply = unpack(job, 1, 4)
   local run = 'stbass:run:' .. id
   local status, attempt, remaining, checkpoint, blame, is_forged = 'go', 1, -1, '', '', 0
+  local held = ends[index] and is_held(tonumber(ends[index])) and not given_up(run)
+  -- Claimed by this call, of which the answer was lost: it was not started.
+  local mine = false
+  if held then
+    local whose, call = unpack(redis.call('HMGET', run, 'life', 'call'))
+    mine = whose == life and call == tostring(job[11])
+  end
   if claimed[id] then
     status = 'busy'
   elseif not fresh and redis.call('EXISTS', prefix .. id) == 1 then
     status = 'done'
   elseif lately[index] == 1 or before[index] == 1 then
     status = 'again'
-  elseif ends[index] and is_held(tonumber(ends[index])) and not given_up(run) then
+  elseif held and not mine then
     status = 'busy'
   elseif not fresh and job[9] == 0 and redis.call('EXISTS', 'stbass:cancelled:' .. id) == 1 then
     status, checkpoint = 'cancelled', redis.call('GET', 'stbass:cancelled:' .. id)
@@ -659,7 +666,7 @@ for index, job in ipairs(jobs) do
     if not fresh then
       if forged(run, job[8]) then is_forged = 1 end
       -- A lease that still stands although it is over is of a worker that did not hand it back.
-      deaths, blamed = losses(id, ends[index])
+      deaths, blamed = losses(id, ends[index] and not mine)
     end
     if is_enough(deaths, blamed, job[6]) then
       local found = redis.call('HMGET', run, 'attempt', 'checkpoint', 'worker')
@@ -673,6 +680,7 @@ for index, job in ipairs(jobs) do
       end
       if status == 'go' and weight and job[10] == 1 and suspects > 0 and suspected + weight > TOGETHER then
         status = 'apart'
+        if mine then redis.call('ZREM', 'stbass:leases', id) end
       end
       local limit = status == 'go' and limit_of(job[5])
       if limit and not admit(job[5], limit, id) then
@@ -691,11 +699,11 @@ for index, job in ipairs(jobs) do
   if status == 'go' then
     claimed[id] = true
     if not fresh then
-      attempt = tonumber(redis.call('HGET', run, 'attempt') or '0') + 1
+      attempt = tonumber(redis.call('HGET', run, 'attempt') or '0') + (mine and 0 or 1)
       if attempt > 1 then checkpoint = redis.call('HGET', run, 'checkpoint') or '' end
     end
     redis.call('HSET', run, 'attempt', attempt, 'worker', worker, 'life', life, 'reply', reply, 'queue', job[5],
-               'most', job[6], 'tag', job[7], 'sig', job[8])
+               'most', job[6], 'tag', job[7], 'sig', job[8], 'call', job[11])
     redis.call('EXPIRE', run, ttl)
     if attempt > 1 then redis.call('HDEL', run, 'lent') end
     table.insert(leases, now + lease)

@@ -11,6 +11,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import hmac
+import itertools
 import logging
 import os
 import threading
@@ -175,6 +176,8 @@ class Job:
     """It has lost as many workers as it may: this one only says so."""
     suspicion: float = 0.0
     """Above 0 if workers have died under it, so that it runs apart from others of the kind, see ``keys._DEATHS``."""
+    call: int = 0
+    """Number of the call that claims it, until that is answered."""
     apart_since: float | None = None
     """Since when it waits to be apart from them (monotonic)."""
     ignores_cancellation: bool = False
@@ -324,6 +327,7 @@ class Runtime:
         self.worker = shortened(worker, 255)
         self._life = new_id()
         """Tells it from the worker that had this name before."""
+        self._calls = itertools.count(1)
         self._slots = Limiter(limit)
         self._places = 0
         """Taken for processes that are being claimed."""
@@ -781,6 +785,8 @@ class Runtime:
 
     async def _claim(self, jobs: list[Job]) -> None:
         asked_at = time.monotonic()
+        for job in jobs:
+            job.call = job.call or next(self._calls)
         packed = [
             (
                 job.id,
@@ -794,6 +800,7 @@ class Runtime:
                 int(job.ignores_cancellation),
                 # Not for ever: the one that it waits for may itself wait for it, over a channel or for its result.
                 int(job.apart_since is None or asked_at - job.apart_since < max(_APART, job.envelope.lease)),
+                job.call,
             )
             for job in jobs
         ]
@@ -809,6 +816,7 @@ class Runtime:
         # What earlier attempts have sent must not run beside what comes now.
         gone: list[keys.Superseded] = []
         for job, (status, attempt, remaining, checkpoint, blame, is_forged) in zip(jobs, answers, strict=True):
+            job.call = 0
             if is_forged:
                 self._refusals.note("run record", "its signature is missing or wrong", task_id=job.id)
             if status == b"cancelled" and not self._is_cancelled(job.id, checkpoint):
