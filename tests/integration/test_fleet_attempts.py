@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import signal
 import time
@@ -123,9 +124,12 @@ async def test_a_worker_that_stops_is_not_counted(server: RedisServer, attempts:
     assert result.value["attempt"] == 2
 
 
+_calls = itertools.count(1)
+
+
 def _claim(server: RedisServer, process_id: str, most: int, lease_ms: int = 1) -> list[Any]:
     client = redis.Redis.from_url(server.url)
-    packed = msgspec.msgpack.encode([(process_id, lease_ms, 0, "", "dies", most, "", "", 0, 1)])
+    packed = msgspec.msgpack.encode([(process_id, lease_ms, 0, "", "dies", most, "", "", 0, 1, next(_calls))])
     answers: Any = client.register_script(keys.CLAIM)(args=["w", "life", "celery-task-meta-", 60, 60, 0, 0, packed])
     client.close()
     answer: list[Any] = answers[1]
@@ -192,7 +196,7 @@ class _Deaths:
 
     def run(self, *ids: str) -> list[str]:
         """What a new worker, to which nothing else is given, starts of these."""
-        self.life, jobs = f"life-{self.number}", [(one, 10_000, 0, "", "dies", 3, "", "", 0, 1) for one in ids]
+        self.life, jobs = f"life-{self.number}", [(one, 10_000, 0, "", "dies", 3, "", "", 0, 1, 1) for one in ids]
         packed = msgspec.msgpack.encode(jobs)
         answers: Any = self._claim(args=["w", self.life, "celery-task-meta-", 60, 60, 0, 0, packed])
         return [one for one, answer in zip(ids, answers[1:-1], strict=True) if answer[0] == b"go"]

@@ -65,6 +65,6 @@ def test_each_fault_is_told() -> None:
         "1 parts of the producer that failed or did not end",
         "2 values lost",
         "1 values doubled",
-        "1 pipelines not in order",
         "1 pipelines that did not end",
+        "a pipeline not in order: [0, 2, 1, 1]",
     ]
