@@ -53,10 +53,8 @@ for run, attempt in string.gmatch(ARGV[8], '(%S+):(%d+)') do
 end
 if later < 0 then return {'old'} end
 if values(epoch) < tonumber(left or 0) then return lose() end
-local function reached()
-  local offered, acked, cap = unpack(call('HMGET', S, 'offered', 'acked', 'cap'))
-  return cap == '0' and acked or offered or 0
-end
+local offered, acked, done, sent, got, cap = unpack(call('HMGET', S, 'offered', 'acked', 'done', 'sent', 'got', 'cap'))
+local reached = cap == '0' and acked or offered or 0
 local now = clock()
 epoch = tonumber(epoch)
 if holder and holder ~= me then
@@ -91,9 +89,9 @@ if holder and holder ~= me then
   end
   -- It may not have heard what became of its latest values, and would send them again; or that it has received one.
   if side == 'w' then
-    call('HSET', S, 'had.w.' .. holder, reached())
-  elseif call('HGET', S, 'cap') == '0' then
-    call('HSET', S, 'had.r.' .. holder, table.concat(call('HMGET', S, 'acked', 'got'), ' '))
+    call('HSET', S, 'had.w.' .. holder, reached)
+  elseif cap == '0' then
+    call('HSET', S, 'had.r.' .. holder, (acked or 0) .. ' ' .. (got or 0))
   end
   free(side)
   tell(holder, 'lost', side)
@@ -103,7 +101,7 @@ end
 local kept, why = holder and 1 or 0, call('HGET', S, 'why')
 local had = 0
 if side == 'w' then
-  had = tonumber(holder and reached() or call('HGET', S, 'had.w.' .. me) or 0)
+  had = tonumber(holder and reached or call('HGET', S, 'had.w.' .. me) or 0)
 end
 call('HDEL', S, 'had.' .. side .. '.' .. me)
 if why and side == 'r' and not closed then
@@ -120,7 +118,6 @@ end
 call('HSET', S, side .. '.owner', owner, side .. '.who', ARGV[4], side .. '.runs', ARGV[8])
 call('HSET', P, me, now + tonumber(ARGV[6]))
 call('PEXPIRE', P, call('PTTL', S))
-local offered, acked, done, sent, got, cap = unpack(call('HMGET', S, 'offered', 'acked', 'done', 'sent', 'got', 'cap'))
 if side == 'r' and cap ~= '0' then acked = done end
 return {'ok', epoch, tonumber(offered or 0), tonumber(acked or 0), tonumber(sent or 0), tonumber(got or 0),
         closed or 0, kept, why or '', had}
