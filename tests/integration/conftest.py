@@ -19,6 +19,7 @@ from tests.support.backends import registry_of
 if TYPE_CHECKING:
     from tests.support.mcp_server import Server
 
+_KEPT = ("took:", "idle:", "given:", "ended:", "since", "swept", "runs")
 APP = "tests.support.worker_app"
 
 
@@ -44,7 +45,7 @@ class Fleet:
         """Every key in Redis but results, kombu's own, and the few that a fleet keeps for itself."""
         answer = self.server.command("KEYS", "*")
         names = answer if isinstance(answer, list) else str(answer).split("\n")
-        kept = ("celery-", "_kombu", "stbass:took:", "stbass:ended:", "stbass:since", "stbass:swept", "stbass:runs")
+        kept = ("celery-", "_kombu", *(f"stbass:{name}" for name in _KEPT))
         return {name for name in map(str, names) if name and not name.startswith(kept)}
 
 

@@ -73,6 +73,7 @@ __all__ = [
     "Told",
     "Used",
     "cancelled_mark",
+    "carried_headers",
     "defined_name",
     "delivery_tag",
     "failed_result",
@@ -753,6 +754,18 @@ def defined_name(headers: Mapping[str, Any]) -> str | None:
         return one_line(msgspec.json.decode(text, type=_Asked).process.r, 500) if isinstance(text, str) else None
     except _UNDECODABLE:
         return None
+
+
+_CARRIED = (
+    *("lang", "task", "id", "shadow", "eta", "expires", "group", "group_index", "retries", "timelimit", "root_id"),
+    *("parent_id", "argsrepr", "kwargsrepr", "origin", "ignore_result"),
+    *("stbass_sent", ENVELOPE_HEADER, SIGNATURE_HEADER),
+)
+
+
+def carried_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a message that it has again when it is sent once more."""
+    return {name: headers[name] for name in _CARRIED if name in headers}
 
 
 def message_in_queue(task_id: str, queue: str, body: str, headers: Mapping[str, Any]) -> bytes:

@@ -63,6 +63,12 @@ Keys (type; written by; read by; time to live):
 ``stbass:parked``
     hash, id -> msgpack of: queue, reply, name, deadline (s), message (JSON, as in a queue), the run of which it is the
     whole; a worker, for what waits in line; scripts; until the message is in its queue again, or the process has ended.
+``stbass:idle:<queue>``
+    sorted set, a worker's life -> when it had nothing left to do (ms, the server's clock); the worker (result); the
+    producer (GIVE), which gives a message to the one that was idle last; a second. Only if queues are in this database.
+``stbass:given:<life>``
+    hash, queue -> kombu's delivery tag of the message of it that a producer has given to this worker last; the
+    producer; the worker, if it may not have heard of it; ten minutes.
 ``stbass:here:<uuid>``
     list (JSON of :class:`WorkerAnswer`); workers, to answer a health check; the producer that asked; ``HERE_TTL``. At
     ``stbass:here:<uuid>:detailed`` they also say what they run.
@@ -80,6 +86,8 @@ Channels of publish/subscribe. A server does not keep them apart by database, so
 ``stbass:queue:<db>:<queue>``
     workers subscribe while they consume the queue, so the number of subscribers is the number of live workers, however
     they die. A health check sends the key of a list: workers that take messages answer there.
+``stbass:given:<db>:<life>``
+    a message, as it would be in a queue, from a producer to a worker that has nothing to do.
 ``stbass:alive:<db>:<instance>``
     nothing is sent: the worker subscribes to it, and the subscription ends with it, however it dies.
 ``stbass:name:<db>:<name>``
@@ -102,6 +110,9 @@ __all__ = [
     "CHECKPOINT",
     "CLAIM",
     "FINISH",
+    "GIVE",
+    "GIVEN",
+    "GIVE_BACK",
     "HAND_BACK",
     "HERE_TTL",
     "KNOWN",
@@ -305,6 +316,10 @@ class FleetKeys:
     def alive_channel(self, instance: str) -> str:
         """Channel that a worker subscribes to for as long as it lives."""
         return self._channel("alive", instance)
+
+    def given_channel(self, life: str) -> str:
+        """Channel on which a worker is given messages."""
+        return self._channel("given", life)
 
     def name_channel(self, worker: str) -> str:
         """Channel on which workers of one name hear of each other."""
@@ -940,7 +955,8 @@ FINISH = (
 -- ARGV: result key prefix, result ttl (s; 0: none), packed (msgpack) a list with, per process: id, attempt (0: it never
 --       started), result, reply, delivery tag, the worker's life ('': whoever's it was), queue, and of the whole of a
 --       run (see run_keys) the id of that; then kombu's unacked hash and index and the prefix of queues ('': they are
---       on another server)
+--       on another server); then, if the worker has nothing left to do, its life and the queues of which it may be
+--       given a message
 -- Gives per process 1, or 0 if it is no longer this worker's (then nothing is stored: the other one's result counts).
 -- Beside these it gives messages that are to be sent, of those who waited for the limit of a queue; and of such queues
 -- in how many ms somebody has to look who may begin.
@@ -1013,6 +1029,10 @@ for reply, results in pairs(replies) do
 end
 local sent, alarms = {}, {}
 for queue in pairs(freed) do tend(queue, ARGV[4] ~= '' and ARGV[6] or nil, sent, alarms) end
+for i = 8, #ARGV do
+  redis.call('ZADD', 'stbass:idle:' .. ARGV[i], now, ARGV[7])
+  redis.call('PEXPIRE', 'stbass:idle:' .. ARGV[i], 1000)
+end
 return {out, sent, alarms}
 """
 )
@@ -1166,3 +1186,75 @@ for _, tag in ipairs(cmsgpack.unpack(ARGV[2])) do
 end
 return out
 """
+
+GIVE = """
+-- Send a message: to a worker that had nothing left to do a moment ago, if there is one and nothing waits, else into
+-- the queue. A worker that is given one need not be told that there is one, ask for it and get it; and one that does
+-- not live, or is only slow, is given none for long.
+-- ARGV: the queue's list, the queue, what the names of workers' channels begin with, kombu's unacked hash and index,
+-- delivery tag, the message, and if it has a deadline the key of that and the time that is left (ms)
+local IDLE_MS, LARGEST, FORGOTTEN = 1000, 65536, 600
+local list, queue, channels, unacked, index, tag, message, deadline, left = unpack(ARGV, 1, 9)
+if deadline then redis.call('SET', deadline, queue, 'PX', left) end
+local idle = 'stbass:idle:' .. queue
+-- A subscriber whose buffer overflows is cut off.
+local found = #message <= LARGEST and redis.call('LLEN', list) == 0 and redis.call('ZPOPMAX', idle) or {}
+while found[1] do
+  local time = redis.call('TIME')
+  if tonumber(found[2]) < time[1] * 1000 + math.floor(time[2] / 1000) - IDLE_MS then break end
+  local channel, given = channels .. found[1], 'stbass:given:' .. found[1]
+  if redis.call('PUBSUB', 'NUMSUB', channel)[2] > 0 then
+    redis.call('HSET', unacked, tag, '[' .. message .. ',"",' .. cjson.encode(queue) .. ']')
+    redis.call('ZADD', index, time[1] + time[2] / 1000000, tag)
+    redis.call('HSET', given, queue, tag)
+    redis.call('EXPIRE', given, FORGOTTEN)
+    redis.call('PUBLISH', channel, message)
+    return 1
+  end
+  found = redis.call('ZPOPMAX', idle)
+end
+redis.call('LPUSH', list, message)
+return 0
+"""
+
+_GIVEN = """
+-- What a worker was given and nobody has acknowledged: queue, message and delivery tag.
+local function given(life, unacked)
+  local out, found = {}, redis.call('HGETALL', 'stbass:given:' .. life)
+  for i = 1, #found, 2 do
+    local queue, tag = found[i], found[i + 1]
+    local entry = redis.call('HGET', unacked, tag)
+    -- As GIVE has noted it: [<message>,"",<queue>]
+    if entry then table.insert(out, {queue, string.sub(entry, 2, -#cjson.encode(queue) - 6), tag}) end
+  end
+  return out
+end
+"""
+
+GIVEN = (
+    _GIVEN
+    + """
+-- Gives what a worker was given that it may not have heard of. ARGV: its life, kombu's unacked hash
+return given(ARGV[1], ARGV[2])
+"""
+)
+
+GIVE_BACK = (
+    _GIVEN
+    + """
+-- Give a worker nothing more. ARGV: its life, kombu's unacked hash and index, the prefix of queues, whether what it was
+-- given goes back, too, to the heads of its queues (0/1); then queues
+local life, unacked, index, prefix = unpack(ARGV, 1, 4)
+for i = 6, #ARGV do redis.call('ZREM', 'stbass:idle:' .. ARGV[i], life) end
+if ARGV[5] == '1' then
+  for _, one in ipairs(given(life, unacked)) do
+    local queue, message, tag = unpack(one)
+    redis.call('HDEL', unacked, tag)
+    redis.call('ZREM', index, tag)
+    redis.call('RPUSH', prefix .. queue, message)
+  end
+  redis.call('DEL', 'stbass:given:' .. life)
+end
+return 0
+"""
+)

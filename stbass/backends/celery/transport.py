@@ -67,8 +67,10 @@ TAKE = """
 -- KEYS: the queues' lists, the most urgent first. Only these: the server tells who waits of changes of any of them.
 -- ARGV: unacked hash, unacked index, what was taken last, how many to take, whether equally urgent lists share that
 --       ('1') or the first has all it can ('0'), the number of this call, whether it was made before and its answer was
---       lost ('1'), then per list: how the routing stands in our own messages, the queue's name, its rank, whether its
---       messages are to be noted ('1'; '0': nobody will acknowledge them)
+--       lost ('1'), what the names of sets of idle workers begin with, in which this worker is not to be when it has
+--       taken something, and its name there ('', '': it is in none), then per list: how the routing stands in our own
+--       messages, the queue's name, its rank, whether its messages are to be noted ('1'; '0': nobody will acknowledge
+--       them)
 -- Gives whether there is more (1), and per list that had some: its number, good messages, messages that are not
 -- messages. After a lost answer: 0 and the entries of those messages in the unacked hash.
 local unacked, unacked_index, took = unpack(ARGV, 1, 3)
@@ -89,7 +91,7 @@ if again then redis.call('SET', took, cmsgpack.pack({call}), 'EX', 600) end
 local more = 0
 local lists, out, taken = {}, {}, {}
 for i, key in ipairs(KEYS) do
-  local routing, queue, rank, noted = unpack(ARGV, 4 * i + 4, 4 * i + 7)
+  local routing, queue, rank, noted = unpack(ARGV, 4 * i + 6, 4 * i + 9)
   local length = redis.call('LLEN', key)
   if length > 0 then
     table.insert(lists, {i, key, length, 0, routing, queue, rank, noted == '1'})
@@ -173,6 +175,7 @@ end
 if #taken > 0 then
   table.insert(taken, call)
   redis.call('SET', took, cmsgpack.pack(taken), 'EX', 600)
+  for i = 11, ARGV[9] ~= '' and #ARGV or 0, 4 do redis.call('ZREM', ARGV[8] .. ARGV[i], ARGV[9]) end
 end
 return {more, out}
 """
@@ -314,6 +317,9 @@ class Channel(stock.Channel):
     refused: ClassVar[Counter[str]] = Counter()
     refusals: ClassVar[Refusals | None] = None
     """Where a worker sets aside what it refuses."""
+    idle: ClassVar[tuple[bytes, bytes]] = (b"", b"")
+    """What the names of sets of idle workers begin with, and what this worker is called there; both empty: it is in
+    none."""
     _unanswered: ClassVar[dict[str, tuple[str, bytes]]] = {}
     """Per broker: where a message may have been taken for us without our knowing, and the number of that call."""
 
@@ -552,7 +558,7 @@ class Channel(stock.Channel):
         keys, seconds = [one.key for one in lists], _or_default(self.socket_timeout)
 
         def take(again: bool) -> list[Any]:
-            return self._watch.take(connection, keys, [*head, b"%d" % again, *of_lists], seconds)
+            return self._watch.take(connection, keys, [*head, b"%d" % again, *self.idle, *of_lists], seconds)
 
         try:
             try:
@@ -587,6 +593,10 @@ class Channel(stock.Channel):
             message, exchange, routing_key = _decode(entry)
             for queue in self._lookup(exchange, routing_key):
                 yield queue, msgspec.json.encode(message)
+
+    def deliver(self, queue: str, raw: bytes) -> None:
+        """Deliver a message that is noted as taken already."""
+        self._deliver_all([(queue, raw)])
 
     def _deliver_all(self, messages: list[tuple[str, bytes]]) -> None:
         messages.reverse()

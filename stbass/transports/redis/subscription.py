@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import redis
@@ -33,6 +33,7 @@ class Subscription:
         on_message: awaited with the channel and the data of each message, one after the other.
         on_gap: awaited once the subscription stands again, because messages may have been missed; True: for the first
             time.
+        beside: channels that are always listened to as well.
         patient: connect again also if the first attempt fails; otherwise :meth:`ready` raises its error.
     """
 
@@ -43,6 +44,7 @@ class Subscription:
         on_message: Callable[[str, bytes], Awaitable[None]],
         on_gap: Callable[[bool], Awaitable[None]],
         *,
+        beside: Iterable[str] = (),
         patient: bool = False,
     ) -> None:
         self._address = address
@@ -50,7 +52,7 @@ class Subscription:
         self._on_message = on_message
         self._on_gap = on_gap
         self._patient = patient
-        self._extra: set[str] = set()
+        self._extra = set(beside)
         self._awaited: dict[str, asyncio.Future[None]] = {}
         """Of channels that the server was asked for, or will be, and of which it has not said that they stand."""
         self._asked: Counter[str] = Counter()

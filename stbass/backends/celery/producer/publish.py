@@ -11,12 +11,13 @@ import msgspec
 import redis.asyncio
 
 from stbass._process.sync_threads import shared_threads
-from stbass.backends.celery.envelope import message_in_queue
+from stbass.backends.celery import keys
+from stbass.backends.celery.envelope import delivery_tag, message_in_queue
 from stbass.backends.celery.incoming import EMPTY_BODY
-from stbass.backends.celery.keys import FleetKeys
 from stbass.backends.celery.kombu_sender import KombuSender, OutMessage
 from stbass.backends.celery.producer.ticket import Ticket
 from stbass.backends.celery.settings import EXECUTE, FleetSettings
+from stbass.transports.redis.script_call import ScriptCall
 
 __all__ = ["Publisher"]
 
@@ -43,12 +44,19 @@ class Publisher:
         self._settings = settings
         self._backend = backend
         self._broker = broker
+        self._give: ScriptCall | None = None
+        """Sends one message, if queues and results are on one server."""
+        if settings.one_server and not isinstance(broker, KombuSender):
+            self._give = ScriptCall(broker, settings.keys.script(keys.GIVE))
         self._origin = f"{os.getpid()}@{socket.gethostname()}"
 
     async def send(self, tickets: list[Ticket]) -> None:
         """Send them all; their deadlines, too, if those are noted on the same server."""
         if isinstance(self._broker, KombuSender):
             await shared_threads().call_plain(self._broker.send, [self._elsewhere(ticket) for ticket in tickets])
+            return
+        if self._give is not None and len(tickets) == 1:
+            await self._give(self._given(tickets[0]))
             return
         queues: dict[str, list[bytes]] = {}
         for ticket in tickets:
@@ -63,6 +71,13 @@ class Publisher:
         for queue, raws in queues.items():
             pipe.lpush(f"{self._settings.broker_prefix}{queue}", *raws)
         await pipe.execute()
+
+    def _given(self, ticket: Ticket) -> list[str | bytes]:
+        names, queue = self._settings.keys, ticket.envelope.queue
+        unacked, index, prefix = self._settings.beside_results
+        to_whom = [f"{prefix}{queue}", queue, names.given_channel(""), unacked, index]
+        deadline = [] if ticket.remaining is None else [names.deadline(ticket.id), str(_milliseconds(ticket))]
+        return [*to_whom, delivery_tag(ticket.id), self.message(ticket), *deadline]
 
     async def note_deadlines(self, tickets: list[Ticket]) -> None:
         """Let their deadlines count, before the messages can be seen, if that does not go with sending them."""
@@ -117,8 +132,11 @@ def _for_people(ticket: Ticket) -> str:
     return f"({ticket.envelope.name} @ {ticket.envelope.queue})"
 
 
-def _add_deadlines(pipe: Any, names: FleetKeys, timed: list[Ticket]) -> None:
+def _add_deadlines(pipe: Any, names: keys.FleetKeys, timed: list[Ticket]) -> None:
     for ticket in timed:
-        assert ticket.left is not None
-        left = min(_LONGEST, max(1, round(ticket.left * 1000)))
-        pipe.set(names.deadline(ticket.id), ticket.envelope.queue, px=left)
+        pipe.set(names.deadline(ticket.id), ticket.envelope.queue, px=_milliseconds(ticket))
+
+
+def _milliseconds(ticket: Ticket) -> int:
+    assert ticket.left is not None
+    return min(_LONGEST, max(1, round(ticket.left * 1000)))

@@ -16,6 +16,7 @@ from celery.worker import state
 
 from stbass._process.sync_threads import shared_threads
 from stbass.backends.celery.settings import fleet_of
+from stbass.backends.celery.worker.given import GivenMessages
 from stbass.backends.celery.worker.runtime import Job, Runtime, current_runtime
 
 __all__ = ["AsyncioPool"]
@@ -61,6 +62,7 @@ class AsyncioPool(BasePool):
         self._adjusting = False
         self._told: set[str] = set()
         self._is_over = False
+        self._given: GivenMessages | None = None
         self.places: Any = None
         """How many messages the worker may hold on its connection of now; whoever takes messages sets it."""
 
@@ -71,10 +73,13 @@ class AsyncioPool(BasePool):
         _tune_garbage_collection()
         self._runtime = current_runtime(self.app, self._hostname, self.limit)
         self._runtime.on_lent = self._lent
+        self._runtime.given = self._given = GivenMessages(self, self._runtime, fleet_of(self.app).refusals)
 
     def serve(self, consumer: Any) -> None:
         """The consumer of the messages has been started, perhaps anew."""
         self._consumer = consumer
+        if self._given is not None:
+            self._given.serve(consumer)
         self._lent()
 
     def _lent(self) -> None:
@@ -134,8 +139,9 @@ class AsyncioPool(BasePool):
             )
 
     def submit(self, job: Job) -> None:
-        """Run a process."""
-        self.runtime.submit(job)
+        """Run a process; one that was given runs already."""
+        if self._given is None or not self._given.follow(job):
+            self.runtime.submit(job)
 
     def cancel(self, task_id: str) -> None:
         """Cancel a process, wherever it is between its message and its result."""

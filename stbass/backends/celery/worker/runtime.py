@@ -52,6 +52,7 @@ from stbass.backends.celery.envelope import (
     ABSENT,
     ENVELOPE_HEADER,
     MOST_ATTEMPTS,
+    SIGNATURE_HEADER,
     Envelope,
     Reply,
     Told,
@@ -202,6 +203,22 @@ class Job:
     def __post_init__(self) -> None:
         self.id = self.envelope.id
 
+    @classmethod
+    def asked_for(
+        cls, task_id: str, carriers: Mapping[str, Any], queue: str | None, name: str, tag: Any, **callbacks: Any
+    ) -> Job:
+        """What a message asks for.
+
+        Args:
+            task_id: of Celery's task.
+            carriers: where in the message the envelope is.
+            queue: that it came by.
+            name: of the process, as Celery shows it.
+            tag: kombu's delivery tag; None: it has none.
+        """
+        carried = {name: carriers.get(name) for name in (ENVELOPE_HEADER, SIGNATURE_HEADER)}
+        return cls(Envelope(task_id, queue or "", name, 0.0), carried, str(tag or ""), **callbacks)
+
     @property
     def name(self) -> str:
         """Of the process."""
@@ -210,6 +227,17 @@ class Job:
     def failed(self, error: BaseException, worker: str | None = None) -> ProcessResult:
         """Its result if it did not run."""
         return failed_result(error, self.envelope, self.placement, worker=worker)
+
+
+class Giving(Protocol):
+    """Deals with messages that are given to this worker; both are asked on the event loop."""
+
+    @property
+    def queues(self) -> Sequence[str]:
+        """Of which it may be given messages now."""
+
+    def take(self, raw: bytes) -> Job | None:
+        """The process that such a message asks for; None: it is dealt with otherwise."""
 
 
 class _MessageSlot(Slot):
@@ -327,6 +355,7 @@ class Runtime:
         self.worker = shortened(worker, 255)
         self._life = new_id()
         """Tells it from the worker that had this name before."""
+        self._given_channel = self._keys.given_channel(self._life)
         self._calls = itertools.count(1)
         self._slots = Limiter(limit)
         self._places = 0
@@ -351,6 +380,8 @@ class Runtime:
         """Claimed too long ago to be started."""
         self._suspects: dict[str, float] = {}
         """Of those that run: their suspicion, by id."""
+        self.given: Giving | None = None
+        """None: this worker is not given messages."""
         self._limited: list[Job] = []
         """Those that the limit of their endpoint keeps from running."""
         self._line = WaitingLine(settings, result_prefix, app)
@@ -364,6 +395,8 @@ class Runtime:
         """Since when the server keeps the fleet's data, as it said last."""
         self._unknown: set[str] = set()
         """Of those whose lease is lost: what the server has lost its data of."""
+        self._told_idle: Sequence[str] = ()
+        """Queues of which it was last said that this worker may be given messages."""
         self._messages: list[tuple[str, bytes]] = []
         self._unkept = False
         """Whether checkpoints may not be written yet that messages tell of."""
@@ -378,7 +411,12 @@ class Runtime:
         # Never from a message: where channels are is this worker's own setting.
         self._transport = settings.make_transport(known=True)  # it has given us the message
         self._cancellations = Subscription(
-            settings.backend, self._keys.cancel_channel, self._hear, self._check_cancelled, patient=True
+            settings.backend,
+            self._keys.cancel_channel,
+            self._hear,
+            self._on_gap,
+            beside=[self._given_channel],
+            patient=True,
         )
         self.keeper: LeaseKeeper[Job] = LeaseKeeper(
             settings.backend,
@@ -422,8 +460,11 @@ class Runtime:
         with self._lock:
             self._jobs.setdefault(job.id, job)
             self._incoming.append(job)
-            signal, self._signalled = not self._signalled, True
-        if signal:
+            signal = not (self._signalled or self.runs_here)
+            self._signalled = self._signalled or signal
+        if self.runs_here:
+            self._has_work.set()
+        elif signal:
             # If the loop has ended the worker is about to: the message is not acknowledged, and goes to another one.
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._wake)
@@ -453,6 +494,11 @@ class Runtime:
         return outcomes[0]
 
     @property
+    def idle_name(self) -> tuple[bytes, bytes]:
+        """What the names of sets of idle workers begin with, and what this worker is called there."""
+        return self._keys.key("idle:").encode(), self._life.encode()
+
+    @property
     def runs_here(self) -> bool:
         """Whether this is the thread of the event loop."""
         return threading.get_ident() == self._thread.ident
@@ -479,6 +525,7 @@ class Runtime:
         async def idle() -> bool:
             try:
                 async with asyncio.timeout(grace):
+                    await self._be_given_no_more()
                     await self._idle.wait()
             except TimeoutError:
                 return False
@@ -609,6 +656,7 @@ class Runtime:
             while self._finished:
                 await self._store_next()
             await self._hand_back(left)
+            await self._give_back(all_of_it=True)
 
         try:
             async with asyncio.timeout_at(last):
@@ -1211,10 +1259,17 @@ class Runtime:
 
     async def _finish(self, packed: bytes) -> list[int]:
         args: list[str | int | bytes] = [self._prefix, self.settings.result_ttl, packed, *self._beside]
+        if self.given is not None and self._beside[0] and self._has_nothing_to_do:
+            self._told_idle = self.given.queues
+            args += [self._life, *self._told_idle]
         stored, sent, alarms = await self._finish_script(args)
         if sent or alarms:
             await self._go_on(sent, alarms)
         return list(stored)
+
+    @property
+    def _has_nothing_to_do(self) -> bool:
+        return not (self._running or self._incoming or self._finished or self._closing)
 
     def _not_stored(self, sealed: tuple[Job, bytes], error: Exception) -> None:
         job, meta = sealed
@@ -1250,8 +1305,34 @@ class Runtime:
             for item in items:
                 await self._each([item], vigil, step, refused)
 
-    async def _check_cancelled(self, _first: bool) -> None:
-        """What was cancelled while nobody listened here."""
+    async def _on_gap(self, first: bool) -> None:
+        """What was cancelled, and what was given to this worker, while nobody listened here."""
+        await self._check_cancelled()
+        if not first and self.given is not None and self._beside[0]:
+            assert self._redis is not None
+            script = self._redis.register_script(self._keys.script(keys.GIVEN))
+            for _queue, raw, tag in await script(args=[self._life, self._beside[0]]):
+                if not any(job.tag == tag.decode() for job in self._jobs.values()):
+                    self._take(raw)
+
+    def _take(self, raw: bytes) -> None:
+        if self.given is not None and (job := self.given.take(raw)) is not None:
+            self.submit(job)
+
+    async def _be_given_no_more(self) -> None:
+        try:
+            await self._give_back(all_of_it=False)
+        except (redis.RedisError, OSError) as error:
+            _log.debug("cannot say that this worker is to be given nothing more, which holds for a moment: %s", error)
+
+    async def _give_back(self, *, all_of_it: bool) -> None:
+        """Be given nothing more; and perhaps let others have what was given and has not ended."""
+        if self.given is not None and self._beside[0]:
+            assert self._redis is not None
+            args: list[str | int] = [self._life, *self._beside, int(all_of_it), *self._told_idle]
+            await self._redis.register_script(self._keys.script(keys.GIVE_BACK))(args=args)
+
+    async def _check_cancelled(self) -> None:
         ids = list(self._running)
         if ids:
             assert self._redis is not None
@@ -1263,6 +1344,9 @@ class Runtime:
                 self._cancel([job.id], how)
 
     async def _hear(self, channel: str, data: bytes) -> None:
+        if channel == self._given_channel:
+            self._take(data)
+            return
         try:
             told = open_cancellation(data, self.settings)
         except (WireError, SignatureError) as error:

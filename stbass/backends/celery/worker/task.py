@@ -27,9 +27,9 @@ from stbass._values.texts import LONGEST_TRACEBACK, error_text, shortened, text_
 from stbass.backends.celery.envelope import (
     ENVELOPE_HEADER,
     MOST_ATTEMPTS,
-    SIGNATURE_HEADER,
     Envelope,
     Reply,
+    carried_headers,
     defined_name,
     failed_result,
     reply_to,
@@ -42,29 +42,15 @@ from stbass.backends.celery.settings import EXECUTE, fleet_of
 from stbass.backends.celery.transport import Channel
 from stbass.backends.celery.worker.pool import AsyncioPool
 from stbass.backends.celery.worker.runtime import Job, Outcome, current_runtime, this_runtime
-from stbass.backends.celery.worker.task_signals import ProcessSignals, somebody_listens
+from stbass.backends.celery.worker.task_signals import ProcessSignals, sends_events, somebody_listens
 from stbass.errors import DeadlineExceeded, ProcessCancelled, RemoteError, StbassError
 from stbass.result import ProcessResult
 
 __all__ = ["ExecuteTask", "Parked", "ProcessRequest", "message_of", "told_error"]
 
 _log = get_logger(__name__)
-_CARRIED = (
-    *("lang", "task", "id", "shadow", "eta", "expires", "group", "group_index", "retries", "timelimit", "root_id"),
-    *("parent_id", "argsrepr", "kwargsrepr", "origin", "ignore_result"),
-    *("stbass_sent", ENVELOPE_HEADER, SIGNATURE_HEADER),
-)
-"""Headers of a message that it has again when it is sent once more."""
 _TOLD_WITHIN = 0.01
 """Seconds after which Celery knows that a process runs: most of the short ones have ended by then, and wake it once."""
-
-
-def _job(
-    task_id: str, carriers: Mapping[str, Any], delivery_info: Any, name: str, properties: Any, **callbacks: Any
-) -> Job:
-    addressed = Envelope(task_id, (delivery_info or {}).get("routing_key") or "", name, 0.0)
-    carried = {name: carriers.get(name) for name in (ENVELOPE_HEADER, SIGNATURE_HEADER)}
-    return Job(addressed, carried, str((properties or {}).get("delivery_tag") or ""), **callbacks)
 
 
 def _carriers(message: Any) -> Mapping[str, Any]:
@@ -86,13 +72,7 @@ def message_of(
 ) -> tuple[str, dict[str, Any]]:
     """Body and headers of the message that a task of Celery's own pools deals with."""
     embedded = {name: request.get(name) for name in ("callbacks", "errbacks", "chain", "chord")}
-    headers = {name: request[name] for name in _CARRIED if name in request}
-    return dumps([args, kwargs, embedded]), headers
-
-
-def _listening(eventer: Any) -> bool:
-    """Whether the worker sends events of tasks (``-E``): otherwise it sends those of workers only."""
-    return bool(eventer and eventer.enabled and (not eventer.groups or "task" in eventer.groups))
+    return dumps([args, kwargs, embedded]), carried_headers(request)
 
 
 class Parked(Ignore):
@@ -219,12 +199,12 @@ class ExecuteTask(Task):
         request = self.request
         _stored.task_id = None
         runtime = current_runtime(self.app, request.hostname or f"worker@{os.getpid()}")
-        job = _job(
+        job = Job.asked_for(
             request.id,
             {**vars(request), **(request.headers or {}), **carried},
-            request.delivery_info,
+            (request.delivery_info or {}).get("routing_key"),
             request.shadow or EXECUTE,
-            request.properties,
+            (request.properties or {}).get("delivery_tag"),
             on_started=None,
             on_done=lambda _outcome: None,
             message=partial(message_of, vars(request), carried),
@@ -306,12 +286,12 @@ class ProcessRequest(Request):
         pool.notice_limits(self.task)
         self._pool = pool
         # The job knows the request, which must not know it: a circle would be left to the garbage collector.
-        job = _job(
+        job = Job.asked_for(
             self.id,
             _carriers(self._message),
-            self.delivery_info,
+            (self.delivery_info or {}).get("routing_key"),
             self.name,
-            self._message.properties,
+            (self._message.properties or {}).get("delivery_tag"),
             on_started=lambda: pool.call_worker(self.started, time.time(), within=_TOLD_WITHIN),
             on_done=lambda outcome: pool.call_worker(self.finished, outcome),
             listener=ProcessSignals(self) if somebody_listens() else None,
@@ -322,8 +302,7 @@ class ProcessRequest(Request):
 
     def _sent_again(self) -> tuple[str, dict[str, Any]]:
         body, headers = self._message.body, self._message.headers
-        carried = {name: headers[name] for name in _CARRIED if name in headers}
-        return body if isinstance(body, str) else bytes(body).decode(), carried
+        return body if isinstance(body, str) else bytes(body).decode(), carried_headers(headers)
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
         """As Celery's; but the message of what waits for a limit is nobody's here, and may be another worker's soon."""
@@ -359,7 +338,7 @@ class ProcessRequest(Request):
             runtime.break_off()
 
     def _somebody_listens(self) -> bool:
-        return _listening(self._eventer)
+        return sends_events(self._eventer)
 
     def waits(self) -> None:
         """It runs already: the message waits for its end, and takes no place. Called in the worker's thread."""
@@ -492,7 +471,7 @@ def strategy(task: Any, app: Any, consumer: Any) -> Any:
         if request.id in revoked and request.revoked():
             return None
         signals.task_received.send(sender=consumer, request=request)
-        if _listening(eventer) and task.send_events:
+        if sends_events(eventer) and task.send_events:
             eventer.send(
                 "task-received",
                 uuid=request.id,

@@ -23,7 +23,7 @@ from stbass._values.texts import error_text, type_name_of
 from stbass.backends.celery.worker.runtime import Outcome
 from stbass.errors import ProcessCancelled, RemoteError
 
-__all__ = ["ProcessSignals", "somebody_listens"]
+__all__ = ["ProcessSignals", "sends_events", "somebody_listens"]
 
 _log = get_logger(__name__)
 _SENT = (
@@ -39,6 +39,11 @@ _receivers_of = attrgetter("receivers")
 def somebody_listens() -> bool:
     """Whether one of the signals that tell of a run has a receiver."""
     return any(map(_receivers_of, _SENT))
+
+
+def sends_events(eventer: Any) -> bool:
+    """Whether the worker sends events of tasks (``-E``): otherwise it sends those of workers only."""
+    return bool(eventer and eventer.enabled and (not eventer.groups or "task" in eventer.groups))
 
 
 class ProcessSignals:
