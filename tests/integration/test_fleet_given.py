@@ -160,7 +160,9 @@ def test_one_that_does_not_live_is_passed_over(script: Script) -> None:
     assert message["channel"] == "stbass:given:0:alive"
 
 
-@pytest.mark.parametrize("why", ["nobody", "dead", "only watched", "idle for long", "others wait", "too large"])
+@pytest.mark.parametrize(
+    "why", ["nobody", "dead", "only watched", "idle for long", "others wait", "too large", "overwritten"]
+)
 def test_else_it_goes_into_the_queue(script: Script, why: str) -> None:
     message = "x" * 70_000 if why == "too large" else "[1]"
     if why == "only watched":
@@ -168,7 +170,9 @@ def test_else_it_goes_into_the_queue(script: Script, why: str) -> None:
         script.heard.get_message(timeout=10)
     elif why not in ("nobody", "dead"):
         script.listen("worker")
-    if why != "nobody":
+    if why == "overwritten":
+        script.client.set("stbass:idle:q", "somebody else's")
+    elif why != "nobody":
         script.idle("worker", 2 if why == "idle for long" else 0.1)
     if why == "others wait":
         script.client.lpush("q", "[0]")
@@ -197,6 +201,14 @@ async def test_where_celery_wants_to_see_each_message_before_it_runs_nothing_is_
                 result = await backend.execute(Give(number), ProcessContext("give", placement=AT))
                 assert result.value == number
                 assert fleet.server.command("EXISTS", f"stbass:idle:{QUEUE}") == 0
+
+
+async def test_what_somebody_has_put_where_idle_workers_are_harms_nothing(fleet: Fleet) -> None:
+    async with backend_of(fleet) as backend:
+        fleet.server.command("SET", f"stbass:idle:{QUEUE}", "somebody else's")
+        for number in range(3):
+            result = await backend.execute(Give(number), ProcessContext("give", placement=AT))
+            assert result.value == number
 
 
 # What goes wrong ---------------------------------------------------------------------------------

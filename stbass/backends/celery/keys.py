@@ -1030,7 +1030,8 @@ end
 local sent, alarms = {}, {}
 for queue in pairs(freed) do tend(queue, ARGV[4] ~= '' and ARGV[6] or nil, sent, alarms) end
 for i = 8, #ARGV do
-  redis.call('ZADD', 'stbass:idle:' .. ARGV[i], now, ARGV[7])
+  -- pcall: what somebody else has put under that name must not keep results from being stored.
+  redis.pcall('ZADD', 'stbass:idle:' .. ARGV[i], now, ARGV[7])
   redis.call('PEXPIRE', 'stbass:idle:' .. ARGV[i], 1000)
 end
 return {out, sent, alarms}
@@ -1198,7 +1199,11 @@ local list, queue, channels, unacked, index, tag, message, deadline, left = unpa
 if deadline then redis.call('SET', deadline, queue, 'PX', left) end
 local idle = 'stbass:idle:' .. queue
 -- A subscriber whose buffer overflows is cut off.
-local found = #message <= LARGEST and redis.call('LLEN', list) == 0 and redis.call('ZPOPMAX', idle) or {}
+local function next_idle()
+  -- pcall: what somebody else has put under that name must not keep anything from being sent.
+  return redis.pcall('ZPOPMAX', idle)
+end
+local found = #message <= LARGEST and redis.call('LLEN', list) == 0 and next_idle() or {}
 while found[1] do
   local time = redis.call('TIME')
   if tonumber(found[2]) < time[1] * 1000 + math.floor(time[2] / 1000) - IDLE_MS then break end
@@ -1211,7 +1216,7 @@ while found[1] do
     redis.call('PUBLISH', channel, message)
     return 1
   end
-  found = redis.call('ZPOPMAX', idle)
+  found = next_idle()
 end
 redis.call('LPUSH', list, message)
 return 0
@@ -1245,7 +1250,7 @@ GIVE_BACK = (
 -- Give a worker nothing more. ARGV: its life, kombu's unacked hash and index, the prefix of queues, whether what it was
 -- given goes back, too, to the heads of its queues (0/1); then queues
 local life, unacked, index, prefix = unpack(ARGV, 1, 4)
-for i = 6, #ARGV do redis.call('ZREM', 'stbass:idle:' .. ARGV[i], life) end
+for i = 6, #ARGV do redis.pcall('ZREM', 'stbass:idle:' .. ARGV[i], life) end
 if ARGV[5] == '1' then
   for _, one in ipairs(given(life, unacked)) do
     local queue, message, tag = unpack(one)

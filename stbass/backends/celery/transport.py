@@ -175,7 +175,7 @@ end
 if #taken > 0 then
   table.insert(taken, call)
   redis.call('SET', took, cmsgpack.pack(taken), 'EX', 600)
-  for i = 11, ARGV[9] ~= '' and #ARGV or 0, 4 do redis.call('ZREM', ARGV[8] .. ARGV[i], ARGV[9]) end
+  for i = 11, ARGV[9] ~= '' and #ARGV or 0, 4 do redis.pcall('ZREM', ARGV[8] .. ARGV[i], ARGV[9]) end
 end
 return {more, out}
 """
