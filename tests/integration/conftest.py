@@ -19,7 +19,7 @@ from tests.support.backends import registry_of
 if TYPE_CHECKING:
     from tests.support.mcp_server import Server
 
-_KEPT = ("took:", "idle:", "given:", "ended:", "since", "swept", "runs")
+_KEPT = ("took:", "free:", "idle:", "given:", "ended:", "since", "swept", "runs")
 APP = "tests.support.worker_app"
 
 

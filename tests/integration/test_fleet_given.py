@@ -23,7 +23,7 @@ from stbass.errors import DeadlineExceeded, ProcessCancelled
 from stbass.placement import PLACED_PAR
 from stbass.testing import RedisServer, Worker
 from tests.integration.conftest import APP, Fleet, workers_on
-from tests.support.agents import Give, Mark, whoami
+from tests.support.agents import Give, Mark, left_in_circles, whoami
 from tests.support.backends import registry_of
 from tests.support.waiting import until
 
@@ -57,14 +57,19 @@ def life(server: RedisServer) -> str:
     return str(channel).rpartition(":")[2]
 
 
-def declare_idle(server: RedisServer) -> None:
-    """Say of the worker that it has had nothing to do, and will not have anything for a minute."""
-    seconds, _ = server.command("TIME")
-    server.command("ZADD", f"stbass:idle:{QUEUE}", (int(seconds) + 60) * 1000, life(server))
-    server.command("PERSIST", f"stbass:idle:{QUEUE}")
+def declare_idle(server: RedisServer, one: str) -> None:
+    """Say of this worker, for a minute, that it has nothing to do."""
+    server.command("ZADD", f"stbass:idle:{QUEUE}", 2**50, one)
+    server.command("EXPIRE", f"stbass:idle:{QUEUE}", 60)
+    server.command("SET", f"stbass:free:{one}", 1, "EX", 60)
 
 
-def was_given(server: RedisServer, process_id: str) -> bool:
+def queued(server: RedisServer) -> int:
+    """How many messages have been put into queues, up to now."""
+    return int(server.command("INFO", "commandstats").get("cmdstat_lpush", {"calls": 0})["calls"])
+
+
+def is_given(server: RedisServer, process_id: str) -> bool:
     names = server.command("KEYS", "stbass:given:*")
     return delivery_tag(process_id) in [server.command("HGET", name, QUEUE) for name in names]
 
@@ -72,15 +77,18 @@ def was_given(server: RedisServer, process_id: str) -> bool:
 class Sent:
     """A process that was given to the worker, which has been declared idle for it."""
 
-    def __init__(self, backend: CeleryBackend, fleet: Fleet, process: Any, **options: Any) -> None:
-        self.ctx = ProcessContext(process.name, placement=AT, **options)
+    def __init__(self, backend: CeleryBackend, fleet: Fleet, process: Any, one: str | None = None) -> None:
+        self.ctx = ProcessContext(process.name, placement=AT)
         self._server = fleet.server
-        declare_idle(self._server)
+        self._queued = queued(self._server)
+        declare_idle(self._server, one or life(self._server))
         self.task = asyncio.create_task(backend.execute(process, self.ctx))
 
     async def given(self) -> Sent:
         """Return when it is."""
-        await until(lambda: was_given(self._server, self.ctx.process_id))
+        await until(lambda: self.task.done() or is_given(self._server, self.ctx.process_id))
+        if self.task.done():
+            assert queued(self._server) == self._queued
         return self
 
 
@@ -90,17 +98,19 @@ class Sent:
 async def test_a_worker_that_has_just_ended_a_process_is_given_the_next_one(fleet: Fleet) -> None:
     async with backend_of(fleet) as backend:
         for _ in range(50):
+            before = queued(fleet.server)
             ctx = ProcessContext("whoami", placement=AT)
             result = await backend.execute(whoami, ctx)
             assert result.value["id"] == ctx.process_id
             assert result.value["attempt"] == 1
-            if was_given(fleet.server, ctx.process_id):
+            if queued(fleet.server) == before:
                 break
         else:
             pytest.fail("of 50 processes sent one after the other none was given to the worker")
         # Nobody has to do more for it; and an idle worker is not idle for ever.
         await until(lambda: fleet.server.command("HLEN", "unacked") == 0)
-        await until(lambda: not fleet.server.command("EXISTS", f"stbass:idle:{QUEUE}"))
+        one = life(fleet.server)
+        await until(lambda: not fleet.server.command("EXISTS", f"stbass:idle:{QUEUE}", f"stbass:free:{one}"))
 
 
 class Script:
@@ -115,9 +125,10 @@ class Script:
         self.heard.subscribe(f"stbass:given:0:{life}")
         self.heard.get_message(timeout=10)
 
-    def idle(self, life: str, ago: float) -> None:
-        seconds, microseconds = self.client.time()
-        self.client.zadd("stbass:idle:q", {life: (seconds - ago) * 1000 + microseconds / 1000})
+    def idle(self, life: str, ago: float, *, free: bool = True) -> None:
+        self.client.zadd("stbass:idle:q", {life: 2**50 - ago})
+        if free:
+            self.client.set(f"stbass:free:{life}", 1)
 
     def give(self, message: str = "[1]", *deadline: str) -> int:
         args = ["q", "q", "stbass:given:0:", "unacked", "unacked_index", "tag", message, *deadline]
@@ -161,7 +172,7 @@ def test_one_that_does_not_live_is_passed_over(script: Script) -> None:
 
 
 @pytest.mark.parametrize(
-    "why", ["nobody", "dead", "only watched", "idle for long", "others wait", "too large", "overwritten"]
+    "why", ["nobody", "dead", "only watched", "busy since", "others wait", "too large", "overwritten"]
 )
 def test_else_it_goes_into_the_queue(script: Script, why: str) -> None:
     message = "x" * 70_000 if why == "too large" else "[1]"
@@ -173,7 +184,7 @@ def test_else_it_goes_into_the_queue(script: Script, why: str) -> None:
     if why == "overwritten":
         script.client.set("stbass:idle:q", "somebody else's")
     elif why != "nobody":
-        script.idle("worker", 2 if why == "idle for long" else 0.1)
+        script.idle("worker", 1, free=why != "busy since")
     if why == "others wait":
         script.client.lpush("q", "[0]")
     # when
@@ -209,6 +220,44 @@ async def test_what_somebody_has_put_where_idle_workers_are_harms_nothing(fleet:
         for number in range(3):
             result = await backend.execute(Give(number), ProcessContext("give", placement=AT))
             assert result.value == number
+
+
+@pytest.mark.parametrize("queue", [QUEUE, "other"])
+async def test_a_worker_of_one_place_that_was_given_one_neither_takes_nor_is_given_another(
+    queue: str,
+) -> None:
+    with RedisServer() as server:
+        env = {"STBASS_BROKER_URL": server.url, "STBASS_RESULT_BACKEND": server.url}
+        with Worker(APP, QUEUE, "other", concurrency=1, env=env) as first:
+            fleet = Fleet(server, {QUEUE: first})
+            one = life(server)
+            with Worker(APP, QUEUE, "other", concurrency=1, env=env) as second:
+                async with backend_of(fleet) as backend:
+                    for _ in range(5):
+                        await until(lambda: server.command("HLEN", "unacked") == 0)
+                        server.command("ZADD", "stbass:idle:other", 2**50, one)
+                        long = await Sent(backend, fleet, Give(1, seconds=60), one).given()
+                        # when: another one is sent, at once
+                        ctx = ProcessContext("whoami", placement=Placement(endpoint=queue))
+                        result = await asyncio.wait_for(backend.execute(whoami, ctx), 30)
+                        # then
+                        assert result.value["pid"] == second.pid
+                        long.task.cancel()
+                        await asyncio.wait((long.task,))
+
+
+async def test_nothing_of_what_was_given_is_left_to_the_garbage_collector(fleet: Fleet) -> None:
+    async with backend_of(fleet) as backend:
+
+        async def left() -> int:
+            result = await backend.execute(left_in_circles, ProcessContext("left", placement=AT))
+            return int(result.value)
+
+        await left()
+        before = await left()
+        for number in range(100):
+            await (await Sent(backend, fleet, Give(number)).given()).task
+        assert await left() - before < 100
 
 
 # What goes wrong ---------------------------------------------------------------------------------
@@ -309,7 +358,7 @@ async def test_a_message_that_was_given_twice_runs_once(fleet: Fleet, tmp_path: 
 
 async def test_its_deadline_holds(fleet: Fleet) -> None:
     async with backend_of(fleet) as backend:
-        declare_idle(fleet.server)
+        declare_idle(fleet.server, life(fleet.server))
         group = await PLACED_PAR((Give(1, seconds=30), AT), registry=registry_of(backend, QUEUE), deadline=0.5).run()
         [failure] = group.failures
         assert isinstance(failure.error, DeadlineExceeded)

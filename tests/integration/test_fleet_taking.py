@@ -238,7 +238,7 @@ def test_what_was_asked_on_a_connection_that_is_lost_takes_nothing_when_it_arriv
 
         def take(call: int, again: int) -> list[Any]:
             names = ["unacked", "unacked_index", "stbass:took:me"]
-            found: Any = script(keys=["late"], args=[*names, 10, 1, call, again, "", "", "-", "late", 0, 1])
+            found: Any = script(keys=["late"], args=[*names, 10, 1, call, again, "", "-", "late", 0, 1])
             return [entry for _, good, _ in found[1] for entry in good]
 
         # given that a call overtakes the one that it repeats
@@ -265,7 +265,7 @@ def test_each_message_is_noted_with_a_time_of_its_own_in_the_order_of_the_queue(
         waiting = [client.lrange(name, 0, -1)[::-1] for name in "ab"]
         names = ["unacked", "unacked_index", "stbass:took:me"]
         of_lists = [part for name in "ab" for part in ("-", name, 0, 1)]
-        found: Any = client.register_script(TAKE)(keys=["a", "b"], args=[*names, 200, 1, 1, 0, "", "", *of_lists])
+        found: Any = client.register_script(TAKE)(keys=["a", "b"], args=[*names, 200, 1, 1, 0, "", *of_lists])
         taken = [raw for _, good, _ in found[1] for raw in good]
         assert taken == [*waiting[0][:100], *waiting[1][:100]]
         tags = [json.loads(raw)["properties"]["delivery_tag"] for raw in taken]

@@ -63,12 +63,15 @@ Keys (type; written by; read by; time to live):
 ``stbass:parked``
     hash, id -> msgpack of: queue, reply, name, deadline (s), message (JSON, as in a queue), the run of which it is the
     whole; a worker, for what waits in line; scripts; until the message is in its queue again, or the process has ended.
+``stbass:free:<life>``
+    string; a worker that has nothing left to do (result); the producer that gives it a message (GIVE), or the worker
+    that takes one, deletes it; a second. Only if queues are in this database.
 ``stbass:idle:<queue>``
     sorted set, a worker's life -> when it had nothing left to do (ms, the server's clock); the worker (result); the
-    producer (GIVE), which gives a message to the one that was idle last; a second. Only if queues are in this database.
+    producer (GIVE), which gives a message to the one that was idle last, if it is still free; a second.
 ``stbass:given:<life>``
     hash, queue -> kombu's delivery tag of the message of it that a producer has given to this worker last; the
-    producer; the worker, if it may not have heard of it; ten minutes.
+    producer; the worker, if it may not have heard of it; until it has nothing left to do, or for ten minutes.
 ``stbass:here:<uuid>``
     list (JSON of :class:`WorkerAnswer`); workers, to answer a health check; the producer that asked; ``HERE_TTL``. At
     ``stbass:here:<uuid>:detailed`` they also say what they run.
@@ -1029,6 +1032,10 @@ for reply, results in pairs(replies) do
 end
 local sent, alarms = {}, {}
 for queue in pairs(freed) do tend(queue, ARGV[4] ~= '' and ARGV[6] or nil, sent, alarms) end
+if ARGV[8] then
+  redis.call('SET', 'stbass:free:' .. ARGV[7], 1, 'PX', 1000)
+  redis.call('DEL', 'stbass:given:' .. ARGV[7])
+end
 for i = 8, #ARGV do
   -- pcall: what somebody else has put under that name must not keep results from being stored.
   redis.pcall('ZADD', 'stbass:idle:' .. ARGV[i], now, ARGV[7])
@@ -1190,11 +1197,12 @@ return out
 
 GIVE = """
 -- Send a message: to a worker that had nothing left to do a moment ago, if there is one and nothing waits, else into
--- the queue. A worker that is given one need not be told that there is one, ask for it and get it; and one that does
--- not live, or is only slow, is given none for long.
+-- the queue. A worker that is given one need not be told that there is one, ask for it and get it. It is given one, of
+-- whichever queue, until it has said again that it has nothing to do; and one that does not live, or is only slow, is
+-- given none for long.
 -- ARGV: the queue's list, the queue, what the names of workers' channels begin with, kombu's unacked hash and index,
 -- delivery tag, the message, and if it has a deadline the key of that and the time that is left (ms)
-local IDLE_MS, LARGEST, FORGOTTEN = 1000, 65536, 600
+local LARGEST, FORGOTTEN = 65536, 600
 local list, queue, channels, unacked, index, tag, message, deadline, left = unpack(ARGV, 1, 9)
 if deadline then redis.call('SET', deadline, queue, 'PX', left) end
 local idle = 'stbass:idle:' .. queue
@@ -1205,10 +1213,9 @@ local function next_idle()
 end
 local found = #message <= LARGEST and redis.call('LLEN', list) == 0 and next_idle() or {}
 while found[1] do
-  local time = redis.call('TIME')
-  if tonumber(found[2]) < time[1] * 1000 + math.floor(time[2] / 1000) - IDLE_MS then break end
   local channel, given = channels .. found[1], 'stbass:given:' .. found[1]
-  if redis.call('PUBSUB', 'NUMSUB', channel)[2] > 0 then
+  if redis.call('DEL', 'stbass:free:' .. found[1]) == 1 and redis.call('PUBSUB', 'NUMSUB', channel)[2] > 0 then
+    local time = redis.call('TIME')
     redis.call('HSET', unacked, tag, '[' .. message .. ',"",' .. cjson.encode(queue) .. ']')
     redis.call('ZADD', index, time[1] + time[2] / 1000000, tag)
     redis.call('HSET', given, queue, tag)
@@ -1248,9 +1255,9 @@ GIVE_BACK = (
     _GIVEN
     + """
 -- Give a worker nothing more. ARGV: its life, kombu's unacked hash and index, the prefix of queues, whether what it was
--- given goes back, too, to the heads of its queues (0/1); then queues
+-- given goes back, too, to the heads of its queues (0/1)
 local life, unacked, index, prefix = unpack(ARGV, 1, 4)
-for i = 6, #ARGV do redis.pcall('ZREM', 'stbass:idle:' .. ARGV[i], life) end
+redis.call('DEL', 'stbass:free:' .. life)
 if ARGV[5] == '1' then
   for _, one in ipairs(given(life, unacked)) do
     local queue, message, tag = unpack(one)

@@ -24,7 +24,7 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from functools import cached_property
 from queue import Empty
 from typing import Any, ClassVar, NamedTuple
@@ -67,10 +67,9 @@ TAKE = """
 -- KEYS: the queues' lists, the most urgent first. Only these: the server tells who waits of changes of any of them.
 -- ARGV: unacked hash, unacked index, what was taken last, how many to take, whether equally urgent lists share that
 --       ('1') or the first has all it can ('0'), the number of this call, whether it was made before and its answer was
---       lost ('1'), what the names of sets of idle workers begin with, in which this worker is not to be when it has
---       taken something, and its name there ('', '': it is in none), then per list: how the routing stands in our own
---       messages, the queue's name, its rank, whether its messages are to be noted ('1'; '0': nobody will acknowledge
---       them)
+--       lost ('1'), the key that says that this worker is free, and may be given messages ('': it is given none), then
+--       per list: how the routing stands in our own messages, the queue's name, its rank, whether its messages are to
+--       be noted ('1'; '0': nobody will acknowledge them)
 -- Gives whether there is more (1), and per list that had some: its number, good messages, messages that are not
 -- messages. After a lost answer: 0 and the entries of those messages in the unacked hash.
 local unacked, unacked_index, took = unpack(ARGV, 1, 3)
@@ -91,7 +90,7 @@ if again then redis.call('SET', took, cmsgpack.pack({call}), 'EX', 600) end
 local more = 0
 local lists, out, taken = {}, {}, {}
 for i, key in ipairs(KEYS) do
-  local routing, queue, rank, noted = unpack(ARGV, 4 * i + 6, 4 * i + 9)
+  local routing, queue, rank, noted = unpack(ARGV, 4 * i + 5, 4 * i + 8)
   local length = redis.call('LLEN', key)
   if length > 0 then
     table.insert(lists, {i, key, length, 0, routing, queue, rank, noted == '1'})
@@ -175,7 +174,7 @@ end
 if #taken > 0 then
   table.insert(taken, call)
   redis.call('SET', took, cmsgpack.pack(taken), 'EX', 600)
-  for i = 11, ARGV[9] ~= '' and #ARGV or 0, 4 do redis.pcall('ZREM', ARGV[8] .. ARGV[i], ARGV[9]) end
+  if ARGV[8] ~= '' then redis.call('DEL', ARGV[8]) end
 end
 return {more, out}
 """
@@ -275,11 +274,16 @@ class QoS(stock.QoS):
             _log.warning("cannot acknowledge %d messages: %s; trying again with the next", len(tags), error)
             self._acked[:0] = tags
 
+    def can_consume(self) -> bool:
+        """Whether messages may be taken."""
+        most = super().can_consume_max_estimate()
+        return most is None or most > len(self.channel.given)
+
     def can_consume_max_estimate(self) -> int | None:
         """How many messages may be taken at once."""
         # Where somebody decides before each message, as Celery does for ``worker_disable_prefetch``: one.
         most: int | None = 1 if "can_consume" in vars(self) else super().can_consume_max_estimate()
-        return most
+        return most if most is None else max(0, most - len(self.channel.given))
 
     def restore_unacked_once(self, stderr: Any = None) -> None:
         self.flush_acks()
@@ -317,9 +321,10 @@ class Channel(stock.Channel):
     refused: ClassVar[Counter[str]] = Counter()
     refusals: ClassVar[Refusals | None] = None
     """Where a worker sets aside what it refuses."""
-    idle: ClassVar[tuple[bytes, bytes]] = (b"", b"")
-    """What the names of sets of idle workers begin with, and what this worker is called there; both empty: it is in
-    none."""
+    free: ClassVar[bytes] = b""
+    """The key that says that this worker may be given messages; empty: it is given none."""
+    given: ClassVar[Sized] = ()
+    """Messages that it was given and that are not delivered: they take places all the same."""
     _unanswered: ClassVar[dict[str, tuple[str, bytes]]] = {}
     """Per broker: where a message may have been taken for us without our knowing, and the number of that call."""
 
@@ -558,7 +563,7 @@ class Channel(stock.Channel):
         keys, seconds = [one.key for one in lists], _or_default(self.socket_timeout)
 
         def take(again: bool) -> list[Any]:
-            return self._watch.take(connection, keys, [*head, b"%d" % again, *self.idle, *of_lists], seconds)
+            return self._watch.take(connection, keys, [*head, b"%d" % again, self.free, *of_lists], seconds)
 
         try:
             try:

@@ -40,10 +40,10 @@ _decode = msgspec.json.Decoder().decode
 class _Given:
     """A process whose message was given, and the job of the request that follows it, once there is one."""
 
-    def __init__(self, queue: str, raw: bytes) -> None:
+    def __init__(self, tag: str, queue: str, raw: bytes) -> None:
+        self.tag = tag
         self.queue = queue
         self.raw = raw
-        self.job: Job | None = None
         self.outcome: Outcome | None = None
         self._follower: Job | None = None
         self._has_started = self._is_busy = False
@@ -97,8 +97,10 @@ class GivenMessages:
         self._runtime = runtime
         self._refusals = refusals
         self._consumer: Any = None
+        self._unknown: set[_Given] = set()
+        """What Celery does not know of yet."""
         if runtime.settings.one_server:
-            Channel.idle = runtime.idle_name
+            Channel.free, Channel.given = runtime.free, self._unknown
         self._delivered: _Given | None = None
         """Of which Celery is being told."""
 
@@ -130,7 +132,7 @@ class GivenMessages:
         try:
             payload = checked_message(_decode(raw))
             headers, properties = payload["headers"] or {}, payload["properties"]
-            given = _Given(properties["delivery_info"]["routing_key"], raw)
+            given = _Given(properties["delivery_tag"], properties["delivery_info"]["routing_key"], raw)
         except (StbassError, ValueError, KeyError, RecursionError) as error:
             # No producer of ours has sent it.
             self._refusals.note("message", error_text(error), raw)
@@ -142,28 +144,31 @@ class GivenMessages:
             self._pool.call_worker(self._deliver, given)
             return None
         carried = carried_headers(headers)
-        given.job = Job.asked_for(
+        # It knows what was given, which must not know it: a circle would be left to the garbage collector.
+        job = Job.asked_for(
             headers["id"],
             headers,
             given.queue,
             headers.get("shadow") or EXECUTE,
-            properties["delivery_tag"],
+            given.tag,
             on_started=given.started,
             on_done=given.ended,
             on_busy=given.busy,
             message=lambda: (EMPTY_BODY, carried),
         )
-        self._pool.call_worker(self._tell, given, given.job, within=_TOLD_WITHIN)
-        return given.job
+        self._unknown.add(given)
+        self._pool.call_worker(self._tell, given, job.id, job.name, within=_TOLD_WITHIN)
+        return job
 
-    def _tell(self, given: _Given, job: Job) -> None:
+    def _tell(self, given: _Given, process_id: str, name: str) -> None:
         """Let Celery know of a process. Called in the worker's own thread, as what follows here."""
         outcome = given.outcome
+        self._unknown.discard(given)
         if outcome is not None and outcome.acknowledged:
-            state.total_count[job.name] += 1
+            state.total_count[name] += 1
             state.all_total_count[0] += 1
-        elif job.id in state.revoked:
-            self._runtime.cancel(job.id)
+        elif process_id in state.revoked:
+            self._runtime.cancel(process_id)
         elif outcome is None or outcome.status != "lost":
             self._delivered = given
             try:
@@ -178,11 +183,12 @@ class GivenMessages:
             _log.debug("the connection that the message came by is gone: Celery does not hear of it")
         else:
             channel.deliver(given.queue, given.raw)
+        given.raw = b""
 
     def follow(self, job: Job) -> bool:
         """Whether this job is that of a request which follows a process that was given, and has nothing to run."""
         given = self._delivered
-        if given is None or given.job is None or given.job.tag != job.tag:
+        if given is None or given.tag != job.tag:
             return False
         given.followed_by(job)
         return True

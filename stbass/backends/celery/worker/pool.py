@@ -151,13 +151,14 @@ class AsyncioPool(BasePool):
         """Call ``function`` in the worker's own thread, with what else is to be called there in one go.
 
         Args:
-            within: seconds for which it may wait for something else that is to be called there.
+            within: seconds for which it may wait for something else that is to be called there, if this is called on
+                the event loop.
         """
         if self._hub is None:
             self._call(function, *args)
             return
         self._calls.append((function, args))
-        if not within:
+        if not within or not self.runtime.runs_here:
             self._turn_to_calls()
         elif not self._is_timed:
             # One timer for all that wait: nothing waits for longer than it may, but perhaps for less.

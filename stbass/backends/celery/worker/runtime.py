@@ -395,8 +395,6 @@ class Runtime:
         """Since when the server keeps the fleet's data, as it said last."""
         self._unknown: set[str] = set()
         """Of those whose lease is lost: what the server has lost its data of."""
-        self._told_idle: Sequence[str] = ()
-        """Queues of which it was last said that this worker may be given messages."""
         self._messages: list[tuple[str, bytes]] = []
         self._unkept = False
         """Whether checkpoints may not be written yet that messages tell of."""
@@ -494,9 +492,9 @@ class Runtime:
         return outcomes[0]
 
     @property
-    def idle_name(self) -> tuple[bytes, bytes]:
-        """What the names of sets of idle workers begin with, and what this worker is called there."""
-        return self._keys.key("idle:").encode(), self._life.encode()
+    def free(self) -> bytes:
+        """The key that says that this worker may be given messages."""
+        return self._keys.key(f"free:{self._life}").encode()
 
     @property
     def runs_here(self) -> bool:
@@ -1260,8 +1258,7 @@ class Runtime:
     async def _finish(self, packed: bytes) -> list[int]:
         args: list[str | int | bytes] = [self._prefix, self.settings.result_ttl, packed, *self._beside]
         if self.given is not None and self._beside[0] and self._has_nothing_to_do:
-            self._told_idle = self.given.queues
-            args += [self._life, *self._told_idle]
+            args += [self._life, *self.given.queues]
         stored, sent, alarms = await self._finish_script(args)
         if sent or alarms:
             await self._go_on(sent, alarms)
@@ -1329,7 +1326,7 @@ class Runtime:
         """Be given nothing more; and perhaps let others have what was given and has not ended."""
         if self.given is not None and self._beside[0]:
             assert self._redis is not None
-            args: list[str | int] = [self._life, *self._beside, int(all_of_it), *self._told_idle]
+            args: list[str | int] = [self._life, *self._beside, int(all_of_it)]
             await self._redis.register_script(self._keys.script(keys.GIVE_BACK))(args=args)
 
     async def _check_cancelled(self) -> None:
