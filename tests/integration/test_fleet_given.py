@@ -71,7 +71,7 @@ def queued(server: RedisServer) -> int:
 
 def is_given(server: RedisServer, process_id: str) -> bool:
     names = server.command("KEYS", "stbass:given:*")
-    return delivery_tag(process_id) in [server.command("HGET", name, QUEUE) for name in names]
+    return any(server.command("HEXISTS", name, delivery_tag(process_id)) for name in names)
 
 
 class Sent:
@@ -258,6 +258,20 @@ async def test_nothing_of_what_was_given_is_left_to_the_garbage_collector(fleet:
         for number in range(100):
             await (await Sent(backend, fleet, Give(number)).given()).task
         assert await left() - before < 100
+
+
+async def test_what_a_worker_has_no_place_for_goes_back() -> None:
+    """It took something itself at that moment."""
+    with made(concurrency=1) as one:
+        async with backend_of(one) as backend:
+            long = await Sent(backend, one, Give(1, seconds=60)).given()
+            mine = life(one.server)
+            with Worker(APP, QUEUE, env=one.env) as second:
+                sent = await Sent(backend, one, whoami, mine).given()
+                assert (await asyncio.wait_for(sent.task, 30)).value["pid"] == second.pid
+                long.task.cancel()
+                await asyncio.wait((long.task,))
+                await until(lambda: one.server.command("HLEN", "unacked") == 0)
 
 
 # What goes wrong ---------------------------------------------------------------------------------

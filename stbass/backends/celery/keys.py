@@ -70,8 +70,8 @@ Keys (type; written by; read by; time to live):
     sorted set, a worker's life -> when it had nothing left to do (ms, the server's clock); the worker (result); the
     producer (GIVE), which gives a message to the one that was idle last, if it is still free; a second.
 ``stbass:given:<life>``
-    hash, queue -> kombu's delivery tag of the message of it that a producer has given to this worker last; the
-    producer; the worker, if it may not have heard of it; until it has nothing left to do, or for ten minutes.
+    hash, kombu's delivery tag -> queue of a message that a producer has given to this worker; the producer; the worker,
+    if it may not have heard of it; until its result is stored, or for ten minutes.
 ``stbass:here:<uuid>``
     list (JSON of :class:`WorkerAnswer`); workers, to answer a health check; the producer that asked; ``HERE_TTL``. At
     ``stbass:here:<uuid>:detailed`` they also say what they run.
@@ -958,8 +958,8 @@ FINISH = (
 -- ARGV: result key prefix, result ttl (s; 0: none), packed (msgpack) a list with, per process: id, attempt (0: it never
 --       started), result, reply, delivery tag, the worker's life ('': whoever's it was), queue, and of the whole of a
 --       run (see run_keys) the id of that; then kombu's unacked hash and index and the prefix of queues ('': they are
---       on another server); then, if the worker has nothing left to do, its life and the queues of which it may be
---       given a message
+--       on another server); then, if the worker is given messages, its life, and if it has nothing left to do the
+--       queues of which it may be given one
 -- Gives per process 1, or 0 if it is no longer this worker's (then nothing is stored: the other one's result counts).
 -- Beside these it gives messages that are to be sent, of those who waited for the limit of a queue; and of such queues
 -- in how many ms somebody has to look who may begin.
@@ -1032,10 +1032,8 @@ for reply, results in pairs(replies) do
 end
 local sent, alarms = {}, {}
 for queue in pairs(freed) do tend(queue, ARGV[4] ~= '' and ARGV[6] or nil, sent, alarms) end
-if ARGV[8] then
-  redis.call('SET', 'stbass:free:' .. ARGV[7], 1, 'PX', 1000)
-  redis.call('DEL', 'stbass:given:' .. ARGV[7])
-end
+if ARGV[7] and #tags > 0 then redis.call('HDEL', 'stbass:given:' .. ARGV[7], unpack(tags)) end
+if ARGV[8] then redis.call('SET', 'stbass:free:' .. ARGV[7], 1, 'PX', 1000) end
 for i = 8, #ARGV do
   -- pcall: what somebody else has put under that name must not keep results from being stored.
   redis.pcall('ZADD', 'stbass:idle:' .. ARGV[i], now, ARGV[7])
@@ -1218,7 +1216,7 @@ while found[1] do
     local time = redis.call('TIME')
     redis.call('HSET', unacked, tag, '[' .. message .. ',"",' .. cjson.encode(queue) .. ']')
     redis.call('ZADD', index, time[1] + time[2] / 1000000, tag)
-    redis.call('HSET', given, queue, tag)
+    redis.call('HSET', given, tag, queue)
     redis.call('EXPIRE', given, FORGOTTEN)
     redis.call('PUBLISH', channel, message)
     return 1
@@ -1234,7 +1232,7 @@ _GIVEN = """
 local function given(life, unacked)
   local out, found = {}, redis.call('HGETALL', 'stbass:given:' .. life)
   for i = 1, #found, 2 do
-    local queue, tag = found[i], found[i + 1]
+    local tag, queue = found[i], found[i + 1]
     local entry = redis.call('HGET', unacked, tag)
     -- As GIVE has noted it: [<message>,"",<queue>]
     if entry then table.insert(out, {queue, string.sub(entry, 2, -#cjson.encode(queue) - 6), tag}) end

@@ -599,6 +599,10 @@ class Channel(stock.Channel):
             for queue in self._lookup(exchange, routing_key):
                 yield queue, msgspec.json.encode(message)
 
+    def put_back(self, tag: str) -> None:
+        """Let others have a message that is noted as taken, and was not delivered."""
+        self.qos.restore_by_tag(tag, leftmost=False)
+
     def deliver(self, queue: str, raw: bytes) -> None:
         """Deliver a message that is noted as taken already."""
         self._deliver_all([(queue, raw)])

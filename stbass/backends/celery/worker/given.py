@@ -27,7 +27,7 @@ from stbass.backends.celery.settings import EXECUTE
 from stbass.backends.celery.transport import Channel
 from stbass.backends.celery.worker.runtime import Job, Outcome, Runtime
 from stbass.backends.celery.worker.task_signals import sends_events, somebody_listens
-from stbass.errors import StbassError
+from stbass.errors import ProcessCancelled, StbassError
 
 __all__ = ["GivenMessages"]
 
@@ -46,13 +46,13 @@ class _Given:
         self.raw = raw
         self.outcome: Outcome | None = None
         self._follower: Job | None = None
-        self._has_started = self._is_busy = False
+        self.has_started = self._is_busy = False
         self._lock = threading.Lock()
 
     def started(self) -> None:
         """It runs. Called on the event loop, as what follows here."""
         with self._lock:
-            self._has_started, follower = True, self._follower
+            self.has_started, follower = True, self._follower
         if follower is not None and follower.on_started is not None:
             follower.on_started()
 
@@ -74,11 +74,11 @@ class _Given:
         """Tell this one all that was told, and will be. Called in the worker's own thread."""
         with self._lock:
             self._follower, outcome = follower, self.outcome
-            has_started, is_busy = self._has_started, self._is_busy
-        if has_started and follower.on_started is not None:
-            follower.on_started()
+            has_started, is_busy = self.has_started, self._is_busy
         if is_busy:
             follower.on_busy()
+        if has_started and follower.on_started is not None:
+            follower.on_started()
         if outcome is not None:
             follower.on_done(outcome)
 
@@ -133,20 +133,26 @@ class GivenMessages:
             payload = checked_message(_decode(raw))
             headers, properties = payload["headers"] or {}, payload["properties"]
             given = _Given(properties["delivery_tag"], properties["delivery_info"]["routing_key"], raw)
+            process_id = headers["id"]
         except (StbassError, ValueError, KeyError, RecursionError) as error:
             # No producer of ours has sent it.
             self._refusals.note("message", error_text(error), raw)
             return None
         is_plain = payload.get("body") == EMPTY_BODY and not headers.get("eta") and not headers.get("expires")
-        # A worker that is told to stop still runs what it has, and is given no more.
-        is_wanted = (given.queue in self.queues and headers["id"] not in state.revoked) or _is_stopping()
-        if headers.get("task") != EXECUTE or not is_plain or not is_wanted:
+        is_revoked = process_id in state.revoked
+        # A worker that stops, or that connects anew, runs what it has, and Celery does not hear of that.
+        is_served = self._channel is not None and not _is_stopping()
+        is_first_for_celery = is_served and (is_revoked or given.queue not in self.queues)
+        if headers.get("task") != EXECUTE or not is_plain or is_first_for_celery:
             self._pool.call_worker(self._deliver, given)
+            return None
+        if is_served and not self._runtime.has_place:
+            self._pool.call_worker(self._put_back, given)
             return None
         carried = carried_headers(headers)
         # It knows what was given, which must not know it: a circle would be left to the garbage collector.
         job = Job.asked_for(
-            headers["id"],
+            process_id,
             headers,
             given.queue,
             headers.get("shadow") or EXECUTE,
@@ -156,6 +162,8 @@ class GivenMessages:
             on_busy=given.busy,
             message=lambda: (EMPTY_BODY, carried),
         )
+        if is_revoked:
+            job.cancelled = ProcessCancelled(f"process {job.name!r} was revoked")
         self._unknown.add(given)
         self._pool.call_worker(self._tell, given, job.id, job.name, within=_TOLD_WITHIN)
         return job
@@ -165,9 +173,10 @@ class GivenMessages:
         outcome = given.outcome
         self._unknown.discard(given)
         if outcome is not None and outcome.acknowledged:
-            state.total_count[name] += 1
-            state.all_total_count[0] += 1
-        elif process_id in state.revoked:
+            if given.has_started:
+                state.total_count[name] += 1
+                state.all_total_count[0] += 1
+        elif outcome is None and process_id in state.revoked:
             self._runtime.cancel(process_id)
         elif outcome is None or outcome.status != "lost":
             self._delivered = given
@@ -175,6 +184,11 @@ class GivenMessages:
                 self._deliver(given)
             finally:
                 self._delivered = None
+
+    def _put_back(self, given: _Given) -> None:
+        """Let others have it: this worker took something itself at the moment when it was given this."""
+        if (channel := self._channel) is not None:
+            channel.put_back(given.tag)
 
     def _deliver(self, given: _Given) -> None:
         channel = self._channel
@@ -195,4 +209,4 @@ class GivenMessages:
 
 
 def _is_stopping() -> bool:
-    return state.should_stop is not None or state.should_terminate is not None
+    return any(told not in (None, False) for told in (state.should_stop, state.should_terminate))

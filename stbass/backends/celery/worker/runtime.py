@@ -492,6 +492,11 @@ class Runtime:
         return outcomes[0]
 
     @property
+    def has_place(self) -> bool:
+        """Whether it can run one more at once."""
+        return self._slots.limit is None or len(self._jobs) < self._slots.limit
+
+    @property
     def free(self) -> bytes:
         """The key that says that this worker may be given messages."""
         return self._keys.key(f"free:{self._life}").encode()
@@ -1248,25 +1253,26 @@ class Runtime:
                 for job, meta in batch
             ]
         )
-        stored = await self._finish(packed)
+        stored = await self._finish(packed, self._free_after(batch))
         for (job, _), mine in zip(batch, stored, strict=True):
             # Of one that was never started, such as a message that was refused twice, a result is there already.
             status = "stored" if mine else "lost" if job.attempt else "done"
             acknowledged = bool(job.tag and job.ends_message and self._beside[0]) and status != "lost"
             self._done(job, Outcome(status, job.result, acknowledged))
 
-    async def _finish(self, packed: bytes) -> list[int]:
+    def _free_after(self, batch: list[tuple[Job, bytes]]) -> Sequence[str]:
+        """Of which queues this worker may be given messages when these are stored."""
+        is_all = len(self._jobs) <= len(batch) and self._jobs.keys() <= {job.id for job, _ in batch}
+        return () if self.given is None or not is_all or self._closing else self.given.queues
+
+    async def _finish(self, packed: bytes, free: Sequence[str] = ()) -> list[int]:
         args: list[str | int | bytes] = [self._prefix, self.settings.result_ttl, packed, *self._beside]
-        if self.given is not None and self._beside[0] and self._has_nothing_to_do:
-            args += [self._life, *self.given.queues]
+        if self.given is not None and self._beside[0]:
+            args += [self._life, *free]
         stored, sent, alarms = await self._finish_script(args)
         if sent or alarms:
             await self._go_on(sent, alarms)
         return list(stored)
-
-    @property
-    def _has_nothing_to_do(self) -> bool:
-        return not (self._running or self._incoming or self._finished or self._closing)
 
     def _not_stored(self, sealed: tuple[Job, bytes], error: Exception) -> None:
         job, meta = sealed
