@@ -374,7 +374,7 @@ async def test_a_stage_that_is_broken_off_leaves_the_value_that_it_was_at_work_o
                         await until(lambda: attempts() == ["2"], timeout=30)
                         first.send_signal(signal.SIGCONT)
                         # By the fleet, or by the channels, whichever comes first.
-                        told = ("stopping it here", "has been started again")
+                        told = ("stopping it here", "has been started again", "has taken the place")
                         await until(lambda: any(text in first.log for text in told), timeout=30)
                     # then nothing is lost
                     received = [value async for value in out]
