@@ -1204,11 +1204,11 @@ local LARGEST, FORGOTTEN = 65536, 600
 local list, queue, channels, unacked, index, tag, message, deadline, left = unpack(ARGV, 1, 9)
 if deadline then redis.call('SET', deadline, queue, 'PX', left) end
 local idle = 'stbass:idle:' .. queue
--- A subscriber whose buffer overflows is cut off.
 local function next_idle()
   -- pcall: what somebody else has put under that name must not keep anything from being sent.
   return redis.pcall('ZPOPMAX', idle)
 end
+-- Not a large one: a subscriber whose buffer overflows is cut off.
 local found = #message <= LARGEST and redis.call('LLEN', list) == 0 and next_idle() or {}
 while found[1] do
   local channel, given = channels .. found[1], 'stbass:given:' .. found[1]
